@@ -1,0 +1,123 @@
+"""The connection to NATS, with the defaults changed that do not suit signalling."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import nats
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from shared import logs
+from shared.errors import Unavailable
+
+log = logs.get(__name__)
+
+CONNECT_SECONDS = 10.0
+RECONNECT_WAIT_SECONDS = 0.25
+PING_SECONDS = 5
+# One gateway's worth of a bad moment; past it the server's slow-consumer rule is the right answer.
+PENDING_MESSAGES = 65_536
+PENDING_BYTES = 64 * 1024 * 1024
+
+Handler = Callable[[Msg], Awaitable[None]]
+Hook = Callable[[], Awaitable[None]]
+
+
+class Bus:
+    """One NATS connection of one service instance.
+
+    Nothing is buffered while NATS is away: what cannot be sent now raises :class:`Unavailable`, because a call
+    message sent late is a wrong message.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.on_reconnect: list[Hook] = []
+
+    @classmethod
+    async def connect(cls, url: str, *, name: str, timeout: float = CONNECT_SECONDS) -> "Bus":
+        """Connect to any of the comma separated servers. Raises :class:`Unavailable` after ``timeout`` seconds."""
+        client = Client()
+        bus = cls(client)
+
+        async def on_error(error: Exception) -> None:
+            log.warning("nats error", error=str(error) or type(error).__name__)
+
+        async def on_disconnect() -> None:
+            log.warning("nats disconnected")
+
+        async def on_reconnect() -> None:
+            log.info("nats reconnected", server=client.connected_url.netloc if client.connected_url else None)
+            for hook in bus.on_reconnect:
+                await hook()
+
+        try:
+            async with asyncio.timeout(timeout):
+                await client.connect(
+                    [part.strip() for part in url.split(",")],
+                    name=name,
+                    inbox_prefix=f"_INBOX.{name}",
+                    error_cb=on_error,
+                    disconnected_cb=on_disconnect,
+                    reconnected_cb=on_reconnect,
+                    connect_timeout=2,
+                    reconnect_time_wait=RECONNECT_WAIT_SECONDS,  # type: ignore[arg-type]  # seconds, fractions work
+                    max_reconnect_attempts=-1,
+                    ping_interval=PING_SECONDS,
+                    max_outstanding_pings=2,
+                )
+        except (TimeoutError, OSError, nats.errors.Error) as error:
+            raise Unavailable(f"NATS at {url} does not answer: {error or type(error).__name__}") from error
+        return bus
+
+    @property
+    def connected(self) -> bool:
+        """Whether something published now would leave now."""
+        return self.client.is_connected
+
+    async def publish(
+        self, subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, str] | None = None
+    ) -> None:
+        """Send now. Raises :class:`Unavailable` while NATS is away."""
+        if not self.client.is_connected:
+            raise Unavailable
+        try:
+            await self.client.publish(subject, payload, reply, headers)
+        except nats.errors.Error as error:
+            raise Unavailable from error
+
+    async def request(
+        self, subject: str, payload: bytes, *, timeout: float, headers: dict[str, str] | None = None
+    ) -> Msg:
+        """One try of a request. Raises :class:`Unavailable` for no answer, nobody there, or NATS away."""
+        if not self.client.is_connected:
+            raise Unavailable
+        try:
+            return await self.client.request(subject, payload, timeout, headers=headers)
+        except nats.errors.Error as error:
+            raise Unavailable from error
+
+    async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> Subscription:
+        """Call ``handler`` for each message, one at a time and in order. It survives reconnects."""
+        return await self.client.subscribe(
+            subject, queue=queue, cb=handler, pending_msgs_limit=PENDING_MESSAGES, pending_bytes_limit=PENDING_BYTES
+        )
+
+    async def flush(self, timeout: float = 2.0) -> None:
+        """Wait until the server has seen all that was sent."""
+        try:
+            await self.client.flush(timeout=timeout)  # type: ignore[arg-type]  # seconds, fractions work
+        except nats.errors.Error as error:
+            raise Unavailable from error
+
+    async def close(self, timeout: float = 2.0) -> None:
+        """Send what is waiting and close; gives up waiting after ``timeout`` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                if self.client.is_connected:
+                    await self.client.flush()
+                await self.client.close()
+        except (TimeoutError, OSError, nats.errors.Error):
+            log.warning("nats connection closed with messages unsent")

@@ -1,0 +1,85 @@
+"""Call control: requests to it. Every one says who asks: the user and session that the gateway vouches for."""
+
+from typing import Any
+
+from shared.contracts.client import CallType
+from shared.contracts.rpc import Request
+from shared.contracts.wire import CallId, Millis, Reason, UserId, Wire
+
+
+class ByClient(Request):
+    """A request that a client's event caused. ``gateway`` and ``session`` are its address."""
+
+    user: UserId
+    session: str
+    gateway: str
+
+
+class InitiateRequest(ByClient):
+    """``rpc.calls.initiate``. ``call`` is minted by the gateway, so a request tried again is the same call."""
+
+    call: str
+    to: UserId
+    call_type: CallType
+    metadata: Any = None
+
+
+class InitiateReply(Wire):
+    """``call`` is another call's id if the peer's call came first (glare)."""
+
+    call: str
+    to: str
+    expires_at: Millis
+
+
+class AcceptRequest(ByClient):
+    """``rpc.calls.accept``"""
+
+    call: CallId
+
+
+class RejectRequest(ByClient):
+    """``rpc.calls.reject``"""
+
+    call: CallId
+    reason: Reason | None = None
+
+
+class EndRequest(ByClient):
+    """``rpc.calls.end``"""
+
+    call: CallId
+    reason: Reason | None = None
+
+
+class CallReply(Wire):
+    """The call that was acted on."""
+
+    call: str
+
+
+class FindRequest(ByClient):
+    """``rpc.calls.find``: the call between ``user`` and ``to``, for a relay that names none."""
+
+    to: UserId
+
+
+class AttachedRequest(ByClient):
+    """``rpc.calls.attached``: a session of a busy user joined or moved to this address. Ring it, or move the call."""
+
+
+class LeftRequest(ByClient):
+    """``rpc.calls.left``: a session of a busy user is gone. ``reason``: ``hangup`` or ``connection_lost``."""
+
+    reason: Reason
+
+
+class Hold(Wire):
+    """Value of ``user.<user>`` in bucket ``calls``: the user is in this call, or about to be.
+
+    ``since``: when the hold was taken. A hold whose call does not come about is void after a moment.
+    """
+
+    call: str
+    peer: UserId
+    since: Millis

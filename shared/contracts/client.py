@@ -1,0 +1,246 @@
+"""What a client may send and what it may be sent: the first two tables of the protocol.
+
+Keys of the old HelloTalk server keep their names and shapes; everything else is an addition.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from shared.contracts.wire import CallId, DeviceId, Millis, Reason, UserId, Wire, at_most
+
+SDP_MAX_BYTES = 64 * 1024
+CANDIDATE_MAX_BYTES = 2 * 1024
+CANDIDATES_MAX = 64
+METADATA_MAX_BYTES = 4 * 1024
+
+
+class Event(StrEnum):
+    """The names of all Socket.IO events, both ways."""
+
+    JOIN = "user:join"
+    JOINED = "user:joined"
+    STATUS = "user:status"
+    INITIATE = "call:initiate"
+    INITIATED = "call:initiated"
+    INCOMING = "call:incoming"
+    ACCEPT = "call:accept"
+    ACCEPTED = "call:accepted"
+    REJECT = "call:reject"
+    REJECTED = "call:rejected"
+    OFFER = "call:offer"
+    ANSWER = "call:answer"
+    CANDIDATE = "ice:candidate"
+    END = "call:end"
+    ENDED = "call:ended"
+    REPLACED = "session:replaced"
+    ERROR = "error"
+
+
+RELAYED = (Event.OFFER, Event.ANSWER, Event.CANDIDATE)
+"""The events that go from peer to peer unchanged."""
+
+CallType = Literal["audio", "video"]
+
+
+# --- client to server ---------------------------------------------------------------------------------------------
+
+
+class Resume(Wire):
+    """``user:join.resume``: continue this session after ``lastSeq``."""
+
+    session_id: Annotated[str, Field(min_length=1, max_length=64)]
+    token: Annotated[str, Field(min_length=1, max_length=256)]
+    last_seq: Annotated[int, Field(ge=0)]
+
+
+class Join(Wire):
+    """``user:join``"""
+
+    user_id: UserId
+    token: Annotated[str, Field(max_length=8192)] | None = None
+    device_id: DeviceId | None = None
+    resume: Resume | None = None
+
+
+class Initiate(Wire):
+    """``call:initiate``"""
+
+    to: UserId
+    call_type: CallType
+    metadata: Annotated[Any, at_most(METADATA_MAX_BYTES)] = None
+
+
+class Accept(Wire):
+    """``call:accept``"""
+
+    call_id: CallId
+    from_: Annotated[UserId | None, Field(alias="from")] = None
+
+
+class Reject(Wire):
+    """``call:reject``"""
+
+    call_id: CallId
+    from_: Annotated[UserId | None, Field(alias="from")] = None
+    reason: Reason | None = None
+
+
+class End(Wire):
+    """``call:end``"""
+
+    call_id: CallId
+    reason: Reason | None = None
+
+
+class StatusQuery(Wire):
+    """``user:status``"""
+
+    user_id: UserId
+
+
+class Relayed(Wire):
+    """What offers, answers and candidates have in common."""
+
+    from_: Annotated[UserId, Field(alias="from")]
+    to: UserId
+    call_id: CallId | None = None
+
+
+Sdp = Annotated[dict[str, Any], at_most(SDP_MAX_BYTES)]
+IceCandidate = Annotated[dict[str, Any], at_most(CANDIDATE_MAX_BYTES)]
+
+
+class Offer(Relayed):
+    """``call:offer``"""
+
+    offer: Sdp
+    call_type: CallType | None = None
+
+
+class Answer(Relayed):
+    """``call:answer``"""
+
+    answer: Sdp
+
+
+class Candidate(Relayed):
+    """``ice:candidate``: ``candidate`` (``null`` says there are no more) or a batch ``candidates``."""
+
+    candidate: IceCandidate | None = None
+    candidates: Annotated[list[IceCandidate | None], Field(min_length=1, max_length=CANDIDATES_MAX)] | None = None
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        if ("candidate" in self.model_fields_set) == (self.candidates is not None):
+            raise ValueError("must have either candidate or candidates")
+        return self
+
+
+INBOUND: dict[Event, type[Wire]] = {
+    Event.JOIN: Join,
+    Event.INITIATE: Initiate,
+    Event.ACCEPT: Accept,
+    Event.REJECT: Reject,
+    Event.OFFER: Offer,
+    Event.ANSWER: Answer,
+    Event.CANDIDATE: Candidate,
+    Event.END: End,
+    Event.STATUS: StatusQuery,
+}
+"""Every event that a client may send, with the shape of its payload."""
+
+
+# --- server to client ---------------------------------------------------------------------------------------------
+
+
+class ResumeOffer(Wire):
+    """How to come back: present ``token`` within ``windowSeconds`` after the transport broke."""
+
+    token: str
+    window_seconds: int
+
+
+class Joined(Wire):
+    """``user:joined``; ``socketId`` equals ``socket.id``."""
+
+    user_id: str
+    socket_id: str
+    session_id: str
+    resume: ResumeOffer
+    ice_servers: list[dict[str, Any]]
+    resumed: bool
+
+
+class Incoming(Wire):
+    """``call:incoming``"""
+
+    from_: Annotated[str, Field(alias="from")]
+    call_type: CallType
+    call_id: str
+    metadata: Any = None
+    expires_at: Millis
+
+
+class Initiated(Wire):
+    """``call:initiated``"""
+
+    call_id: str
+    to: str
+    expires_at: Millis
+
+
+class Accepted(Wire):
+    """``call:accepted``"""
+
+    call_id: str
+    by: str
+
+
+class Rejected(Wire):
+    """``call:rejected``"""
+
+    call_id: str
+    by: str
+    reason: str | None = None
+
+
+class Ended(Wire):
+    """``call:ended``; ``by`` is a user, or ``server`` where no user ended it."""
+
+    call_id: str
+    by: str
+    reason: str
+
+
+class Status(Wire):
+    """``user:status``"""
+
+    user_id: str
+    is_online: bool
+    is_in_call: bool
+
+
+class ErrorEvent(Wire):
+    """``error``"""
+
+    message: str
+    code: str
+    event: str
+    call_id: str | None = None
+    retryable: bool
+    retry_after_ms: int | None = None
+
+
+OUTBOUND: dict[Event, type[Wire]] = {
+    Event.JOINED: Joined,
+    Event.INCOMING: Incoming,
+    Event.INITIATED: Initiated,
+    Event.ACCEPTED: Accepted,
+    Event.REJECTED: Rejected,
+    Event.ENDED: Ended,
+    Event.STATUS: Status,
+    Event.ERROR: ErrorEvent,
+}
+"""Every event that the server makes itself; relayed ones carry what the peer sent, plus ``from``, ``callId``, ``seq``."""

@@ -1,0 +1,11 @@
+"""The beat by which instances of a service know of each other."""
+
+from shared.contracts.wire import Millis, Wire
+
+
+class Beat(Wire):
+    """``live.<service>.<instance>``. ``leaving`` is the last one of an instance that stops."""
+
+    version: str
+    started_at: Millis
+    leaving: bool = False

@@ -1,0 +1,113 @@
+"""Every error a client can be told, as a class with a stable code. The protocol's error table, in code.
+
+``code`` is for programs and never changes; ``message`` keeps the old server's wording where it had one.
+"""
+
+from typing import Any, ClassVar
+
+
+class SignallingError(Exception):
+    """Base of all refusals. Raise a subclass; the gateway turns it into an ``error`` event and acknowledgement."""
+
+    code: ClassVar[str]
+    default: ClassVar[str]
+    retryable: ClassVar[bool] = False
+
+    def __init__(
+        self, message: str | None = None, *, call_id: str | None = None, retry_after_ms: int | None = None
+    ) -> None:
+        super().__init__(message or self.default)
+        self.message = message or self.default
+        self.call_id = call_id
+        self.retry_after_ms = retry_after_ms
+
+    def to_wire(self) -> dict[str, Any]:
+        """``{code, message, retryable}`` and, where known, ``callId`` and ``retryAfterMs``."""
+        wire: dict[str, Any] = {"code": self.code, "message": self.message, "retryable": self.retryable}
+        if self.call_id is not None:
+            wire["callId"] = self.call_id
+        if self.retry_after_ms is not None:
+            wire["retryAfterMs"] = self.retry_after_ms
+        return wire
+
+    @staticmethod
+    def from_wire(wire: dict[str, Any]) -> "SignallingError":
+        """The error that another service sent; an unknown code reads as :class:`Unavailable`."""
+        cls = BY_CODE.get(wire.get("code", ""), Unavailable)
+        return cls(wire.get("message"), call_id=wire.get("callId"), retry_after_ms=wire.get("retryAfterMs"))
+
+
+class BadRequest(SignallingError):
+    """The payload fails validation; the message names the field."""
+
+    code, default = "bad_request", "Bad request"
+
+
+class UserIdRequired(SignallingError):
+    """``user:join`` without ``userId``."""
+
+    code, default = "user_id_required", "User ID is required"
+
+
+class NotAuthenticated(SignallingError):
+    """Any event before ``user:join``."""
+
+    code, default = "not_authenticated", "User not authenticated"
+
+
+class Unauthorized(SignallingError):
+    """``from`` is not the sender, the token is refused, or a join as another user."""
+
+    code, default = "unauthorized", "Unauthorized"
+
+
+class AlreadyInCall(SignallingError):
+    """The caller is in a call."""
+
+    code, default = "already_in_call", "Already in a call"
+
+
+class UserNotFound(SignallingError):
+    """The callee is offline, unknown or blocking: one and the same answer."""
+
+    code, default = "user_not_found", "User not found"
+
+
+class UserUnavailable(SignallingError):
+    """The callee is busy."""
+
+    code, default = "user_unavailable", "User is not available"
+
+
+class CallNotFound(SignallingError):
+    """Unknown call, ended call, or a call that is not yours: one and the same answer."""
+
+    code, default = "call_not_found", "Call not found or expired"
+
+
+class InvalidState(SignallingError):
+    """The call is yours, but not in a state for this; the message says what was expected."""
+
+    code, default = "invalid_state", "Not possible in this state of the call"
+
+
+class ReceiverNotFound(SignallingError):
+    """Relay to somebody who is not the peer in a call with the sender."""
+
+    code, default = "receiver_not_found", "Receiver not found"
+
+
+class RateLimited(SignallingError):
+    """Over a limit; carries ``retryAfterMs``."""
+
+    code, default, retryable = "rate_limited", "Too many requests", True
+
+
+class Unavailable(SignallingError):
+    """Broker or service out of reach; nothing is known to have happened, trying again is right."""
+
+    code, default, retryable = "unavailable", "Temporarily unavailable", True
+
+
+BY_CODE: dict[str, type[SignallingError]] = {cls.code: cls for cls in SignallingError.__subclasses__()}
+"""Code → class, for reading errors off the wire."""

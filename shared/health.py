@@ -1,0 +1,32 @@
+"""``/healthz`` and ``/readyz``: alive, and able to do its work. The same two paths in every service."""
+
+from collections.abc import Callable
+
+from aiohttp import web
+
+Check = Callable[[], list[str]]
+"""What is missing to do the work, in words; empty when ready."""
+
+
+def add_routes(app: web.Application, check: Check) -> None:
+    """``GET /healthz`` is 200 as long as the loop turns; ``GET /readyz`` is 503 with the reasons while not ready."""
+
+    async def healthz(_: web.Request) -> web.Response:
+        return web.json_response({"ok": True})
+
+    async def readyz(_: web.Request) -> web.Response:
+        missing = check()
+        return web.json_response({"ok": not missing, "missing": missing}, status=503 if missing else 200)
+
+    app.router.add_get("/healthz", healthz)
+    app.router.add_get("/readyz", readyz)
+
+
+async def serve(host: str, port: int, check: Check) -> web.AppRunner:
+    """A little HTTP server for a service that has no other. ``cleanup()`` the runner to stop it."""
+    app = web.Application()
+    add_routes(app, check)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, host, port).start()
+    return runner

@@ -1,0 +1,50 @@
+"""Structured logs. No SDP, candidate or token ever goes into one: log ids and counts, not payloads."""
+
+import logging
+import sys
+from typing import Literal
+
+import structlog
+
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+def configure(service: str, instance: str, level: str, form: Literal["json", "console"]) -> None:
+    """Send structlog and the standard library's logging to stderr, in one format, bound to this instance."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    last: list[structlog.typing.Processor] = (
+        [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        if form == "json"
+        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    )
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(_LEVELS[level])
+    # Libraries speak up only when something is wrong: their info lines carry payloads.
+    for name in ("aiohttp", "asyncio", "nats", "socketio", "engineio"):
+        logging.getLogger(name).setLevel(max(_LEVELS[level], logging.WARNING))
+    structlog.contextvars.bind_contextvars(service=service, instance=instance)
+
+
+def get(name: str) -> structlog.typing.FilteringBoundLogger:
+    """A logger; bind ``user``, ``session`` and ``call`` to it where they are known."""
+    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(name)
+    return logger

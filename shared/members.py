@@ -1,0 +1,151 @@
+"""Who is alive: beats of instances, and which instance is in charge of what.
+
+Beats are plain NATS messages, not keys: they need no storage, and after a NATS outage they are simply there again.
+"""
+
+import asyncio
+import time
+from hashlib import blake2b
+
+from nats.aio.msg import Msg
+
+from shared import logs, subjects
+from shared.bus import Bus
+from shared.clock import now_ms
+from shared.contracts.liveness import Beat
+
+log = logs.get(__name__)
+
+BEAT_SECONDS = 1.0
+SILENT_SECONDS = 3.5
+"""An instance that has not been heard for this long counts as gone: three beats and a bit."""
+
+
+class Beacon:
+    """Says that this instance is alive, every second and when asked, and says goodbye."""
+
+    def __init__(self, bus: Bus, service: str, instance: str, version: str) -> None:
+        self._bus = bus
+        self._subject = subjects.live(service, instance)
+        self._beat = Beat(version=version, started_at=now_ms())
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to beat; call it when the instance is ready to work."""
+        await self._bus.subscribe(subjects.ROLLCALL, self._on_rollcall)
+        self._task = asyncio.create_task(self._run(), name="beacon")
+
+    async def stop(self) -> None:
+        """Tell the others not to send anything more; call it before the instance stops to work."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+        if self._bus.connected:
+            await self._bus.publish(self._subject, self._beat.model_copy(update={"leaving": True}).dump())
+
+    async def _on_rollcall(self, _: Msg) -> None:
+        if self._task is not None:
+            await self._send()
+
+    async def _run(self) -> None:
+        while True:
+            await self._send()
+            await asyncio.sleep(BEAT_SECONDS)
+
+    async def _send(self) -> None:
+        if self._bus.connected:
+            await self._bus.publish(self._subject, self._beat.dump())
+
+
+class Members:
+    """The live instances of the services named. ``generation`` grows whenever the answer may have changed."""
+
+    def __init__(self, bus: Bus, *services: str) -> None:
+        self._bus = bus
+        self._heard: dict[str, dict[str, float]] = {service: {} for service in services}
+        self._lists: dict[str, tuple[str, ...]] = {service: () for service in services}
+        self._task: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
+        self.generation = 0
+
+    async def start(self) -> None:
+        """Listen, and ask who is there."""
+        await self._bus.subscribe(subjects.LIVE, self._on_beat)
+        self._bus.on_reconnect.append(self._ask)
+        await self._ask()
+        self._task = asyncio.create_task(self._expire(), name="members")
+
+    async def stop(self) -> None:
+        """Stop listening."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def alive(self, service: str) -> tuple[str, ...]:
+        """The instances of ``service``, sorted by name."""
+        return self._lists[service]
+
+    def owner(self, service: str, key: str) -> str | None:
+        """The instance in charge of ``key``: the same for everyone who sees the same instances. ``None`` for none.
+
+        Rendezvous hashing: when an instance comes or goes, only its own keys move.
+        """
+        return max(self._lists[service], key=lambda name: _weight(name, key), default=None)
+
+    def drop(self, service: str, instance: str) -> None:
+        """Take an instance out that turned out not to be there; its next beat brings it back."""
+        if self._heard[service].pop(instance, None) is not None:
+            self._refresh(service)
+
+    async def wait_for(self, service: str, timeout: float) -> bool:
+        """Whether an instance of ``service`` is there within ``timeout`` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                while not self._lists[service]:
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _ask(self) -> None:
+        if self._bus.connected:
+            await self._bus.publish(subjects.ROLLCALL)
+
+    async def _on_beat(self, msg: Msg) -> None:
+        service, instance = subjects.parse_live(msg.subject)
+        heard = self._heard.get(service)
+        if heard is None:
+            return
+        if Beat.model_validate_json(msg.data).leaving:
+            self.drop(service, instance)
+            return
+        new = instance not in heard
+        heard[instance] = time.monotonic()
+        if new:
+            self._refresh(service)
+
+    async def _expire(self) -> None:
+        while True:
+            await asyncio.sleep(BEAT_SECONDS)
+            if not self._bus.connected:
+                # Nobody can be heard; who is there shows after the reconnect.
+                now = time.monotonic()
+                for heard in self._heard.values():
+                    heard.update(dict.fromkeys(heard, now))
+                continue
+            horizon = time.monotonic() - SILENT_SECONDS
+            for service, heard in self._heard.items():
+                for instance in [name for name, at in heard.items() if at < horizon]:
+                    self.drop(service, instance)
+
+    def _refresh(self, service: str) -> None:
+        self._lists[service] = tuple(sorted(self._heard[service]))
+        self.generation += 1
+        self._changed.set()
+        log.info("members changed", of=service, alive=list(self._lists[service]))
+
+
+def _weight(name: str, key: str) -> bytes:
+    return blake2b(key.encode(), key=name.encode(), digest_size=8).digest()

@@ -1,0 +1,123 @@
+"""Requests between services: asking with a retry, and answering from a ``nats.micro`` endpoint."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from nats.micro.request import Request as MicroRequest
+from nats.micro.service import Service
+from pydantic import ValidationError
+
+from shared import logs, subjects
+from shared.bus import Bus
+from shared.clock import now_ms
+from shared.contracts.rpc import Reply, Request
+from shared.contracts.wire import Wire
+from shared.errors import BadRequest, SignallingError, Unavailable
+
+log = logs.get(__name__)
+
+Q = TypeVar("Q", bound=Request)
+R = TypeVar("R", bound=Wire)
+
+TRIES = 2
+QUEUE_GROUP = "q"
+_OK = b'{"ok":true,"result":'
+
+
+class Client:
+    """Asks services. ``timeout``: seconds for one try; there are two, the second usually on another instance."""
+
+    def __init__(self, bus: Bus, *, timeout: float) -> None:
+        self._bus = bus
+        self._timeout = timeout
+
+    async def ask(self, service: str, verb: str, request: Request, reply: type[R]) -> R:
+        """Send ``request`` and return what was answered.
+
+        Both tries carry the same request id, so that the second is no second deed. Raises the
+        :class:`SignallingError` that was answered, or :class:`Unavailable` if nothing was.
+        """
+        subject = subjects.rpc(service, verb)
+        for attempt in range(1, TRIES + 1):
+            stamped = request.model_copy(update={"expires_at": now_ms() + int(self._timeout * 1000)})
+            try:
+                msg = await self._bus.request(subject, stamped.dump(), timeout=self._timeout)
+            except Unavailable:
+                if attempt == TRIES or not self._bus.connected:
+                    raise
+                log.warning("request tried again", subject=subject, request=request.request_id)
+                continue
+            try:
+                if msg.data.startswith(_OK):
+                    return reply.model_validate_json(msg.data[len(_OK) : -1])
+                refusal = Reply.model_validate_json(msg.data).error
+            except ValueError as error:
+                raise Unavailable from error
+            raise SignallingError.from_wire(refusal or {})
+        raise AssertionError("unreachable")
+
+
+class Server:
+    """Answers requests on ``nats.micro`` endpoints, several at once up to a bound, past which it says so."""
+
+    def __init__(self, service: Service, *, concurrency: int = 512) -> None:
+        self._service = service
+        self._free = concurrency
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def serve(
+        self, service: str, verb: str, model: type[Q], handler: Callable[[Q], Awaitable[Wire]]
+    ) -> None:
+        """Answer ``rpc.<service>.<verb>`` with what ``handler`` returns, or with the error it raises."""
+
+        async def accept(request: MicroRequest) -> None:
+            # One callback of a subscription runs at a time, so the work goes to a task of its own.
+            if self._free == 0:
+                await request.respond(_refusal(Unavailable("Service is at its limit")))
+                return
+            self._free -= 1
+            task = asyncio.create_task(self._answer(request, model, handler))
+            self._tasks.add(task)
+            task.add_done_callback(self._done)
+
+        await self._service.add_endpoint(
+            name=verb, handler=accept, subject=subjects.rpc(service, verb), queue_group=QUEUE_GROUP
+        )
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._free += 1
+
+    async def _answer(
+        self, request: MicroRequest, model: type[Q], handler: Callable[[Q], Awaitable[Wire]]
+    ) -> None:
+        answer: bytes
+        try:
+            query = model.model_validate_json(request.data)
+            if query.expires_at and query.expires_at < now_ms():
+                return  # nobody waits any more: whoever asked has asked elsewhere
+            answer = _OK + (await handler(query)).dump() + b"}"
+        except ValidationError as error:
+            log.error("malformed request", subject=request.subject, fields=[e["loc"] for e in error.errors()])
+            answer = _refusal(BadRequest("Malformed request"))
+        except SignallingError as error:
+            answer = _refusal(error)
+        except Exception:
+            # A defect of ours: told to the operator in full, to the client as "try again".
+            log.exception("request failed", subject=request.subject)
+            answer = _refusal(Unavailable())
+        try:
+            await request.respond(answer)
+        except Exception as error:  # NATS went away between: the asker tries again
+            log.warning("answer not sent", subject=request.subject, error=str(error))
+
+    async def drain(self, timeout: float) -> None:
+        """Finish the requests in hand, ``timeout`` seconds at most."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=timeout)
+
+
+def _refusal(error: SignallingError) -> bytes:
+    wire: dict[str, Any] = error.to_wire()
+    return Reply(ok=False, error=wire).dump()

@@ -1,0 +1,72 @@
+"""How a service process runs: settings, logs, event loop, signals, start, stop."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from importlib.metadata import PackageNotFoundError, version
+from typing import TypeVar
+
+from shared import logs, settings
+from shared.errors import SignallingError
+from shared.ids import new_id
+
+S = TypeVar("S", bound=settings.ServiceSettings)
+
+EXIT_UNAVAILABLE = 69
+"""Exit status of a service that could not start, e.g. because NATS does not answer."""
+
+
+def distribution_version() -> str:
+    """The installed version of this distribution."""
+    try:
+        return version("hellotalk-signalling")
+    except PackageNotFoundError:
+        return "0.0.0"
+
+
+def run(service: str, cls: type[S], start: Callable[[S, str], AbstractAsyncContextManager[object]]) -> None:
+    """Run ``start(settings, instance)`` until SIGINT or SIGTERM; what it yields is closed in order then."""
+    config = settings.load(cls)
+    instance = config.instance_id or f"{service}-{new_id()[:8]}"
+    logs.configure(service, instance, config.log_level, config.log_format)
+    log = logs.get(__name__)
+
+    async def main() -> int:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+        starting = asyncio.create_task(_enter(start(config, instance)))
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+            return 0
+        stopping_first = starting.exception()
+        if isinstance(stopping_first, SignallingError | OSError):
+            log.error("cannot start", reason=str(stopping_first))
+            return EXIT_UNAVAILABLE
+        context = starting.result()
+        log.info("started", version=distribution_version())
+        await stopping
+        log.info("stopping")
+        await context.__aexit__(None, None, None)
+        log.info("stopped")
+        return 0
+
+    try:
+        import uvloop  # not on every platform
+
+        factory: Callable[[], asyncio.AbstractEventLoop] | None = uvloop.new_event_loop
+    except ImportError:
+        factory = None
+    with asyncio.Runner(loop_factory=factory) as runner:
+        sys.exit(runner.run(main()))
+
+
+async def _enter(context: AbstractAsyncContextManager[object]) -> AbstractAsyncContextManager[object]:
+    await context.__aenter__()
+    return context

@@ -1,0 +1,73 @@
+"""Settings from the environment and ``.env``: what every service has, and how a wrong value is told."""
+
+import sys
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+EXIT_USAGE = 2
+"""Exit status of a service whose settings are wrong."""
+
+
+class ServiceSettings(BaseSettings):
+    """Settings that all services share. Keys are the upper-case field names."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True, env_ignore_empty=True
+    )
+
+    nats_url: str = Field(
+        "nats://127.0.0.1:4222", min_length=1, description="NATS servers, comma separated. JetStream must be on."
+    )
+    instance_id: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9_-]{0,40}$",
+        description="Name of this instance in subjects and logs. Empty: the service's name and random characters.",
+    )
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    kv_replicas: Annotated[int, Field(ge=1, le=5)] = Field(
+        1, description="Copies of every stream and bucket. 3 for a NATS cluster of three."
+    )
+    request_timeout_seconds: float = Field(
+        2.0, gt=0, le=30, description="How long one try of a request to another service may take."
+    )
+    resume_window_seconds: int = Field(
+        30, ge=1, le=3600, description="How long a session whose transport broke may be resumed."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+    log_format: Literal["json", "console"] = Field("json", description="One JSON object a line, or text for people.")
+
+
+S = TypeVar("S", bound=ServiceSettings)
+
+CommaList = Annotated[tuple[str, ...], NoDecode]
+"""A comma separated list in the environment. Pair it with a ``mode="before"`` validator using :func:`split`."""
+
+
+def split(value: object) -> object:
+    """``"a, b"`` → ``("a", "b")``; anything but text stays as it is."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+def load(cls: type[S]) -> S:
+    """The settings from environment and ``.env``; on a wrong value, one line a key on stderr and exit status 2."""
+    try:
+        return cls()
+    except ValidationError as error:
+        for line in explain(error):
+            print(line, file=sys.stderr)
+        raise SystemExit(EXIT_USAGE) from None
+
+
+def explain(error: ValidationError) -> list[str]:
+    """One line a wrong key: the key, the value it has, and what is allowed."""
+    lines = []
+    for item in error.errors(include_url=False):
+        key = str(item["loc"][0]).upper() if item["loc"] else "settings"
+        value = item["input"] if isinstance(item["input"], str | int | float) else "…"
+        allowed = item["msg"].removeprefix("Value error, ")
+        lines.append(f"{key}={value}: {allowed[:1].lower()}{allowed[1:]}")
+    return lines

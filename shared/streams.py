@@ -1,0 +1,87 @@
+"""JetStream streams: made by their owner at start, with the raw API, whose newer fields nats-py does not know."""
+
+import json
+from typing import Any
+
+from shared import subjects
+from shared.bus import Bus
+from shared.errors import Unavailable
+
+SECOND_NS = 1_000_000_000
+_IN_USE = 10058
+_API_SECONDS = 5.0
+
+
+async def api(bus: Bus, verb: str, body: dict[str, Any], *, timeout: float = _API_SECONDS) -> dict[str, Any]:
+    """One call of the JetStream API; the answer as it comes, errors included."""
+    msg = await bus.request(f"$JS.API.{verb}", json.dumps(body).encode(), timeout=timeout)
+    answer: dict[str, Any] = json.loads(msg.data)
+    return answer
+
+
+async def ensure(bus: Bus, config: dict[str, Any]) -> None:
+    """Create the stream, or update it to ``config`` if it exists. Safe when several instances do it at once.
+
+    Raises :class:`Unavailable`, with the server's reason, if it can be neither.
+    """
+    name = config["name"]
+    answer = await api(bus, f"STREAM.CREATE.{name}", config)
+    if "error" in answer and answer["error"].get("err_code") == _IN_USE:
+        answer = await api(bus, f"STREAM.UPDATE.{name}", config)
+    if error := answer.get("error"):
+        raise Unavailable(f"stream {name}: {error.get('description')}")
+
+
+async def ensure_deliver(bus: Bus, *, replicas: int, resume_window_seconds: int, max_bytes: int) -> None:
+    """The mailbox of all sessions: memory, no acknowledgements, old messages out first."""
+    await ensure(
+        bus,
+        {
+            "name": subjects.STREAM_DELIVER,
+            "subjects": ["deliver.>"],
+            "storage": "memory",
+            "no_ack": True,
+            "num_replicas": replicas,
+            "max_age": 2 * resume_window_seconds * SECOND_NS,
+            "max_bytes": max_bytes,
+            "discard": "old",
+            "allow_direct": True,
+            "duplicate_window": 0,
+        },
+    )
+
+
+async def ensure_events(bus: Bus, *, replicas: int, max_age_seconds: int, max_bytes: int) -> None:
+    """What happened, for monitoring, billing and push: on disk, a bounded time."""
+    await ensure(
+        bus,
+        {
+            "name": subjects.STREAM_EVENTS,
+            "subjects": ["event.>"],
+            "storage": "file",
+            "num_replicas": replicas,
+            "max_age": max_age_seconds * SECOND_NS,
+            "max_bytes": max_bytes,
+            "discard": "old",
+            "allow_direct": True,
+            "duplicate_window": 120 * SECOND_NS,
+        },
+    )
+
+
+async def ensure_deadlines(bus: Bus, *, replicas: int) -> None:
+    """Timers: a message scheduled at ``deadline.set.*`` appears at ``deadline.due.*`` when its time has come."""
+    await ensure(
+        bus,
+        {
+            "name": subjects.STREAM_DEADLINES,
+            "subjects": ["deadline.>"],
+            "storage": "file",
+            "num_replicas": replicas,
+            "max_msgs_per_subject": 1,
+            "discard": "old",
+            "allow_msg_ttl": True,
+            "allow_msg_schedules": True,
+            "allow_direct": True,
+        },
+    )

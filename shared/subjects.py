@@ -1,0 +1,262 @@
+"""Every NATS subject, bucket and stream of the system: built here, parsed here, documented from here.
+
+Identity and routing are in the subject, the payload is the client-visible JSON. Ids from outside are encoded with
+:func:`shared.ids.encode`; ids of our own (sessions, instances, calls) are token-safe as minted. A client's word for
+a call (``callId``) counts as foreign. ``docs/subjects.md`` is generated from :data:`TABLE`.
+"""
+
+from typing import NamedTuple
+
+from shared.ids import decode, encode
+
+NOBODY = "-"
+"""Stands for the user and session of a message that no client sent. ``encode`` never yields it for a minted id."""
+
+STATE = "state"
+"""The kind of a relay message by which one callcore tells another what a call has become."""
+
+BUCKET_SESSIONS = "sessions"
+BUCKET_CALLS = "calls"
+STREAM_DELIVER = "DELIVER"
+STREAM_EVENTS = "EVENTS"
+STREAM_DEADLINES = "DEADLINES"
+
+ROLLCALL = "rollcall"
+LIVE = "live.*.*"
+
+
+# --- requests -------------------------------------------------------------------------------------------------
+
+
+def rpc(service: str, verb: str) -> str:
+    """A request to a service's queue group. ``service``: ``presence`` or ``calls``."""
+    return f"rpc.{service}.{verb}"
+
+
+# --- relays: gateway → the callcore in charge of the call ---------------------------------------------------------
+
+
+class Relay(NamedTuple):
+    """The parsed subject of a relay. All fields are tokens as they stand in the subject, not decoded."""
+
+    callcore: str
+    call: str
+    user: str
+    session: str
+    to: str
+    kind: str
+
+
+def relay(callcore: str, call: str, user: str, session: str, to: str, kind: str) -> str:
+    """One offer, answer or candidate of ``session`` of ``user`` for ``to``. ``kind`` is the client event's name."""
+    return f"relay.{callcore}.{encode(call)}.{encode(user)}.{session}.{encode(to)}.{kind}"
+
+
+def relay_state(callcore: str, call: str) -> str:
+    """Tells the callcore in charge of the call's lane what the call has become; payload: the record and revision."""
+    return f"relay.{callcore}.{call}.{NOBODY}.{NOBODY}.{NOBODY}.{STATE}"
+
+
+def relay_all(callcore: str) -> str:
+    """What a callcore instance subscribes to."""
+    return f"relay.{callcore}.>"
+
+
+def parse_relay(subject: str) -> Relay:
+    """The tokens of a relay subject. Raises ``ValueError`` (wrong count) for anything else."""
+    _, callcore, call, user, session, to, kind = subject.split(".")
+    return Relay(callcore, call, user, session, to, kind)
+
+
+# --- receipts: what became of a relay, back to the sending gateway ------------------------------------------------
+
+
+def receipt(gateway: str, session: str, number: int) -> str:
+    """The reply subject of the ``number``-th relay of a session.
+
+    Three things come back on it: a refusal (error JSON), the peer's gateway's receipt (empty), and NATS's own
+    "no responders" if the callcore instance is gone.
+    """
+    return f"receipt.{gateway}.{session}.{number}"
+
+
+def receipt_all(gateway: str) -> str:
+    """What a gateway subscribes to."""
+    return f"receipt.{gateway}.*.*"
+
+
+def parse_receipt(subject: str) -> tuple[str, int]:
+    """``(session, number)`` of a receipt subject."""
+    _, _, session, number = subject.split(".")
+    return session, int(number)
+
+
+# --- deliveries: one client-visible event to one session ----------------------------------------------------------
+
+
+def deliver(gateway: str, session: str, event: str) -> str:
+    """``event`` (a Socket.IO event name) for the socket of ``session`` on ``gateway``; captured by DELIVER."""
+    return f"deliver.{gateway}.{session}.{event}"
+
+
+def deliver_all(gateway: str) -> str:
+    """What a gateway subscribes to."""
+    return f"deliver.{gateway}.>"
+
+
+def mailbox(session: str) -> str:
+    """Everything ever sent to a session, whichever gateway it was on: a filter on the stream DELIVER."""
+    return f"deliver.*.{session}.>"
+
+
+def parse_deliver(subject: str) -> tuple[str, str]:
+    """``(session, event)`` of a deliver subject."""
+    _, _, session, event = subject.split(".")
+    return session, event
+
+
+def control(gateway: str, session: str, what: str) -> str:
+    """An order to a gateway about one of its sessions. ``what``: ``replaced``; payload: the socket's id."""
+    return f"control.{gateway}.{session}.{what}"
+
+
+def control_all(gateway: str) -> str:
+    """What a gateway subscribes to."""
+    return f"control.{gateway}.*.*"
+
+
+def parse_control(subject: str) -> tuple[str, str]:
+    """``(session, what)`` of a control subject."""
+    _, _, session, what = subject.split(".")
+    return session, what
+
+
+# --- events: what happened, durable -------------------------------------------------------------------------------
+
+
+def event_call(call: str, what: str) -> str:
+    """``what`` happened to a call: ``initiated``, ``accepted``, ``rejected``, ``ended``."""
+    return f"event.call.{call}.{what}"
+
+
+def event_user(user: str, what: str) -> str:
+    """``what`` happened to a user: ``joined``, ``left``."""
+    return f"event.user.{encode(user)}.{what}"
+
+
+# --- deadlines: messages that the server sends to callcore at a time ----------------------------------------------
+
+
+def deadline_set(kind: str, id_: str) -> str:
+    """Where a scheduled message rests until its time. ``kind``: ``ring``."""
+    return f"deadline.set.{kind}.{id_}"
+
+
+def deadline_due(kind: str, id_: str) -> str:
+    """Where it appears when its time has come; one shared consumer hands it to one live instance."""
+    return f"deadline.due.{kind}.{id_}"
+
+
+DEADLINE_DUE_ALL = "deadline.due.>"
+
+
+def parse_deadline(subject: str) -> tuple[str, str]:
+    """``(kind, id)`` of a due deadline."""
+    _, _, kind, id_ = subject.split(".")
+    return kind, id_
+
+
+# --- liveness -----------------------------------------------------------------------------------------------------
+
+
+def live(service: str, instance: str) -> str:
+    """The beat of one instance, every second; payload: version and start time."""
+    return f"live.{service}.{instance}"
+
+
+def parse_live(subject: str) -> tuple[str, str]:
+    """``(service, instance)`` of a beat."""
+    _, service, instance = subject.split(".")
+    return service, instance
+
+
+# --- keys ---------------------------------------------------------------------------------------------------------
+
+
+def key_user(user: str) -> str:
+    """``user.<user>``: in bucket ``sessions`` the user's sessions, in bucket ``calls`` the call that holds them."""
+    return f"user.{encode(user)}"
+
+
+def key_call(call: str) -> str:
+    """``call.<call>`` in bucket ``calls``: the record of a call. ``call`` may be a client's word."""
+    return f"call.{encode(call)}"
+
+
+def parse_key(key: str) -> tuple[str, str]:
+    """``(kind, id)`` of a key, the id decoded."""
+    kind, token = key.split(".")
+    return kind, decode(token)
+
+
+# --- documentation ------------------------------------------------------------------------------------------------
+
+
+class Row(NamedTuple):
+    """One line of ``docs/subjects.md``."""
+
+    pattern: str
+    kind: str
+    sent_by: str
+    received_by: str
+    purpose: str
+
+
+TABLE: tuple[Row, ...] = (
+    Row("rpc.presence.<verb>", "request, queue group", "gateway", "presence", "join, leave, status"),
+    Row(
+        "rpc.calls.<verb>",
+        "request, queue group",
+        "gateway, presence",
+        "callcore",
+        "initiate, accept, reject, end, find, attached from gateways; left from presence",
+    ),
+    Row(
+        "relay.<callcore>.<call>.<user>.<session>.<to>.<kind>",
+        "publish with receipt subject",
+        "gateway",
+        "the callcore in charge of the call",
+        "call:offer, call:answer, ice:candidate; payload: what the peer is to see, without seq",
+    ),
+    Row(
+        "relay.<callcore>.<call>.-.-.-.state",
+        "publish",
+        "callcore",
+        "the callcore in charge of the call",
+        "what the call has become, so that relays need not read it",
+    ),
+    Row(
+        "receipt.<gateway>.<session>.<number>",
+        "publish",
+        "callcore, gateway, nats-server",
+        "the sending gateway",
+        "what became of a relay: refused, taken by the peer's gateway, or no such instance",
+    ),
+    Row(
+        "deliver.<gateway>.<session>.<event>",
+        "publish, captured by memory stream DELIVER",
+        "callcore",
+        "gateway",
+        "one client-visible event to one session",
+    ),
+    Row("control.<gateway>.<session>.replaced", "publish", "presence", "gateway", "close the socket named"),
+    Row("event.call.<call>.<what>", "JetStream stream EVENTS", "callcore", "whoever wants to know", "a call's life"),
+    Row("event.user.<user>.<what>", "JetStream stream EVENTS", "presence", "whoever wants to know", "joined, left"),
+    Row("deadline.set.<kind>.<id>", "scheduled message in DEADLINES", "callcore", "nats-server", "a timer"),
+    Row("deadline.due.<kind>.<id>", "stream DEADLINES, shared consumer", "nats-server", "one callcore", "a timer fired"),
+    Row("live.<service>.<instance>", "publish", "callcore, presence", "gateway", "alive; every second"),
+    Row("rollcall", "publish", "anyone", "callcore, presence", "asks for a beat at once"),
+    Row("$KV.sessions.user.<user>", "key in bucket sessions", "presence", "presence, callcore", "a user's sessions"),
+    Row("$KV.calls.user.<user>", "key in bucket calls", "callcore", "callcore, presence", "the call that holds a user"),
+    Row("$KV.calls.call.<call>", "key in bucket calls", "callcore", "callcore", "the record of a call"),
+)
