@@ -1,0 +1,1 @@
+"""Call control: what each call may do, and where its offers, answers and candidates go."""

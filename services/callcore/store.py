@@ -1,0 +1,138 @@
+"""Calls and holds in the bucket ``calls``: compare-and-set only.
+
+A *hold* (``user.<user>``) says that a call has a user; a *call* (``call.<call>``) is the truth about it. A hold takes
+effect with its call: the holds of both users are taken first, in the order of their keys, then the call is created.
+So of two callers who want the same user, or each other, one is first at the first key they share. A hold whose call
+has ended, or has not come about within :data:`FORMING_MS`, is void and may be taken over; whoever does so first
+makes sure that the call cannot come about any more.
+"""
+
+import asyncio
+from typing import NamedTuple
+
+from services.callcore.model import SERVER, Address, Call, Reason, State
+from shared import logs, subjects
+from shared.bus import Bus
+from shared.contracts.calls import Hold
+from shared.contracts.presence import Session, Sessions
+from shared.kv import ABSENT, Bucket, Conflict
+
+log = logs.get(__name__)
+
+FORMING_MS = 2_000
+"""How long a hold may be there before its call: many times what that takes, less than anybody's patience."""
+ENDED_TTL_SECONDS = 60
+"""How long the record of an ended call stays, so that a request tried again finds its own deed."""
+
+
+class Held(NamedTuple):
+    """A user's hold and its revision. ``hold`` is ``None`` for a free user."""
+
+    hold: Hold | None
+    revision: int
+
+
+class Found(NamedTuple):
+    """A call and its revision."""
+
+    call: Call
+    revision: int
+
+
+class Store:
+    """Reads and writes of call control; reads of presence's bucket."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._calls = Bucket(bus, subjects.BUCKET_CALLS)
+        self._sessions = Bucket(bus, subjects.BUCKET_SESSIONS)
+
+    # --- sessions (presence's, read only) ---
+
+    async def sessions(self, user: str, *, fresh: bool) -> tuple[Session, ...]:
+        """The sessions of a user; empty for a user who is offline."""
+        entry = await self._sessions.get(subjects.key_user(user), fresh=fresh)
+        return Sessions.model_validate_json(entry.value).sessions if entry.value else ()
+
+    # --- holds ---
+
+    async def held(self, user: str) -> Held:
+        """What holds the user, void or not."""
+        entry = await self._calls.get(subjects.key_user(user), fresh=True)
+        return Held(Hold.model_validate_json(entry.value) if entry.value else None, entry.revision)
+
+    async def hold(self, user: str, hold: Hold, revision: int) -> int:
+        """Take a user who is at ``revision``; the new revision. Raises :class:`Conflict`."""
+        return await self._calls.put(subjects.key_user(user), hold.dump(), revision)
+
+    async def release(self, user: str, revision: int) -> None:
+        """Let a user go who is still held at ``revision``; if not, somebody else did, which is as well."""
+        try:
+            await self._calls.delete(subjects.key_user(user), revision)
+        except Conflict:
+            log.debug("hold was released already", user=user)
+
+    async def void(self, hold: Hold, now: int) -> bool:
+        """Whether the hold is void at ``now``; if it is, its call cannot come about any more."""
+        found = await self.call(hold.call)
+        if found is not None:
+            return found.call.state is State.ENDED
+        if now - hold.since < FORMING_MS:
+            return False
+        try:
+            await self.create(_tombstone(hold, now), ttl=ENDED_TTL_SECONDS)
+        except Conflict:
+            return False
+        log.warning("void hold", call=hold.call)
+        return True
+
+    # --- calls ---
+
+    async def call(self, call: str) -> Found | None:
+        """The record of a call, as the stream's leader has it; ``None`` for an unknown one."""
+        entry = await self._calls.get(subjects.key_call(call), fresh=True)
+        return Found(Call.model_validate_json(entry.value), entry.revision) if entry.value else None
+
+    async def create(self, call: Call, *, ttl: int | None = None) -> int:
+        """Bring the call about; its revision. Raises :class:`Conflict` if the id is taken."""
+        return await self._calls.put(subjects.key_call(call.call), call.dump(), ABSENT, ttl=ttl)
+
+    async def update(self, call: Call, revision: int) -> int:
+        """Store what a call has become, if it still is at ``revision``; for an ended call also let both users go.
+
+        Raises :class:`Conflict`. When it returns, both users are free for everyone who asks.
+        """
+        ended = call.state is State.ENDED
+        new = await self._calls.put(
+            subjects.key_call(call.call), call.dump(), revision, ttl=ENDED_TTL_SECONDS if ended else None
+        )
+        if ended:
+            await self.release_both(call)
+        return new
+
+    async def release_both(self, call: Call) -> None:
+        """Let both users of an ended call go. Safe to do again."""
+        await asyncio.gather(
+            self.release(call.caller, call.holds[0]),
+            self.release(call.callee, call.holds[1]),
+        )
+
+    async def keys(self) -> list[str]:
+        """All keys of the bucket, for the sweep."""
+        return await self._calls.keys()
+
+
+def _tombstone(hold: Hold, now: int) -> Call:
+    return Call(
+        call=hold.call,
+        state=State.ENDED,
+        caller=hold.peer,
+        callee=hold.peer,
+        caller_at=Address(session="", gateway=""),
+        call_type="audio",
+        created_at=hold.since,
+        expires_at=hold.since,
+        ended_at=now,
+        ended_by=SERVER,
+        reason=Reason.VOID,
+        caused_by="",
+    )
