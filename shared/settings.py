@@ -39,6 +39,13 @@ class ServiceSettings(BaseSettings):
     log_format: Literal["json", "console"] = Field("json", description="One JSON object a line, or text for people.")
 
 
+class EventsSettings(BaseSettings):
+    """Mixin of the services that write to the stream EVENTS."""
+
+    events_max_age_hours: int = Field(default=72, ge=1, le=8760, description="How long `EVENTS` keeps what happened.")
+    events_max_mb: int = Field(default=1024, ge=1, le=1_048_576, description="Disk for `EVENTS`; oldest out first.")
+
+
 S = TypeVar("S", bound=ServiceSettings)
 
 CommaList = Annotated[tuple[str, ...], NoDecode]

@@ -37,7 +37,6 @@ def _accept(call: Call, event: Happening, now: int) -> Outcome:
         update={
             "state": State.ACCEPTED,
             "callee_at": at,
-            "ringing": (),
             "accepted_at": now,
             "caused_by": event.cause,
         }
@@ -106,8 +105,7 @@ def _ringing_device_left(call: Call, event: Happening, now: int) -> Outcome:
         return Outcome(call)
     if left:
         return Outcome(call.model_copy(update={"ringing": left, "caused_by": event.cause}))
-    gone = call.model_copy(update={"ringing": ()})
-    return _end(gone, event, now, Reason.CONNECTION_LOST, (call.caller_at,), leaver=True)
+    return _end(call, event, now, Reason.CONNECTION_LOST, (call.caller_at,), leaver=True)
 
 
 def _party_left(call: Call, event: Happening, now: int) -> Outcome:
@@ -270,6 +268,20 @@ def step(call: Call, event: Happening, now: int) -> Outcome:
     return cell.rule(call, event, now)
 
 
+def again(call: Call, event: Happening) -> Outcome:
+    """The outcome of the last transition once more, for a request tried again whose first answer got lost.
+
+    ``call`` is what ``event`` made of it. The sends are those of the first time; the record stays as it is.
+    """
+    was = State.RINGING if call.state is State.ACCEPTED or call.accepted_at is None else State.ACCEPTED
+    if call.state is State.RINGING or was is State.ACCEPTED:
+        before = call.model_copy(update={"state": was})
+    else:
+        before = call.model_copy(update={"state": was, "callee_at": None})
+    outcome = step(before, event, call.ended_at or call.accepted_at or call.created_at)
+    return Outcome(call, outcome.sends, outcome.relay_to)
+
+
 def role_of(call: Call, event: Happening) -> Role:
     """Who the author of ``event`` is to ``call``. Raises :class:`CallNotFound` for a stranger."""
     if event.user is None or event.at is None:
@@ -326,7 +338,6 @@ def _end_record(call: Call, event: Happening, now: int, by: str, reason: str) ->
     return call.model_copy(
         update={
             "state": State.ENDED,
-            "ringing": (),
             "ended_at": now,
             "ended_by": by,
             "reason": str(reason),

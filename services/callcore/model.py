@@ -52,7 +52,7 @@ class Call(Wire):
     callee_at: Address | None = None
     """The device that accepted; ``None`` until then."""
     ringing: tuple[Address, ...] = ()
-    """The callee's devices that ring, in the order they began to; kept after the end of ringing only in effects."""
+    """The callee's devices that ring, or rang until it was over, in the order they began to."""
     call_type: CallType
     metadata: Any = None
     created_at: Millis

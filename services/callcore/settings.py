@@ -2,10 +2,10 @@
 
 from pydantic import Field
 
-from shared.settings import ServiceSettings
+from shared.settings import EventsSettings, ServiceSettings
 
 
-class Settings(ServiceSettings):
+class Settings(EventsSettings, ServiceSettings):
     """What call control can be told."""
 
     ring_timeout_seconds: float = Field(

@@ -64,12 +64,21 @@ class Store:
         """Take a user who is at ``revision``; the new revision. Raises :class:`Conflict`."""
         return await self._calls.put(subjects.key_user(user), hold.dump(), revision)
 
-    async def release(self, user: str, revision: int) -> None:
-        """Let a user go who is still held at ``revision``; if not, somebody else did, which is as well."""
+    async def release(self, user: str, revision: int) -> bool:
+        """Let a user go who is still held at ``revision``; whether that was so."""
         try:
             await self._calls.delete(subjects.key_user(user), revision)
         except Conflict:
-            log.debug("hold was released already", user=user)
+            return False
+        return True
+
+    async def let_go(self, user: str, call: str, revision: int | None = None) -> None:
+        """Let a user go if it is ``call`` that holds them. ``revision`` saves the read where it is right."""
+        if revision and await self.release(user, revision):
+            return
+        held = await self.held(user)
+        if held.hold is not None and held.hold.call == call:
+            await self.release(user, held.revision)
 
     async def void(self, hold: Hold, now: int) -> bool:
         """Whether the hold is void at ``now``; if it is, its call cannot come about any more."""
@@ -106,14 +115,14 @@ class Store:
             subjects.key_call(call.call), call.dump(), revision, ttl=ENDED_TTL_SECONDS if ended else None
         )
         if ended:
-            await self.release_both(call)
+            await self.let_both_go(call)
         return new
 
-    async def release_both(self, call: Call) -> None:
+    async def let_both_go(self, call: Call) -> None:
         """Let both users of an ended call go. Safe to do again."""
         await asyncio.gather(
-            self.release(call.caller, call.holds[0]),
-            self.release(call.callee, call.holds[1]),
+            self.let_go(call.caller, call.call, call.holds[0]),
+            self.let_go(call.callee, call.call, call.holds[1]),
         )
 
     async def keys(self) -> list[str]:

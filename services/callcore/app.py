@@ -1,0 +1,101 @@
+"""Composition root of call control: what it is made of, in the order it starts and stops."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from nats.micro import add_service
+
+from services.callcore.control import Control
+from services.callcore.deadlines import Deadlines
+from services.callcore.handlers import Handlers
+from services.callcore.lanes import Lanes
+from services.callcore.settings import Settings
+from services.callcore.store import Store
+from services.callcore.sweep import Sweep
+from shared import health, rpc, streams, subjects
+from shared.bus import Bus
+from shared.events import Recorder
+from shared.kv import Bucket
+from shared.mailbox import Postman
+from shared.members import Beacon, Members
+from shared.runner import distribution_version
+
+SERVICE = "callcore"
+DRAIN_SECONDS = 3.0
+
+
+@asynccontextmanager
+async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
+    """Run one instance of call control. Raises :class:`shared.errors.Unavailable` if NATS is not there."""
+    bus = await Bus.connect(settings.nats_url, name=instance)
+    try:
+        await _storage(bus, settings)
+        store, postman, recorder = Store(bus), Postman(bus), Recorder(bus)
+        members = Members(bus, SERVICE)
+
+        def owner(call: str) -> str | None:
+            return members.owner(SERVICE, call)
+
+        lanes = Lanes(bus, store, postman, instance, owner)
+        deadlines = Deadlines(bus, lambda call: control.time_out(call))
+        control = Control(
+            store,
+            postman,
+            recorder,
+            lanes.announce,
+            deadlines.set_ring,
+            ring_timeout=settings.ring_timeout_seconds,
+        )
+        lanes.accept = control.happen
+        sweep = Sweep(store, control, lambda id_: owner(id_) == instance, seconds=settings.sweep_seconds)
+        beacon = Beacon(bus, SERVICE, instance, distribution_version())
+
+        await members.start()
+        await lanes.start()
+        micro = await add_service(bus.client, name=SERVICE, version=distribution_version())
+        server = rpc.Server(micro)
+        await Handlers(control).register(server)
+        deadlines.start()
+        sweep.start()
+        http = await _health(bus, settings)
+        await beacon.start()
+        try:
+            yield
+        finally:
+            await beacon.stop()
+            await sweep.stop()
+            await deadlines.stop()
+            await micro.stop()
+            await asyncio.gather(server.drain(DRAIN_SECONDS), lanes.drain(DRAIN_SECONDS))
+            await recorder.drain(DRAIN_SECONDS)
+            await members.stop()
+            if http is not None:
+                await http.cleanup()
+    finally:
+        await bus.close()
+
+
+async def _storage(bus: Bus, settings: Settings) -> None:
+    await Bucket.create(bus, subjects.BUCKET_CALLS, replicas=settings.kv_replicas)
+    await streams.ensure_deadlines(bus, replicas=settings.kv_replicas)
+    await streams.ensure_deliver(
+        bus,
+        replicas=settings.kv_replicas,
+        resume_window_seconds=settings.resume_window_seconds,
+        max_bytes=settings.deliver_max_mb * 1024 * 1024,
+    )
+    await streams.ensure_events(
+        bus,
+        replicas=settings.kv_replicas,
+        max_age_seconds=settings.events_max_age_hours * 3600,
+        max_bytes=settings.events_max_mb * 1024 * 1024,
+    )
+
+
+async def _health(bus: Bus, settings: Settings):  # type: ignore[no-untyped-def]
+    if not settings.health_port:
+        return None
+    return await health.serve(
+        settings.host, settings.health_port, lambda: [] if bus.connected else ["NATS is out of reach"]
+    )

@@ -1,0 +1,271 @@
+"""Relays: offers, answers and candidates from one party to the other, in order, without reading anything.
+
+Every call has a lane on the one instance in charge of it (rendezvous hashing at the gateways). A lane knows from
+the last announced state where each session's relays go; such a relay is passed on at once. Whatever is not that
+simple (a call this instance does not know, a session it does not expect, an answer that accepts) takes the long
+way: the lane stops, one task reads the call and decides, and what arrives meanwhile waits in line behind it.
+"""
+
+import asyncio
+import json
+import time
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from nats.aio.msg import Msg
+
+from services.callcore import machine
+from services.callcore.model import RELAY_KINDS, Address, Call, Happening, Kind, Outcome, State
+from services.callcore.store import Store
+from shared import logs, mailbox, subjects
+from shared.bus import Bus
+from shared.contracts.client import RELAYED, Event
+from shared.contracts.wire import Wire
+from shared.errors import CallNotFound, RateLimited, ReceiverNotFound, SignallingError, Unavailable
+from shared.ids import decode, encode, new_id
+from shared.mailbox import Letter, Postman
+
+log = logs.get(__name__)
+
+LANES_MAX = 50_000
+WAITING_MAX = 256
+WAITING_MAX_BYTES = 1024 * 1024
+EARLY_MAX = 64
+EARLY_MAX_BYTES = 256 * 1024
+WARM_SECONDS = 5.0
+"""How long a lane trusts what it knows; after that it reads the call once more."""
+
+Accept = Callable[[str, Happening], Awaitable[Outcome]]
+
+
+class Announcement(Wire):
+    """``relay.<callcore>.<call>.-.-.-.state``: a call and its revision. ``born``: nobody can have sent anything yet."""
+
+    call: Call
+    revision: int
+    born: bool = False
+
+
+@dataclass(slots=True)
+class Lane:
+    """What an instance knows of one call. ``routes``: (user token, session, peer token) → where its relays go."""
+
+    call: Call
+    revision: int
+    warm_until: float
+    routes: dict[tuple[str, str, str], tuple[Address, ...]] = field(default_factory=dict)
+    early: list[Letter] = field(default_factory=list)
+    early_bytes: int = 0
+
+
+@dataclass(slots=True)
+class Line:
+    """Messages of one call that wait for the long way, in the order they came."""
+
+    waiting: deque[Msg] = field(default_factory=deque)
+    size: int = 0
+
+
+class Lanes:
+    """All lanes of this instance. ``accept`` is the deed that an answer to a ringing call is."""
+
+    def __init__(
+        self, bus: Bus, store: Store, postman: Postman, instance: str, owner: Callable[[str], str | None]
+    ) -> None:
+        self._bus = bus
+        self._store = store
+        self._postman = postman
+        self._instance = instance
+        self._owner = owner
+        self._lanes: OrderedDict[str, Lane] = OrderedDict()
+        self._lines: dict[str, Line] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.accept: Accept | None = None
+
+    async def start(self) -> None:
+        """Take relays."""
+        await self._bus.subscribe(subjects.relay_all(self._instance), self._on_relay)
+
+    async def drain(self, timeout: float) -> None:
+        """Finish what waits, ``timeout`` seconds at most."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=timeout)
+
+    # --- state ----------------------------------------------------------------------------------------------------
+
+    async def announce(self, call: Call, revision: int, *, born: bool = False) -> None:
+        """Tell the instance in charge of the call's relays what the call has become.
+
+        It goes through NATS even if that instance is this one, so that it is in line with the relays.
+        """
+        owner = self._owner(call.call)
+        if owner is not None:
+            told = Announcement(call=call, revision=revision, born=born)
+            await self._bus.publish(subjects.relay_state(owner, call.call), told.dump())
+
+    def _learn(self, call: Call, revision: int, early: list[Letter]) -> Lane | None:
+        """Remember a state, unless a later one is known; forget the call when it has ended."""
+        known = self._lanes.get(call.call)
+        if known is not None and known.revision > revision:
+            return known
+        if call.state is State.ENDED:
+            self._lanes.pop(call.call, None)
+            return None
+        lane = Lane(call, revision, time.monotonic() + WARM_SECONDS)
+        if call.state is State.RINGING:
+            lane.early = early
+            lane.early_bytes = sum(len(letter.payload) for letter in early)
+        self._lanes[call.call] = lane
+        self._lanes.move_to_end(call.call)
+        while len(self._lanes) > LANES_MAX:
+            self._lanes.popitem(last=False)
+        return lane
+
+    def _learn_at_once(self, told: Announcement) -> bool:
+        """Learn a state that needs nothing read or sent; whether it was such a one."""
+        if told.call.state is State.RINGING and not told.born:
+            return False
+        self._learn(told.call, told.revision, [])
+        return True
+
+    async def _learn_ringing(self, call: Call, revision: int) -> Lane | None:
+        """Learn a state that may be new to this instance, or new devices that must catch up with early media."""
+        known = self._lanes.get(call.call)
+        if call.state is not State.RINGING:
+            return self._learn(call, revision, [])
+        if known is None:
+            return self._learn(call, revision, await self._early_of(call))
+        await self._catch_up(known.call, call, known.early)
+        return self._learn(call, revision, known.early)
+
+    async def _early_of(self, call: Call) -> list[Letter]:
+        """The early media of a call that rang before this instance knew of it, from a ringing device's mailbox."""
+        if not call.ringing:
+            return []
+        name = json.dumps(call.call)
+        return [
+            Letter(letter.event, letter.payload[: letter.payload.rindex(b',"seq":')] + b"}")
+            for letter in await mailbox.read(self._bus, call.ringing[0].session)
+            if letter.event in RELAYED and f'"callId":{name}'.encode() in letter.payload
+        ]
+
+    async def _catch_up(self, before: Call, after: Call, early: list[Letter]) -> None:
+        """Send a device that began to ring what the others had before it, in order."""
+        for at in after.ringing:
+            if at not in before.ringing:
+                for letter in early:
+                    await self._postman.deliver(at.gateway, at.session, letter.event, letter.payload)
+
+    # --- relays -----------------------------------------------------------------------------------------------------
+
+    async def _on_relay(self, msg: Msg) -> None:
+        _, _, token, user, session, to, kind = msg.subject.split(".")
+        line = self._lines.get(token)
+        if line is None and kind == subjects.STATE:
+            if self._learn_at_once(Announcement.model_validate_json(msg.data)):
+                return
+        elif line is None:
+            lane = self._lanes.get(token)
+            if lane is not None and lane.warm_until > time.monotonic():
+                targets = self._route(lane, user, session, to, kind)
+                if targets:
+                    await self._pass_on(lane, targets, kind, msg)
+                    return
+        if line is None:
+            line = self._lines[token] = Line()
+            task = asyncio.create_task(self._work_off(token, line))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        elif len(line.waiting) >= WAITING_MAX or line.size + len(msg.data) > WAITING_MAX_BYTES:
+            await self._refuse(msg, RateLimited(retry_after_ms=1000))
+            return
+        line.waiting.append(msg)
+        line.size += len(msg.data)
+
+    def _route(self, lane: Lane, user: str, session: str, to: str, kind: str) -> tuple[Address, ...] | None:
+        """Where a relay goes, if that is plain from the state the lane knows; ``None`` for the long way."""
+        if kind == Event.ANSWER and lane.call.state is not State.ACCEPTED:
+            return None
+        key = (user, session, to)
+        targets = lane.routes.get(key)
+        if targets is None:
+            targets = lane.routes[key] = _targets(lane.call, user, session, to)
+        return targets
+
+    async def _pass_on(self, lane: Lane, targets: tuple[Address, ...], kind: str, msg: Msg) -> None:
+        if lane.call.state is State.RINGING and targets is not None and targets[0] != lane.call.caller_at:
+            if len(lane.early) >= EARLY_MAX or lane.early_bytes + len(msg.data) > EARLY_MAX_BYTES:
+                await self._refuse(msg, RateLimited("Too much sent before the call is accepted", retry_after_ms=1000))
+                return
+            lane.early.append(Letter(kind, msg.data))
+            lane.early_bytes += len(msg.data)
+        for at in targets:
+            await self._postman.deliver(at.gateway, at.session, kind, msg.data, msg.reply)
+
+    # --- the long way ------------------------------------------------------------------------------------------------
+
+    async def _work_off(self, token: str, line: Line) -> None:
+        try:
+            while line.waiting:
+                msg = line.waiting.popleft()
+                line.size -= len(msg.data)
+                try:
+                    await self._long_way(token, msg)
+                except SignallingError as error:
+                    await self._refuse(msg, error)
+                except Exception:
+                    log.exception("relay failed", call=token)
+                    await self._refuse(msg, Unavailable())
+        finally:
+            del self._lines[token]
+
+    async def _long_way(self, token: str, msg: Msg) -> None:
+        _, _, _, user, session, to, kind = msg.subject.split(".")
+        if kind == subjects.STATE:
+            told = Announcement.model_validate_json(msg.data)
+            await self._learn_ringing(told.call, told.revision)
+            return
+        lane = self._lanes.get(token)
+        if lane is None or lane.warm_until <= time.monotonic() or not self._route(lane, user, session, to, kind):
+            found = await self._store.call(decode(token))
+            lane = await self._learn_ringing(found.call, found.revision) if found is not None else None
+        if lane is None or encode(lane.call.peer_of(decode(user))) != to:
+            raise ReceiverNotFound
+        # The gateway is not in the subject; it is only asked for where an answer accepts, from a ringing device.
+        at = next((a for a in lane.call.ringing if a.session == session), Address(session=session, gateway=""))
+        event = Happening(RELAY_KINDS[Event(kind)], new_id(), decode(user), at)
+        try:
+            outcome = machine.step(lane.call, event, 0)
+        except CallNotFound:
+            raise ReceiverNotFound from None
+        if outcome.call is not lane.call:
+            outcome = await self._answer(lane.call.call, event)
+            lane = self._lanes.get(token, lane)
+        await self._pass_on(lane, outcome.relay_to, kind, msg)
+
+    async def _answer(self, call: str, event: Happening) -> Outcome:
+        assert self.accept is not None and event.kind is Kind.ANSWER and event.at is not None
+        if not event.at.gateway:
+            raise ReceiverNotFound
+        return await self.accept(call, event)
+
+    async def _refuse(self, msg: Msg, error: SignallingError) -> None:
+        log.debug("relay refused", subject=msg.subject, code=error.code)
+        if msg.reply:
+            try:
+                await self._bus.publish(msg.reply, json.dumps(error.to_wire()).encode())
+            except Unavailable:
+                log.warning("refusal not sent", subject=msg.subject)
+
+
+def _targets(call: Call, user: str, session: str, to: str) -> tuple[Address, ...]:
+    """Where the relays of a session go by the table; empty where the table refuses or the peer is another."""
+    name = decode(user)
+    if encode(call.peer_of(name)) != to:
+        return ()
+    event = Happening(Kind.CANDIDATE, "", name, Address(session=session, gateway=""))
+    try:
+        return machine.step(call, event, 0).relay_to
+    except SignallingError:
+        return ()

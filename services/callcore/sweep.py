@@ -1,0 +1,90 @@
+"""The sweep: what nobody comes back for. It finds nothing as long as nothing dies at the wrong moment.
+
+Each instance looks at the calls it is in charge of. A call that rings past its deadline times out; a call whose
+bound session is gone ends as ``connection_lost``; a hold whose call is over, or never came about, is released.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from services.callcore.control import Control
+from services.callcore.model import Address, Call, Happening, Kind, Reason, State
+from services.callcore.store import Store
+from shared import logs, subjects
+from shared.clock import now_ms
+from shared.errors import SignallingError
+from shared.ids import new_id
+
+log = logs.get(__name__)
+
+LATE_MS = 2_000
+"""How long past its deadline a ringing call is left to the deadline."""
+
+
+class Sweep:
+    """Looks every ``seconds``. ``mine``: whether this instance is in charge of an id."""
+
+    def __init__(self, store: Store, control: Control, mine: Callable[[str], bool], *, seconds: float) -> None:
+        self._store = store
+        self._control = control
+        self._mine = mine
+        self._seconds = seconds
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin."""
+        self._task = asyncio.create_task(self._run(), name="sweep")
+
+    async def stop(self) -> None:
+        """Stop, in the middle of a round if need be."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(self._seconds)
+            try:
+                await self.round()
+            except SignallingError as error:
+                log.warning("sweep put off", reason=str(error))
+            except Exception:
+                log.exception("sweep failed")
+
+    async def round(self) -> None:
+        """Look at everything once."""
+        for key in await self._store.keys():
+            kind, id_ = subjects.parse_key(key)
+            if not self._mine(id_):
+                continue
+            if kind == "call":
+                await self._look_at_call(id_)
+            else:
+                await self._look_at_hold(id_)
+
+    async def _look_at_call(self, id_: str) -> None:
+        found = await self._store.call(id_)
+        if found is None:
+            return
+        call = found.call
+        if call.state is State.RINGING and now_ms() > call.expires_at + LATE_MS:
+            log.warning("swept: rang past its deadline", call=id_)
+            await self._control.time_out(id_)
+        elif call.state is not State.ENDED:
+            for user, at in self._bound(call):
+                if all(s.session != at.session for s in await self._store.sessions(user, fresh=True)):
+                    log.warning("swept: session is gone", call=id_, user=user, session=at.session)
+                    lost = Happening(Kind.LEFT, new_id(), user, at, Reason.CONNECTION_LOST)
+                    await self._control.happen(id_, lost)
+                    return
+
+    @staticmethod
+    def _bound(call: Call) -> list[tuple[str, Address]]:
+        bound = [(call.caller, call.caller_at)]
+        return [*bound, (call.callee, call.callee_at)] if call.callee_at else bound
+
+    async def _look_at_hold(self, user: str) -> None:
+        held = await self._store.held(user)
+        if held.hold is not None and await self._store.void(held.hold, now_ms()):
+            log.warning("swept: hold without a call", user=user, call=held.hold.call)
+            await self._store.let_go(user, held.hold.call)

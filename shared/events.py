@@ -1,0 +1,51 @@
+"""What happened, recorded in the stream EVENTS: beside the work, not in its way, and not forgotten either."""
+
+import asyncio
+import json
+import random
+from typing import Any
+
+from shared import logs
+from shared.bus import Bus
+from shared.errors import Unavailable
+
+log = logs.get(__name__)
+
+WAITING_MAX = 4_096
+"""Records that may wait for their acknowledgement; past it new ones are dropped, loudly."""
+TRIES = 5
+ACK_SECONDS = 2.0
+
+
+class Recorder:
+    """Publishes to EVENTS with an acknowledgement and a few tries, each record once (by its id)."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def record(self, subject: str, id_: str, body: dict[str, Any]) -> None:
+        """Record ``body`` at ``subject``. ``id_``: the same for the same happening, however often it is told."""
+        if len(self._tasks) >= WAITING_MAX:
+            log.error("event dropped: too many are waiting", subject=subject)
+            return
+        task = asyncio.create_task(self._publish(subject, id_, json.dumps(body).encode()))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _publish(self, subject: str, id_: str, payload: bytes) -> None:
+        for attempt in range(TRIES):
+            try:
+                msg = await self._bus.request(subject, payload, timeout=ACK_SECONDS, headers={"Nats-Msg-Id": id_})
+            except Unavailable:
+                await asyncio.sleep(random.uniform(0.5, 1.0) * 2**attempt * 0.25)  # noqa: S311 - jitter, not a secret
+                continue
+            if error := json.loads(msg.data).get("error"):
+                log.error("event refused", subject=subject, reason=error.get("description"))
+            return
+        log.error("event lost", subject=subject)
+
+    async def drain(self, timeout: float) -> None:
+        """Wait for the acknowledgements of what was recorded, ``timeout`` seconds at most."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=timeout)
