@@ -35,6 +35,7 @@ class Bus:
     def __init__(self, client: Client) -> None:
         self.client = client
         self.on_reconnect: list[Hook] = []
+        self._closing = False
 
     @classmethod
     async def connect(cls, url: str, *, name: str, timeout: float = CONNECT_SECONDS) -> "Bus":
@@ -46,7 +47,8 @@ class Bus:
             log.warning("nats error", error=str(error) or type(error).__name__)
 
         async def on_disconnect() -> None:
-            log.warning("nats disconnected")
+            if not bus._closing:
+                log.warning("nats disconnected")
 
         async def on_reconnect() -> None:
             log.info("nats reconnected", server=client.connected_url.netloc if client.connected_url else None)
@@ -102,7 +104,11 @@ class Bus:
     async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> Subscription:
         """Call ``handler`` for each message, one at a time and in order. It survives reconnects."""
         return await self.client.subscribe(
-            subject, queue=queue, cb=handler, pending_msgs_limit=PENDING_MESSAGES, pending_bytes_limit=PENDING_BYTES
+            subject,
+            queue=queue,
+            cb=handler,
+            pending_msgs_limit=PENDING_MESSAGES,
+            pending_bytes_limit=PENDING_BYTES,
         )
 
     async def flush(self, timeout: float = 2.0) -> None:
@@ -114,6 +120,7 @@ class Bus:
 
     async def close(self, timeout: float = 2.0) -> None:
         """Send what is waiting and close; gives up waiting after ``timeout`` seconds."""
+        self._closing = True
         try:
             async with asyncio.timeout(timeout):
                 if self.client.is_connected:

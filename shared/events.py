@@ -36,9 +36,11 @@ class Recorder:
     async def _publish(self, subject: str, id_: str, payload: bytes) -> None:
         for attempt in range(TRIES):
             try:
-                msg = await self._bus.request(subject, payload, timeout=ACK_SECONDS, headers={"Nats-Msg-Id": id_})
+                msg = await self._bus.request(
+                    subject, payload, timeout=ACK_SECONDS, headers={"Nats-Msg-Id": id_}
+                )
             except Unavailable:
-                await asyncio.sleep(random.uniform(0.5, 1.0) * 2**attempt * 0.25)  # noqa: S311 - jitter, not a secret
+                await asyncio.sleep(random.uniform(0.5, 1.0) * 2**attempt * 0.25)
                 continue
             if error := json.loads(msg.data).get("error"):
                 log.error("event refused", subject=subject, reason=error.get("description"))

@@ -78,12 +78,17 @@ class Bucket:
         if headers.get("Status") == "404":
             return NOTHING
         if "Nats-Sequence" not in headers:
-            raise Unavailable(f"bucket {self._stream} does not answer: {headers.get('Description', 'no reason given')}")
+            raise Unavailable(
+                f"bucket {self._stream} does not answer: {headers.get('Description', 'no reason given')}"
+            )
         return Entry(msg.data if "KV-Operation" not in headers else None, int(headers["Nats-Sequence"]))
 
     async def _get_from_leader(self, key: str) -> Entry:
         answer = await streams.api(
-            self._bus, f"STREAM.MSG.GET.{self._stream}", {"last_by_subj": self._prefix + key}, timeout=self._timeout
+            self._bus,
+            f"STREAM.MSG.GET.{self._stream}",
+            {"last_by_subj": self._prefix + key},
+            timeout=self._timeout,
         )
         if error := answer.get("error"):
             if error.get("err_code") == _NOT_FOUND:

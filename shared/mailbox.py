@@ -31,7 +31,9 @@ class Postman:
         ``reply``: the receipt subject that the gateway answers on. Raises :class:`shared.errors.Unavailable`.
         """
         await self._bus.publish(
-            subjects.deliver(gateway, session, event), b'%b,"seq":%d}' % (payload[:-1], self._seq.next()), reply
+            subjects.deliver(gateway, session, event),
+            b'%b,"seq":%d}' % (payload[:-1], self._seq.next()),
+            reply,
         )
 
 

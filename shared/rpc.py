@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+import nats.errors
 from nats.micro.request import Request as MicroRequest
 from nats.micro.service import Service
 from pydantic import ValidationError
@@ -109,7 +110,7 @@ class Server:
             answer = _refusal(Unavailable())
         try:
             await request.respond(answer)
-        except Exception as error:  # NATS went away between: the asker tries again
+        except nats.errors.Error as error:  # NATS went away between: the asker tries again
             log.warning("answer not sent", subject=request.subject, error=str(error))
 
     async def drain(self, timeout: float) -> None:

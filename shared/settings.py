@@ -18,7 +18,9 @@ class ServiceSettings(BaseSettings):
     )
 
     nats_url: str = Field(
-        "nats://127.0.0.1:4222", min_length=1, description="NATS servers, comma separated. JetStream must be on."
+        "nats://127.0.0.1:4222",
+        min_length=1,
+        description="NATS servers, comma separated. JetStream must be on.",
     )
     instance_id: str = Field(
         "",
@@ -35,15 +37,23 @@ class ServiceSettings(BaseSettings):
     resume_window_seconds: int = Field(
         30, ge=1, le=3600, description="How long a session whose transport broke may be resumed."
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
-    log_format: Literal["json", "console"] = Field("json", description="One JSON object a line, or text for people.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least level that is logged."
+    )
+    log_format: Literal["json", "console"] = Field(
+        "json", description="One JSON object a line, or text for people."
+    )
 
 
 class EventsSettings(BaseSettings):
     """Mixin of the services that write to the stream EVENTS."""
 
-    events_max_age_hours: int = Field(default=72, ge=1, le=8760, description="How long `EVENTS` keeps what happened.")
-    events_max_mb: int = Field(default=1024, ge=1, le=1_048_576, description="Disk for `EVENTS`; oldest out first.")
+    events_max_age_hours: int = Field(
+        default=72, ge=1, le=8760, description="How long `EVENTS` keeps what happened."
+    )
+    events_max_mb: int = Field(
+        default=1024, ge=1, le=1_048_576, description="Disk for `EVENTS`; oldest out first."
+    )
 
 
 S = TypeVar("S", bound=ServiceSettings)

@@ -4,15 +4,18 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from aiohttp import web
 from nats.micro import add_service
 
 from services.callcore.control import Control
 from services.callcore.deadlines import Deadlines
 from services.callcore.handlers import Handlers
 from services.callcore.lanes import Lanes
+from services.callcore.placing import Placing
 from services.callcore.settings import Settings
 from services.callcore.store import Store
 from services.callcore.sweep import Sweep
+from services.callcore.teller import Teller
 from shared import health, rpc, streams, subjects
 from shared.bus import Bus
 from shared.events import Recorder
@@ -39,14 +42,9 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
 
         lanes = Lanes(bus, store, postman, instance, owner)
         deadlines = Deadlines(bus, lambda call: control.time_out(call))
-        control = Control(
-            store,
-            postman,
-            recorder,
-            lanes.announce,
-            deadlines.set_ring,
-            ring_timeout=settings.ring_timeout_seconds,
-        )
+        teller = Teller(lanes.announce, postman, recorder)
+        control = Control(store, teller)
+        placing = Placing(store, teller, deadlines.set_ring, ring_timeout=settings.ring_timeout_seconds)
         lanes.accept = control.happen
         sweep = Sweep(store, control, lambda id_: owner(id_) == instance, seconds=settings.sweep_seconds)
         beacon = Beacon(bus, SERVICE, instance, distribution_version())
@@ -55,7 +53,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         await lanes.start()
         micro = await add_service(bus.client, name=SERVICE, version=distribution_version())
         server = rpc.Server(micro)
-        await Handlers(control).register(server)
+        await Handlers(placing, control).register(server)
         deadlines.start()
         sweep.start()
         http = await _health(bus, settings)
@@ -93,7 +91,7 @@ async def _storage(bus: Bus, settings: Settings) -> None:
     )
 
 
-async def _health(bus: Bus, settings: Settings):  # type: ignore[no-untyped-def]
+async def _health(bus: Bus, settings: Settings) -> web.AppRunner | None:
     if not settings.health_port:
         return None
     return await health.serve(

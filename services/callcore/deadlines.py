@@ -17,7 +17,7 @@ from nats.js.api import AckPolicy, ConsumerConfig
 from services.callcore.model import Call
 from shared import logs, subjects
 from shared.bus import Bus
-from shared.errors import Unavailable
+from shared.errors import SignallingError, Unavailable
 
 log = logs.get(__name__)
 
@@ -49,7 +49,9 @@ class Deadlines:
             "Nats-Schedule-Target": subjects.deadline_due(RING, call.call),
             "Nats-Schedule-TTL": f"{_TTL_SECONDS}s",
         }
-        msg = await self._bus.request(subjects.deadline_set(RING, call.call), b"", timeout=2.0, headers=headers)
+        msg = await self._bus.request(
+            subjects.deadline_set(RING, call.call), b"", timeout=2.0, headers=headers
+        )
         if error := json.loads(msg.data).get("error"):
             raise Unavailable(f"deadline not set: {error.get('description')}")
 
@@ -98,5 +100,7 @@ class Deadlines:
         try:
             await self._fire(call)
             await msg.ack()
-        except Exception as error:  # whatever it was, the deadline comes again
+        except (SignallingError, nats.errors.Error) as error:
             log.warning("deadline not done yet", call=call, error=str(error) or type(error).__name__)
+        except Exception:
+            log.exception("deadline failed", call=call)

@@ -2,6 +2,7 @@
 
 from services.callcore.control import Control
 from services.callcore.model import Address, Happening, Kind
+from services.callcore.placing import Placing
 from shared.contracts.calls import (
     AcceptRequest,
     AttachedRequest,
@@ -22,7 +23,8 @@ from shared.rpc import Server
 class Handlers:
     """One method a verb of ``rpc.calls.<verb>``."""
 
-    def __init__(self, control: Control) -> None:
+    def __init__(self, placing: Placing, control: Control) -> None:
+        self._placing = placing
         self._control = control
 
     async def register(self, server: Server) -> None:
@@ -36,17 +38,21 @@ class Handlers:
         await server.serve("calls", "left", LeftRequest, self.left)
 
     async def initiate(self, request: InitiateRequest) -> InitiateReply:
-        call = await self._control.initiate(request)
+        call = await self._placing.initiate(request)
         return InitiateReply(call=call.call, to=request.to, expires_at=call.expires_at)
 
     async def accept(self, request: AcceptRequest) -> CallReply:
         return await self._happen(request.call, _happening(request, Kind.ACCEPT), request.expires_at)
 
     async def reject(self, request: RejectRequest) -> CallReply:
-        return await self._happen(request.call, _happening(request, Kind.REJECT, request.reason), request.expires_at)
+        return await self._happen(
+            request.call, _happening(request, Kind.REJECT, request.reason), request.expires_at
+        )
 
     async def end(self, request: EndRequest) -> CallReply:
-        return await self._happen(request.call, _happening(request, Kind.END, request.reason), request.expires_at)
+        return await self._happen(
+            request.call, _happening(request, Kind.END, request.reason), request.expires_at
+        )
 
     async def find(self, request: FindRequest) -> CallReply:
         call = await self._control.find(request.user, request.to)

@@ -196,7 +196,9 @@ class Lanes:
     async def _pass_on(self, lane: Lane, targets: tuple[Address, ...], kind: str, msg: Msg) -> None:
         if lane.call.state is State.RINGING and targets is not None and targets[0] != lane.call.caller_at:
             if len(lane.early) >= EARLY_MAX or lane.early_bytes + len(msg.data) > EARLY_MAX_BYTES:
-                await self._refuse(msg, RateLimited("Too much sent before the call is accepted", retry_after_ms=1000))
+                await self._refuse(
+                    msg, RateLimited("Too much sent before the call is accepted", retry_after_ms=1000)
+                )
                 return
             lane.early.append(Letter(kind, msg.data))
             lane.early_bytes += len(msg.data)
@@ -227,13 +229,19 @@ class Lanes:
             await self._learn_ringing(told.call, told.revision)
             return
         lane = self._lanes.get(token)
-        if lane is None or lane.warm_until <= time.monotonic() or not self._route(lane, user, session, to, kind):
+        if (
+            lane is None
+            or lane.warm_until <= time.monotonic()
+            or not self._route(lane, user, session, to, kind)
+        ):
             found = await self._store.call(decode(token))
             lane = await self._learn_ringing(found.call, found.revision) if found is not None else None
         if lane is None or encode(lane.call.peer_of(decode(user))) != to:
             raise ReceiverNotFound
         # The gateway is not in the subject; it is only asked for where an answer accepts, from a ringing device.
-        at = next((a for a in lane.call.ringing if a.session == session), Address(session=session, gateway=""))
+        at = next(
+            (a for a in lane.call.ringing if a.session == session), Address(session=session, gateway="")
+        )
         event = Happening(RELAY_KINDS[Event(kind)], new_id(), decode(user), at)
         try:
             outcome = machine.step(lane.call, event, 0)

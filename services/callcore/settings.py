@@ -12,10 +12,16 @@ class Settings(EventsSettings, ServiceSettings):
         default=45.0, ge=1, le=600, description="How long a call rings before it ends with `timeout`."
     )
     sweep_seconds: float = Field(
-        default=15.0, ge=1, le=3600, description="How often each instance looks for calls and holds left behind."
+        default=15.0,
+        ge=1,
+        le=3600,
+        description="How often each instance looks for calls and holds left behind.",
     )
     deliver_max_mb: int = Field(
-        default=256, ge=1, le=65536, description="Memory for the mailboxes of all sessions (stream `DELIVER`)."
+        default=256,
+        ge=1,
+        le=65536,
+        description="Memory for the mailboxes of all sessions (stream `DELIVER`).",
     )
     health_port: int = Field(
         default=0, ge=0, le=65535, description="Port for `/healthz` and `/readyz`. 0: none."

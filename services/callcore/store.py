@@ -8,6 +8,7 @@ makes sure that the call cannot come about any more.
 """
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from typing import NamedTuple
 
 from services.callcore.model import SERVER, Address, Call, Reason, State
@@ -23,6 +24,10 @@ FORMING_MS = 2_000
 """How long a hold may be there before its call: many times what that takes, less than anybody's patience."""
 ENDED_TTL_SECONDS = 60
 """How long the record of an ended call stays, so that a request tried again finds its own deed."""
+
+
+SetDeadline = Callable[[Call], Coroutine[None, None, None]]
+"""Makes sure that a call ends at its ``expires_at`` if nobody answers it."""
 
 
 class Held(NamedTuple):

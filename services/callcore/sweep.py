@@ -24,7 +24,9 @@ LATE_MS = 2_000
 class Sweep:
     """Looks every ``seconds``. ``mine``: whether this instance is in charge of an id."""
 
-    def __init__(self, store: Store, control: Control, mine: Callable[[str], bool], *, seconds: float) -> None:
+    def __init__(
+        self, store: Store, control: Control, mine: Callable[[str], bool], *, seconds: float
+    ) -> None:
         self._store = store
         self._control = control
         self._mine = mine

@@ -129,7 +129,9 @@ class Candidate(Relayed):
     """``ice:candidate``: ``candidate`` (``null`` says there are no more) or a batch ``candidates``."""
 
     candidate: IceCandidate | None = None
-    candidates: Annotated[list[IceCandidate | None], Field(min_length=1, max_length=CANDIDATES_MAX)] | None = None
+    candidates: (
+        Annotated[list[IceCandidate | None], Field(min_length=1, max_length=CANDIDATES_MAX)] | None
+    ) = None
 
     @model_validator(mode="after")
     def _one_of(self) -> Self:

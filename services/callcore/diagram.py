@@ -1,0 +1,44 @@
+"""``docs/call-states.md``, from the table of the machine: the diagram, and every cell."""
+
+from services.callcore.machine import TABLE
+from services.callcore.model import Kind, Role, State
+
+_HEAD = """\
+# The states of a call
+
+Generated from `services/callcore/machine.py`; do not edit. Regenerate with `make docs`.
+
+A call is `ringing`, then `accepted`, then `ended`; or it ends while it rings. `ended` is terminal and carries one
+reason. Each transition is stored by compare-and-set, so of two at once one is first, and the other meets the state
+that the first one made.
+"""
+
+
+def markdown() -> str:
+    """The whole document."""
+    return "\n".join([_HEAD, _diagram(), *(_section(state) for state in State)]) + "\n"
+
+
+def _diagram() -> str:
+    arrows: dict[tuple[State, State], list[str]] = {}
+    for state, roles in TABLE.items():
+        for role, cells in roles.items():
+            for kind, cell in cells.items():
+                if cell.next is not state:
+                    arrows.setdefault((state, cell.next), []).append(_label(role, kind))
+    lines = ["```mermaid", "stateDiagram-v2", "    [*] --> ringing: initiate"]
+    lines += [f"    {a} --> {b}: {'<br/>'.join(labels)}" for (a, b), labels in arrows.items()]
+    return "\n".join([*lines, "    ended --> [*]", "```", ""])
+
+
+def _label(role: Role, kind: Kind) -> str:
+    return kind.value if role is Role.SERVER else f"{role.value} {kind.value}"
+
+
+def _section(state: State) -> str:
+    lines = [f"## {state.value}", "", "| who | what | becomes | why |", "|---|---|---|---|"]
+    for role, cells in TABLE[state].items():
+        for kind, cell in cells.items():
+            becomes = "" if cell.next is state else f"**{cell.next.value}**"
+            lines.append(f"| {role.value} | {kind.value} | {becomes} | {cell.note} |")
+    return "\n".join([*lines, ""])

@@ -1,0 +1,187 @@
+"""How a call comes about: both users are taken, or neither; and of two calls of one pair, one comes of it."""
+
+import asyncio
+
+from services.callcore import machine, rules
+from services.callcore.backoff import TRIES, back_off
+from services.callcore.model import Address, Call, Happening, Kind, Outcome, Send, State
+from services.callcore.store import Held, SetDeadline, Store
+from services.callcore.teller import Teller
+from shared import logs, subjects
+from shared.clock import now_ms
+from shared.contracts.calls import Hold, InitiateRequest
+from shared.contracts.client import Event, Initiated
+from shared.errors import AlreadyInCall, NotAuthenticated, Unavailable, UserNotFound, UserUnavailable
+from shared.kv import Conflict
+
+log = logs.get(__name__)
+
+
+class Placing:
+    """Places calls. ``ring_timeout``: seconds until one that nobody answers ends."""
+
+    def __init__(
+        self, store: Store, teller: Teller, set_deadline: SetDeadline, *, ring_timeout: float
+    ) -> None:
+        self._store = store
+        self._teller = teller
+        self._set_deadline = set_deadline
+        self._ring_ms = int(ring_timeout * 1000)
+
+    async def initiate(self, request: InitiateRequest) -> Call:
+        """Place the call, or accept the one that the callee placed to the caller meanwhile (glare).
+
+        Raises :class:`AlreadyInCall`, :class:`UserNotFound`, :class:`UserUnavailable`.
+        """
+        for attempt in range(TRIES):
+            mine, theirs, sessions = await asyncio.gather(
+                self._store.held(request.user),
+                self._store.held(request.to),
+                self._store.sessions(request.to, fresh=False),
+            )
+            try:
+                if (done := await self._begun_elsewhere(request, mine, theirs)) is not None:
+                    return done
+                if not await self._free(mine, request, pair=request.to):
+                    raise AlreadyInCall
+                if (hold := _hold_of_pair(request, mine, theirs)) is not None:
+                    return await self._answer_glare(request, hold)
+                if not sessions:
+                    raise UserNotFound
+                if not await self._free(theirs, request):
+                    raise UserUnavailable
+                return await self._reserve(request, mine, theirs)
+            except (Conflict, _Forming):
+                await back_off(attempt)
+        raise Unavailable
+
+    async def _begun_elsewhere(self, request: InitiateRequest, mine: Held, theirs: Held) -> Call | None:
+        """The call, if this very request brought it about elsewhere and only its answer did not arrive."""
+        if not any(held.hold is not None and held.hold.call == request.call for held in (mine, theirs)):
+            return None
+        found = await self._store.call(request.call)
+        if found is None:
+            return None  # it stopped half-way; go on from there
+        if found.call.state is State.RINGING and found.call.caused_by == request.request_id:
+            place = rules.place(found.call)
+            await self._teller.tell(place, found.revision, what="initiated", expires_at=request.expires_at)
+        return found.call
+
+    async def _free(self, held: Held, request: InitiateRequest, *, pair: str | None = None) -> bool:
+        """Whether the user can be taken for ``request``, or is held for a call with ``pair``.
+
+        Raises ``_Forming`` where that is being decided this moment.
+        """
+        if held.hold is None or held.hold.call == request.call or held.hold.peer == pair:
+            return True
+        found = await self._store.call(held.hold.call)
+        if found is not None:
+            return found.call.state is State.ENDED
+        if await self._store.void(held.hold, now_ms()):
+            return True
+        raise _Forming
+
+    async def _answer_glare(self, request: InitiateRequest, hold: Hold) -> Call:
+        """The pair is held already: by a call of the callee's, which this request accepts, or by one of our own."""
+        found = await self._store.call(hold.call)
+        if found is None or found.call.state is State.ENDED:
+            if await self._store.void(hold, now_ms()):
+                for user in (request.user, request.to):
+                    await self._store.let_go(user, hold.call)
+            raise _Forming
+        at = Address(session=request.session, gateway=request.gateway)
+        happening = Happening(Kind.ACCEPT, request.request_id, request.user, at)
+        if found.call.caused_by == request.request_id:
+            outcome, revision = machine.again(found.call, happening), found.revision
+        elif found.call.caller == request.to and found.call.state is State.RINGING:
+            outcome = machine.step(found.call, happening, now_ms())
+            revision = await self._store.update(outcome.call, found.revision)
+        else:
+            raise AlreadyInCall
+        call = outcome.call
+        told = Initiated(call_id=call.call, to=request.to, expires_at=call.expires_at)
+        both = Outcome(call, (Send(at, Event.INITIATED, told), *outcome.sends))
+        await self._teller.tell(both, revision, what="accepted", expires_at=request.expires_at)
+        return call
+
+    async def _reserve(self, request: InitiateRequest, mine: Held, theirs: Held) -> Call:
+        """Take both users, in the order of their keys, then create the call. All or nothing."""
+        since = now_ms()
+        wanted = sorted(
+            ((request.user, request.to, mine), (request.to, request.user, theirs)), key=_key_order
+        )
+        taken: dict[str, int] = {}
+        try:
+            for user, peer, held in wanted:
+                _in_time(request)
+                if held.hold is not None and held.hold.call == request.call:
+                    taken[user] = held.revision
+                    continue
+                hold = Hold(call=request.call, peer=peer, since=since)
+                taken[user] = await self._store.hold(user, hold, held.revision)
+            return await self._create(request, since, (taken[request.user], taken[request.to]))
+        except (Conflict, UserNotFound, NotAuthenticated):
+            await asyncio.gather(*(self._store.release(user, revision) for user, revision in taken.items()))
+            raise
+
+    async def _create(self, request: InitiateRequest, since: int, holds: tuple[int, int]) -> Call:
+        # Read after the holds are written: a device that joins now either is in this answer or sees its user held.
+        mine, theirs = await asyncio.gather(
+            self._store.sessions(request.user, fresh=True), self._store.sessions(request.to, fresh=True)
+        )
+        if not theirs:
+            raise UserNotFound
+        if all(session.session != request.session for session in mine):
+            raise NotAuthenticated
+        call = Call(
+            call=request.call,
+            state=State.RINGING,
+            caller=request.user,
+            callee=request.to,
+            caller_at=Address(session=request.session, gateway=request.gateway),
+            ringing=tuple(Address(session=s.session, gateway=s.gateway) for s in theirs),
+            call_type=request.call_type,
+            metadata=request.metadata,
+            created_at=since,
+            expires_at=since + self._ring_ms,
+            caused_by=request.request_id,
+            holds=holds,
+        )
+        _in_time(request)
+        # The deadline goes first, on the same connection: one without a call does nothing, a call without one rings on.
+        deadline = asyncio.create_task(self._set_deadline(call))
+        await asyncio.sleep(0)
+        try:
+            revision = await self._store.create(call)
+        except Conflict:
+            found = await self._store.call(call.call)
+            if found is None or found.call.state is State.ENDED:
+                raise
+            return found.call  # the same request, tried again elsewhere, was faster and has told everybody
+        finally:
+            await asyncio.gather(deadline, return_exceptions=True)
+        await self._teller.tell(rules.place(call), revision, what="initiated", expires_at=request.expires_at)
+        return call
+
+
+class _Forming(Exception):
+    """Somebody else is about to decide; look again in a moment."""
+
+
+def _key_order(want: tuple[str, str, Held]) -> str:
+    return subjects.key_user(want[0])
+
+
+def _hold_of_pair(request: InitiateRequest, mine: Held, theirs: Held) -> Hold | None:
+    """The hold of a call between exactly these two that is not this request's own."""
+    for held, peer in ((mine, request.to), (theirs, request.user)):
+        if held.hold is not None and held.hold.peer == peer and held.hold.call != request.call:
+            return held.hold
+    return None
+
+
+def _in_time(request: InitiateRequest) -> None:
+    """Stop a try that was overtaken: after ``expires_at`` the same request is being done elsewhere."""
+    if request.expires_at and now_ms() > request.expires_at:
+        log.warning("initiate stopped: out of time", call=request.call)
+        raise Unavailable

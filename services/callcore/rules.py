@@ -1,0 +1,236 @@
+"""The rules of the call machine: what each cell of the table does. Pure: no I/O, no clock."""
+
+from collections.abc import Callable
+
+from services.callcore.model import SERVER, Address, Call, Happening, Outcome, Reason, Send, State
+from shared.contracts.client import Accepted, Ended, Event, Incoming, Initiated, Rejected
+from shared.errors import SignallingError
+
+Rule = Callable[[Call, Happening, int], Outcome]
+"""(call, what happens, now in ms) → what becomes of it. Raises the refusal."""
+
+
+# --- rules: transitions -------------------------------------------------------------------------------------------
+
+
+def place(call: Call) -> Outcome:
+    """The birth of a call: ring every device of the callee, tell the caller."""
+    told = Initiated(call_id=call.call, to=call.callee, expires_at=call.expires_at)
+    return Outcome(
+        call, (Send(call.caller_at, Event.INITIATED, told), *(_incoming(call, at) for at in call.ringing))
+    )
+
+
+def accept(call: Call, event: Happening, now: int) -> Outcome:
+    """The first device to accept gets the call; the others stop ringing."""
+    at = _at(event)
+    accepted = call.model_copy(
+        update={
+            "state": State.ACCEPTED,
+            "callee_at": at,
+            "accepted_at": now,
+            "caused_by": event.cause,
+        }
+    )
+    told = Accepted(call_id=call.call, by=call.callee)
+    return Outcome(
+        accepted,
+        (
+            Send(call.caller_at, Event.ACCEPTED, told),
+            Send(at, Event.ACCEPTED, told),
+            *_tell(_others(call, at), _ended(call, call.callee, Reason.ANSWERED_ELSEWHERE)),
+        ),
+        relay_to=(call.caller_at,),
+    )
+
+
+def reject(call: Call, event: Happening, now: int) -> Outcome:
+    """Refused for all devices of the callee."""
+    at = _at(event)
+    told = Rejected(call_id=call.call, by=call.callee, reason=event.reason)
+    return Outcome(
+        _end_record(call, event, now, call.callee, event.reason or Reason.REJECTED),
+        (
+            Send(call.caller_at, Event.REJECTED, told),
+            Send(at, Event.REJECTED, told),
+            *_tell(_others(call, at), _ended(call, call.callee, Reason.REJECTED_ELSEWHERE)),
+        ),
+    )
+
+
+def cancel(call: Call, event: Happening, now: int) -> Outcome:
+    """The caller thinks better of it."""
+    reason = event.reason or Reason.CANCELLED
+    return _end(call, event, now, reason, (call.caller_at, *call.ringing))
+
+
+def refuse_by_end(call: Call, event: Happening, now: int) -> Outcome:
+    """The callee ends a call that rings: it is refused."""
+    at, reason = _at(event), event.reason or Reason.REJECTED
+    told = _ended(call, call.callee, reason)
+    return Outcome(
+        _end_record(call, event, now, call.callee, reason),
+        (
+            *_tell((call.caller_at, at), told),
+            *_tell(_others(call, at), _ended(call, call.callee, Reason.REJECTED_ELSEWHERE)),
+        ),
+    )
+
+
+def hang_up(call: Call, event: Happening, now: int) -> Outcome:
+    """Either side ends the accepted call."""
+    return _end(call, event, now, event.reason or Reason.HANGUP, _bound(call))
+
+
+def time_out(call: Call, event: Happening, now: int) -> Outcome:
+    """Nobody answered."""
+    told = _ended(call, SERVER, Reason.TIMEOUT)
+    return Outcome(
+        _end_record(call, event, now, SERVER, Reason.TIMEOUT),
+        tuple(_tell((call.caller_at, *call.ringing), told)),
+    )
+
+
+def caller_left(call: Call, event: Happening, now: int) -> Outcome:
+    """The calling session is gone while it rings."""
+    reason = Reason.CANCELLED if event.reason == Reason.HANGUP else event.reason or Reason.CONNECTION_LOST
+    return _end(call, event, now, reason, call.ringing, leaver=True)
+
+
+def ringing_device_left(call: Call, event: Happening, now: int) -> Outcome:
+    """One device less; the last one takes the call with it."""
+    left = _others(call, _at(event))
+    if left == call.ringing:
+        return Outcome(call)
+    if left:
+        return Outcome(call.model_copy(update={"ringing": left, "caused_by": event.cause}))
+    return _end(call, event, now, Reason.CONNECTION_LOST, (call.caller_at,), leaver=True)
+
+
+def party_left(call: Call, event: Happening, now: int) -> Outcome:
+    """A bound session is gone."""
+    return _end(
+        call,
+        event,
+        now,
+        event.reason or Reason.CONNECTION_LOST,
+        _others_of(_bound(call), _at(event)),
+        leaver=True,
+    )
+
+
+def ring_device(call: Call, event: Happening, _now: int) -> Outcome:
+    """One more device rings, or one that moved rings where it is now."""
+    at = _at(event)
+    ringing = (*_others(call, at), at)
+    rung = call.model_copy(update={"ringing": ringing, "caused_by": event.cause})
+    return Outcome(rung, (_incoming(rung, at),))
+
+
+def move_caller(call: Call, event: Happening, _now: int) -> Outcome:
+    """The calling session is reached at another gateway now."""
+    if call.caller_at == event.at:
+        return Outcome(call)
+    return Outcome(call.model_copy(update={"caller_at": event.at, "caused_by": event.cause}))
+
+
+def move_callee(call: Call, event: Happening, _now: int) -> Outcome:
+    """The accepting session is reached at another gateway now."""
+    if call.callee_at == event.at:
+        return Outcome(call)
+    return Outcome(call.model_copy(update={"callee_at": event.at, "caused_by": event.cause}))
+
+
+# --- rules: relays and refusals -----------------------------------------------------------------------------------
+
+
+def to_ringing(call: Call, _event: Happening, _now: int) -> Outcome:
+    """A relay for every ringing device."""
+    return Outcome(call, relay_to=call.ringing)
+
+
+def to_caller(call: Call, _event: Happening, _now: int) -> Outcome:
+    """A relay for the calling session."""
+    return Outcome(call, relay_to=(call.caller_at,))
+
+
+def to_callee(call: Call, _event: Happening, _now: int) -> Outcome:
+    """A relay for the accepting session."""
+    return Outcome(call, relay_to=(call.callee_at,) if call.callee_at else ())
+
+
+def ignore(call: Call, _event: Happening, _now: int) -> Outcome:
+    """Nothing comes of it."""
+    return Outcome(call)
+
+
+def refuse(error: type[SignallingError], message: str | None = None) -> Rule:
+    """The rule that refuses with ``error``."""
+
+    def rule(call: Call, _event: Happening, _now: int) -> Outcome:
+        raise error(message, call_id=call.call)
+
+    return rule
+
+
+# --- building blocks ----------------------------------------------------------------------------------------------
+
+
+def _at(event: Happening) -> Address:
+    assert event.at is not None, "the table gives this rule to clients only"
+    return event.at
+
+
+def _bound(call: Call) -> tuple[Address, ...]:
+    return (call.caller_at, call.callee_at) if call.callee_at else (call.caller_at,)
+
+
+def _others_of(addresses: tuple[Address, ...], at: Address) -> tuple[Address, ...]:
+    return tuple(other for other in addresses if other.session != at.session)
+
+
+def _others(call: Call, at: Address) -> tuple[Address, ...]:
+    return _others_of(call.ringing, at)
+
+
+def _incoming(call: Call, at: Address) -> Send:
+    told = Incoming(
+        from_=call.caller,
+        call_type=call.call_type,
+        call_id=call.call,
+        metadata=call.metadata,
+        expires_at=call.expires_at,
+    )
+    return Send(at, Event.INCOMING, told)
+
+
+def _ended(call: Call, by: str, reason: str) -> Ended:
+    return Ended(call_id=call.call, by=by, reason=reason)
+
+
+def _tell(addresses: tuple[Address, ...], told: Ended) -> list[Send]:
+    return [Send(at, Event.ENDED, told) for at in addresses]
+
+
+def _end_record(call: Call, event: Happening, now: int, by: str, reason: str) -> Call:
+    return call.model_copy(
+        update={
+            "state": State.ENDED,
+            "ended_at": now,
+            "ended_by": by,
+            "reason": str(reason),
+            "caused_by": event.cause,
+        }
+    )
+
+
+def _end(
+    call: Call, event: Happening, now: int, reason: str, told: tuple[Address, ...], *, leaver: bool = False
+) -> Outcome:
+    """End the call and tell ``told``, and the device that asked for it unless it has left."""
+    by = event.user or SERVER
+    if not leaver and event.at is not None and event.at not in told:
+        told = (*_others_of(told, event.at), event.at)
+    return Outcome(
+        _end_record(call, event, now, by, reason), tuple(_tell(told, _ended(call, by, str(reason))))
+    )

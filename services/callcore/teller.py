@@ -1,0 +1,67 @@
+"""Telling: everybody who has to know what has become of a call, in the order that keeps them right."""
+
+from typing import Protocol
+
+from services.callcore.model import Call, Outcome, Reason, State
+from shared import logs, subjects
+from shared.clock import now_ms
+from shared.events import Recorder
+from shared.mailbox import Postman
+
+log = logs.get(__name__)
+
+
+class Announce(Protocol):
+    """Tells the callcore in charge of a call's relays what the call has become; ``born``: just now."""
+
+    async def __call__(self, call: Call, revision: int, *, born: bool = False) -> None: ...
+
+
+class Teller:
+    """Turns an outcome that is stored into messages."""
+
+    def __init__(self, announce: Announce, postman: Postman, recorder: Recorder) -> None:
+        self._announce = announce
+        self._postman = postman
+        self._recorder = recorder
+
+    async def tell(self, outcome: Outcome, revision: int, *, what: str | None, expires_at: int) -> None:
+        """Announce, deliver, record. ``what``: the event's name, ``None`` for a mere change of address.
+
+        ``expires_at``: when the asker stops waiting (ms, 0 for never); later nobody is told, for the asker has asked
+        elsewhere and everybody was told from there.
+        """
+        if expires_at and now_ms() > expires_at:
+            log.warning("done too late to tell", call=outcome.call.call)
+            return
+        call = outcome.call
+        # Whoever is told may send a relay at once, so the relaying instance learns first what the call has become.
+        # The exception is a device that begins to ring: it gets the call before the offers that came earlier.
+        rings_later = what is None and call.state is State.RINGING
+        if not rings_later:
+            await self._announce(call, revision, born=what == "initiated")
+        for send in outcome.sends:
+            await self._postman.deliver(send.to.gateway, send.to.session, send.event, send.payload.dump())
+        if rings_later:
+            await self._announce(call, revision)
+        if what is not None:
+            self._recorder.record(subjects.event_call(call.call, what), f"{call.call}.{what}", _summary(call))
+            log.info(
+                "call " + what, call=call.call, caller=call.caller, callee=call.callee, reason=call.reason
+            )
+
+
+def _summary(call: Call) -> dict[str, object]:
+    """A call's life for EVENTS: who, what kind, when (ms), and how it ended. No metadata, no addresses."""
+    summary = {
+        "callId": call.call,
+        "caller": call.caller,
+        "callee": call.callee,
+        "callType": call.call_type,
+        "createdAt": call.created_at,
+        "acceptedAt": call.accepted_at,
+        "endedAt": call.ended_at,
+        "by": call.ended_by,
+        "reason": call.reason if call.reason != Reason.VOID else None,
+    }
+    return {key: value for key, value in summary.items() if value is not None}

@@ -1,0 +1,254 @@
+"""Every cell of the table, one by one."""
+
+import pytest
+
+from services.callcore import machine
+from services.callcore.model import Happening, Kind, Outcome, Role, State
+from services.callcore.rules import place
+from shared.errors import CallNotFound, InvalidState, ReceiverNotFound
+from tests.unit.callcore.calls import ALICE, ALICE_TAB, BOB, BOB_TAB, EVE, NOW, accepted, by, ended, ringing
+
+CALLS = {State.RINGING: ringing, State.ACCEPTED: accepted, State.ENDED: ended}
+PEOPLE = {
+    Role.CALLER: ("alice", ALICE),
+    Role.CALLER_DEVICE: ("alice", ALICE_TAB),
+    Role.CALLEE: ("bob", BOB),
+    Role.CALLEE_DEVICE: ("bob", BOB_TAB),
+}
+INVALID, UNHEARD, GONE = InvalidState, ReceiverNotFound, CallNotFound
+R, A, E = State.RINGING, State.ACCEPTED, State.ENDED
+
+# (state, role, kind) → the refusal, or (state afterwards, reason of the end, who is told what, where relays go)
+Told = list[tuple[str, str]]
+CELLS: dict[tuple[State, Role, Kind], object] = {
+    (R, Role.CALLER, Kind.ACCEPT): INVALID,
+    (R, Role.CALLER, Kind.REJECT): INVALID,
+    (R, Role.CALLER, Kind.END): (
+        E,
+        "cancelled",
+        [("alice-phone", "call:ended"), ("bob-phone", "call:ended"), ("bob-tab", "call:ended")],
+        [],
+    ),
+    (R, Role.CALLER, Kind.OFFER): (R, None, [], ["bob-phone", "bob-tab"]),
+    (R, Role.CALLER, Kind.ANSWER): INVALID,
+    (R, Role.CALLER, Kind.CANDIDATE): (R, None, [], ["bob-phone", "bob-tab"]),
+    (R, Role.CALLER, Kind.ATTACHED): (R, None, [], []),
+    (R, Role.CALLER, Kind.LEFT): (
+        E,
+        "connection_lost",
+        [("bob-phone", "call:ended"), ("bob-tab", "call:ended")],
+        [],
+    ),
+    (R, Role.CALLER_DEVICE, Kind.ACCEPT): INVALID,
+    (R, Role.CALLER_DEVICE, Kind.REJECT): INVALID,
+    (R, Role.CALLER_DEVICE, Kind.END): (
+        E,
+        "cancelled",
+        [
+            ("alice-phone", "call:ended"),
+            ("bob-phone", "call:ended"),
+            ("bob-tab", "call:ended"),
+            ("alice-tab", "call:ended"),
+        ],
+        [],
+    ),
+    (R, Role.CALLER_DEVICE, Kind.OFFER): UNHEARD,
+    (R, Role.CALLER_DEVICE, Kind.ANSWER): UNHEARD,
+    (R, Role.CALLER_DEVICE, Kind.CANDIDATE): UNHEARD,
+    (R, Role.CALLER_DEVICE, Kind.ATTACHED): (R, None, [], []),
+    (R, Role.CALLER_DEVICE, Kind.LEFT): (R, None, [], []),
+    (R, Role.CALLEE, Kind.ACCEPT): (
+        A,
+        None,
+        [("alice-phone", "call:accepted"), ("bob-phone", "call:accepted"), ("bob-tab", "call:ended")],
+        ["alice-phone"],
+    ),
+    (R, Role.CALLEE, Kind.REJECT): (
+        E,
+        "rejected",
+        [("alice-phone", "call:rejected"), ("bob-phone", "call:rejected"), ("bob-tab", "call:ended")],
+        [],
+    ),
+    (R, Role.CALLEE, Kind.END): (
+        E,
+        "rejected",
+        [("alice-phone", "call:ended"), ("bob-phone", "call:ended"), ("bob-tab", "call:ended")],
+        [],
+    ),
+    (R, Role.CALLEE, Kind.OFFER): (R, None, [], ["alice-phone"]),
+    (R, Role.CALLEE, Kind.ANSWER): (
+        A,
+        None,
+        [("alice-phone", "call:accepted"), ("bob-phone", "call:accepted"), ("bob-tab", "call:ended")],
+        ["alice-phone"],
+    ),
+    (R, Role.CALLEE, Kind.CANDIDATE): (R, None, [], ["alice-phone"]),
+    (R, Role.CALLEE, Kind.ATTACHED): (R, None, [("bob-phone", "call:incoming")], []),
+    (R, Role.CALLEE, Kind.LEFT): (R, None, [], []),
+    (R, Role.SERVER, Kind.TIMEOUT): (
+        E,
+        "timeout",
+        [("alice-phone", "call:ended"), ("bob-phone", "call:ended"), ("bob-tab", "call:ended")],
+        [],
+    ),
+    (A, Role.SERVER, Kind.TIMEOUT): (A, None, [], []),
+    (E, Role.SERVER, Kind.TIMEOUT): (E, "hangup", [], []),
+}
+for _role, _peer, _own in (
+    (Role.CALLER, "bob-phone", "alice-phone"),
+    (Role.CALLEE, "alice-phone", "bob-phone"),
+):
+    CELLS |= {
+        (A, _role, Kind.ACCEPT): INVALID,
+        (A, _role, Kind.REJECT): INVALID,
+        (A, _role, Kind.END): (E, "hangup", [("alice-phone", "call:ended"), ("bob-phone", "call:ended")], []),
+        (A, _role, Kind.OFFER): (A, None, [], [_peer]),
+        (A, _role, Kind.ANSWER): (A, None, [], [_peer]),
+        (A, _role, Kind.CANDIDATE): (A, None, [], [_peer]),
+        (A, _role, Kind.ATTACHED): (A, None, [], []),
+        (A, _role, Kind.LEFT): (E, "connection_lost", [(_peer, "call:ended")], []),
+    }
+for _role, _own in ((Role.CALLER_DEVICE, "alice-tab"), (Role.CALLEE_DEVICE, "bob-tab")):
+    CELLS |= {
+        (A, _role, Kind.ACCEPT): INVALID,
+        (A, _role, Kind.REJECT): INVALID,
+        (A, _role, Kind.END): (
+            E,
+            "hangup",
+            [("alice-phone", "call:ended"), ("bob-phone", "call:ended"), (_own, "call:ended")],
+            [],
+        ),
+        (A, _role, Kind.OFFER): UNHEARD,
+        (A, _role, Kind.ANSWER): UNHEARD,
+        (A, _role, Kind.CANDIDATE): UNHEARD,
+        (A, _role, Kind.ATTACHED): (A, None, [], []),
+        (A, _role, Kind.LEFT): (A, None, [], []),
+    }
+for _role in (Role.CALLER, Role.CALLER_DEVICE, Role.CALLEE, Role.CALLEE_DEVICE):
+    CELLS |= {
+        (E, _role, Kind.ACCEPT): GONE,
+        (E, _role, Kind.REJECT): GONE,
+        (E, _role, Kind.END): GONE,
+        (E, _role, Kind.OFFER): UNHEARD,
+        (E, _role, Kind.ANSWER): UNHEARD,
+        (E, _role, Kind.CANDIDATE): UNHEARD,
+        (E, _role, Kind.ATTACHED): (E, "hangup", [], []),
+        (E, _role, Kind.LEFT): (E, "hangup", [], []),
+    }
+
+
+def happening(role: Role, kind: Kind) -> Happening:
+    if role is Role.SERVER:
+        return Happening(kind, "r1")
+    user, at = PEOPLE[role]
+    return by(user, at, kind)
+
+
+def told(outcome: Outcome) -> Told:
+    return [(send.to.session, send.event.value) for send in outcome.sends]
+
+
+def test_the_table_and_this_test_have_the_same_cells() -> None:
+    table = {
+        (state, role, kind) for state, roles in machine.TABLE.items() for role, kinds in roles.items() for kind in kinds
+    }
+    assert table == set(CELLS)
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=lambda c: f"{c[0].value}-{c[1].value}-{c[2].value}")
+def test_cell(cell: tuple[State, Role, Kind]) -> None:
+    state, role, kind = cell
+    call, expected = CALLS[state](), CELLS[cell]
+    event = happening(role, kind)
+    assert machine.role_of(call, event) is role
+    if isinstance(expected, type):
+        with pytest.raises(expected):
+            machine.step(call, event, NOW)
+        return
+    outcome = machine.step(call, event, NOW)
+    relay_to = [at.session for at in outcome.relay_to]
+    assert (outcome.call.state, outcome.call.reason, told(outcome), relay_to) == expected
+    assert machine.TABLE[state][role][kind].next in (outcome.call.state, State.ENDED)
+
+
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("kind", [kind for kind in Kind if kind is not Kind.TIMEOUT])
+def test_a_stranger_finds_no_call(state: State, kind: Kind) -> None:
+    with pytest.raises(CallNotFound):
+        machine.step(CALLS[state](), by("eve", EVE, kind), NOW)
+
+
+def test_a_new_call_rings_every_device() -> None:
+    outcome = place(ringing())
+    assert told(outcome) == [
+        ("alice-phone", "call:initiated"),
+        ("bob-phone", "call:incoming"),
+        ("bob-tab", "call:incoming"),
+    ]
+    assert outcome.sends[1].payload.model_dump(by_alias=True) == {
+        "from": "alice",
+        "callType": "video",
+        "callId": "c1",
+        "metadata": {"lesson": 7},
+        "expiresAt": NOW + 44_000,
+    }
+
+
+@pytest.mark.parametrize(
+    ("call", "event", "reason"),
+    [
+        (ringing(), by("alice", ALICE, Kind.END, "ice_failed"), "ice_failed"),
+        (ringing(), by("alice", ALICE, Kind.LEFT, "hangup"), "cancelled"),
+        (ringing(), by("alice", ALICE, Kind.LEFT, "connection_lost"), "connection_lost"),
+        (ringing(), by("bob", BOB, Kind.REJECT, "busy"), "busy"),
+        (ringing(BOB), by("bob", BOB, Kind.LEFT, "hangup"), "connection_lost"),
+        (accepted(), by("bob", BOB, Kind.END, "media_failed"), "media_failed"),
+        (accepted(), by("bob", BOB, Kind.LEFT, "hangup"), "hangup"),
+    ],
+)
+def test_reasons(call, event, reason) -> None:  # type: ignore[no-untyped-def]
+    outcome = machine.step(call, event, NOW)
+    assert (outcome.call.state, outcome.call.reason, outcome.call.ended_at) == (State.ENDED, reason, NOW)
+
+
+def test_others_are_told_that_it_was_answered_elsewhere() -> None:
+    outcome = machine.step(ringing(), by("bob", BOB_TAB, Kind.ACCEPT), NOW)
+    assert outcome.call.callee_at == BOB_TAB
+    last = outcome.sends[-1]
+    assert last.to == BOB
+    assert last.payload.model_dump() == {"call_id": "c1", "by": "bob", "reason": "answered_elsewhere"}
+
+
+def test_a_device_that_joins_rings_and_one_that_moved_rings_where_it_is_now() -> None:
+    late = BOB_TAB.model_copy(update={"gateway": "gw9"})
+    rung = machine.step(ringing(BOB), by("bob", late, Kind.ATTACHED), NOW).call
+    assert rung.ringing == (BOB, late)
+    moved = machine.step(rung, by("bob", BOB.model_copy(update={"gateway": "gw9"}), Kind.ATTACHED), NOW).call
+    assert [at.gateway for at in moved.ringing] == ["gw9", "gw9"]
+
+
+@pytest.mark.parametrize(("user", "at", "field"), [("alice", ALICE, "caller_at"), ("bob", BOB, "callee_at")])
+def test_a_bound_session_that_moves_takes_the_call_along(user, at, field) -> None:  # type: ignore[no-untyped-def]
+    there = at.model_copy(update={"gateway": "gw9"})
+    assert getattr(machine.step(accepted(), by(user, there, Kind.ATTACHED), NOW).call, field) == there
+
+
+@pytest.mark.parametrize(
+    ("call", "event"),
+    [
+        (ringing(), by("bob", BOB, Kind.ACCEPT)),
+        (ringing(), by("bob", BOB, Kind.REJECT, "busy")),
+        (ringing(), by("bob", BOB, Kind.END)),
+        (ringing(), by("alice", ALICE, Kind.END)),
+        (ringing(), Happening(Kind.TIMEOUT, "t")),
+        (ringing(), by("bob", EVE, Kind.ATTACHED)),
+        (ringing(BOB), by("bob", BOB, Kind.LEFT, "connection_lost")),
+        (accepted(), by("alice", ALICE, Kind.END)),
+        (accepted(), by("bob", BOB, Kind.LEFT, "hangup")),
+    ],
+)
+def test_a_request_tried_again_tells_the_same_again(call, event) -> None:  # type: ignore[no-untyped-def]
+    once = machine.step(call, event, NOW)
+    twice = machine.again(once.call, event)
+    assert twice.call is once.call
+    assert twice.sends == once.sends
