@@ -17,11 +17,16 @@ ABSENT = 0
 
 _WRONG_LAST_SEQUENCE = 10071
 _NOT_FOUND = 10037
+_NO_STREAM = 10059
 MARKER_TTL_SECONDS = 10
 
 
 class Conflict(Exception):
     """The key is not at the expected revision: somebody else wrote. Read again and decide again."""
+
+
+class NoBucket(Unavailable):
+    """The bucket does not exist, because its owner has never run here. Told by reads with ``fresh``."""
 
 
 class Entry(NamedTuple):
@@ -93,6 +98,8 @@ class Bucket:
         if error := answer.get("error"):
             if error.get("err_code") == _NOT_FOUND:
                 return NOTHING
+            if error.get("err_code") == _NO_STREAM:
+                raise NoBucket(f"bucket {self._stream} does not exist")
             raise Unavailable(f"bucket {self._stream}: {error.get('description')}")
         message = answer["message"]
         deleted = b"KV-Operation" in b64decode(message.get("hdrs", ""))

@@ -18,30 +18,30 @@ class ServiceSettings(BaseSettings):
     )
 
     nats_url: str = Field(
-        "nats://127.0.0.1:4222",
+        default="nats://127.0.0.1:4222",
         min_length=1,
         description="NATS servers, comma separated. JetStream must be on.",
     )
     instance_id: str = Field(
-        "",
+        default="",
         pattern=r"^[A-Za-z0-9_-]{0,40}$",
         description="Name of this instance in subjects and logs. Empty: the service's name and random characters.",
     )
-    host: str = Field("127.0.0.1", description="Address to listen on.")
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
     kv_replicas: Annotated[int, Field(ge=1, le=5)] = Field(
-        1, description="Copies of every stream and bucket. 3 for a NATS cluster of three."
+        default=1, description="Copies of every stream and bucket. 3 for a NATS cluster of three."
     )
     request_timeout_seconds: float = Field(
-        2.0, gt=0, le=30, description="How long one try of a request to another service may take."
+        default=2.0, gt=0, le=30, description="How long one try of a request to another service may take."
     )
     resume_window_seconds: int = Field(
-        30, ge=1, le=3600, description="How long a session whose transport broke may be resumed."
+        default=30, ge=1, le=3600, description="How long a session whose transport broke may be resumed."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least level that is logged."
+        default="info", description="Least level that is logged."
     )
     log_format: Literal["json", "console"] = Field(
-        "json", description="One JSON object a line, or text for people."
+        default="json", description="One JSON object a line, or text for people."
     )
 
 

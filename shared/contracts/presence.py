@@ -1,7 +1,7 @@
 """Presence: requests to it, and the record of a user's sessions, which it alone writes and call control reads."""
 
 from shared.contracts.rpc import Request
-from shared.contracts.wire import DeviceId, Millis, UserId, Wire
+from shared.contracts.wire import DeviceId, Millis, Reason, UserId, Wire
 
 
 class Session(Wire):
@@ -57,7 +57,7 @@ class LeaveRequest(Request):
     session: str
     gateway: str
     socket: str
-    reason: str
+    reason: Reason
 
 
 class StatusRequest(Request):

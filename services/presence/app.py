@@ -1,0 +1,79 @@
+"""Composition root of presence: what it is made of, in the order it starts and stops."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+from nats.micro import add_service
+
+from services.presence.handlers import Handlers
+from services.presence.model import Policy
+from services.presence.settings import Settings
+from services.presence.store import Store
+from services.presence.teller import Teller
+from shared import health, rpc, streams, subjects
+from shared.bus import Bus
+from shared.events import Recorder
+from shared.kv import Bucket
+from shared.members import Beacon
+from shared.runner import distribution_version
+
+SERVICE = "presence"
+DRAIN_SECONDS = 3.0
+
+
+@asynccontextmanager
+async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
+    """Run one instance of presence. Raises :class:`shared.errors.Unavailable` if NATS is not there."""
+    bus = await Bus.connect(settings.nats_url, name=instance)
+    try:
+        await _storage(bus, settings)
+        recorder = Recorder(bus)
+        # Two tries of call control must fit in the time that a gateway waits for one try of presence.
+        calls = rpc.Client(bus, timeout=settings.request_timeout_seconds / (rpc.TRIES + 1))
+        handlers = Handlers(Store(bus), Teller(bus, recorder), calls, _policy(settings))
+        beacon = Beacon(bus, SERVICE, instance, distribution_version())
+
+        http = await _health(bus, settings)
+        micro = await add_service(bus.client, name=SERVICE, version=distribution_version())
+        server = rpc.Server(micro)
+        await handlers.register(server)
+        await beacon.start()
+        try:
+            yield
+        finally:
+            await beacon.stop()
+            await micro.stop()
+            await server.drain(DRAIN_SECONDS)
+            await recorder.drain(DRAIN_SECONDS)
+            if http is not None:
+                await http.cleanup()
+    finally:
+        await bus.close()
+
+
+async def _storage(bus: Bus, settings: Settings) -> None:
+    await Bucket.create(bus, subjects.BUCKET_SESSIONS, replicas=settings.kv_replicas)
+    await streams.ensure_events(
+        bus,
+        replicas=settings.kv_replicas,
+        max_age_seconds=settings.events_max_age_hours * 3600,
+        max_bytes=settings.events_max_mb * 1024 * 1024,
+    )
+
+
+def _policy(settings: Settings) -> Policy:
+    # A session whose transport broke is given up after the resume window, and makes room for another.
+    return Policy(
+        single=settings.session_policy == "single",
+        limit=settings.sessions_per_user,
+        retry_after_ms=settings.resume_window_seconds * 1000,
+    )
+
+
+async def _health(bus: Bus, settings: Settings) -> web.AppRunner | None:
+    if not settings.health_port:
+        return None
+    return await health.serve(
+        settings.host, settings.health_port, lambda: [] if bus.connected else ["NATS is out of reach"]
+    )

@@ -1,0 +1,22 @@
+"""Settings of presence."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from shared.settings import EventsSettings, ServiceSettings
+
+
+class Settings(EventsSettings, ServiceSettings):
+    """What presence can be told."""
+
+    session_policy: Literal["multi", "single"] = Field(
+        default="multi",
+        description="`multi`: a user may be joined from several devices. `single`: each join replaces the one before.",
+    )
+    sessions_per_user: int = Field(
+        default=10, ge=1, le=100, description="Devices that a user may be joined from at a time."
+    )
+    health_port: int = Field(
+        default=0, ge=0, le=65535, description="Port for `/healthz` and `/readyz`. 0: none."
+    )
