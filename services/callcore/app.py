@@ -34,7 +34,8 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
     bus = await Bus.connect(settings.nats_url, name=instance)
     try:
         await _storage(bus, settings)
-        store, postman, recorder = Store(bus), Postman(bus), Recorder(bus)
+        store = Store(Bucket(bus, subjects.BUCKET_CALLS), Bucket(bus, subjects.BUCKET_SESSIONS))
+        postman, recorder = Postman(bus), Recorder(bus)
         members = Members(bus, SERVICE)
 
         def owner(call: str) -> str | None:

@@ -114,9 +114,7 @@ class Placing:
         try:
             for user, peer, held in wanted:
                 _in_time(request)
-                if held.hold is not None and held.hold.call == request.call:
-                    taken[user] = held.revision
-                    continue
+                # A hold that an earlier try of this request left is taken anew: that fences the earlier try off.
                 hold = Hold(call=request.call, peer=peer, since=since)
                 taken[user] = await self._store.hold(user, hold, held.revision)
             return await self._create(request, since, (taken[request.user], taken[request.to]))
@@ -157,7 +155,8 @@ class Placing:
             found = await self._store.call(call.call)
             if found is None or found.call.state is State.ENDED:
                 raise
-            return found.call  # the same request, tried again elsewhere, was faster and has told everybody
+            # An earlier try of this request got here first, too late to tell anybody.
+            call, revision = found
         finally:
             await asyncio.gather(deadline, return_exceptions=True)
         await self._teller.tell(rules.place(call), revision, what="initiated", expires_at=request.expires_at)

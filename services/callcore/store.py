@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from services.callcore.model import SERVER, Address, Call, Reason, State
 from shared import logs, subjects
-from shared.bus import Bus
 from shared.contracts.calls import Hold
 from shared.contracts.presence import Session, Sessions
 from shared.kv import ABSENT, Bucket, Conflict
@@ -47,9 +46,9 @@ class Found(NamedTuple):
 class Store:
     """Reads and writes of call control; reads of presence's bucket."""
 
-    def __init__(self, bus: Bus) -> None:
-        self._calls = Bucket(bus, subjects.BUCKET_CALLS)
-        self._sessions = Bucket(bus, subjects.BUCKET_SESSIONS)
+    def __init__(self, calls: Bucket, sessions: Bucket) -> None:
+        self._calls = calls
+        self._sessions = sessions
 
     # --- sessions (presence's, read only) ---
 

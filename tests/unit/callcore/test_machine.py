@@ -150,7 +150,10 @@ def told(outcome: Outcome) -> Told:
 
 def test_the_table_and_this_test_have_the_same_cells() -> None:
     table = {
-        (state, role, kind) for state, roles in machine.TABLE.items() for role, kinds in roles.items() for kind in kinds
+        (state, role, kind)
+        for state, roles in machine.TABLE.items()
+        for role, kinds in roles.items()
+        for kind in kinds
     }
     assert table == set(CELLS)
 

@@ -1,0 +1,91 @@
+"""A bucket whose operations happen when the test says so, for exploring interleavings.
+
+Not a stand-in for NATS in any other test: what it claims about buckets is checked against a real server in
+``tests/integration/test_kv.py``.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from shared.kv import ABSENT, NOTHING, Conflict, Entry
+
+
+class Gate:
+    """Operations that wait for their turn. :meth:`settle` lets all coroutines run until each waits at the gate."""
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[asyncio.Future[None], str]] = []
+
+    async def turn(self, what: str) -> None:
+        """Wait until the test lets this operation happen."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        entry = (future, what)
+        self.waiting.append(entry)
+        try:
+            await future
+        finally:
+            if entry in self.waiting:
+                self.waiting.remove(entry)
+
+    async def settle(self) -> None:
+        """Run everything that can run without a turn."""
+        for _ in range(12):
+            await asyncio.sleep(0)
+
+    async def let(self, index: int) -> str:
+        """Let one waiting operation happen and everything that follows from it up to the next gate."""
+        future, what = self.waiting.pop(index % len(self.waiting))
+        if not future.done():
+            future.set_result(None)
+        await self.settle()
+        return what
+
+
+class GatedBucket:
+    """:class:`shared.kv.Bucket` in memory, every operation atomic and at the gate."""
+
+    def __init__(
+        self, gate: Gate, name: str, on_write: Callable[[str, Entry, bytes | None], None] | None = None
+    ) -> None:
+        self._gate = gate
+        self._name = name
+        self._on_write = on_write
+        self._revision = 0
+        self.entries: dict[str, Entry] = {}
+
+    async def get(self, key: str, *, fresh: bool = False) -> Entry:
+        await self._gate.turn(f"{self._name} get {key}")
+        return self.entries.get(key, NOTHING)
+
+    async def put(self, key: str, value: bytes, revision: int, *, ttl: int | None = None) -> int:
+        await self._gate.turn(f"{self._name} put {key}")
+        return self.write(key, value, revision)
+
+    async def delete(self, key: str, revision: int) -> None:
+        await self._gate.turn(f"{self._name} delete {key}")
+        self.write(key, None, revision)
+
+    async def keys(self, filter_: str = ">") -> list[str]:
+        await self._gate.turn(f"{self._name} keys")
+        return list(self.entries)
+
+    def write(self, key: str, value: bytes | None, revision: int | None = None) -> int:
+        """The write itself; without ``revision`` unconditionally, for the test's own hand."""
+        before = self.entries.get(key, NOTHING)
+        if revision is not None and revision != before.revision:
+            raise Conflict(key)
+        self._revision += 1
+        self.entries[key] = Entry(value, self._revision)
+        if self._on_write is not None:
+            self._on_write(key, before, value)
+        return self._revision
+
+
+def is_absent(entry: Entry) -> bool:
+    """Whether a key has never been written."""
+    return entry.revision == ABSENT
+
+
+Told = tuple[str, str, dict[str, Any]]
+"""(session, event, payload)"""
