@@ -42,9 +42,13 @@ class Bus:
         """Connect to any of the comma separated servers. Raises :class:`Unavailable` after ``timeout`` seconds."""
         client = Client()
         bus = cls(client)
+        reason = ""
 
         async def on_error(error: Exception) -> None:
-            log.warning("nats error", error=str(error) or type(error).__name__)
+            nonlocal reason
+            reason = str(error) or type(error).__name__
+            # Each try to connect fails with an error of its own; that the connection is gone is said once.
+            (log.warning if client.is_connected else log.debug)("nats error", error=reason)
 
         async def on_disconnect() -> None:
             if not bus._closing:
@@ -71,7 +75,9 @@ class Bus:
                     max_outstanding_pings=2,
                 )
         except (TimeoutError, OSError, nats.errors.Error) as error:
-            raise Unavailable(f"NATS at {url} does not answer: {error or type(error).__name__}") from error
+            raise Unavailable(
+                f"NATS at {url} does not answer: {reason or str(error) or 'no connection in time'}"
+            ) from error
         return bus
 
     @property
