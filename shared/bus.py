@@ -132,5 +132,10 @@ class Bus:
                 if self.client.is_connected:
                     await self.client.flush()
                 await self.client.close()
-        except (TimeoutError, OSError, nats.errors.Error):
+        except (
+            TimeoutError,
+            OSError,
+            RuntimeError,
+            nats.errors.Error,
+        ):  # RuntimeError: uvloop, while NATS is away
             log.warning("nats connection closed with messages unsent")
