@@ -1,0 +1,275 @@
+"""The generated pages of ``docs/``: settings, subjects, states of a call. ``python -m signalling.docs [--check]``."""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from shared import subjects
+from shared.kv import MARKER_TTL_SECONDS
+
+FOLDER = Path(__file__).resolve().parent.parent / "docs"
+SERVICES = ("gateway", "presence", "callcore")
+
+_SETTINGS_HEAD = """\
+# Settings
+
+Generated from `services/*/settings.py` by `python -m signalling.docs`; do not edit.
+
+Each service reads its settings from the environment and from a file `.env` in its working directory; the environment
+wins. An empty value counts as absent. A wrong value stops the service with exit status 2 and a line that names the
+key, the value and what is allowed.
+"""
+
+_SUBJECTS_HEAD = """\
+# Subjects, streams and buckets
+
+Generated from `shared/subjects.py` by `python -m signalling.docs`; do not edit.
+
+Ids from outside (users, a client's `callId`) are encoded: bytes outside `[A-Za-z0-9_-]` become `=XX`, so `user123`
+stays `user123` and `a.b` is `a=2Eb`. Ids of our own (instances, sessions, calls) go in as they are. `-` stands for
+nobody.
+
+```sh
+nats sub 'event.user.alice.>'     # what happens to one user
+nats sub 'relay.*.<call>.>'       # what goes through one call
+nats sub 'deliver.*.<session>.>'  # all that one session is sent
+nats kv get sessions user.alice   # where a user is joined
+nats micro ls                     # the services that answer requests
+```
+
+## Subjects
+"""
+
+_STORED_HEAD = """\
+## Streams and buckets
+
+Each is made by its owner at start, with `KV_REPLICAS` copies, and brought to the settings of the owner that starts
+last. Only the owner writes to a bucket.
+"""
+
+
+# --- settings -----------------------------------------------------------------------------------------------------
+
+
+class Setting(NamedTuple):
+    """One row of ``docs/settings.md``."""
+
+    key: str
+    allowed: str
+    default: str
+    description: str
+
+
+def settings_page() -> str:
+    """``docs/settings.md``, from the settings classes of the services."""
+    used: dict[Setting, list[str]] = {}
+    services = _present()
+    for service in services:
+        for setting in _settings(service):
+            used.setdefault(setting, []).append(service)
+    everywhere = [setting for setting, users in used.items() if len(users) == len(services)]
+    parts = [_SETTINGS_HEAD, "## All services\n", _settings_table(everywhere)]
+    for service in services:
+        own = [s for s, users in used.items() if service in users and s not in everywhere]
+        parts += [f"## {service}\n", _settings_table(own)]
+    return "\n".join(parts)
+
+
+def _settings_table(settings: Iterable[Setting]) -> str:
+    return _table(
+        ("key", "allowed", "default", "what it is"),
+        ((f"`{s.key}`", s.allowed, f"`{s.default}`" if s.default else "", s.description) for s in settings),
+    )
+
+
+def _present() -> list[str]:
+    from importlib.util import find_spec
+
+    return [s for s in SERVICES if find_spec(f"services.{s}.settings")]
+
+
+def _settings(service: str) -> Iterable[Setting]:
+    cls = import_module(f"services.{service}.settings").Settings
+    schema = cls.model_json_schema()
+    for name, field in cls.model_fields.items():
+        yield Setting(
+            key=name.upper(),
+            allowed=_allowed(schema["properties"][name], schema.get("$defs", {})),
+            default=_default(field.get_default(call_default_factory=True)),
+            description=field.description or "",
+        )
+
+
+def _allowed(schema: dict[str, Any], defs: dict[str, Any]) -> str:
+    """What a JSON schema lets through, in words."""
+    if "$ref" in schema:
+        schema = defs[schema["$ref"].rpartition("/")[2]]
+    if "anyOf" in schema:
+        return " or ".join(_allowed(s, defs) for s in schema["anyOf"] if s.get("type") != "null")
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
+    match schema.get("type"):
+        case "integer":
+            return _range("whole number", schema)
+        case "number":
+            return _range("number", schema)
+        case "boolean":
+            return "`true`, `false`"
+        case "array":
+            return (
+                "texts, comma separated" if schema.get("items", {}).get("type") == "string" else "JSON list"
+            )
+        case "object":
+            return "JSON object"
+        case "string" if "pattern" in schema:
+            return f"text, `{schema['pattern']}`"
+    return "text"
+
+
+def _range(noun: str, schema: dict[str, Any]) -> str:
+    low, high = schema.get("minimum"), schema.get("maximum")
+    if "exclusiveMinimum" in schema:
+        return f"{noun} above {schema['exclusiveMinimum']}" + (
+            f", at most {high}" if high is not None else ""
+        )
+    if low is not None and high is not None:
+        return f"{noun}, {low} to {high}"
+    if low is not None:
+        return f"{noun}, at least {low}"
+    return f"{noun}, at most {high}" if high is not None else noun
+
+
+def _default(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, list | tuple | set | frozenset):
+        return ", ".join(str(item) for item in value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "" if value is None else str(value)
+
+
+# --- subjects -----------------------------------------------------------------------------------------------------
+
+
+class Stored(NamedTuple):
+    """A stream or bucket: who makes and owns it, and what bounds it."""
+
+    name: str
+    subjects: str
+    storage: str
+    owner: str
+    limits: str
+
+
+STORED = (
+    Stored(
+        subjects.STREAM_DELIVER,
+        "`deliver.>`",
+        "memory, no acknowledgements",
+        "callcore",
+        "twice `RESUME_WINDOW_SECONDS`, `DELIVER_MAX_MB`; oldest out first",
+    ),
+    Stored(
+        subjects.STREAM_EVENTS,
+        "`event.>`",
+        "file",
+        "presence, callcore",
+        "`EVENTS_MAX_AGE_HOURS`, `EVENTS_MAX_MB`; oldest out first",
+    ),
+    Stored(
+        subjects.STREAM_DEADLINES,
+        "`deadline.>`",
+        "file",
+        "callcore",
+        "one message a subject, gone when its time has come",
+    ),
+    Stored(
+        f"KV_{subjects.BUCKET_SESSIONS}",
+        f"`$KV.{subjects.BUCKET_SESSIONS}.>`",
+        "file, bucket",
+        "presence",
+        f"one value a key; a deleted key's marker goes after {MARKER_TTL_SECONDS} s",
+    ),
+    Stored(
+        f"KV_{subjects.BUCKET_CALLS}",
+        f"`$KV.{subjects.BUCKET_CALLS}.>`",
+        "file, bucket",
+        "callcore",
+        f"one value a key; ended calls go after a minute, a deleted key's marker after {MARKER_TTL_SECONDS} s",
+    ),
+)
+
+
+def subjects_page() -> str:
+    """``docs/subjects.md``, from the table of :mod:`shared.subjects`."""
+    subjects_table = _table(
+        ("subject", "kind", "sent by", "received by", "for"),
+        ((f"`{row.pattern}`", *row[1:]) for row in subjects.TABLE),
+    )
+    stored_table = _table(
+        ("name", "holds", "storage", "owner", "limits"), ((f"`{s.name}`", *s[1:]) for s in STORED)
+    )
+    return f"{_SUBJECTS_HEAD}\n{subjects_table}\n{_STORED_HEAD}\n{stored_table}"
+
+
+# --- states of a call ---------------------------------------------------------------------------------------------
+
+
+def call_states_page() -> str:
+    """``docs/call-states.md``, from the table of the call machine."""
+    page: str = import_module("services.callcore.diagram").markdown()
+    return page
+
+
+# --- pages --------------------------------------------------------------------------------------------------------
+
+PAGES: dict[str, Callable[[], str]] = {
+    "settings.md": settings_page,
+    "subjects.md": subjects_page,
+    "call-states.md": call_states_page,
+}
+
+
+def stale(folder: Path = FOLDER) -> list[str]:
+    """The pages in ``folder`` that are missing or not as the code has it."""
+    return [name for name, page in PAGES.items() if _read(folder / name) != page()]
+
+
+def write(folder: Path = FOLDER) -> None:
+    """Write all pages."""
+    folder.mkdir(exist_ok=True)
+    for name, page in PAGES.items():
+        (folder / name).write_text(page(), encoding="utf-8")
+
+
+def _read(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.exists() else None
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def main() -> int:
+    """Write the pages, or with ``--check`` name the stale ones and return 1 if there are any."""
+    parser = argparse.ArgumentParser(prog="python -m signalling.docs", description=__doc__)
+    parser.add_argument(
+        "--check", action="store_true", help="change nothing; exit status 1 if a page is stale"
+    )
+    if not parser.parse_args().check:
+        write()
+        return 0
+    names = stale()
+    for name in names:
+        print(f"docs/{name} is stale: run python -m signalling.docs", file=sys.stderr)
+    return 1 if names else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
