@@ -87,8 +87,6 @@ def _settings_table(settings: Iterable[Setting]) -> str:
 
 
 def _present() -> list[str]:
-    from importlib.util import find_spec
-
     return [s for s in SERVICES if find_spec(f"services.{s}.settings")]
 
 
