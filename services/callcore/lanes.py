@@ -40,11 +40,15 @@ Accept = Callable[[str, Happening], Awaitable[Outcome]]
 
 
 class Announcement(Wire):
-    """``relay.<callcore>.<call>.-.-.-.state``: a call and its revision. ``born``: nobody can have sent anything yet."""
+    """``relay.<callcore>.<call>.-.-.-.state``: a call and its revision.
+
+    ``born``: nobody can have sent anything yet. ``rings``: the device that has just begun to ring, and must catch up.
+    """
 
     call: Call
     revision: int
     born: bool = False
+    rings: Address | None = None
 
 
 @dataclass(slots=True)
@@ -94,14 +98,16 @@ class Lanes:
 
     # --- state ----------------------------------------------------------------------------------------------------
 
-    async def announce(self, call: Call, revision: int, *, born: bool = False) -> None:
+    async def announce(
+        self, call: Call, revision: int, *, born: bool = False, rings: Address | None = None
+    ) -> None:
         """Tell the instance in charge of the call's relays what the call has become.
 
         It goes through NATS even if that instance is this one, so that it is in line with the relays.
         """
         owner = self._owner(call.call)
         if owner is not None:
-            told = Announcement(call=call, revision=revision, born=born)
+            told = Announcement(call=call, revision=revision, born=born, rings=rings)
             await self._bus.publish(subjects.relay_state(owner, call.call), told.dump())
 
     def _learn(self, call: Call, revision: int, early: list[Letter]) -> Lane | None:
@@ -129,33 +135,28 @@ class Lanes:
         self._learn(told.call, told.revision, [])
         return True
 
-    async def _learn_ringing(self, call: Call, revision: int) -> Lane | None:
-        """Learn a state that may be new to this instance, or new devices that must catch up with early media."""
-        known = self._lanes.get(call.call)
+    async def _learn_slowly(self, call: Call, revision: int, rings: Address | None = None) -> Lane | None:
+        """Learn a state of a call that may be new to this instance, and let the device that begins to ring catch up."""
         if call.state is not State.RINGING:
             return self._learn(call, revision, [])
-        if known is None:
-            return self._learn(call, revision, await self._early_of(call))
-        await self._catch_up(known.call, call, known.early)
-        return self._learn(call, revision, known.early)
+        known = self._lanes.get(call.call)
+        early = known.early if known is not None else await self._early_of(call, rings)
+        if rings is not None:
+            for letter in early:
+                await self._postman.deliver(rings.gateway, rings.session, letter.event, letter.payload)
+        return self._learn(call, revision, early)
 
-    async def _early_of(self, call: Call) -> list[Letter]:
+    async def _early_of(self, call: Call, rings: Address | None) -> list[Letter]:
         """The early media of a call that rang before this instance knew of it, from a ringing device's mailbox."""
-        if not call.ringing:
+        others = [at for at in call.ringing if rings is None or at.session != rings.session]
+        if not others:
             return []
-        name = json.dumps(call.call)
+        name = f'"callId":{json.dumps(call.call)}'.encode()
         return [
             Letter(letter.event, letter.payload[: letter.payload.rindex(b',"seq":')] + b"}")
-            for letter in await mailbox.read(self._bus, call.ringing[0].session)
-            if letter.event in RELAYED and f'"callId":{name}'.encode() in letter.payload
+            for letter in await mailbox.read(self._bus, others[0].session)
+            if letter.event in RELAYED and name in letter.payload
         ]
-
-    async def _catch_up(self, before: Call, after: Call, early: list[Letter]) -> None:
-        """Send a device that began to ring what the others had before it, in order."""
-        for at in after.ringing:
-            if at not in before.ringing:
-                for letter in early:
-                    await self._postman.deliver(at.gateway, at.session, letter.event, letter.payload)
 
     # --- relays -----------------------------------------------------------------------------------------------------
 
@@ -226,7 +227,7 @@ class Lanes:
         _, _, _, user, session, to, kind = msg.subject.split(".")
         if kind == subjects.STATE:
             told = Announcement.model_validate_json(msg.data)
-            await self._learn_ringing(told.call, told.revision)
+            await self._learn_slowly(told.call, told.revision, told.rings)
             return
         lane = self._lanes.get(token)
         if (
@@ -235,7 +236,7 @@ class Lanes:
             or not self._route(lane, user, session, to, kind)
         ):
             found = await self._store.call(decode(token))
-            lane = await self._learn_ringing(found.call, found.revision) if found is not None else None
+            lane = await self._learn_slowly(found.call, found.revision) if found is not None else None
         if lane is None or encode(lane.call.peer_of(decode(user))) != to:
             raise ReceiverNotFound
         # The gateway is not in the subject; it is only asked for where an answer accepts, from a ringing device.

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from services.callcore.model import Call, Outcome, Reason, State
+from services.callcore.model import Address, Call, Outcome, Reason, State
 from shared import logs, subjects
 from shared.clock import now_ms
 from shared.events import Recorder
@@ -12,9 +12,14 @@ log = logs.get(__name__)
 
 
 class Announce(Protocol):
-    """Tells the callcore in charge of a call's relays what the call has become; ``born``: just now."""
+    """Tells the callcore in charge of a call's relays what the call has become.
 
-    async def __call__(self, call: Call, revision: int, *, born: bool = False) -> None: ...
+    ``born``: it came about just now. ``rings``: the device that has just begun to ring.
+    """
+
+    async def __call__(
+        self, call: Call, revision: int, *, born: bool = False, rings: Address | None = None
+    ) -> None: ...
 
 
 class Teller:
@@ -37,13 +42,15 @@ class Teller:
         call = outcome.call
         # Whoever is told may send a relay at once, so the relaying instance learns first what the call has become.
         # The exception is a device that begins to ring: it gets the call before the offers that came earlier.
-        rings_later = what is None and call.state is State.RINGING
-        if not rings_later:
+        rings = (
+            outcome.sends[0].to if what is None and call.state is State.RINGING and outcome.sends else None
+        )
+        if rings is None:
             await self._announce(call, revision, born=what == "initiated")
         for send in outcome.sends:
             await self._postman.deliver(send.to.gateway, send.to.session, send.event, send.payload.dump())
-        if rings_later:
-            await self._announce(call, revision)
+        if rings is not None:
+            await self._announce(call, revision, rings=rings)
         if what is not None:
             self._recorder.record(subjects.event_call(call.call, what), f"{call.call}.{what}", _summary(call))
             log.info(

@@ -43,8 +43,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             yield
         finally:
             await beacon.stop()
-            await micro.stop()
-            await server.drain(DRAIN_SECONDS)
+            await server.stop(DRAIN_SECONDS)
             await recorder.drain(DRAIN_SECONDS)
             if http is not None:
                 await http.cleanup()

@@ -15,7 +15,12 @@ from services.presence.app import start
 from services.presence.settings import Settings
 from shared.bus import Bus
 from shared.contracts.client import Status
-from shared.contracts.presence import JoinReply, JoinRequest, LeaveRequest, StatusRequest
+from shared.contracts.presence import (
+    JoinReply,
+    JoinRequest,
+    LeaveRequest,
+    StatusRequest,
+)
 from shared.contracts.rpc import Done
 from shared.ids import new_id
 from shared.rpc import Client

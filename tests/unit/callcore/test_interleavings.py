@@ -62,7 +62,7 @@ class World:
         self.now += 5
         await self.gate.turn("back off")
 
-    async def _announce(self, call: Call, revision: int, *, born: bool = False) -> None:
+    async def _announce(self, call: Call, revision: int, **_: Any) -> None:
         await asyncio.sleep(0)
 
     async def _deadline(self, call: Call) -> None:

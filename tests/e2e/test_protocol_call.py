@@ -1,0 +1,145 @@
+"""The protocol, row by row: placing, accepting, rejecting and ending a call."""
+
+import time
+
+import pytest
+
+from tests.support.stage import Stage, end, ring, talk
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+@pytest.mark.parametrize("call_type", ["audio", "video"])
+async def test_initiate_rings_the_callee(stage: Stage, call_type: str) -> None:
+    alice, bob = await stage.many("alice", "bob")
+    metadata = {"title": "Grüße 👋", "nested": [1, 2.5, None, {"a": True}]}
+    before = time.time() * 1000
+    await alice.ok("call:initiate", {"to": bob.user, "callType": call_type, "metadata": metadata})
+    initiated = await alice.expect("call:initiated")
+    incoming = await bob.expect("call:incoming")
+    after = time.time() * 1000
+
+    call, expires = initiated["callId"], initiated["expiresAt"]
+    assert initiated == {"callId": call, "to": bob.user, "expiresAt": expires, "seq": initiated["seq"]}
+    assert incoming == {
+        "from": alice.user,
+        "callType": call_type,
+        "callId": call,
+        "metadata": metadata,
+        "expiresAt": expires,
+        "seq": incoming["seq"],
+    }
+    assert len(call) >= 22, "128 random bits"
+    ring_ms = stage.cluster.ring_seconds * 1000
+    assert before + ring_ms - 1 <= expires <= after + ring_ms
+    await end(alice, bob, call=call, reason="cancelled")
+
+
+async def test_initiate_without_metadata_shows_none(stage: Stage) -> None:
+    alice, bob = await stage.many("alice", "bob")
+    await alice.ok("call:initiate", {"to": bob.user, "callType": "audio"})
+    incoming = await bob.expect("call:incoming")
+    assert set(incoming) == {"from", "callType", "callId", "expiresAt", "seq"}
+    await alice.expect("call:initiated")
+    await end(alice, bob, call=incoming["callId"], reason="cancelled")
+
+
+async def test_accept_tells_both(stage: Stage) -> None:
+    alice, bob = await stage.many("alice", "bob")
+    call = await ring(alice, bob)
+    await bob.ok("call:accept", {"callId": call, "from": bob.user})
+    for client in (alice, bob):
+        accepted = await client.expect("call:accepted")
+        assert accepted == {"callId": call, "by": bob.user, "seq": accepted["seq"]}
+    await end(alice, bob, call=call)
+
+
+@pytest.mark.parametrize("reason", [None, "busy", "not_now_2"])
+async def test_reject_tells_both(stage: Stage, reason: str | None) -> None:
+    alice, bob = await stage.many("alice", "bob")
+    call = await ring(alice, bob)
+    told = {} if reason is None else {"reason": reason}
+    await bob.ok("call:reject", {"callId": call, "from": bob.user, **told})
+    for client in (alice, bob):
+        rejected = await client.expect("call:rejected")
+        assert rejected == {"callId": call, "by": bob.user, "seq": rejected["seq"], **told}
+    await alice.refused("call:end", {"callId": call}, code="call_not_found")
+    await end(bob, alice, call=await talk(bob, alice))
+
+
+@pytest.mark.parametrize("by_caller", [True, False])
+@pytest.mark.parametrize("reason", [None, "ice_failed", "my_own_word"])
+async def test_end_of_an_accepted_call_tells_both(stage: Stage, by_caller: bool, reason: str | None) -> None:
+    alice, bob = await stage.many("alice", "bob")
+    call = await talk(alice, bob)
+    who = alice if by_caller else bob
+    await who.ok("call:end", {"callId": call} | ({} if reason is None else {"reason": reason}))
+    for client in (alice, bob):
+        ended = await client.expect("call:ended")
+        expected = {"callId": call, "by": who.user, "reason": reason or "hangup", "seq": ended["seq"]}
+        assert ended == expected
+
+
+@pytest.mark.parametrize("reason", [None, "changed_my_mind"])
+async def test_end_by_the_caller_while_ringing_cancels(stage: Stage, reason: str | None) -> None:
+    alice, bob = await stage.many("alice", "bob")
+    call = await ring(alice, bob)
+    await alice.ok("call:end", {"callId": call} | ({} if reason is None else {"reason": reason}))
+    for client in (alice, bob):
+        ended = await client.expect("call:ended")
+        expected = {"callId": call, "by": alice.user, "reason": reason or "cancelled", "seq": ended["seq"]}
+        assert ended == expected
+
+
+async def test_end_by_the_callee_while_ringing_rejects(stage: Stage) -> None:
+    alice, bob = await stage.many("alice", "bob")
+    call = await ring(alice, bob)
+    await end(bob, alice, call=call, reason="rejected")
+
+
+async def test_ring_timeout_is_told_to_both(hasty: Stage) -> None:
+    alice, bob = await hasty.many("alice", "bob")
+    await alice.ok("call:initiate", {"to": bob.user, "callType": "audio"})
+    initiated, incoming = await alice.expect("call:initiated"), await bob.expect("call:incoming")
+    for client in (alice, bob):
+        ended = await client.expect("call:ended")
+        expected = {
+            "callId": incoming["callId"],
+            "by": "server",
+            "reason": "timeout",
+            "seq": ended["seq"],
+        }
+        assert ended == expected
+    late = time.time() * 1000 - initiated["expiresAt"]
+    assert 0 <= late < 3000, f"timed out {late} ms late"
+    await bob.refused("call:accept", {"callId": incoming["callId"]}, code="call_not_found")
+
+
+async def test_an_accepted_call_does_not_time_out(hasty: Stage) -> None:
+    alice, bob = await hasty.many("alice", "bob")
+    call = await talk(alice, bob)
+    with pytest.raises(AssertionError, match="got no call:ended"):
+        await bob.expect("call:ended", timeout=hasty.cluster.ring_seconds + 0.5)
+    await end(alice, bob, call=call)
+
+
+async def test_glare_makes_one_call_accepted_at_once(stage: Stage) -> None:
+    alice, bob = await stage.many("alice", "bob")
+    call = await ring(alice, bob)
+    ack = await bob.ok("call:initiate", {"to": alice.user, "callType": "audio"})
+    answered = await bob.expect("call:initiated")
+    assert (answered["callId"], answered["to"]) == (call, alice.user)
+    assert ack.get("callId", call) == call
+    for client in (alice, bob):
+        await client.expect("call:accepted", callId=call, by=bob.user)
+    await end(alice, bob, call=call)
+
+
+async def test_calls_follow_each_other(stage: Stage) -> None:
+    alice, bob = await stage.many("alice", "bob")
+    ids = set()
+    for caller, callee in ((alice, bob), (bob, alice), (alice, bob)):
+        call = await talk(caller, callee)
+        ids.add(call)
+        await end(callee, caller, call=call)
+    assert len(ids) == 3

@@ -1,0 +1,113 @@
+"""The protocol, row by row: ``user:join``, ``user:joined``, ``user:status``, devices that replace each other."""
+
+import pytest
+
+from tests.support.clusters import Clusters
+from tests.support.shapes import faults
+from tests.support.stage import PYTHON, Stage, end, ring, talk
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def test_join_is_answered_with_joined(stage: Stage) -> None:
+    client = await stage.socket("alice")
+    user = stage.id("alice")
+    ack = await client.ok("user:join", {"userId": user})
+    joined = await client.expect("user:joined")
+
+    assert joined["userId"] == user
+    assert joined["socketId"] == client.socket_id
+    assert joined["resumed"] is False
+    assert joined["sessionId"] and joined["sessionId"] != joined["socketId"]
+    assert set(joined["resume"]) == {"token", "windowSeconds"}
+    assert joined["resume"]["token"] and joined["resume"]["windowSeconds"] == 30
+    assert all("urls" in server for server in joined["iceServers"])
+    assert ack["ok"] is True
+    client.user = user
+
+
+async def test_join_takes_every_optional_key_and_ignores_unknown_ones(stage: Stage) -> None:
+    client = await stage.user("alice", token="any", deviceId="phone", somethingNew={"a": [1]})
+    assert client.user == stage.id("alice")
+
+
+async def test_status_follows_the_user(stage: Stage) -> None:
+    alice, bob = await stage.many("alice", "bob")
+
+    async def status(user: str) -> tuple[bool, bool]:
+        ack = await alice.ok("user:status", {"userId": user})
+        told = await alice.expect("user:status", userId=user)
+        assert ack["ok"] is True
+        return told["isOnline"], told["isInCall"]
+
+    assert await status(stage.id("nobody")) == (False, False)
+    assert await status(bob.user) == (True, False)
+    call = await ring(alice, bob)
+    assert await status(bob.user) == (True, True), "a user who is rung is in a call"
+    assert await status(alice.user) == (True, True)
+    await bob.ok("call:accept", {"callId": call})
+    for client in (alice, bob):
+        await client.expect("call:accepted", callId=call)
+    assert await status(bob.user) == (True, True)
+    await end(bob, alice, call=call)
+    assert await status(bob.user) == (True, False), "right the moment call:ended has been seen"
+    assert await status(alice.user) == (True, False)
+
+
+async def test_status_is_offline_after_leaving(stage: Stage) -> None:
+    alice, bob = await stage.many("alice", "bob")
+    await bob.disconnect()
+    # A disconnect has no answer, so its effect can only be waited for.
+    for _ in range(200):
+        await alice.ok("user:status", {"userId": bob.user})
+        if not (told := await alice.expect("user:status", userId=bob.user))["isOnline"]:
+            break
+    assert told == {"userId": bob.user, "isOnline": False, "isInCall": False}
+
+
+async def test_join_again_with_the_device_replaces_its_session(stage: Stage) -> None:
+    old = await stage.user("alice", deviceId="phone")
+    other = await stage.device(old, "tablet", deviceId="tablet")
+    new = await stage.device(old, "phone again", deviceId="phone")
+
+    replaced = await old.expect("session:replaced")
+    assert replaced["sessionId"] == old.session
+    await old.expect_closed()
+    assert new.session != old.session
+    assert not other.closed.is_set()
+
+    bob = await stage.user("bob")
+    await bob.ok("call:initiate", {"to": new.user, "callType": "audio"})
+    call = (await bob.expect("call:initiated"))["callId"]
+    for device in (other, new):
+        await device.expect("call:incoming", callId=call)
+    assert not old.inbox.seen("call:incoming"), "a replaced session does not ring"
+    await end(bob, other, new, call=call, reason="cancelled")
+
+
+async def test_replacing_the_device_that_talks_is_seen_by_the_peer(stage: Stage) -> None:
+    alice, bob = await stage.user("alice", deviceId="phone"), await stage.user("bob")
+    call = await talk(alice, bob)
+    await stage.device(alice, "alice again", deviceId="phone")
+    await alice.expect("session:replaced")
+    await alice.expect_closed()
+    ended = await bob.expect("call:ended", callId=call)
+    assert ended["by"] == alice.user
+
+
+async def test_single_session_policy_replaces_whatever_was_there(clusters: Clusters) -> None:
+    cluster = await clusters.get("1x1x1", SESSION_POLICY="single")
+    stage = Stage(cluster, f"{PYTHON}-websocket", None)
+    try:
+        old = await stage.user("alice", deviceId="phone")
+        new = await stage.device(old, "alice elsewhere", deviceId="tablet")
+        assert (await old.expect("session:replaced"))["sessionId"] == old.session
+        await old.expect_closed()
+        bob = await stage.user("bob")
+        call = await talk(bob, new)
+        await end(new, bob, call=call)
+        await stage.end()
+        assert not faults(old.inbox.all)
+    finally:
+        await stage.leave()
+        await clusters.drop(cluster)

@@ -1,0 +1,188 @@
+"""Deeds of call control on a real server: what the interleavings of the unit tests cannot show."""
+
+import asyncio
+import time
+
+import pytest
+
+from shared import subjects
+from shared.contracts.calls import Hold
+from shared.errors import (
+    AlreadyInCall,
+    CallNotFound,
+    InvalidState,
+    UserNotFound,
+    UserUnavailable,
+)
+from shared.kv import ABSENT
+from tests.integration.callcore.conftest import Start, World
+
+
+async def test_a_whole_call(world: World, callcore: Start) -> None:
+    await callcore()
+    await world.online("ann", "phone")
+    await world.online("bob", "phone", "tab")
+    call = (await world.initiate("ann-phone", "bob", metadata={"lesson": 7})).call
+    incoming = await world.expect("bob-tab", "call:incoming")
+    assert incoming.body["metadata"] == {"lesson": 7}
+    await world.accept("bob-phone", call)
+    assert (await world.expect("bob-tab", "call:ended")).body["reason"] == "answered_elsewhere"
+    assert await world.held("ann") and await world.held("bob")
+    await world.end("ann-phone", call)
+    await world.expect("bob-phone", "call:ended")
+    assert not await world.held("ann") and not await world.held("bob")
+    events = [s.event for s in world.to("ann-phone")]
+    assert events == ["call:initiated", "call:accepted", "call:ended"]
+    seqs = [s.body["seq"] for s in world.seen]
+    assert seqs == sorted(seqs) and len(set(seqs)) == len(seqs)
+
+
+async def test_refusals(world: World, callcore: Start) -> None:
+    await callcore()
+    for user in ("ann", "bob", "cem"):
+        await world.online(user, "phone")
+    with pytest.raises(UserNotFound):
+        await world.initiate("ann-phone", "nobody")
+    call = (await world.initiate("ann-phone", "bob")).call
+    with pytest.raises(AlreadyInCall):
+        await world.initiate("ann-phone", "cem")
+    with pytest.raises(UserUnavailable):
+        await world.initiate("cem-phone", "bob")
+    with pytest.raises(InvalidState):
+        await world.accept("ann-phone", call)
+    with pytest.raises(CallNotFound):
+        await world.accept("cem-phone", call)
+    with pytest.raises(CallNotFound):
+        await world.end("ann-phone", "no such call")
+    await world.reject("bob-phone", call)
+    with pytest.raises(CallNotFound):
+        await world.accept("bob-phone", call)
+
+
+async def test_a_refused_initiate_holds_nobody(world: World, callcore: Start) -> None:
+    await callcore()
+    for user in ("ann", "bob", "cem"):
+        await world.online(user, "phone")
+    await world.initiate("bob-phone", "cem")
+    with pytest.raises(UserUnavailable):
+        await world.initiate("ann-phone", "bob")
+    assert not await world.held("ann")
+    with pytest.raises(UserNotFound):
+        await world.initiate("ann-phone", "zoe")
+    assert not await world.held("ann") and not await world.held("zoe")
+
+
+async def test_the_deadline_fires_on_another_instance(nats_url: str, world: World, callcore: Start) -> None:
+    from contextlib import AsyncExitStack
+
+    from services.callcore.app import start
+    from services.callcore.settings import Settings
+
+    await world.online("ann", "phone")
+    await world.online("bob", "phone")
+    async with AsyncExitStack() as first:
+        settings = Settings.model_validate({"nats_url": nats_url, "ring_timeout_seconds": 2})
+        await first.enter_async_context(start(settings, "cc-first"))
+        await world.until(lambda: world.members.alive("callcore"))
+        begin = time.monotonic()
+        await world.initiate("ann-phone", "bob")
+    await callcore()
+    ended = await world.expect("ann-phone", "call:ended")
+    assert ended.body["reason"] == "timeout" and ended.body["by"] == "server"
+    assert 1.9 < time.monotonic() - begin < 6
+    assert not await world.held("ann") and not await world.held("bob")
+
+
+async def test_a_deadline_that_passed_while_nobody_was_there_fires_at_start(
+    nats_url: str, world: World, callcore: Start
+) -> None:
+    from services.callcore.app import start
+    from services.callcore.settings import Settings
+
+    await world.online("ann", "phone")
+    await world.online("bob", "phone")
+    settings = Settings.model_validate({"nats_url": nats_url, "ring_timeout_seconds": 1})
+    async with start(settings, "cc-first"):
+        await world.until(lambda: world.members.alive("callcore"))
+        await world.initiate("ann-phone", "bob")
+    await asyncio.sleep(1.5)
+    assert not world.to("ann-phone", "call:ended")
+    await callcore()
+    assert (await world.expect("bob-phone", "call:ended")).body["reason"] == "timeout"
+
+
+async def test_the_same_request_again_is_the_same_deed(world: World, callcore: Start) -> None:
+    await callcore()
+    await world.online("ann", "phone")
+    await world.online("bob", "phone")
+    first = await world.initiate("ann-phone", "bob", request_id="r1", call="c1")
+    again = await world.initiate("ann-phone", "bob", request_id="r1", call="c1")
+    assert first == again
+    await world.accept("bob-phone", "c1", request_id="r2")
+    await world.accept("bob-phone", "c1", request_id="r2")
+    with pytest.raises(InvalidState):
+        await world.accept("bob-phone", "c1", request_id="r3")
+    await world.end("bob-phone", "c1", request_id="r4")
+    await world.end("bob-phone", "c1", request_id="r4")
+    with pytest.raises(CallNotFound):
+        await world.end("bob-phone", "c1", request_id="r5")
+    assert {s.body["reason"] for s in world.to("ann-phone", "call:ended")} == {"hangup"}
+
+
+async def test_a_hold_whose_call_never_came_about_is_void_after_a_moment(world: World, callcore: Start) -> None:
+    await callcore()
+    await world.online("ann", "phone")
+    await world.online("bob", "phone")
+    stuck = Hold(call="never", peer="zoe", since=int(time.time() * 1000))
+    await world.calls.put(subjects.key_user("bob"), stuck.dump(), ABSENT)
+    begin = time.monotonic()
+    while True:
+        try:
+            call = (await world.initiate("ann-phone", "bob")).call
+        except Exception:  # noqa: BLE001 - unavailable or busy, as long as the hold may still become a call
+            assert time.monotonic() - begin < 8
+            continue
+        break
+    await world.accept("bob-phone", call)
+
+
+async def test_the_sweep_ends_a_call_whose_session_is_gone(world: World, callcore: Start) -> None:
+    await callcore(sweep_seconds=1)
+    await world.online("ann", "phone")
+    await world.online("bob", "phone")
+    call = (await world.initiate("ann-phone", "bob")).call
+    await world.accept("bob-phone", call)
+    await world.online("bob")  # and nobody said that he left
+    ended = await world.expect("ann-phone", "call:ended")
+    assert ended.body == {"callId": call, "by": "bob", "reason": "connection_lost", "seq": ended.body["seq"]}
+    assert not await world.held("bob")
+
+
+async def test_a_session_that_leaves_or_moves_takes_its_call_along(world: World, callcore: Start) -> None:
+    await callcore()
+    await world.online("ann", "phone")
+    await world.online("bob", "phone")
+    call = (await world.initiate("ann-phone", "bob")).call
+    await world.accept("bob-phone", call)
+    await world.attached("bob-phone")  # same address: nothing to do
+    await world.left("bob-phone", "hangup")
+    assert (await world.expect("ann-phone", "call:ended")).body["reason"] == "hangup"
+    await world.left("bob-phone", "hangup")  # said twice
+    assert len(world.to("ann-phone", "call:ended")) == 1
+
+
+async def test_events_are_recorded_once(world: World, callcore: Start) -> None:
+    await callcore()
+    await world.online("ann", "phone")
+    await world.online("bob", "phone")
+    await world.initiate("ann-phone", "bob", request_id="r1", call="c1")
+    await world.initiate("ann-phone", "bob", request_id="r1", call="c1")
+    await world.accept("bob-phone", "c1")
+    await world.end("bob-phone", "c1")
+    js = world.bus.client.jetstream()
+    async with asyncio.timeout(10):
+        while (await js.stream_info("EVENTS")).state.messages < 3:
+            await asyncio.sleep(0.05)
+    consumer = await js.pull_subscribe("event.call.c1.>", stream="EVENTS")
+    recorded = [msg.subject for msg in await consumer.fetch(10, timeout=1)]
+    assert recorded == ["event.call.c1.initiated", "event.call.c1.accepted", "event.call.c1.ended"]

@@ -1,0 +1,190 @@
+"""Relays through call control: where they go, in what order, and what is refused."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from services.callcore import lanes
+from tests.integration.callcore.conftest import Start, World
+
+
+async def accepted(world: World) -> str:
+    """A call between ann's phone and bob's phone."""
+    await world.online("ann", "phone", "tab")
+    await world.online("bob", "phone", "tab")
+    call = (await world.initiate("ann-phone", "bob")).call
+    await world.accept("bob-phone", call)
+    return call
+
+
+def candidates(world: World, session: str) -> list[int]:
+    return [s.body["candidate"]["n"] for s in world.to(session, "ice:candidate")]
+
+
+async def relay_many(world: World, session: str, to: str, call: str, numbers: range, **more: Any) -> None:
+    for n in numbers:
+        await world.relay(session, to, "ice:candidate", call, {"candidate": {"n": n}}, **more)
+
+
+async def test_relays_reach_the_peer_unchanged_and_in_order(world: World, callcore: Start) -> None:
+    await callcore()
+    await callcore()
+    call = await accepted(world)
+    await asyncio.gather(
+        relay_many(world, "ann-phone", "bob", call, range(500)),
+        relay_many(world, "bob-phone", "ann", call, range(500)),
+    )
+    await world.until(lambda: len(candidates(world, "ann-phone")) == len(candidates(world, "bob-phone")) == 500)
+    assert candidates(world, "bob-phone") == candidates(world, "ann-phone") == list(range(500))
+    one = world.to("bob-phone", "ice:candidate")[0]
+    assert {**one.body, "seq": 0} == {"candidate": {"n": 0}, "from": "ann", "callId": call, "seq": 0}
+    assert not world.to("bob-tab", "ice:candidate")
+    assert one.reply.startswith("receipt.gw1.ann-phone.")
+
+
+async def test_the_wrong_instance_relays_too(world: World, callcore: Start) -> None:
+    names = [await callcore(), await callcore()]
+    call = await accepted(world)
+    for name in names:
+        await relay_many(world, "ann-phone", "bob", call, range(20), at=name)
+        await world.until(lambda: len(candidates(world, "bob-phone")) == 20)
+        assert candidates(world, "bob-phone") == list(range(20))
+        world.seen.clear()
+
+
+@pytest.mark.parametrize(
+    ("session", "to"),
+    [("ann-phone", "cem"), ("ann-phone", "ann"), ("ann-tab", "bob"), ("bob-tab", "ann"), ("cem-phone", "ann")],
+)
+async def test_nobody_else_gets_through(world: World, callcore: Start, session: str, to: str) -> None:
+    await callcore()
+    call = await accepted(world)
+    world.seen.clear()
+    for kind in ("call:offer", "call:answer", "ice:candidate"):
+        number = await world.relay(session, to, kind, call, {"offer": {}})
+        assert await world.refusal(number) == "receiver_not_found"
+    assert not world.seen
+
+
+async def test_a_call_that_is_over_or_unknown_has_no_receiver(world: World, callcore: Start) -> None:
+    await callcore()
+    call = await accepted(world)
+    await world.end("ann-phone", call)
+    for id_ in (call, "a call.that never > was"):
+        number = await world.relay("ann-phone", "bob", "call:offer", id_, {"offer": {}})
+        assert await world.refusal(number) == "receiver_not_found"
+
+
+async def test_early_media_reaches_ringing_devices_and_later_ones(world: World, callcore: Start) -> None:
+    await callcore()
+    await world.online("ann", "phone")
+    await world.online("bob", "phone")
+    call = (await world.initiate("ann-phone", "bob")).call
+    await world.relay("ann-phone", "bob", "call:offer", call, {"offer": {"sdp": "x"}})
+    await relay_many(world, "ann-phone", "bob", call, range(10))
+    await world.until(lambda: len(candidates(world, "bob-phone")) == 10)
+    await world.online("bob", "phone", "tab")
+    await world.attached("bob-tab")
+    await world.until(lambda: len(candidates(world, "bob-tab")) == 10)
+    await relay_many(world, "ann-phone", "bob", call, range(10, 20))
+    await world.until(lambda: len(candidates(world, "bob-tab")) == 20)
+    assert [s.event for s in world.to("bob-tab")][:2] == ["call:incoming", "call:offer"]
+    assert candidates(world, "bob-tab") == candidates(world, "bob-phone") == list(range(20))
+    seqs = [s.body["seq"] for s in world.to("bob-tab")]
+    assert seqs == sorted(seqs)
+
+
+async def test_an_instance_that_takes_a_ringing_call_over_knows_its_early_media(
+    nats_url: str, world: World, callcore: Start
+) -> None:
+    from services.callcore.app import start
+    from services.callcore.settings import Settings
+
+    await world.online("ann", "phone")
+    await world.online("bob", "phone")
+    async with start(Settings.model_validate({"nats_url": nats_url}), "cc-first"):
+        await world.until(lambda: world.members.alive("callcore"))
+        call = (await world.initiate("ann-phone", "bob")).call
+        await world.relay("ann-phone", "bob", "call:offer", call, {"offer": {"sdp": 'a"callId":"b'}})
+        await relay_many(world, "ann-phone", "bob", call, range(5))
+        await world.until(lambda: len(candidates(world, "bob-phone")) == 5)
+    await callcore()
+    await world.online("bob", "phone", "tab")
+    await world.attached("bob-tab")
+    await world.until(lambda: len(candidates(world, "bob-tab")) == 5)
+    offer = world.to("bob-tab", "call:offer")[0]
+    assert offer.body["offer"] == {"sdp": 'a"callId":"b'}
+    assert [s.event for s in world.to("bob-tab")] == ["call:incoming", "call:offer"] + 5 * ["ice:candidate"]
+
+
+async def test_early_media_is_bounded(world: World, callcore: Start) -> None:
+    await callcore()
+    await world.online("ann", "phone")
+    await world.online("bob", "phone")
+    call = (await world.initiate("ann-phone", "bob")).call
+    for _ in range(lanes.EARLY_MAX):
+        last = await world.relay("ann-phone", "bob", "ice:candidate", call, {"candidate": {"n": 0}})
+    over = await world.relay("ann-phone", "bob", "ice:candidate", call, {"candidate": {"n": 1}})
+    assert await world.refusal(over) == "rate_limited"
+    assert not [n for _, n, _ in world.receipts if n <= last]
+    await world.accept("bob-phone", call)
+    await relay_many(world, "ann-phone", "bob", call, range(2, 3))
+    await world.until(lambda: candidates(world, "bob-phone")[-1] == 2)
+
+
+async def test_an_answer_while_it_rings_accepts(world: World, callcore: Start) -> None:
+    await callcore()
+    await callcore()
+    await world.online("ann", "phone")
+    await world.online("bob", "phone", "tab")
+    call = (await world.initiate("ann-phone", "bob")).call
+    await world.relay("bob-tab", "ann", "call:answer", call, {"answer": {"sdp": "y"}})
+    await relay_many(world, "bob-tab", "ann", call, range(3))
+    await world.until(lambda: len(candidates(world, "ann-phone")) == 3)
+    events = [s.event for s in world.to("ann-phone")]
+    assert events == ["call:initiated", "call:accepted", "call:answer", *3 * ["ice:candidate"]]
+    assert (await world.expect("bob-phone", "call:ended")).body["reason"] == "answered_elsewhere"
+    late = await world.relay("bob-phone", "ann", "call:answer", call, {"answer": {}})
+    assert await world.refusal(late) == "receiver_not_found"
+
+
+async def test_the_caller_cannot_answer_its_own_call(world: World, callcore: Start) -> None:
+    await callcore()
+    await world.online("ann", "phone")
+    await world.online("bob", "phone")
+    call = (await world.initiate("ann-phone", "bob")).call
+    number = await world.relay("ann-phone", "bob", "call:answer", call, {"answer": {}})
+    assert await world.refusal(number) == "invalid_state"
+
+
+async def test_a_lane_that_was_not_told_reads_before_it_refuses(
+    world: World, callcore: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lost(*_: Any, **__: Any) -> None:
+        """The announcement does not arrive."""
+
+    await callcore()
+    await world.online("ann", "phone")
+    await world.online("bob", "phone", "tab")
+    call = (await world.initiate("ann-phone", "bob")).call
+    monkeypatch.setattr(lanes.Lanes, "_learn_at_once", lambda *_: True)
+    await world.accept("bob-phone", call)
+    await world.relay("bob-phone", "ann", "call:answer", call, {"answer": {}})
+    await world.expect("ann-phone", "call:answer")
+    assert len(world.to("ann-phone", "call:accepted")) == 1
+
+
+async def test_a_lane_trusts_what_it_knows_for_a_few_seconds_only(
+    world: World, callcore: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lanes, "WARM_SECONDS", 0.2)
+    await callcore()
+    call = await accepted(world)
+    await relay_many(world, "ann-phone", "bob", call, range(1))
+    await world.until(lambda: candidates(world, "bob-phone") == [0])
+    monkeypatch.setattr(lanes.Lanes, "_learn_at_once", lambda *_: True)
+    await world.end("bob-phone", call)
+    await asyncio.sleep(0.3)
+    number = await world.relay("ann-phone", "bob", "ice:candidate", call, {"candidate": {"n": 1}})
+    assert await world.refusal(number) == "receiver_not_found"

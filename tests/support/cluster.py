@@ -1,0 +1,173 @@
+"""A whole system of real processes: a NATS server and any number of each service."""
+
+import asyncio
+import signal
+import socket
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import nats
+
+from signalling.nats_server import EmbeddedNats
+from tests.support import stored
+from tests.support.service import Service
+
+START_SECONDS = 60.0
+QUIET_SECONDS = 20.0
+RING_SECONDS = 45
+
+# Names of the services in beats and in settings: kind → prefix of its instances' names.
+_NAMES = {"callcore": "cc", "presence": "pr", "gateway": "gw"}
+
+
+class Gateway(Service):
+    """A gateway and where it is reached."""
+
+    def __init__(self, name: str, env: dict[str, str], folder: Path) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        super().__init__("gateway", name, {**env, "PORT": str(self.port)}, folder)
+
+    def ready(self) -> bool:
+        """Whether ``/readyz`` says so."""
+        try:
+            with urllib.request.urlopen(f"{self.url}/readyz", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+
+class Cluster:
+    """``gateways`` × ``callcores`` × ``presences`` processes; logs and data go to ``folder``."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        gateways: int = 1,
+        callcores: int = 1,
+        presences: int = 1,
+        ring_seconds: float = RING_SECONDS,
+        **settings: str,
+    ) -> None:
+        self.folder = folder
+        self.ring_seconds = ring_seconds
+        self._counts = {"callcore": callcores, "presence": presences, "gateway": gateways}
+        self._settings = {
+            "RING_TIMEOUT_SECONDS": str(ring_seconds),
+            "LOG_FORMAT": "json",
+            "LOG_LEVEL": "info",
+            **settings,
+        }
+        self._nats = EmbeddedNats(folder / "nats")
+        self._services: dict[str, Service] = {}
+        self.gateways: list[Gateway] = []
+        self.allowed: tuple[str, ...] = ()
+        """Texts that make an alarming log line all right, for the test that is running."""
+
+    # --- life ---
+
+    async def start(self) -> None:
+        """Start everything and wait until it works."""
+        await asyncio.to_thread(self._nats.start)
+        env = {**self._settings, "NATS_URL": self._nats.url}
+        for kind, count in self._counts.items():
+            for number in range(1, count + 1):
+                name = f"{_NAMES[kind]}-{number}"
+                service = (
+                    Gateway(name, env, self.folder)
+                    if kind == "gateway"
+                    else Service(kind, name, env, self.folder)
+                )
+                self._services[name] = service
+                if isinstance(service, Gateway):
+                    self.gateways.append(service)
+                service.start()
+        await self.ready()
+
+    async def ready(self, timeout: float = START_SECONDS) -> None:
+        """Wait until every gateway says that it is ready and every other service that runs has been heard."""
+        until = time.monotonic() + timeout
+        silent = {s.name for s in self._services.values() if s.running and s.kind != "gateway"}
+        client = await nats.connect(self._nats.url)
+        try:
+            beats = await client.subscribe("live.*.*")
+            while silent:
+                assert time.monotonic() < until, f"not heard: {silent}\n{self.tails()}"
+                await client.publish("rollcall")
+                try:
+                    silent.discard((await beats.next_msg(timeout=0.2)).subject.rsplit(".", 1)[1])
+                except nats.errors.TimeoutError:
+                    self._none_died()
+        finally:
+            await client.close()
+        waiting = [gateway for gateway in self.gateways if gateway.running]
+        while waiting:
+            assert time.monotonic() < until, f"not ready: {[g.name for g in waiting]}\n{self.tails()}"
+            self._none_died()
+            waiting = [g for g in waiting if not await asyncio.to_thread(g.ready)]
+            await asyncio.sleep(0.05)
+
+    def _none_died(self) -> None:
+        dead = [s for s in self._services.values() if not s.running and not s.killed]
+        assert not dead, "\n".join(f"{s.name} has ended:\n{s.tail()}" for s in dead)
+
+    async def stop(self) -> None:
+        """Stop everything, gateways first."""
+        order = [*self.gateways, *(s for s in self._services.values() if s.kind != "gateway")]
+        codes = await asyncio.gather(*(asyncio.to_thread(service.stop) for service in order))
+        await asyncio.to_thread(self._nats.stop)
+        wrong = {s.name: code for s, code in zip(order, codes, strict=True) if code not in (0, None)}
+        assert not wrong, f"exit statuses {wrong}\n{self.tails()}"
+
+    # --- breaking things ---
+
+    def kill(self, name: str) -> None:
+        """SIGKILL to one process."""
+        self._services[name].kill()
+
+    def restart(self, name: str) -> None:
+        """Start a process again that was killed."""
+        self._services[name].start()
+
+    def pause(self, kind: str) -> None:
+        """SIGSTOP to all processes of a kind: they are there and do not answer."""
+        for service in self._of(kind):
+            service.signal(signal.SIGSTOP)
+
+    def resume(self, kind: str) -> None:
+        """Let them go on."""
+        for service in self._of(kind):
+            service.signal(signal.SIGCONT)
+
+    def _of(self, kind: str) -> list[Service]:
+        return [service for service in self._services.values() if service.kind == kind and service.running]
+
+    # --- what must be true after every test ---
+
+    def check_logs(self) -> None:
+        """No log says since the last check what no log should say."""
+        allowed, self.allowed = self.allowed, ()
+        alarms = [line for service in self._services.values() for line in service.alarms(allowed)]
+        assert not alarms, "\n".join(alarms[:20])
+
+    async def assert_quiet(self, within: float = QUIET_SECONDS) -> None:
+        """Within that many seconds no user is held and no call is live."""
+        until = time.monotonic() + within
+        while busy := await stored.busy(self._nats.url):
+            assert time.monotonic() < until, f"after {within} s: {busy[:20]} ({len(busy)})"
+            await asyncio.sleep(0.1)
+
+    def tails(self) -> str:
+        """The end of every log."""
+        return "\n\n".join(f"--- {s.name}\n{s.tail()}" for s in self._services.values())
+
+
+def free_port() -> int:
+    """A TCP port of the loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+

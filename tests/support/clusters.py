@@ -1,0 +1,40 @@
+"""Clusters that tests share, by their settings."""
+
+import pytest
+
+from tests.support.cluster import RING_SECONDS, Cluster
+
+
+class Clusters:
+    """Starts a cluster when it is first asked for and keeps it until the end."""
+
+    def __init__(self, folders: pytest.TempPathFactory) -> None:
+        self._folders = folders
+        self._running: dict[tuple[object, ...], Cluster] = {}
+
+    async def get(self, shape: str, *, ring_seconds: float = RING_SECONDS, **settings: str) -> Cluster:
+        """The cluster of ``shape`` (gateways x callcores x presences) with these settings."""
+        key = (shape, ring_seconds, *sorted(settings.items()))
+        if key not in self._running:
+            gateways, callcores, presences = (int(count) for count in shape.split("x"))
+            cluster = Cluster(
+                self._folders.mktemp(f"cluster-{shape}"),
+                gateways=gateways,
+                callcores=callcores,
+                presences=presences,
+                ring_seconds=ring_seconds,
+                **settings,
+            )
+            self._running[key] = cluster
+            await cluster.start()
+        return self._running[key]
+
+    async def drop(self, cluster: Cluster) -> None:
+        """Stop a cluster that a test has broken, so that the next one gets a new one."""
+        self._running = {key: other for key, other in self._running.items() if other is not cluster}
+        await cluster.stop()
+
+    async def stop(self) -> None:
+        """Stop all of them."""
+        for cluster in self._running.values():
+            await cluster.stop()

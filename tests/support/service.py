@@ -1,0 +1,102 @@
+"""One service as a process of its own, with its log in a file."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parent.parent.parent
+STOP_SECONDS = 10.0
+
+ALARMS = ("Traceback", "never retrieved", "never awaited", "Task was destroyed", "swept: ")
+"""What no log line of a service says as long as nothing breaks; ``swept`` is the net below the acrobat."""
+
+
+class Service:
+    """``python -m services.<kind>`` under the name ``name``."""
+
+    def __init__(self, kind: str, name: str, env: dict[str, str], folder: Path) -> None:
+        self.kind = kind
+        self.name = name
+        self.log = folder / f"{name}.log"
+        self._env = {**_clean_environment(), **env, "INSTANCE_ID": name}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._read = 0
+        self.killed = False
+        """Whether a test has killed it and not started it again."""
+
+    def start(self) -> None:
+        """Start the process; its log goes on where it was."""
+        self.killed = False
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", f"services.{self.kind}"],
+                cwd=REPOSITORY,
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is there."""
+        return self._process is not None and self._process.poll() is None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to a process that is there."""
+        assert self._process is not None and self.running, f"{self.name} is not running:\n{self.tail()}"
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until the process is gone."""
+        self.signal(signal.SIGKILL)
+        assert self._process is not None
+        self._process.wait(STOP_SECONDS)
+        self.killed = True
+
+    def stop(self) -> int | None:
+        """SIGTERM, SIGKILL if that does not help; the exit status, ``None`` for a process that was gone before."""
+        if self._process is None or not self.running:
+            return None
+        self._process.send_signal(signal.SIGCONT)
+        self._process.terminate()
+        try:
+            return self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait(STOP_SECONDS)
+
+    def alarms(self, allowed: tuple[str, ...] = ()) -> list[str]:
+        """Lines logged since the last call that should not be there, but for those with a text of ``allowed``."""
+        with self.log.open("rb") as log:
+            log.seek(self._read)
+            fresh = log.read()
+            self._read = log.tell()
+        return [
+            f"{self.name}: {line[:2000]}"
+            for line in fresh.decode(errors="replace").splitlines()
+            if _alarming(line) and not any(text in line for text in allowed)
+        ]
+
+    def tail(self, lines: int = 20) -> str:
+        """The end of the log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:]) if self.log.exists() else ""
+
+
+def _alarming(line: str) -> bool:
+    if any(alarm in line for alarm in ALARMS):
+        return True
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(entry, dict) and (entry.get("level") in ("error", "critical") or "exception" in entry)
+
+
+def _clean_environment() -> dict[str, str]:
+    """The environment of the tests without what would set a service."""
+    keep = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "PYTHONPATH", "SYSTEMROOT")
+    return {key: os.environ[key] for key in keep if key in os.environ} | {"PYTHONUNBUFFERED": "1"}
