@@ -113,6 +113,23 @@ class Server:
         except nats.errors.Error as error:  # NATS went away between: the asker tries again
             log.warning("answer not sent", subject=request.subject, error=str(error))
 
+    async def stop(self, timeout: float) -> None:
+        """Take no more requests, and finish those that NATS has handed to this instance.
+
+        ``timeout``: seconds at most for each of the two. While NATS is away there is nothing to finish.
+        """
+        # Service.stop() alone throws away what has been received and not yet begun.
+        try:
+            async with asyncio.timeout(timeout):
+                for endpoint in self._service._endpoints:
+                    if endpoint._subscription is not None:
+                        await endpoint._subscription.drain()
+                self._service._endpoints.clear()
+                await self._service.stop()
+        except (TimeoutError, nats.errors.Error) as error:
+            log.warning("requests not drained", error=str(error) or type(error).__name__)
+        await self.drain(timeout)
+
     async def drain(self, timeout: float) -> None:
         """Finish the requests in hand, ``timeout`` seconds at most."""
         if self._tasks:
