@@ -49,14 +49,14 @@ def kind(request: pytest.FixtureRequest) -> str:
 @pytest_asyncio.fixture(loop_scope="session")
 async def stage(clusters: Clusters, shape: str, kind: str, driver: NodeDriver | None) -> AsyncIterator[Stage]:
     """Clients of ``kind`` on a cluster of ``shape``."""
-    async for stage in _stage(await clusters.get(shape), kind, driver):
+    async for stage in Stage.on(await clusters.get(shape), kind, driver):
         yield stage
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def hasty(clusters: Clusters, shape: str, kind: str, driver: NodeDriver | None) -> AsyncIterator[Stage]:
     """The same where calls ring for two seconds only."""
-    async for stage in _stage(await clusters.get(shape, ring_seconds=2), kind, driver):
+    async for stage in Stage.on(await clusters.get(shape, ring_seconds=2), kind, driver):
         yield stage
 
 
@@ -64,13 +64,3 @@ async def hasty(clusters: Clusters, shape: str, kind: str, driver: NodeDriver | 
 async def big(clusters: Clusters) -> Cluster:
     """Two of each service."""
     return await clusters.get("2x2x2")
-
-
-async def _stage(cluster: Cluster, kind: str, driver: NodeDriver | None) -> AsyncIterator[Stage]:
-    stage = Stage(cluster, kind, driver)
-    try:
-        yield stage
-        await stage.end()
-    finally:
-        await stage.leave()
-    await stage.clear()

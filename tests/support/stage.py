@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -14,6 +15,9 @@ from tests.support.shapes import faults
 
 NODE, PYTHON = "node", "python"
 KINDS = tuple(f"{library}-{transport}" for library in (NODE, PYTHON) for transport in (WEBSOCKET, POLLING))
+
+_JOINING = 25
+"""Pairs that join at once, so that joining many takes no longer than anybody's timeout."""
 
 
 def usable(kind: str) -> str:
@@ -67,6 +71,31 @@ class Stage:
         before = len(self.clients)
         clients = await asyncio.gather(*(self.user(name, gateway=before + i) for i, name in enumerate(names)))
         return list(clients)
+
+    async def pairs(self, count: int) -> list[tuple[Client, Client]]:
+        """Many pairs of users, the two of a pair on different gateways."""
+        clients: list[Client] = []
+        for first in range(0, count, _JOINING):
+            some = range(first, min(first + _JOINING, count))
+            clients += await self.many(*(f"{side}{n}" for n in some for side in "ab"))
+        return list(zip(clients[::2], clients[1::2], strict=True))
+
+    @classmethod
+    async def crowd(cls, cluster: Cluster, driver: NodeDriver | None) -> "AsyncIterator[Stage]":
+        """A stage for hundreds of clients: of the cheapest kind there is. Cleared up after its one test."""
+        async for stage in cls.on(cluster, KINDS[0] if driver is not None else f"{PYTHON}-{WEBSOCKET}", driver):
+            yield stage
+
+    @classmethod
+    async def on(cls, cluster: Cluster, kind: str, driver: NodeDriver | None) -> "AsyncIterator[Stage]":
+        """A stage with everything that must be true after its one test; for fixtures."""
+        stage = cls(cluster, kind, driver)
+        try:
+            yield stage
+            await stage.end()
+        finally:
+            await stage.leave()
+        await stage.clear()
 
     async def end(self) -> None:
         """Everybody has got what they should and nothing else, and everything is cleared up when they have left."""

@@ -233,3 +233,18 @@ async def test_it_says_goodbye_when_it_stops(nats_url: str, bus: Bus, gw1: Gatew
     with pytest.raises(Unavailable):
         await gw1.status(USER)
     await members.stop()
+
+
+async def test_an_instance_that_stops_answers_what_it_was_handed(nats_url: str, bus: Bus) -> None:
+    settings = Settings(nats_url=nats_url)
+    async with start(settings, "presence-stays"):
+        async with start(settings, "presence-goes"):
+            asks = [
+                asyncio.create_task(bus.request(subjects.rpc("presence", "join"), join.dump(), timeout=10))
+                for n in range(400)
+                if (join := JoinRequest(request_id=f"r{n}", user=f"u{n}", gateway="gw1", socket=f"s{n}"))
+            ]
+            await asyncio.sleep(0)
+            await bus.flush()
+        answers = await asyncio.gather(*asks)
+    assert all(answer.data.startswith(b'{"ok":true') for answer in answers)
