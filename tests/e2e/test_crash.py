@@ -1,0 +1,172 @@
+"""SIGKILL of a service while a hundred calls are being set up: both sides of every call agree, nobody stays busy."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from tests.support.client import Client
+from tests.support.cluster import Cluster
+from tests.support.clusters import Clusters
+from tests.support.node_client import NodeDriver
+from tests.support.outcome import agreed
+from tests.support.stage import Stage, end, talk
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+CALLS = 100
+RING_SECONDS = 8
+TRIES = 5
+PATIENCE = 60.0
+# What a service may say when its neighbour was killed: all of it is a warning, and the sweep may have work.
+ALLOWED = ("swept: ",)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def mortal(clusters: Clusters, driver: NodeDriver | None) -> AsyncIterator[Stage]:
+    """A stage on a 2x2x2 of its own, whose calls ring for a moment only and which sweeps often."""
+    cluster = await clusters.get("2x2x2", ring_seconds=RING_SECONDS, SWEEP_SECONDS="2")
+    async for stage in Stage.crowd(cluster, driver):
+        yield stage
+        cluster.allowed = ALLOWED
+
+
+class Setup:
+    """One pair on the way from two sockets to a call that is over, through whatever happens meanwhile."""
+
+    def __init__(self, stage: Stage, number: int) -> None:
+        self._stage = stage
+        self.number = number
+        self.calls: list[str] = []
+        self.errors: Counter[str] = Counter()
+        self.alice: Client
+        self.bob: Client
+
+    async def join(self) -> None:
+        """Both are connected and joined."""
+        self.alice, self.bob = await asyncio.gather(
+            self._joined(f"a{self.number}", self.number), self._joined(f"b{self.number}", self.number + 1)
+        )
+
+    async def call(self) -> None:
+        """Place the call, accept it, end it; whatever is answered with ``unavailable`` is tried again."""
+        ack = await self._ask(self.alice, "call:initiate", {"to": self.bob.user, "callType": "audio"})
+        if not ack["ok"]:
+            # Nobody knows whether that one came about; if it did, both are told, and it rings for a moment only.
+            assert ack["error"]["code"] in ("unavailable", "already_in_call"), ack
+            await self._until_over()
+            return
+        call = (await self.alice.expect("call:initiated", timeout=PATIENCE))["callId"]
+        incoming = await self.bob.inbox.expect_any("call:incoming", "call:ended", callId=call, timeout=PATIENCE)
+        if incoming.event == "call:incoming":
+            await self._ask(self.bob, "call:accept", {"callId": call})
+            await self.alice.inbox.expect_any("call:accepted", "call:ended", callId=call, timeout=PATIENCE)
+            await self._ask(self.alice, "call:end", {"callId": call})
+        await self._until_over()
+
+    async def _until_over(self) -> None:
+        """Wait until both sides have been told the end of every call that either has been told of."""
+        told = ("call:initiated", "call:incoming", "call:accepted")
+        for client, other in ((self.alice, self.bob), (self.bob, self.alice)):
+            for call in dict.fromkeys(data["callId"] for event in told for data in client.inbox.seen(event)):
+                for side in (client, other):
+                    if not side.inbox.seen("call:ended", callId=call):
+                        await side.expect("call:ended", callId=call, timeout=PATIENCE)
+                if call not in self.calls:
+                    self.calls.append(call)
+
+    async def _joined(self, name: str, gateway: int) -> Client:
+        client = await self._stage.socket(name, gateway=gateway)
+        ack = await self._ask(client, "user:join", {"userId": self._stage.id(name)})
+        assert ack["ok"], f"{name} cannot join: {ack}"
+        joined = await client.expect("user:joined", timeout=PATIENCE)
+        client.user, client.session = joined["userId"], joined["sessionId"]
+        return client
+
+    async def _ask(self, client: Client, event: str, payload: dict[str, Any]) -> dict[str, Any]:
+        for attempt in range(TRIES):
+            ack: dict[str, Any] = await client.ask(event, payload, timeout=PATIENCE)
+            if not ack["ok"]:
+                await client.expect("error", event=event)
+                self.errors[ack["error"]["code"]] += 1
+            if ack["ok"] or not ack["error"]["retryable"]:
+                break
+            await asyncio.sleep(0.2 * 2**attempt)  # what a client is told to do
+        return ack
+
+
+async def _kill_amid(stage: Stage, victim: str, setups: list[Setup]) -> None:
+    """Set up all calls, a few at a time, and kill ``victim`` when a third of them has come about."""
+    progress = asyncio.Event()
+    done = 0
+
+    async def set_up(setup: Setup, free: asyncio.Semaphore) -> None:
+        nonlocal done
+        async with free:
+            await setup.join()
+            await setup.call()
+            done += 1
+            if done >= CALLS // 3:
+                progress.set()
+
+    async def kill() -> None:
+        await asyncio.wait_for(progress.wait(), PATIENCE)
+        stage.cluster.kill(victim)
+
+    free = asyncio.Semaphore(30)
+    await asyncio.gather(kill(), *(set_up(setup, free) for setup in setups))
+
+
+@pytest.mark.parametrize("victim", ["cc-1", "cc-2", "pr-1", "pr-2"])
+async def test_killed_while_calls_are_set_up(mortal: Stage, victim: str) -> None:
+    setups = [Setup(mortal, number) for number in range(CALLS)]
+    await _kill_amid(mortal, victim, setups)
+
+    outcomes: Counter[str] = Counter()
+    for setup in setups:
+        for call in setup.calls:
+            known = agreed(setup.alice, setup.bob, call)
+            outcomes[str(known.ends[0][1])] += 1
+    errors: Counter[str] = Counter()
+    for setup in setups:
+        errors.update(setup.errors)
+    print(f"{victim}: outcomes {dict(outcomes)}, errors {dict(errors)}")
+    assert outcomes["hangup"] >= CALLS // 2, "most calls do not notice"
+
+    for setup in setups:
+        setup.alice.inbox.forget()
+        setup.bob.inbox.forget()
+    await mortal.cluster.assert_quiet(RING_SECONDS + 15)
+    await asyncio.gather(*(_talk_again(setup) for setup in setups))
+
+    mortal.cluster.restart(victim)
+    await mortal.cluster.ready()
+
+
+async def _talk_again(setup: Setup) -> None:
+    await end(setup.bob, setup.alice, call=await talk(setup.bob, setup.alice))
+
+
+async def test_a_ring_deadline_survives_its_callcore(clusters: Clusters, mortal: Stage) -> None:
+    cluster: Cluster = mortal.cluster
+    pairs = await mortal.pairs(20)
+    for alice, bob in pairs:
+        await alice.ok("call:initiate", {"to": bob.user, "callType": "audio"})
+    cluster.kill("cc-1")
+    try:
+        for alice, bob in pairs:
+            initiated, incoming = await alice.expect("call:initiated"), await bob.expect("call:incoming")
+            assert initiated["callId"] == incoming["callId"]
+            for client in (alice, bob):
+                ended = await client.expect("call:ended", timeout=RING_SECONDS + 15)
+                assert (ended["callId"], ended["by"], ended["reason"]) == (
+                    incoming["callId"],
+                    "server",
+                    "timeout",
+                )
+    finally:
+        cluster.restart("cc-1")
+        await cluster.ready()
