@@ -12,6 +12,9 @@ from shared.ids import decode, encode
 NOBODY = "-"
 """Stands for the user and session of a message that no client sent. ``encode`` never yields it for a minted id."""
 
+RING = "ring"
+"""The kind of deadline that ends a call which nobody answers; its id is the call's."""
+
 STATE = "state"
 """The kind of a relay message by which one callcore tells another what a call has become."""
 
@@ -148,7 +151,7 @@ def event_user(user: str, what: str) -> str:
 
 
 def deadline_set(kind: str, id_: str) -> str:
-    """Where a scheduled message rests until its time. ``kind``: ``ring``."""
+    """Where a scheduled message rests until its time. ``kind``: :data:`RING`."""
     return f"deadline.set.{kind}.{id_}"
 
 
@@ -157,7 +160,9 @@ def deadline_due(kind: str, id_: str) -> str:
     return f"deadline.due.{kind}.{id_}"
 
 
-DEADLINE_DUE_ALL = "deadline.due.>"
+def deadline_due_all(kind: str) -> str:
+    """All due deadlines of a kind: what its shared consumer filters."""
+    return f"deadline.due.{kind}.*"
 
 
 def parse_deadline(subject: str) -> tuple[str, str]:

@@ -8,9 +8,9 @@ from aiohttp import web
 from nats.micro import add_service
 
 from services.callcore.control import Control
-from services.callcore.deadlines import Deadlines
 from services.callcore.handlers import Handlers
 from services.callcore.lanes import Lanes
+from services.callcore.model import Call
 from services.callcore.placing import Placing
 from services.callcore.settings import Settings
 from services.callcore.store import Store
@@ -18,6 +18,7 @@ from services.callcore.sweep import Sweep
 from services.callcore.teller import Teller
 from shared import health, rpc, streams, subjects
 from shared.bus import Bus
+from shared.deadlines import Deadlines, set_deadline
 from shared.events import Recorder
 from shared.kv import Bucket
 from shared.mailbox import Postman
@@ -41,12 +42,18 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         def owner(call: str) -> str | None:
             return members.owner(SERVICE, call)
 
+        async def set_ring(call: Call) -> None:
+            await set_deadline(bus, subjects.RING, call.call, call.expires_at)
+
+        async def ring_due(call: str, _: bytes) -> None:
+            await control.time_out(call)
+
         lanes = Lanes(bus, store, postman, instance, owner)
-        deadlines = Deadlines(bus, lambda call: control.time_out(call))
         teller = Teller(lanes.announce, postman, recorder)
         control = Control(store, teller)
-        placing = Placing(store, teller, deadlines.set_ring, ring_timeout=settings.ring_timeout_seconds)
+        placing = Placing(store, teller, set_ring, ring_timeout=settings.ring_timeout_seconds)
         lanes.accept = control.happen
+        deadlines = Deadlines(bus, subjects.RING, ring_due)
         sweep = Sweep(store, control, lambda id_: owner(id_) == instance, seconds=settings.sweep_seconds)
         beacon = Beacon(bus, SERVICE, instance, distribution_version())
 

@@ -1,0 +1,111 @@
+"""Deadlines: timers that the NATS server keeps, so that they fire whoever died meanwhile.
+
+A deadline is a scheduled message; at its time it goes to one live instance of the service that keeps its kind, through
+a shared consumer, and to another if that one does not acknowledge. Late ones, e.g. after everything was down, fire at
+start. Setting a deadline that is set moves it; setting it again and again, always a little ahead, is a lease.
+"""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+import nats.errors
+import nats.js.errors
+from nats.aio.msg import Msg
+from nats.js.api import AckPolicy, ConsumerConfig
+
+from shared import logs, subjects
+from shared.bus import Bus
+from shared.errors import SignallingError, Unavailable
+
+log = logs.get(__name__)
+
+_ACK_WAIT_SECONDS = 5
+_FETCH = 64
+_FETCH_SECONDS = 5.0
+_TTL_SECONDS = 600
+"""How long a deadline that fired waits for somebody to take it."""
+_PAUSE_SECONDS = 1.0
+
+Fire = Callable[[str, bytes], Awaitable[None]]
+"""What to do about a deadline that is due: (id, payload). It raises a :class:`SignallingError` to get it again."""
+
+
+async def set_deadline(bus: Bus, kind: str, id_: str, at_ms: int, payload: bytes = b"") -> None:
+    """Let a deadline of ``kind`` fire at ``at_ms`` (milliseconds since the epoch), instead of when it was to before.
+
+    Raises :class:`Unavailable` if it is not certain that it will.
+    """
+    at = datetime.fromtimestamp(at_ms / 1000, UTC).isoformat().replace("+00:00", "Z")
+    headers = {
+        "Nats-Schedule": f"@at {at}",
+        "Nats-Schedule-Target": subjects.deadline_due(kind, id_),
+        "Nats-Schedule-TTL": f"{_TTL_SECONDS}s",
+    }
+    msg = await bus.request(subjects.deadline_set(kind, id_), payload, timeout=2.0, headers=headers)
+    if error := json.loads(msg.data).get("error"):
+        raise Unavailable(f"deadline not set: {error.get('description')}")
+
+
+class Deadlines:
+    """Hands the due deadlines of one ``kind`` to ``fire``, each to one instance of those that keep this kind."""
+
+    def __init__(self, bus: Bus, kind: str, fire: Fire) -> None:
+        self._bus = bus
+        self._kind = kind
+        self._fire = fire
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to take deadlines that are due."""
+        self._task = asyncio.create_task(self._run(), name=f"deadlines {self._kind}")
+
+    async def stop(self) -> None:
+        """Take no more; one that is in hand and not done goes to another instance."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._consume()
+            except (nats.errors.Error, Unavailable, OSError) as error:
+                log.warning("deadlines paused", error=str(error) or type(error).__name__)
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _consume(self) -> None:
+        config = ConsumerConfig(
+            durable_name=self._kind,
+            filter_subject=subjects.deadline_due_all(self._kind),
+            ack_policy=AckPolicy.EXPLICIT,
+            ack_wait=_ACK_WAIT_SECONDS,
+        )
+        js = self._bus.client.jetstream()
+        consumer = await js.pull_subscribe(
+            subjects.deadline_due_all(self._kind),
+            durable=self._kind,
+            stream=subjects.STREAM_DEADLINES,
+            config=config,
+        )
+        try:
+            while True:
+                try:
+                    due = await consumer.fetch(_FETCH, timeout=_FETCH_SECONDS)
+                except nats.errors.TimeoutError:
+                    continue  # nothing was due
+                await asyncio.gather(*(self._take(msg) for msg in due))
+        finally:
+            if self._bus.connected:
+                await consumer.unsubscribe()
+
+    async def _take(self, msg: Msg) -> None:
+        kind, id_ = subjects.parse_deadline(msg.subject)
+        try:
+            await self._fire(id_, msg.data)
+            await msg.ack()
+        except (SignallingError, nats.errors.Error) as error:
+            log.warning("deadline not done yet", kind=kind, id=id_, error=str(error) or type(error).__name__)
+        except Exception:
+            log.exception("deadline failed", kind=kind, id=id_)
