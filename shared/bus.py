@@ -120,6 +120,8 @@ class Bus:
     async def flush(self, timeout: float = 2.0) -> None:
         """Wait until the server has seen all that was sent."""
         try:
+            # Else nats-py's ping overtakes what is still in its buffer.
+            await self.client._flush_pending(force_flush=True)
             await self.client.flush(timeout=timeout)  # type: ignore[arg-type]  # seconds, fractions work
         except nats.errors.Error as error:
             raise Unavailable from error
@@ -139,3 +141,15 @@ class Bus:
             nats.errors.Error,
         ):  # RuntimeError: uvloop, while NATS is away
             log.warning("nats connection closed with messages unsent")
+
+
+async def drain(subscription: Subscription) -> None:
+    """Let no more messages come, and wait until those that came have been handled.
+
+    nats-py's own drain can lose some: its ping overtakes its unsubscribe, and it no longer knows the subscription
+    when the last messages arrive. So the unsubscribe goes out here first. Raises :class:`nats.errors.Error`.
+    """
+    client = subscription._conn
+    await client._send_unsubscribe(subscription._id)
+    await client._flush_pending(force_flush=True)
+    await subscription.drain()  # type: ignore[no-untyped-call]

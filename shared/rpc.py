@@ -10,7 +10,7 @@ from nats.micro.service import Service
 from pydantic import ValidationError
 
 from shared import logs, subjects
-from shared.bus import Bus
+from shared.bus import Bus, drain
 from shared.clock import now_ms
 from shared.contracts.rpc import Reply, Request
 from shared.contracts.wire import Wire
@@ -123,7 +123,7 @@ class Server:
             async with asyncio.timeout(timeout):
                 for endpoint in self._service._endpoints:
                     if endpoint._subscription is not None:
-                        await endpoint._subscription.drain()
+                        await drain(endpoint._subscription)
                 self._service._endpoints.clear()
                 await self._service.stop()
         except (TimeoutError, nats.errors.Error) as error:
