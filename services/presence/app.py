@@ -38,6 +38,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         micro = await add_service(bus.client, name=SERVICE, version=distribution_version())
         server = rpc.Server(micro)
         await handlers.register(server)
+        await bus.flush()  # NATS knows the endpoints before anybody hears of this instance
         await beacon.start()
         try:
             yield
