@@ -64,7 +64,7 @@ class Members:
     def __init__(self, bus: Bus, *services: str) -> None:
         self._bus = bus
         self._heard: dict[str, dict[str, float]] = {service: {} for service in services}
-        self._lists: dict[str, tuple[str, ...]] = {service: () for service in services}
+        self._lists: dict[str, tuple[str, ...]] = dict.fromkeys(services, ())
         self._task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self.generation = 0

@@ -15,7 +15,7 @@ from tests.support.node_client import NodeDriver
 from tests.support.outcome import agreed
 from tests.support.stage import Stage, end, talk
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
 
 CALLS = 100
 RING_SECONDS = 8
@@ -60,7 +60,9 @@ class Setup:
             await self._until_over()
             return
         call = (await self.alice.expect("call:initiated", timeout=PATIENCE))["callId"]
-        incoming = await self.bob.inbox.expect_any("call:incoming", "call:ended", callId=call, timeout=PATIENCE)
+        incoming = await self.bob.inbox.expect_any(
+            "call:incoming", "call:ended", callId=call, timeout=PATIENCE
+        )
         if incoming.event == "call:incoming":
             await self._ask(self.bob, "call:accept", {"callId": call})
             await self.alice.inbox.expect_any("call:accepted", "call:ended", callId=call, timeout=PATIENCE)

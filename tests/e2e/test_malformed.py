@@ -11,7 +11,7 @@ from tests.support.cluster import Cluster
 from tests.support.raw_client import RawClient
 from tests.support.stage import PYTHON, Stage, end, talk
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
 
 STRIKES_LEAST = 5
 """A client with a bug now and then is not thrown out."""

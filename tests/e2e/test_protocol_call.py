@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.stage import Stage, end, ring, talk
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
 
 
 @pytest.mark.parametrize("call_type", ["audio", "video"])
@@ -14,13 +14,14 @@ async def test_initiate_rings_the_callee(stage: Stage, call_type: str) -> None:
     alice, bob = await stage.many("alice", "bob")
     metadata = {"title": "Grüße 👋", "nested": [1, 2.5, None, {"a": True}]}
     before = time.time() * 1000
-    await alice.ok("call:initiate", {"to": bob.user, "callType": call_type, "metadata": metadata})
+    ack = await alice.ok("call:initiate", {"to": bob.user, "callType": call_type, "metadata": metadata})
     initiated = await alice.expect("call:initiated")
     incoming = await bob.expect("call:incoming")
     after = time.time() * 1000
 
     call, expires = initiated["callId"], initiated["expiresAt"]
     assert initiated == {"callId": call, "to": bob.user, "expiresAt": expires, "seq": initiated["seq"]}
+    assert ack == {"ok": True, "callId": call, "to": bob.user, "expiresAt": expires}
     assert incoming == {
         "from": alice.user,
         "callType": call_type,
@@ -47,7 +48,8 @@ async def test_initiate_without_metadata_shows_none(stage: Stage) -> None:
 async def test_accept_tells_both(stage: Stage) -> None:
     alice, bob = await stage.many("alice", "bob")
     call = await ring(alice, bob)
-    await bob.ok("call:accept", {"callId": call, "from": bob.user})
+    ack = await bob.ok("call:accept", {"callId": call, "from": bob.user})
+    assert ack == {"ok": True, "callId": call}
     for client in (alice, bob):
         accepted = await client.expect("call:accepted")
         assert accepted == {"callId": call, "by": bob.user, "seq": accepted["seq"]}
@@ -59,7 +61,8 @@ async def test_reject_tells_both(stage: Stage, reason: str | None) -> None:
     alice, bob = await stage.many("alice", "bob")
     call = await ring(alice, bob)
     told = {} if reason is None else {"reason": reason}
-    await bob.ok("call:reject", {"callId": call, "from": bob.user, **told})
+    ack = await bob.ok("call:reject", {"callId": call, "from": bob.user, **told})
+    assert ack == {"ok": True, "callId": call}
     for client in (alice, bob):
         rejected = await client.expect("call:rejected")
         assert rejected == {"callId": call, "by": bob.user, "seq": rejected["seq"], **told}
@@ -73,7 +76,8 @@ async def test_end_of_an_accepted_call_tells_both(stage: Stage, by_caller: bool,
     alice, bob = await stage.many("alice", "bob")
     call = await talk(alice, bob)
     who = alice if by_caller else bob
-    await who.ok("call:end", {"callId": call} | ({} if reason is None else {"reason": reason}))
+    ack = await who.ok("call:end", {"callId": call} | ({} if reason is None else {"reason": reason}))
+    assert ack == {"ok": True, "callId": call}
     for client in (alice, bob):
         ended = await client.expect("call:ended")
         expected = {"callId": call, "by": who.user, "reason": reason or "hangup", "seq": ended["seq"]}
@@ -129,7 +133,7 @@ async def test_glare_makes_one_call_accepted_at_once(stage: Stage) -> None:
     ack = await bob.ok("call:initiate", {"to": alice.user, "callType": "audio"})
     answered = await bob.expect("call:initiated")
     assert (answered["callId"], answered["to"]) == (call, alice.user)
-    assert ack.get("callId", call) == call
+    assert ack["callId"] == call
     for client in (alice, bob):
         await client.expect("call:accepted", callId=call, by=bob.user)
     await end(alice, bob, call=call)

@@ -5,7 +5,7 @@ import pytest
 from tests.support.client import Client
 from tests.support.stage import Stage, end, ring
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
 
 
 async def _ring_all(caller: Client, *devices: Client) -> str:

@@ -9,7 +9,7 @@ from tests.support.clusters import Clusters
 from tests.support.node_client import NodeDriver
 from tests.support.stage import KINDS, Stage, end, ring, talk, usable
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
 
 EVENTS: dict[str, dict[str, Any]] = {
     "call:initiate": {"to": "bob", "callType": "audio"},
@@ -202,7 +202,9 @@ async def test_unavailable_while_call_control_does_not_answer(
     pairs = [await stage.many("alice", "bob") for stage in stages]
     cluster.pause("callcore")
     try:
-        initiate = [alice.refused("call:initiate", {"to": bob.user, "callType": "audio"}) for alice, bob in pairs]
+        initiate = [
+            alice.refused("call:initiate", {"to": bob.user, "callType": "audio"}) for alice, bob in pairs
+        ]
         for error in await asyncio.gather(*initiate):
             expected = {"code": "unavailable", "message": "Temporarily unavailable", "retryable": True}
             assert error == expected

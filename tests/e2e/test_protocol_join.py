@@ -6,7 +6,7 @@ from tests.support.clusters import Clusters
 from tests.support.shapes import faults
 from tests.support.stage import PYTHON, Stage, end, ring, talk
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
 
 
 async def test_join_is_answered_with_joined(stage: Stage) -> None:
@@ -22,7 +22,7 @@ async def test_join_is_answered_with_joined(stage: Stage) -> None:
     assert set(joined["resume"]) == {"token", "windowSeconds"}
     assert joined["resume"]["token"] and joined["resume"]["windowSeconds"] == 30
     assert all("urls" in server for server in joined["iceServers"])
-    assert ack["ok"] is True
+    assert ack | {"seq": 0} == joined | {"ok": True, "seq": 0}
     client.user = user
 
 
@@ -37,7 +37,7 @@ async def test_status_follows_the_user(stage: Stage) -> None:
     async def status(user: str) -> tuple[bool, bool]:
         ack = await alice.ok("user:status", {"userId": user})
         told = await alice.expect("user:status", userId=user)
-        assert ack["ok"] is True
+        assert ack == told | {"ok": True}
         return told["isOnline"], told["isInCall"]
 
     assert await status(stage.id("nobody")) == (False, False)
@@ -65,7 +65,7 @@ async def test_status_is_offline_after_leaving(stage: Stage) -> None:
     assert told == {"userId": bob.user, "isOnline": False, "isInCall": False}
 
 
-async def test_join_again_with_the_device_replaces_its_session(stage: Stage) -> None:
+async def test_join_again_with_the_device_replaces_its_socket(stage: Stage) -> None:
     old = await stage.user("alice", deviceId="phone")
     other = await stage.device(old, "tablet", deviceId="tablet")
     new = await stage.device(old, "phone again", deviceId="phone")
@@ -73,26 +73,43 @@ async def test_join_again_with_the_device_replaces_its_session(stage: Stage) -> 
     replaced = await old.expect("session:replaced")
     assert replaced["sessionId"] == old.session
     await old.expect_closed()
-    assert new.session != old.session
-    assert not other.closed.is_set()
+    assert new.session == old.session, "the new socket takes the place of the old one"
+    assert other.session != old.session and not other.closed.is_set()
 
     bob = await stage.user("bob")
     await bob.ok("call:initiate", {"to": new.user, "callType": "audio"})
     call = (await bob.expect("call:initiated"))["callId"]
     for device in (other, new):
         await device.expect("call:incoming", callId=call)
-    assert not old.inbox.seen("call:incoming"), "a replaced session does not ring"
+    assert not old.inbox.seen("call:incoming"), "a replaced socket does not ring"
     await end(bob, other, new, call=call, reason="cancelled")
 
 
-async def test_replacing_the_device_that_talks_is_seen_by_the_peer(stage: Stage) -> None:
+async def test_replacing_the_socket_that_talks_keeps_the_call(stage: Stage) -> None:
     alice, bob = await stage.user("alice", deviceId="phone"), await stage.user("bob")
     call = await talk(alice, bob)
-    await stage.device(alice, "alice again", deviceId="phone")
+    again = await stage.device(alice, "alice again", deviceId="phone")
     await alice.expect("session:replaced")
     await alice.expect_closed()
-    ended = await bob.expect("call:ended", callId=call)
-    assert ended["by"] == alice.user
+
+    await again.ok("call:offer", {"offer": {"sdp": "x"}, "from": again.user, "to": bob.user})
+    await bob.expect("call:offer", callId=call)
+    await bob.ok("call:answer", {"answer": {"sdp": "y"}, "from": bob.user, "to": again.user})
+    await again.expect("call:answer", callId=call)
+    await end(bob, again, call=call)
+
+
+async def test_replacing_the_socket_that_rings_rings_the_new_one(stage: Stage) -> None:
+    alice, bob = await stage.user("alice"), await stage.user("bob", deviceId="phone")
+    call = await ring(alice, bob)
+    again = await stage.device(bob, "bob again", deviceId="phone")
+    await bob.expect("session:replaced")
+    await bob.expect_closed()
+    await again.expect("call:incoming", callId=call)
+    await again.ok("call:accept", {"callId": call})
+    for client in (alice, again):
+        await client.expect("call:accepted", callId=call, by=bob.user)
+    await end(again, alice, call=call)
 
 
 async def test_single_session_policy_replaces_whatever_was_there(clusters: Clusters) -> None:

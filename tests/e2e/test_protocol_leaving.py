@@ -5,7 +5,7 @@ import pytest
 from tests.support.client import WEBSOCKET, Client
 from tests.support.stage import KINDS, Stage, end, ring, talk, usable
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
 
 
 # A polling client that goes silent is only missed after the ping timeout, so it cannot break in a moment.

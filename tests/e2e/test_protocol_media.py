@@ -7,9 +7,9 @@ import pytest
 from tests.support.client import Client
 from tests.support.stage import Stage, end, ring, talk
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
 
-SDP = "v=0\r\no=- 4611731400430051336 2 IN IP4 127.0.0.1\r\ns=Ünï ☎ \"quoted\" \\ \u2028\r\n"
+SDP = 'v=0\r\no=- 4611731400430051336 2 IN IP4 127.0.0.1\r\ns=Ünï ☎ "quoted" \\ \u2028\r\n'
 CANDIDATE = {
     "candidate": "candidate:842163049 1 udp 1677729535 192.0.2.1 51472 typ srflx",
     "sdpMid": "0",
@@ -39,7 +39,7 @@ async def test_offer_answer_and_candidates_reach_the_peer_unchanged(stage: Stage
 
     for sender, receiver in ((alice, bob), (bob, alice)):
         sent = _offer(sender, receiver, callType="video", **extra)
-        await sender.ok("call:offer", sent)
+        assert await sender.ok("call:offer", sent) == {"ok": True}
         got = await receiver.expect("call:offer")
         assert got == {
             "offer": sent["offer"],

@@ -12,7 +12,7 @@ from tests.support.inbox import PATIENCE_SECONDS
 from tests.support.raw_client import RawClient
 from tests.support.stage import PYTHON, Stage, end, talk
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
 
 FRAMES: tuple[str | bytes, ...] = (
     "",
@@ -140,7 +140,9 @@ async def test_requests_that_mean_nothing(scene: Stage, big: Cluster) -> None:
     async with aiohttp.ClientSession() as http:
         for query in queries:
             for method in ("GET", "POST", "PUT", "DELETE", "OPTIONS"):
-                async with http.request(method, base + query, data=b"42[]" if method == "POST" else None) as answer:
+                async with http.request(
+                    method, base + query, data=b"42[]" if method == "POST" else None
+                ) as answer:
                     await answer.read()
                     assert answer.status < 500, f"{method} {query}: {answer.status}"
         for body in bodies:

@@ -10,7 +10,7 @@ from tests.support.client import Client
 from tests.support.cluster import Cluster
 from tests.support.stage import PYTHON, Stage, end, ring, talk
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
 
 # Each with what it could be taken for: subject wildcards, separators, our own escapes, paths, other users.
 IDS = (
@@ -118,7 +118,18 @@ async def test_call_ids_that_a_client_makes_up(scene: Stage) -> None:
     bob = await scene.socket("bob", gateway=1)
     await bob.join(long_other)
     call = await ring(alice, bob)
-    for made_up in ("*", ">", "a.b", "-", "$JS.API", " ", "👋" * 128, "." * 128, f"{call}.*", call.swapcase()):
+    for made_up in (
+        "*",
+        ">",
+        "a.b",
+        "-",
+        "$JS.API",
+        " ",
+        "👋" * 128,
+        "." * 128,
+        f"{call}.*",
+        call.swapcase(),
+    ):
         for event in ("call:accept", "call:reject", "call:end"):
             await bob.refused(event, {"callId": made_up}, code="call_not_found")
         candidate = {"candidate": {"x": 1}, "from": alice.user, "to": bob.user, "callId": made_up}

@@ -53,7 +53,7 @@ class Client(ABC):
 
     # --- what follows from it ---
 
-    async def expect(self, event: str, *, timeout: float = PATIENCE_SECONDS, **match: Any) -> Any:
+    async def expect(self, event: str, /, *, timeout: float = PATIENCE_SECONDS, **match: Any) -> Any:
         """The payload of the first ``event`` not taken yet that matches."""
         return await self.inbox.expect(event, timeout=timeout, **match)
 

@@ -35,7 +35,7 @@ class Inbox:
         self._counts[event] += 1
         self._changed.set()
 
-    async def expect(self, event: str, *, timeout: float = PATIENCE_SECONDS, **match: Any) -> Any:
+    async def expect(self, event: str, /, *, timeout: float = PATIENCE_SECONDS, **match: Any) -> Any:
         """The payload of the first ``event`` not taken yet whose keys equal ``match`` (``from_`` for ``from``)."""
         wanted = {key.rstrip("_"): value for key, value in match.items()}
 
@@ -88,7 +88,7 @@ class Inbox:
         """The payloads of all ``event`` that nobody has taken."""
         return [r.data for r in self._pending if r.event == event]
 
-    def seen(self, event: str, **match: Any) -> list[Any]:
+    def seen(self, event: str, /, **match: Any) -> list[Any]:
         """The payloads of all ``event`` ever received whose keys equal ``match``."""
         wanted = {key.rstrip("_"): value for key, value in match.items()}
         return [r.data for r in self.all if r.event == event and _matches(r.data, wanted)]

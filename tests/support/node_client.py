@@ -92,7 +92,9 @@ class NodeDriver:
         try:
             return await asyncio.wait_for(answer, timeout + 5)
         except TimeoutError:
-            raise AssertionError(f"{number}: {op} {fields.get('event', '')} is not done in {timeout} s") from None
+            raise AssertionError(
+                f"{number}: {op} {fields.get('event', '')} is not done in {timeout} s"
+            ) from None
         finally:
             self._answers.pop(id_, None)
 

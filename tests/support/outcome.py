@@ -17,7 +17,9 @@ class Outcome(NamedTuple):
 def outcome(client: Client, call: str) -> Outcome:
     """What ``client`` was told of ``call``: how often that it was accepted, and (by, reason) of each end."""
     ends = [
-        (data["by"], data.get("reason")) for event in TERMINAL for data in client.inbox.seen(event, callId=call)
+        (data["by"], data.get("reason"))
+        for event in TERMINAL
+        for data in client.inbox.seen(event, callId=call)
     ]
     return Outcome(len(client.inbox.seen("call:accepted", callId=call)), tuple(ends))
 

@@ -4,9 +4,13 @@ import asyncio
 from typing import Any
 
 import socketio
+from engineio.payload import Payload
 
 from tests.support.client import WEBSOCKET, Client
 from tests.support.inbox import PATIENCE_SECONDS
+
+# The library refuses an answer to a poll with more than 16 packets, whoever sent it; other clients have no such bound.
+Payload.max_decode_packets = 100_000
 
 
 class PythonClient(Client):

@@ -83,7 +83,9 @@ class Stage:
     @classmethod
     async def crowd(cls, cluster: Cluster, driver: NodeDriver | None) -> "AsyncIterator[Stage]":
         """A stage for hundreds of clients: of the cheapest kind there is. Cleared up after its one test."""
-        async for stage in cls.on(cluster, KINDS[0] if driver is not None else f"{PYTHON}-{WEBSOCKET}", driver):
+        async for stage in cls.on(
+            cluster, KINDS[0] if driver is not None else f"{PYTHON}-{WEBSOCKET}", driver
+        ):
             yield stage
 
     @classmethod

@@ -99,7 +99,8 @@ class World:
         key = subjects.key_user(user)
         entry = await self.sessions.get(key, fresh=True)
         records = tuple(
-            Session(session=f"{user}-{d}", gateway=GATEWAY, socket=d, since=0, resume_token="t") for d in devices
+            Session(session=f"{user}-{d}", gateway=GATEWAY, socket=d, since=0, resume_token="t")
+            for d in devices
         )
         if records:
             await self.sessions.put(key, Sessions(user=user, sessions=records).dump(), entry.revision)
@@ -118,7 +119,9 @@ class World:
         return await self.client.ask("calls", "accept", request, CallReply)
 
     async def reject(self, session: str, call: str) -> CallReply:
-        return await self.client.ask("calls", "reject", RejectRequest(**self._by(session), call=call), CallReply)
+        return await self.client.ask(
+            "calls", "reject", RejectRequest(**self._by(session), call=call), CallReply
+        )
 
     async def end(self, session: str, call: str, *, request_id: str | None = None) -> CallReply:
         request = EndRequest(**self._by(session, request_id), call=call)

@@ -129,7 +129,9 @@ async def test_the_same_request_again_is_the_same_deed(world: World, callcore: S
     assert {s.body["reason"] for s in world.to("ann-phone", "call:ended")} == {"hangup"}
 
 
-async def test_a_hold_whose_call_never_came_about_is_void_after_a_moment(world: World, callcore: Start) -> None:
+async def test_a_hold_whose_call_never_came_about_is_void_after_a_moment(
+    world: World, callcore: Start
+) -> None:
     await callcore()
     await world.online("ann", "phone")
     await world.online("bob", "phone")

@@ -35,7 +35,9 @@ async def test_relays_reach_the_peer_unchanged_and_in_order(world: World, callco
         relay_many(world, "ann-phone", "bob", call, range(500)),
         relay_many(world, "bob-phone", "ann", call, range(500)),
     )
-    await world.until(lambda: len(candidates(world, "ann-phone")) == len(candidates(world, "bob-phone")) == 500)
+    await world.until(
+        lambda: len(candidates(world, "ann-phone")) == len(candidates(world, "bob-phone")) == 500
+    )
     assert candidates(world, "bob-phone") == candidates(world, "ann-phone") == list(range(500))
     one = world.to("bob-phone", "ice:candidate")[0]
     assert {**one.body, "seq": 0} == {"candidate": {"n": 0}, "from": "ann", "callId": call, "seq": 0}
@@ -55,7 +57,13 @@ async def test_the_wrong_instance_relays_too(world: World, callcore: Start) -> N
 
 @pytest.mark.parametrize(
     ("session", "to"),
-    [("ann-phone", "cem"), ("ann-phone", "ann"), ("ann-tab", "bob"), ("bob-tab", "ann"), ("cem-phone", "ann")],
+    [
+        ("ann-phone", "cem"),
+        ("ann-phone", "ann"),
+        ("ann-tab", "bob"),
+        ("bob-tab", "ann"),
+        ("cem-phone", "ann"),
+    ],
 )
 async def test_nobody_else_gets_through(world: World, callcore: Start, session: str, to: str) -> None:
     await callcore()

@@ -81,7 +81,9 @@ async def test_the_gated_bucket_behaves_like_a_real_one(bus: Bus) -> None:
         assert await _trace(real, script, None) == await _trace(gated, script, gate), script
 
 
-async def _trace(subject: Bucket | GatedBucket, script: list[tuple[str, str, int]], gate: Gate | None) -> list[str]:
+async def _trace(
+    subject: Bucket | GatedBucket, script: list[tuple[str, str, int]], gate: Gate | None
+) -> list[str]:
     """What came of each operation, revisions as ranks."""
     revisions: dict[str, list[int]] = {"a": [ABSENT], "b": [ABSENT]}
     trace = []

@@ -280,7 +280,9 @@ def _nobody_is_held_without_a_call(world: World) -> None:
 def _no_caller_is_missing(world: World) -> None:
     for call in world.live():
         entry = world.sessions.entries[f"user.{call.caller}"]
-        assert entry.value and call.caller_at.session.encode() in entry.value, f"{call.call}: its caller has left"
+        assert entry.value and call.caller_at.session.encode() in entry.value, (
+            f"{call.call}: its caller has left"
+        )
 
 
 def _each_side_is_told_one_end(world: World) -> None:

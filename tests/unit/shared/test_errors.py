@@ -29,7 +29,11 @@ def test_the_table() -> None:
 
 
 def test_an_error_survives_the_wire() -> None:
-    for error in (CallNotFound(call_id="c1"), RateLimited(retry_after_ms=1500), errors.BadRequest("to: is missing")):
+    for error in (
+        CallNotFound(call_id="c1"),
+        RateLimited(retry_after_ms=1500),
+        errors.BadRequest("to: is missing"),
+    ):
         back = SignallingError.from_wire(error.to_wire())
         assert type(back) is type(error)
         assert back.to_wire() == error.to_wire()
