@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -123,7 +123,9 @@ async def _kill_amid(stage: Stage, victim: str, setups: list[Setup]) -> None:
 
 
 @pytest.mark.parametrize("victim", ["cc-1", "cc-2", "pr-1", "pr-2"])
-async def test_killed_while_calls_are_set_up(mortal: Stage, victim: str) -> None:
+async def test_killed_while_calls_are_set_up(
+    mortal: Stage, victim: str, record_property: Callable[[str, object], None]
+) -> None:
     setups = [Setup(mortal, number) for number in range(CALLS)]
     await _kill_amid(mortal, victim, setups)
 
@@ -135,7 +137,8 @@ async def test_killed_while_calls_are_set_up(mortal: Stage, victim: str) -> None
     errors: Counter[str] = Counter()
     for setup in setups:
         errors.update(setup.errors)
-    print(f"{victim}: outcomes {dict(outcomes)}, errors {dict(errors)}")
+    record_property("outcomes", dict(outcomes))
+    record_property("errors", dict(errors))
     assert outcomes["hangup"] >= CALLS // 2, "most calls do not notice"
 
     for setup in setups:

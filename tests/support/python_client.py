@@ -58,8 +58,17 @@ class PythonClient(Client):
                 await asyncio.sleep(0)
 
     async def disconnect(self) -> None:
-        await self._sio.disconnect()
-        await self._sio.eio.disconnect()
+        writing = self._sio.eio.write_loop_task
+        leaving = asyncio.create_task(self._sio.disconnect())
+        await asyncio.wait({leaving}, timeout=0.05)
+        if not leaving.done() and writing is not None:
+            # The packets have to leave; what the library then waits for is the end of a poll that is of no use.
+            await asyncio.wait({writing}, timeout=PATIENCE_SECONDS)
+            leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        if self._sio.eio.http is not None:
+            await self._sio.eio.http.close()
+        self.closed.set()
 
     async def tear(self) -> None:
         response = self._sio.eio.ws._response
