@@ -87,6 +87,7 @@ def _settings_table(settings: Iterable[Setting]) -> str:
 
 
 def _present() -> list[str]:
+    """The services that have settings."""
     return [s for s in SERVICES if find_spec(f"services.{s}.settings")]
 
 
