@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+from signalling.child import die_with_parent
+
 START_SECONDS = 10.0
 STOP_SECONDS = 5.0
 # Two user ids of 128 emoji make a subject of three thousand bytes; the server's own limit is four.
@@ -54,6 +56,7 @@ class EmbeddedNats:
                 stdout=out,
                 stderr=out,
                 start_new_session=True,
+                preexec_fn=die_with_parent,
             )
         until = time.monotonic() + START_SECONDS
         while time.monotonic() < until:

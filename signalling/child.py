@@ -1,0 +1,116 @@
+"""One process of the system: started, watched, started again when it dies, and stopped."""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+
+BACKOFF_FIRST_SECONDS = 0.2
+BACKOFF_LONGEST_SECONDS = 5.0
+SETTLED_SECONDS = 30.0
+"""A process that has lived this long is started again without delay."""
+LINE_MAX = 64 * 1024
+
+Say = Callable[[str], None]
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+
+def die_with_parent() -> None:
+    """In a new child: have the kernel end it when the supervisor is gone, however that went (Linux)."""
+    if _libc is not None:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class Child:
+    """Keeps ``command`` running under ``name``. Its lines are passed on with the name in front."""
+
+    def __init__(self, name: str, command: list[str], env: dict[str, str], say: Say) -> None:
+        self.name = name
+        self._command = command
+        self._env = env
+        self._say = say
+        self._process: asyncio.subprocess.Process | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    @property
+    def pid(self) -> int | None:
+        """The process, while it runs."""
+        running = self._process is not None and self._process.returncode is None
+        return self._process.pid if running and self._process is not None else None
+
+    def start(self) -> None:
+        """Start it and keep it running."""
+        self._task = asyncio.create_task(self._keep(), name=f"keep {self.name}")
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal, if it runs."""
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(number)
+
+    async def stop(self, deadline: float) -> None:
+        """SIGTERM, and SIGKILL at ``deadline`` (monotonic seconds) if it is still there."""
+        self._stopping = True
+        if self._process is not None and self._process.returncode is None:
+            self.signal(signal.SIGCONT)
+            self.signal(signal.SIGTERM)
+            try:
+                async with asyncio.timeout(max(0.05, deadline - time.monotonic())):
+                    await self._process.wait()
+            except TimeoutError:
+                self._say(f"{self.name} did not stop in time and was killed")
+                self.signal(signal.SIGKILL)
+                await self._process.wait()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _keep(self) -> None:
+        delay = BACKOFF_FIRST_SECONDS
+        while not self._stopping:
+            born = time.monotonic()
+            status = await self._run()
+            if self._stopping:
+                return
+            if time.monotonic() - born > SETTLED_SECONDS:
+                delay = BACKOFF_FIRST_SECONDS
+            self._say(f"{self.name} ended ({_describe(status)}); starting it again in {delay:.1f} s")
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, BACKOFF_LONGEST_SECONDS)
+
+    async def _run(self) -> int:
+        # A session of its own: Ctrl-C in the terminal reaches the supervisor only, which stops things in order.
+        self._process = await asyncio.create_subprocess_exec(
+            *self._command,
+            env={**os.environ, **self._env},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+            limit=LINE_MAX,
+        )
+        await self._pass_on(self._process)
+        return await self._process.wait()
+
+    async def _pass_on(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        while True:
+            try:
+                line = await process.stdout.readline()
+            except ValueError:  # longer than LINE_MAX; what was read of it is dropped
+                continue
+            if not line:
+                return
+            self._say(f"{self.name} | {line.decode(errors='replace').rstrip()}")
+
+
+def _describe(status: int) -> str:
+    return signal.Signals(-status).name if status < 0 else f"status {status}"

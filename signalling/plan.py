@@ -1,0 +1,59 @@
+"""What ``signalling up`` is going to run, checked before anything is started."""
+
+import os
+import socket
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+class PlanError(Exception):
+    """It cannot be run like this; the text says why, in one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How many of what, where. ``nats``: an existing server instead of an embedded one."""
+
+    host: str = "127.0.0.1"
+    port: int = 8001
+    gateways: int = 1
+    callcores: int = 1
+    presences: int = 1
+    nats: str | None = None
+    data: Path | None = None
+    commands: dict[str, list[str]] = field(default_factory=dict)
+    """Service → command, where it is not ``python -m services.<service>``; for tests."""
+
+    def command(self, service: str) -> list[str]:
+        """What starts one instance of ``service``."""
+        return self.commands.get(service, [sys.executable, "-m", f"services.{service}"])
+
+
+def gateway_ports(plan: Plan) -> list[int]:
+    """A free port for each gateway: ``port``, ``port`` + 1, …; any free ones for port 0.
+
+    Raises :class:`PlanError` naming the port that is taken.
+    """
+    held: list[socket.socket] = []
+    ports: list[int] = []
+    family = socket.AF_INET6 if ":" in plan.host else socket.AF_INET
+    try:
+        for i in range(plan.gateways):
+            probe = socket.socket(family)
+            held.append(probe)
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            wanted = plan.port + i if plan.port else 0
+            try:
+                probe.bind((plan.host, wanted))
+                probe.listen()
+            except (OSError, OverflowError) as error:
+                reason = (
+                    os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+                )
+                raise PlanError(f"port {wanted} on {plan.host} cannot be used: {reason}") from None
+            ports.append(probe.getsockname()[1])
+    finally:
+        for probe in held:
+            probe.close()
+    return ports
