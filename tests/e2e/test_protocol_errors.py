@@ -176,7 +176,7 @@ async def test_receiver_not_found(stage: Stage) -> None:
     await end(bob, carol, call=other)
 
 
-@pytest.mark.parametrize("size, fit", [(100, 64), (60_000, 4)], ids=["64 messages", "256 KiB"])
+@pytest.mark.parametrize(("size", "fit"), [(100, 64), (60_000, 4)], ids=["64 messages", "256 KiB"])
 async def test_rate_limited_early_media(stage: Stage, size: int, fit: int) -> None:
     alice, bob = await stage.many("alice", "bob")
     call = await ring(alice, bob)

@@ -35,7 +35,7 @@ def _candidate(who: Client, to: Client, number: int = 0, **extra: Any) -> dict[s
 async def test_offer_answer_and_candidates_reach_the_peer_unchanged(stage: Stage, named: bool) -> None:
     alice, bob = await stage.many("alice", "bob")
     call = await talk(alice, bob)
-    extra = {"callId": call} if named else {}
+    extra: dict[str, Any] = {"callId": call} if named else {}
 
     for sender, receiver in ((alice, bob), (bob, alice)):
         sent = _offer(sender, receiver, callType="video", **extra)

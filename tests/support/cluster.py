@@ -96,11 +96,11 @@ class Cluster:
             beats = await client.subscribe("live.*.*")
             while silent:
                 assert time.monotonic() < until, f"not heard: {silent}\n{self.tails()}"
-                await client.publish("rollcall")
                 try:
                     silent.discard((await beats.next_msg(timeout=0.2)).subject.rsplit(".", 1)[1])
                 except nats.errors.TimeoutError:
                     self._none_died()
+                    await client.publish("rollcall")
         finally:
             await client.close()
         waiting = [gateway for gateway in self.gateways if gateway.running]
