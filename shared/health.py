@@ -1,11 +1,14 @@
 """``/healthz`` and ``/readyz``: alive, and able to do its work. The same two paths in every service."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
 Check = Callable[[], list[str]]
 """What is missing to do the work, in words; empty when ready."""
+
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def add_routes(app: web.Application, check: Check) -> None:

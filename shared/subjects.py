@@ -77,10 +77,15 @@ def parse_relay(subject: str) -> Relay:
 def receipt(gateway: str, session: str, number: int) -> str:
     """The reply subject of the ``number``-th relay of a session.
 
-    Three things come back on it: a refusal (error JSON), the peer's gateway's receipt (empty), and NATS's own
-    "no responders" if the callcore instance is gone.
+    Three things come back on it: a refusal (error JSON), the peer's gateway's receipt (empty) if the number is odd,
+    and NATS's own "no responders" if the callcore instance is gone.
     """
     return f"receipt.{gateway}.{session}.{number}"
+
+
+def receipt_wanted(subject: str) -> bool:
+    """Whether the peer's gateway is to send its receipt: the number is odd."""
+    return subject[-1] in "13579"
 
 
 def receipt_all(gateway: str) -> str:

@@ -62,6 +62,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         micro = await add_service(bus.client, name=SERVICE, version=distribution_version())
         server = rpc.Server(micro)
         await Handlers(placing, control).register(server)
+        await bus.flush()  # NATS knows the endpoints before anybody hears of this instance
         deadlines.start()
         sweep.start()
         http = await _health(bus, settings)
@@ -72,8 +73,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             await beacon.stop()
             await sweep.stop()
             await deadlines.stop()
-            await micro.stop()
-            await asyncio.gather(server.drain(DRAIN_SECONDS), lanes.drain(DRAIN_SECONDS))
+            await asyncio.gather(server.stop(DRAIN_SECONDS), lanes.stop(DRAIN_SECONDS))
             await recorder.drain(DRAIN_SECONDS)
             await members.stop()
             if http is not None:

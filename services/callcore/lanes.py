@@ -13,13 +13,15 @@ from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+import nats.errors
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from services.callcore import machine
 from services.callcore.model import RELAY_KINDS, Address, Call, Happening, Kind, Outcome, State
 from services.callcore.store import Store
 from shared import logs, mailbox, subjects
-from shared.bus import Bus
+from shared.bus import Bus, drain
 from shared.contracts.client import RELAYED, Event
 from shared.contracts.wire import Wire
 from shared.errors import CallNotFound, RateLimited, ReceiverNotFound, SignallingError, Unavailable
@@ -86,13 +88,20 @@ class Lanes:
         self._lines: dict[str, Line] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.accept: Accept | None = None
+        self._subscription: Subscription | None = None
 
     async def start(self) -> None:
         """Take relays."""
-        await self._bus.subscribe(subjects.relay_all(self._instance), self._on_relay)
+        self._subscription = await self._bus.subscribe(subjects.relay_all(self._instance), self._on_relay)
 
-    async def drain(self, timeout: float) -> None:
-        """Finish what waits, ``timeout`` seconds at most."""
+    async def stop(self, timeout: float) -> None:
+        """Take no more, and finish what NATS has handed to this instance; ``timeout`` seconds at most for each."""
+        if self._subscription is not None:
+            try:
+                async with asyncio.timeout(timeout):
+                    await drain(self._subscription)
+            except (TimeoutError, nats.errors.Error) as error:
+                log.warning("relays not drained", error=str(error) or type(error).__name__)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout)
 
@@ -263,7 +272,8 @@ class Lanes:
         log.debug("relay refused", subject=msg.subject, code=error.code)
         if msg.reply:
             try:
-                await self._bus.publish(msg.reply, json.dumps(error.to_wire()).encode())
+                told = {**error.to_wire(), "event": msg.subject.rsplit(".", 1)[1]}
+                await self._bus.publish(msg.reply, json.dumps(told).encode())
             except Unavailable:
                 log.warning("refusal not sent", subject=msg.subject)
 

@@ -1,0 +1,8 @@
+"""``python -m services.gateway``"""
+
+from services.gateway.app import start
+from services.gateway.settings import Settings
+from shared.runner import run
+
+if __name__ == "__main__":
+    run("gateway", Settings, start)

@@ -1,0 +1,123 @@
+"""Composition root of the gateway: what it is made of, in the order it starts and stops."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+from services.gateway.errands import Errands
+from services.gateway.inbound import Inbound
+from services.gateway.limits import JoinTimeout, Strikes
+from services.gateway.outbound import Outbound
+from services.gateway.relay import Relays
+from services.gateway.replies import Replies
+from services.gateway.sessions import Registry
+from services.gateway.settings import Settings
+from services.gateway.transport import PATH, Transport, origin_check
+from shared import health, logs
+from shared.bus import Bus
+from shared.members import Members
+from shared.rpc import Client
+
+log = logs.get(__name__)
+
+NEEDED = ("callcore", "presence")
+STOP_SECONDS = 5.0
+
+
+@asynccontextmanager
+async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
+    """Run one gateway. Raises :class:`shared.errors.Unavailable` if NATS is not there, ``OSError`` for a taken port."""
+    bus = await Bus.connect(settings.nats_url, name=instance)
+    try:
+        members = Members(bus, *NEEDED)
+        registry, errands = Registry(), Errands()
+        transport = Transport(
+            origin_allowed=origin_check(settings.client_url),
+            ping_interval=settings.ping_interval_seconds,
+            ping_timeout=settings.ping_timeout_seconds,
+            max_frame=settings.max_frame_kb * 1024,
+            unread_max=settings.unread_max,
+        )
+        replies = Replies(transport)
+        services = Client(bus, timeout=settings.request_timeout_seconds)
+        relays = Relays(
+            instance, bus, members, registry, replies, services, ack_seconds=settings.relay_ack_seconds
+        )
+        join_timeout = JoinTimeout(settings.join_timeout_seconds, transport.close)
+        transport.receiver = Inbound(
+            instance,
+            registry,
+            transport,
+            replies,
+            services,
+            relays,
+            errands,
+            Strikes(settings.strikes_max, asyncio.get_running_loop().time),
+            join_timeout,
+            ice_servers=settings.ice_servers_wire(),
+            resume_window=settings.resume_window_seconds,
+        )
+        stopping = False
+
+        def missing() -> list[str]:
+            if stopping:
+                return ["stopping"]
+            if not bus.connected:
+                return ["NATS is out of reach"]
+            return [f"no {service} is there" for service in NEEDED if not members.alive(service)]
+
+        await members.start()
+        await relays.start()
+        await Outbound(instance, bus, registry, transport).start()
+        await bus.flush()
+        join_timeout.start()
+        runner = web.AppRunner(_application(transport, missing), access_log=None, shutdown_timeout=2.0)
+        await runner.setup()
+        site = web.TCPSite(runner, settings.host, settings.port)
+        try:
+            await site.start()
+            log.info("listening", host=settings.host, port=settings.port)
+            yield
+        finally:
+            stopping = True
+            await site.stop()
+            await join_timeout.stop()
+            await _close_all(transport)
+            await errands.drain(STOP_SECONDS)
+            await relays.stop()
+            await runner.cleanup()
+            await members.stop()
+    finally:
+        await bus.close()
+
+
+def _application(transport: Transport, missing: health.Check) -> web.Application:
+    app = web.Application(middlewares=[_not_found])
+    health.add_routes(app, missing)
+    transport.attach(app, PATH)
+    app.on_response_prepare.append(_say_little)
+    return app
+
+
+@web.middleware
+async def _not_found(request: web.Request, handler: health.Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except web.HTTPNotFound:
+        return web.json_response({"ok": False, "error": "not found"}, status=404)
+
+
+async def _say_little(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Server"] = "signalling"
+
+
+async def _close_all(transport: Transport) -> None:
+    closing = [transport.close(eio_sid) for eio_sid in list(transport.eio.sockets)]
+    try:
+        async with asyncio.timeout(STOP_SECONDS):
+            await asyncio.gather(*closing, return_exceptions=True)
+            await transport.shutdown()
+    except TimeoutError:
+        log.warning("not every socket was closed in time")

@@ -1,0 +1,237 @@
+"""What clients send: checked, and forwarded to the service whose business it is."""
+
+from typing import Any, cast
+
+from services.gateway.errands import Errands
+from services.gateway.limits import JoinTimeout, Strikes
+from services.gateway.packets import EventPacket
+from services.gateway.relay import Relays
+from services.gateway.replies import Asked, Replies, call_id_of, dumps
+from services.gateway.sessions import Registry, Socket
+from services.gateway.transport import Transport
+from services.gateway.validation import known, validate
+from shared import logs
+from shared.clock import SeqClock
+from shared.contracts import calls, client, presence
+from shared.contracts.client import Event
+from shared.contracts.rpc import Done
+from shared.contracts.wire import Wire
+from shared.errors import BadRequest, NotAuthenticated, SignallingError, Unauthorized, Unavailable
+from shared.ids import new_id
+from shared.rpc import Client
+
+log = logs.get(__name__)
+
+
+class Inbound:
+    """The receiver of the transport. ``instance`` is this gateway's name in every address."""
+
+    def __init__(
+        self,
+        instance: str,
+        registry: Registry,
+        transport: Transport,
+        replies: Replies,
+        services: Client,
+        relays: Relays,
+        errands: Errands,
+        strikes: Strikes,
+        join_timeout: JoinTimeout,
+        *,
+        ice_servers: list[dict[str, Any]],
+        resume_window: int,
+    ) -> None:
+        self._instance = instance
+        self._registry = registry
+        self._transport = transport
+        self._replies = replies
+        self._services = services
+        self._relays = relays
+        self._errands = errands
+        self._strikes = strikes
+        self._join_timeout = join_timeout
+        self._ice_servers = ice_servers
+        self._resume_window = resume_window
+        self._seq = SeqClock()
+        self._handlers = {
+            Event.JOIN: self._join,
+            Event.INITIATE: self._initiate,
+            Event.ACCEPT: self._accept,
+            Event.REJECT: self._reject,
+            Event.END: self._end,
+            Event.STATUS: self._status,
+            Event.OFFER: self._relay,
+            Event.ANSWER: self._relay,
+            Event.CANDIDATE: self._relay,
+        }
+
+    # --- connections ----------------------------------------------------------------------------------------------
+
+    def opened(self, eio_sid: str) -> None:
+        self._join_timeout.connected(eio_sid)
+
+    def connected(self, sid: str, eio_sid: str) -> None:
+        self._registry.add(sid, eio_sid)
+
+    def closed(self, eio_sid: str) -> None:
+        self._join_timeout.joined_or_gone(eio_sid)
+        self._strikes.forget(eio_sid)
+
+    def disconnected(self, sid: str, *, on_purpose: bool) -> None:
+        """The session ends with its socket."""
+        socket = self._registry.remove(sid)
+        if socket is not None and socket.user is not None and socket.session is not None:
+            log.info("disconnected", user=socket.user, session=socket.session, on_purpose=on_purpose)
+            self._leave(socket.user, socket.session, sid, on_purpose=on_purpose)
+
+    def _leave(self, user: str, session: str, sid: str, *, on_purpose: bool) -> None:
+        request = presence.LeaveRequest(
+            request_id=new_id(),
+            user=user,
+            session=session,
+            gateway=self._instance,
+            socket=sid,
+            reason="hangup" if on_purpose else "connection_lost",
+        )
+        self._errands.run("leave", lambda: self._services.ask("presence", "leave", request, Done))
+
+    # --- messages -------------------------------------------------------------------------------------------------
+
+    async def malformed(self, eio_sid: str, what: str) -> None:
+        """Say so, if there is anybody to hear it, and count it."""
+        sid = self._transport.manager.sid_from_eio_sid(eio_sid, "/")
+        socket = self._registry.by_sid(sid) if sid is not None else None
+        if socket is not None:
+            await self._replies.refuse(Asked(socket, "", None), BadRequest(what))
+        self._strike(eio_sid)
+
+    def _strike(self, eio_sid: str) -> None:
+        if self._strikes.strike(eio_sid):
+            log.warning("too much garbage: closing the connection", connection=eio_sid)
+            self._transport.close_soon(eio_sid)
+
+    async def event(self, sid: str, packet: EventPacket) -> None:
+        """Handle one event. Whatever goes wrong is told to the client; nothing is raised."""
+        socket = self._registry.by_sid(sid)
+        if socket is None:
+            return
+        call_id = call_id_of(packet.args[0]) if packet.args else None
+        asked = Asked(socket, packet.name, packet.ack_id, call_id)
+        try:
+            await self._handle(asked, packet)
+        except SignallingError as error:
+            log.debug("refused", refused=packet.name[:64], code=error.code, user=socket.user, call=call_id)
+            await self._replies.refuse(asked, error)
+            if isinstance(error, BadRequest):
+                self._strike(socket.eio_sid)
+        except Exception:
+            # A defect of ours: told to the operator in full, to the client as "try again".
+            log.exception("event failed", failed=packet.name[:64], user=socket.user, call=call_id)
+            await self._replies.refuse(asked, Unavailable())
+
+    async def _handle(self, asked: Asked, packet: EventPacket) -> None:
+        event, socket = known(packet.name), asked.socket
+        if event is not Event.JOIN and socket.session is None:
+            raise NotAuthenticated
+        message = validate(event, packet.args)
+        sender = getattr(message, "from_", None)
+        if sender is not None and sender != socket.user:
+            raise Unauthorized
+        await self._handlers[event](asked, message)
+
+    # --- one method an event -----------------------------------------------------------------------------------------
+
+    async def _join(self, asked: Asked, message: Wire) -> None:
+        join, socket = cast(client.Join, message), asked.socket
+        if socket.user is not None and socket.user != join.user_id:
+            raise Unauthorized
+        request = presence.JoinRequest(
+            request_id=new_id(),
+            user=join.user_id,
+            gateway=self._instance,
+            socket=socket.sid,
+            device=join.device_id,
+            resume_session=join.resume.session_id if join.resume else None,
+            resume_token=join.resume.token if join.resume else None,
+        )
+        reply = await self._services.ask("presence", "join", request, presence.JoinReply)
+        if socket.gone:
+            self._leave(join.user_id, reply.session, socket.sid, on_purpose=False)
+            return
+        self._registry.bind(socket, join.user_id, reply.session)
+        self._join_timeout.joined_or_gone(socket.eio_sid)
+        log.info("joined", user=join.user_id, session=reply.session)
+        joined = client.Joined(
+            user_id=join.user_id,
+            socket_id=socket.sid,
+            session_id=reply.session,
+            resume=client.ResumeOffer(token=reply.resume_token, window_seconds=self._resume_window),
+            ice_servers=self._ice_servers,
+            resumed=False,
+        )
+        fields = {**joined.model_dump(by_alias=True), "seq": self._seq.next()}
+        await self._transport.send_event(socket.eio_sid, Event.JOINED, dumps(fields))
+        await self._replies.ok(asked, **fields)
+        if reply.busy:
+            await self._attached(socket)
+
+    async def _attached(self, socket: Socket) -> None:
+        """Tell call control that the session is here; what it then sends must not overtake ``user:joined``."""
+        request = calls.AttachedRequest(**self._by(socket))
+        try:
+            await self._services.ask("calls", "attached", request, Done)
+        except Unavailable:
+            self._errands.run("attached", lambda: self._services.ask("calls", "attached", request, Done))
+
+    async def _initiate(self, asked: Asked, message: Wire) -> None:
+        initiate = cast(client.Initiate, message)
+        if initiate.to == asked.socket.user:
+            raise BadRequest("to: must be somebody else")
+        request = calls.InitiateRequest(
+            **self._by(asked.socket),
+            call=new_id(),
+            to=initiate.to,
+            call_type=initiate.call_type,
+            metadata=initiate.metadata,
+        )
+        reply = await self._services.ask("calls", "initiate", request, calls.InitiateReply)
+        await self._replies.ok(asked, callId=reply.call, to=reply.to, expiresAt=reply.expires_at)
+
+    async def _accept(self, asked: Asked, message: Wire) -> None:
+        call = cast(client.Accept, message).call_id
+        request = calls.AcceptRequest(**self._by(asked.socket), call=call)
+        await self._services.ask("calls", "accept", request, calls.CallReply)
+        await self._replies.ok(asked, callId=call)
+
+    async def _reject(self, asked: Asked, message: Wire) -> None:
+        reject = cast(client.Reject, message)
+        request = calls.RejectRequest(**self._by(asked.socket), call=reject.call_id, reason=reject.reason)
+        await self._services.ask("calls", "reject", request, calls.CallReply)
+        await self._replies.ok(asked, callId=reject.call_id)
+
+    async def _end(self, asked: Asked, message: Wire) -> None:
+        end = cast(client.End, message)
+        request = calls.EndRequest(**self._by(asked.socket), call=end.call_id, reason=end.reason)
+        await self._services.ask("calls", "end", request, calls.CallReply)
+        await self._replies.ok(asked, callId=end.call_id)
+
+    async def _status(self, asked: Asked, message: Wire) -> None:
+        query = cast(client.StatusQuery, message)
+        request = presence.StatusRequest(request_id=new_id(), user=query.user_id)
+        status = await self._services.ask("presence", "status", request, client.Status)
+        fields = status.model_dump(by_alias=True)
+        await self._transport.send_event(asked.socket.eio_sid, Event.STATUS, dumps(fields))
+        await self._replies.ok(asked, **fields)
+
+    async def _relay(self, asked: Asked, message: Wire) -> None:
+        await self._relays.send(asked, cast(client.Relayed, message))
+
+    def _by(self, socket: Socket) -> dict[str, Any]:
+        """Who asks, in every request to call control."""
+        assert socket.user is not None and socket.session is not None
+        return {
+            "request_id": new_id(),
+            "user": socket.user,
+            "session": socket.session,
+            "gateway": self._instance,
+        }

@@ -1,0 +1,53 @@
+"""What the services send to clients of this gateway, written to their sockets as it comes."""
+
+from nats.aio.msg import Msg
+
+from services.gateway.replies import dumps
+from services.gateway.sessions import Registry
+from services.gateway.transport import Transport
+from shared import logs, subjects
+from shared.bus import Bus
+from shared.contracts.client import Event
+
+log = logs.get(__name__)
+
+_CALLS_CHANGE = frozenset((Event.ENDED, Event.REJECTED, Event.INITIATED, Event.INCOMING))
+"""Events after which a remembered "call with this peer" may be wrong."""
+
+
+class Outbound:
+    """Takes deliveries and orders for the sessions of this gateway."""
+
+    def __init__(self, instance: str, bus: Bus, registry: Registry, transport: Transport) -> None:
+        self._instance = instance
+        self._bus = bus
+        self._registry = registry
+        self._transport = transport
+
+    async def start(self) -> None:
+        """Begin to take them."""
+        await self._bus.subscribe(subjects.deliver_all(self._instance), self._on_deliver)
+        await self._bus.subscribe(subjects.control_all(self._instance), self._on_control)
+
+    async def _on_deliver(self, msg: Msg) -> None:
+        session, event = subjects.parse_deliver(msg.subject)
+        socket = self._registry.by_session(session)
+        if socket is None:
+            log.debug("nobody here for it", session=session, delivered=event)
+            return
+        await self._transport.send_event(socket.eio_sid, event, msg.data)
+        if event in _CALLS_CHANGE:
+            socket.calls.clear()
+        if msg.reply and subjects.receipt_wanted(msg.reply) and self._bus.connected:
+            await self._bus.publish(msg.reply)
+
+    async def _on_control(self, msg: Msg) -> None:
+        """``replaced``: another socket speaks for the session now; the one named is to go."""
+        session, _ = subjects.parse_control(msg.subject)
+        socket = self._registry.by_sid(msg.data.decode())
+        if socket is None or socket.session != session:
+            return
+        log.info("replaced", user=socket.user, session=session)
+        await self._transport.send_event(socket.eio_sid, Event.REPLACED, dumps({"sessionId": session}))
+        await self._transport.disconnect(socket.sid)
+        self._transport.close_soon(socket.eio_sid)

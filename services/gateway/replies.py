@@ -1,0 +1,58 @@
+"""What a client is told about its own event: the acknowledgement, and the ``error`` event that agrees with it."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from services.gateway.sessions import Socket
+from services.gateway.transport import Transport
+from shared.contracts.client import Event
+from shared.errors import SignallingError
+
+NAME_MAX = 64
+CALL_ID_MAX = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One event of one client, waiting for its answer."""
+
+    socket: Socket
+    event: str
+    ack_id: int | None
+    call_id: str | None = None
+    """The call that the client named, as it named it."""
+
+
+class Replies:
+    """Answers events."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    async def ok(self, asked: Asked, **fields: Any) -> None:
+        """It worked. ``fields`` go into the acknowledgement, if one is wanted."""
+        if asked.ack_id is not None:
+            await self._transport.send_ack(asked.socket.eio_sid, asked.ack_id, dumps({"ok": True, **fields}))
+
+    async def refuse(self, asked: Asked, error: SignallingError) -> None:
+        """It did not: an ``error`` event, and the acknowledgement if one is wanted."""
+        wire = error.to_wire()
+        if "callId" not in wire and asked.call_id is not None:
+            wire["callId"] = asked.call_id
+        told = {**wire, "event": asked.event[:NAME_MAX]}
+        await self._transport.send_event(asked.socket.eio_sid, Event.ERROR, dumps(told))
+        if asked.ack_id is not None:
+            answer = dumps({"ok": False, "error": wire})
+            await self._transport.send_ack(asked.socket.eio_sid, asked.ack_id, answer)
+
+
+def call_id_of(payload: object) -> str | None:
+    """The call that a payload names, whatever else is wrong with it."""
+    call_id = payload.get("callId") if isinstance(payload, dict) else None
+    return call_id if isinstance(call_id, str) and 0 < len(call_id) <= CALL_ID_MAX else None
+
+
+def dumps(value: Any) -> bytes:
+    """Compact JSON."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()

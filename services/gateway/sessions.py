@@ -1,0 +1,73 @@
+"""The sockets of this gateway, and which session each of them speaks for."""
+
+from dataclasses import dataclass, field
+
+CALLS_REMEMBERED = 16
+
+
+@dataclass(slots=True, eq=False)
+class Socket:
+    """One connected client. ``user`` and ``session`` are there once it has joined."""
+
+    sid: str
+    """Its Socket.IO id, which clients see."""
+    eio_sid: str
+    """The id of the connection below."""
+    user: str | None = None
+    session: str | None = None
+    gone: bool = False
+    relays: int = 0
+    """How many relays it has sent; the number of the last one."""
+    calls: dict[str, str] = field(default_factory=dict)
+    """Peer → call, for relays that do not name the call."""
+    acks_pending: int = 0
+
+    def remember_call(self, peer: str, call: str) -> None:
+        """Remember the call with ``peer``, and forget the one asked for longest ago if there are too many."""
+        while len(self.calls) >= CALLS_REMEMBERED:
+            del self.calls[next(iter(self.calls))]
+        self.calls[peer] = call
+
+
+class Registry:
+    """All sockets, by Socket.IO id and by session."""
+
+    def __init__(self) -> None:
+        self._by_sid: dict[str, Socket] = {}
+        self._by_session: dict[str, Socket] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_sid)
+
+    def add(self, sid: str, eio_sid: str) -> Socket:
+        """A client has connected."""
+        socket = self._by_sid[sid] = Socket(sid, eio_sid)
+        return socket
+
+    def bind(self, socket: Socket, user: str, session: str) -> None:
+        """The socket speaks for this session from now on; a socket that did so before no longer does."""
+        if socket.session is not None and self._by_session.get(socket.session) is socket:
+            del self._by_session[socket.session]
+        socket.user, socket.session = user, session
+        self._by_session[session] = socket
+
+    def remove(self, sid: str) -> Socket | None:
+        """The client is gone; the socket it was."""
+        socket = self._by_sid.pop(sid, None)
+        if socket is not None:
+            socket.gone = True
+            if socket.session is not None and self._by_session.get(socket.session) is socket:
+                del self._by_session[socket.session]
+        return socket
+
+    def by_sid(self, sid: str) -> Socket | None:
+        """The socket with this Socket.IO id."""
+        return self._by_sid.get(sid)
+
+    def by_session(self, session: str) -> Socket | None:
+        """The socket that speaks for a session."""
+        return self._by_session.get(session)
+
+    def all(self) -> list[Socket]:
+        """Every socket."""
+        return list(self._by_sid.values())

@@ -1,0 +1,77 @@
+"""Settings of the gateway."""
+
+import json
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic_settings import NoDecode
+
+from shared.settings import CommaList, ServiceSettings, split
+
+
+class IceServer(BaseModel):
+    """A STUN or TURN server, in the shape of WebRTC's ``RTCIceServer``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    urls: str | list[str]
+    username: str | None = None
+    credential: str | None = None
+
+
+_ICE_SERVERS = TypeAdapter(tuple[IceServer, ...])
+
+
+class Settings(ServiceSettings):
+    """What a gateway can be told."""
+
+    port: int = Field(default=8001, ge=1, le=65535, description="Port of Socket.IO and of `/healthz`, `/readyz`.")
+    client_url: CommaList = Field(
+        default=("http://localhost:3000",),
+        description="Origins of web pages that may connect, comma separated, besides the gateway's own. `*`: any.",
+    )
+    ice_servers: Annotated[tuple[IceServer, ...], NoDecode] = Field(
+        default=(),
+        description='What clients are told as `iceServers`: a JSON list of `{"urls", "username"?, "credential"?}`.',
+    )
+    ping_interval_seconds: int = Field(default=10, ge=1, le=300, description="How often a client is pinged.")
+    ping_timeout_seconds: int = Field(
+        default=10, ge=1, le=300, description="How long a client may take to answer a ping."
+    )
+    max_frame_kb: int = Field(
+        default=128, ge=80, le=1024, description="Size of one websocket frame or polling request, in KiB."
+    )
+    strikes_max: int = Field(
+        default=20, ge=1, le=10_000, description="Malformed messages a minute before a client is disconnected."
+    )
+    join_timeout_seconds: float = Field(
+        default=30, gt=0, le=3600, description="How long a client may take to join before it is disconnected."
+    )
+    relay_ack_seconds: float = Field(
+        default=4, gt=0, le=60, description="How long the acknowledgement of a relay waits for the peer's gateway."
+    )
+
+    @field_validator("client_url", mode="before")
+    @classmethod
+    def _origins(cls, value: object) -> object:
+        parts = split(value)
+        if isinstance(parts, tuple):
+            for part in parts:
+                if part != "*" and not str(part).startswith(("http://", "https://")):
+                    raise ValueError("must be '*' or origins like https://example.com, comma separated")
+            return tuple(str(part).rstrip("/") for part in parts)
+        return parts
+
+    @field_validator("ice_servers", mode="before")
+    @classmethod
+    def _servers(cls, value: object) -> object:
+        try:
+            return _ICE_SERVERS.validate_json(value) if isinstance(value, str) else value
+        except ValidationError:
+            raise ValueError(
+                'must be a JSON list of {"urls": text or list of texts, "username"?: text, "credential"?: text}'
+            ) from None
+
+    def ice(self) -> list[dict[str, object]]:
+        """``iceServers`` as clients see them."""
+        return [json.loads(server.model_dump_json(exclude_none=True)) for server in self.ice_servers]
