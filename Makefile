@@ -17,7 +17,7 @@ help:
 	@sed -n 's/^# //p' Makefile
 
 up: .venv/.run
-	@exec $(BIN)/signalling up $(ARGS)
+	@exec $(BIN)/signalling up --with-parent $(ARGS)
 
 test: .venv/.dev $(JS)/node_modules/.package-lock.json
 	$(BIN)/python -m pytest $(ARGS)
@@ -43,7 +43,7 @@ clean:
 .venv/pyvenv.cfg:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) --version 2>&1). Set PYTHON=…" >&2; exit 1; }
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
 .venv/.run: .venv/pyvenv.cfg requirements/run.txt pyproject.toml
 	$(BIN)/python -m pip install -q --require-hashes -r requirements/run.txt

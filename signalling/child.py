@@ -9,11 +9,15 @@ import sys
 import time
 from collections.abc import Callable
 
+from shared.ids import new_id
+
 BACKOFF_FIRST_SECONDS = 0.2
 BACKOFF_LONGEST_SECONDS = 5.0
 SETTLED_SECONDS = 30.0
 """A process that has lived this long is started again without delay."""
 LINE_MAX = 64 * 1024
+LAST_LINES_SECONDS = 0.5
+"""How long a process that has ended may take to hand over the rest of its lines."""
 
 Say = Callable[[str], None]
 
@@ -22,19 +26,30 @@ _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 def die_with_parent() -> None:
-    """In a new child: have the kernel end it when the supervisor is gone, however that went (Linux)."""
+    """In a new child: have the kernel end it when the supervisor is gone, however that went (Linux).
+
+    Strictly, when the thread is gone that started it.
+    """
     if _libc is not None:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Child:
-    """Keeps ``command`` running under ``name``. Its lines are passed on with the name in front."""
+    """Keeps ``command`` running under ``name``. Its lines are passed on with the name in front.
+
+    Each time it is started it is a new instance with an id of its own: what was sent to the one that died is not for
+    the one that follows.
+    """
 
     def __init__(self, name: str, command: list[str], env: dict[str, str], say: Say) -> None:
         self.name = name
         self._command = command
         self._env = env
         self._say = say
+        self.instance = ""
+        """``INSTANCE_ID`` of the process that was started last."""
+        self.status: int | None = None
+        """How the last one ended: exit status, or minus the number of a signal."""
         self._process: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
@@ -58,7 +73,7 @@ class Child:
     async def stop(self, deadline: float) -> None:
         """SIGTERM, and SIGKILL at ``deadline`` (monotonic seconds) if it is still there."""
         self._stopping = True
-        if self._process is not None and self._process.returncode is None:
+        if self.pid is not None and self._process is not None:
             self.signal(signal.SIGCONT)
             self.signal(signal.SIGTERM)
             try:
@@ -68,6 +83,8 @@ class Child:
                 self._say(f"{self.name} did not stop in time and was killed")
                 self.signal(signal.SIGKILL)
                 await self._process.wait()
+            if self._task is not None:
+                await asyncio.wait({self._task}, timeout=LAST_LINES_SECONDS)
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -76,20 +93,23 @@ class Child:
         delay = BACKOFF_FIRST_SECONDS
         while not self._stopping:
             born = time.monotonic()
-            status = await self._run()
+            pid, self.status = await self._run()
             if self._stopping:
                 return
             if time.monotonic() - born > SETTLED_SECONDS:
                 delay = BACKOFF_FIRST_SECONDS
-            self._say(f"{self.name} ended ({_describe(status)}); starting it again in {delay:.1f} s")
+            end = describe(pid, self.status)
+            self._say(f"{self.name} ended ({end}); starting it again in {delay:.1f} s")
             await asyncio.sleep(delay)
             delay = min(delay * 2, BACKOFF_LONGEST_SECONDS)
 
-    async def _run(self) -> int:
+    async def _run(self) -> tuple[int, int]:
+        """Run it to its end: ``(pid, status)``."""
+        self.instance = f"{self.name}-{new_id()[:6]}"
         # A session of its own: Ctrl-C in the terminal reaches the supervisor only, which stops things in order.
         self._process = await asyncio.create_subprocess_exec(
             *self._command,
-            env={**os.environ, **self._env},
+            env={**os.environ, **self._env, "INSTANCE_ID": self.instance},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -98,7 +118,7 @@ class Child:
             limit=LINE_MAX,
         )
         await self._pass_on(self._process)
-        return await self._process.wait()
+        return self._process.pid, await self._process.wait()
 
     async def _pass_on(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
@@ -112,5 +132,6 @@ class Child:
             self._say(f"{self.name} | {line.decode(errors='replace').rstrip()}")
 
 
-def _describe(status: int) -> str:
-    return signal.Signals(-status).name if status < 0 else f"status {status}"
+def describe(pid: int, status: int) -> str:
+    """How a process ended, in words."""
+    return f"pid {pid}, {signal.Signals(-status).name if status < 0 else f'status {status}'}"

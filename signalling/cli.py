@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -16,25 +17,38 @@ def main() -> None:
     """Call signalling: run it, watch it."""
 
 
+_COUNT: dict[str, Any] = {"default": 1, "show_default": True, "type": click.IntRange(1, 64)}
+_PORT_HELP = "Port of the first gateway; the others follow. 0: any free ones."
+_DATA_HELP = "Keep the embedded server's store here. Default: a temporary folder that goes with it."
+
+
 @main.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address the gateways listen on.")
-@click.option("--port", default=8001, show_default=True, type=click.IntRange(0, 65535), help="Port of the first gateway; the others follow. 0: any free ones.")  # fmt: skip
-@click.option(
-    "--gateways", default=1, show_default=True, type=click.IntRange(1, 64), help="How many gateways."
-)
-@click.option("--callcores", default=1, show_default=True, type=click.IntRange(1, 64), help="How many call-control instances.")  # fmt: skip
-@click.option("--presences", default=1, show_default=True, type=click.IntRange(1, 64), help="How many presence instances.")  # fmt: skip
-@click.option(
-    "--nats", metavar="URL", help="An existing NATS server with JetStream, instead of an embedded one."
-)
-@click.option("--data", type=click.Path(file_okay=False, path_type=Path), help="Keep the embedded server's store here. Default: a temporary folder that goes with it.")  # fmt: skip
+@click.option("--port", default=8001, show_default=True, type=click.IntRange(0, 65535), help=_PORT_HELP)
+@click.option("--gateways", **_COUNT, help="How many gateways.")
+@click.option("--callcores", **_COUNT, help="How many call-control instances.")
+@click.option("--presences", **_COUNT, help="How many presence instances.")
+@click.option("--nats", metavar="URL", help="A NATS server with JetStream, instead of an embedded one.")
+@click.option("--data", type=click.Path(file_okay=False, path_type=Path), help=_DATA_HELP)
+@click.option("--with-parent", is_flag=True, hidden=True)
+@click.pass_obj
 def up(
-    host: str, port: int, gateways: int, callcores: int, presences: int, nats: str | None, data: Path | None
+    commands: dict[str, list[str]] | None,
+    host: str,
+    port: int,
+    gateways: int,
+    callcores: int,
+    presences: int,
+    nats: str | None,
+    data: Path | None,
+    with_parent: bool,
 ) -> None:
     """Run the whole system on this machine, until Ctrl-C.
 
     Each service is a process of its own; one that dies is started again. Settings come from the environment and
     .env, as for each service alone.
     """
-    plan = Plan(host, port, gateways, callcores, presences, nats, data)
+    if nats is not None and data is not None:
+        raise click.UsageError("--data is the store of the embedded server; it does not go with --nats")
+    plan = Plan(host, port, gateways, callcores, presences, nats, data, with_parent, commands or {})
     sys.exit(up_module.run(plan))

@@ -40,6 +40,12 @@ class EmbeddedNats:
         """The process, while it runs."""
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
+    @property
+    def ended(self) -> tuple[int, int] | None:
+        """``(pid, status)`` of a process that was started and has ended."""
+        status = self._process.poll() if self._process is not None else None
+        return (self._process.pid, status) if self._process is not None and status is not None else None
+
     def start(self) -> None:
         """Start and wait until it takes connections. Raises :class:`NatsServerError` with its own last words."""
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -69,14 +75,14 @@ class EmbeddedNats:
         self.kill()
         raise NatsServerError(f"nats-server did not start within {START_SECONDS:.0f} s: {_last_words(log)}")
 
-    def stop(self) -> None:
-        """Stop in good order, SIGKILL if it takes too long."""
+    def stop(self, seconds: float = STOP_SECONDS) -> None:
+        """Stop in good order; SIGKILL if it takes longer than ``seconds``."""
         if self._process is None or self._process.poll() is not None:
             return
         self._process.send_signal(signal.SIGCONT)
         self._process.terminate()
         try:
-            self._process.wait(STOP_SECONDS)
+            self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             self.kill()
 
@@ -106,11 +112,15 @@ def _config(store: Path, port: int, ports: Path) -> str:
 server_name: signalling
 host: 127.0.0.1
 port: {port}
-ports_file_dir: {json.dumps(str(ports))}
+ports_file_dir: {_quoted(ports)}
 max_control_line: {_MAX_CONTROL_LINE}
 max_payload: 1MB
-jetstream {{ store_dir: {json.dumps(str(store))} }}
+jetstream {{ store_dir: {_quoted(store)} }}
 """
+
+
+def _quoted(path: Path) -> str:
+    return json.dumps(str(path), ensure_ascii=False)
 
 
 def _port(folder: Path) -> int | None:

@@ -1,6 +1,5 @@
 """What ``signalling up`` is going to run, checked before anything is started."""
 
-import os
 import socket
 import sys
 from dataclasses import dataclass, field
@@ -22,6 +21,8 @@ class Plan:
     presences: int = 1
     nats: str | None = None
     data: Path | None = None
+    with_parent: bool = False
+    """Stop when the process that started this one is gone."""
     commands: dict[str, list[str]] = field(default_factory=dict)
     """Service → command, where it is not ``python -m services.<service>``; for tests."""
 
@@ -48,12 +49,14 @@ def gateway_ports(plan: Plan) -> list[int]:
                 probe.bind((plan.host, wanted))
                 probe.listen()
             except (OSError, OverflowError) as error:
-                reason = (
-                    os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
-                )
-                raise PlanError(f"port {wanted} on {plan.host} cannot be used: {reason}") from None
+                raise PlanError(f"port {wanted} on {plan.host} cannot be used: {_reason(error)}") from None
             ports.append(probe.getsockname()[1])
     finally:
         for probe in held:
             probe.close()
     return ports
+
+
+def _reason(error: OSError | OverflowError) -> str:
+    """Without the number in front."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

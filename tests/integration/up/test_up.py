@@ -1,0 +1,307 @@
+"""Start, watch, stop: on real processes, with a real nats-server and fake services."""
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import sys
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from signalling.nats_server import EmbeddedNats
+from tests.integration.up.conftest import ROOT, Running, alive, descendants
+
+Up = Callable[..., Running]
+ANY = ("--port", "0")
+
+
+def everything(running: Running) -> list[int]:
+    """All processes of it."""
+    return [running.process.pid, *descendants(running.process.pid)]
+
+
+def nothing_left(running: Running, pids: list[int]) -> None:
+    """No process, no port, no folder."""
+    assert [pid for pid in pids if alive(pid)] == []
+    assert list(running.temp.iterdir()) == []
+
+
+def answers(url: str) -> bool:
+    """Whether somebody is ready there."""
+    try:
+        with urllib.request.urlopen(f"{url}/readyz", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def refused(running: Running) -> str:
+    """The one line with which it refuses."""
+    assert running.process.wait(20) not in (0, None)
+    lines = running.out.splitlines()
+    assert len(lines) == 1, running.out
+    assert "Traceback" not in running.out
+    assert list(running.temp.iterdir()) == []
+    return lines[0]
+
+
+# --- start and stop ---
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_runs_what_was_asked_for_and_leaves_nothing(up: Up, number: signal.Signals) -> None:
+    running = up(*ANY, "--gateways", "2", "--callcores", "2", "--presences", "2")
+    urls = running.ready()
+    assert len(urls) == 2 and all(answers(url) for url in urls)
+    assert len(running.trace("born")) == 6
+    pids = everything(running)
+    assert running.stop(number) == 0
+    nothing_left(running, pids)
+    assert not any(answers(url) for url in urls)
+
+
+def test_it_stops_gateways_first_and_presences_last(up: Up) -> None:
+    running = up(*ANY, "--gateways", "2", "--callcores", "2", "--presences", "2")
+    running.ready()
+    assert running.stop() == 0
+    order = [process.service for process in running.trace("gone")]
+    assert order == ["gateway"] * 2 + ["callcore"] * 2 + ["presence"] * 2
+
+
+def test_lines_of_services_are_passed_on_with_their_name(up: Up) -> None:
+    running = up(*ANY)
+    running.ready()
+    running.stop()
+    assert "callcore-1 | hello from callcore\n" in running.out
+    assert "gateway-1 | goodbye from gateway\n" in running.out
+
+
+def test_consecutive_ports(up: Up) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    running = up("--port", str(port), "--gateways", "2")
+    assert running.ready() == [f"http://127.0.0.1:{port}", f"http://127.0.0.1:{port + 1}"]
+
+
+def test_a_stop_while_starting(up: Up) -> None:
+    running = up(*ANY, FAKE_PRESENCE="deaf")
+    running.until(lambda: len(running.trace("born")) == 3)
+    pids = everything(running)
+    assert running.stop() == 0
+    nothing_left(running, pids)
+
+
+def test_a_service_that_will_not_stop_is_killed_in_time(up: Up) -> None:
+    running = up(*ANY, FAKE_CALLCORE="deaf")
+    running.ready()
+    pids = everything(running)
+    assert running.stop(within=10.0) == 0
+    assert "callcore-1 did not stop in time and was killed" in running.out
+    nothing_left(running, pids)
+
+
+def test_a_second_signal_ends_it_at_once(up: Up) -> None:
+    running = up(*ANY, FAKE_GATEWAY="deaf")
+    running.ready()
+    pids = everything(running)
+    running.process.send_signal(signal.SIGINT)
+    running.until(lambda: running.trace("asked"))
+    running.stop(signal.SIGINT, within=3)
+    nothing_left(running, pids)
+
+
+def test_two_side_by_side(up: Up) -> None:
+    first, second = up(*ANY), up(*ANY)
+    (one,), (two,) = first.ready(), second.ready()
+    first.stop()
+    assert not answers(one) and answers(two)
+    assert second.stop() == 0
+
+
+def test_two_on_one_nats_count_their_own_services(up: Up, tmp_path: Path) -> None:
+    server = EmbeddedNats(tmp_path / "nats")
+    server.start()
+    try:
+        first = up(*ANY, "--nats", server.url)
+        first.ready()
+        second = up(*ANY, "--nats", server.url)
+        second.ready()
+        assert len({process.pid for r in (first, second) for process in r.trace("born")}) == 6
+        assert first.stop() == second.stop() == 0
+        assert server.pid is not None
+    finally:
+        server.stop()
+
+
+# --- what dies ---
+
+
+@pytest.mark.parametrize("service", ["gateway", "callcore", "presence"])
+def test_a_service_that_dies_is_started_again(up: Up, service: str) -> None:
+    running = up(*ANY)
+    (url,) = running.ready()
+    victim = next(process for process in running.trace("born") if process.service == service)
+    os.kill(victim.pid, signal.SIGKILL)
+    running.until(lambda: len([p for p in running.trace("born") if p.service == service]) == 2)
+    assert f"{service}-1 ended (pid {victim.pid}, SIGKILL); starting it again in 0.2 s" in running.out
+    running.until(lambda: answers(url))
+    assert running.stop() == 0
+
+
+def test_nats_that_dies_is_started_again_at_its_address(up: Up) -> None:
+    running = up(*ANY)
+    running.ready()
+    first = running.nats()
+    os.kill(first, signal.SIGKILL)
+    running.until(lambda: any(pid != first for pid in _nats_servers(running)))
+    assert f"nats ended (pid {first}, SIGKILL); starting it again" in running.out
+    pids = everything(running)
+    assert running.stop() == 0
+    nothing_left(running, pids)
+
+
+def _nats_servers(running: Running) -> list[int]:
+    return [
+        pid
+        for pid in descendants(running.process.pid)
+        if b"nats-server" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+
+
+def test_killed_it_leaves_no_process_and_the_next_one_clears_its_folder(up: Up, tmp_path: Path) -> None:
+    running = up(*ANY)
+    running.ready()
+    pids = everything(running)
+    running.process.kill()
+    running.process.wait(5)
+    running.until(lambda: not any(alive(pid) for pid in pids), 5)
+    (left,) = running.temp.iterdir()
+    following = up(*ANY, TMPDIR=str(running.temp))
+    following.ready()
+    assert not left.exists()
+    assert following.stop() == 0
+    assert list(running.temp.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_it_goes_with_the_make_that_runs_it(up: Up, tmp_path: Path, number: signal.Signals) -> None:
+    if shutil.which("make") is None:
+        pytest.fail("make is needed")
+    trace = tmp_path / "up 0" / "trace"
+    makefile = tmp_path / "Makefile"
+    line = f"'{sys.executable}' -m tests.integration.up.fake_up '{trace}' --with-parent --port 0"
+    makefile.write_text(f"up:\n\t@exec {line}\n")
+    running = up(command=["make", "-s", "-C", str(ROOT), "-f", str(makefile), "up"])
+    running.ready()
+    pids = everything(running)
+    running.process.send_signal(number)
+    running.process.wait(10)
+    running.until(lambda: not any(alive(pid) for pid in pids), 10)
+    nothing_left(running, pids)
+
+
+def test_it_outlives_the_shell_that_started_it(up: Up, tmp_path: Path) -> None:
+    trace = tmp_path / "up 0" / "trace"
+    line = f"'{sys.executable}' -m tests.integration.up.fake_up '{trace}' --port 0 & echo pid $!"
+    running = up(command=["sh", "-c", line])
+    assert running.process.wait(10) == 0
+    running.until(lambda: "ready: " in running.out)
+    pid = int(running.out.split("pid ")[1].split()[0])
+    pids = [pid, *descendants(pid)]
+    try:
+        with pytest.raises(AssertionError):
+            running.until(lambda: not alive(pid), 2.5)
+    finally:
+        os.kill(pid, signal.SIGTERM)
+    running.until(lambda: not any(alive(p) for p in pids), 10)
+
+
+# --- what is refused ---
+
+
+def test_a_taken_port(up: Up) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        running = up("--port", str(port))
+        assert f"port {port} on 127.0.0.1 cannot be used" in refused(running)
+    assert running.trace("born") == []
+
+
+def test_the_port_of_a_later_gateway_is_taken(up: Up) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert f"port {port} " in refused(up("--port", str(port - 1), "--gateways", "2"))
+
+
+def test_a_port_beyond_the_last_one(up: Up) -> None:
+    assert "65536" in refused(up("--port", "65535", "--gateways", "2"))
+
+
+def test_an_address_of_somebody_else(up: Up) -> None:
+    assert "192.0.2.1" in refused(up(*ANY, "--host", "192.0.2.1"))
+    assert "no-such-host.invalid" in refused(up(*ANY, "--host", "no-such-host.invalid"))
+
+
+def test_a_missing_nats_server(up: Up, tmp_path: Path) -> None:
+    # Another interpreter's folder: the binary is looked for beside it and on PATH.
+    bare = tmp_path / "bin"
+    bare.mkdir()
+    python = bare / "python"
+    python.symlink_to(os.path.realpath(sys.executable))
+    running = up(
+        command=[str(python), "-m", "tests.integration.up.fake_up", str(tmp_path / "trace"), *ANY],
+        PATH="/nonexistent",
+        PYTHONPATH=os.pathsep.join([str(ROOT), *(path for path in sys.path if "site-packages" in path)]),
+    )
+    assert "nats-server is not installed" in refused(running)
+
+
+@pytest.mark.parametrize("url", ["nats://127.0.0.1:1", "nats://no-such-host.invalid:4222", "what is this"])
+def test_an_unreachable_nats(up: Up, url: str) -> None:
+    assert f"NATS at {url} cannot be used" in refused(up(*ANY, "--nats", url))
+
+
+async def test_something_that_is_no_nats(up: Up) -> None:
+    async def silent(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
+        url = f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        line = await asyncio.to_thread(refused, up(*ANY, "--nats", url))
+        assert f"NATS at {url} cannot be used" in line
+
+
+def test_data_stays_and_is_found_again(up: Up, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for _ in range(2):
+        running = up(*ANY, "--data", str(data))
+        running.ready()
+        assert running.stop() == 0
+        assert (data / "jetstream").is_dir()
+        assert list(running.temp.iterdir()) == []
+
+
+def test_data_in_use(up: Up, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    first = up(*ANY, "--data", str(data))
+    first.ready()
+    assert f"--data {data} is in use" in refused(up(*ANY, "--data", str(data)))
+    assert first.stop() == 0
+
+
+def test_data_that_cannot_be_written(up: Up, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    assert f"--data {file / 'data'} cannot be used" in refused(up(*ANY, "--data", str(file / "data")))
+
+
+def test_a_service_that_refuses_its_settings_ends_the_start(up: Up) -> None:
+    running = up(*ANY, FAKE_GATEWAY="refuse")
+    assert running.process.wait(20) == 1
+    assert "gateway-1 | PORT=x: a number is needed\n" in running.out
+    assert "gateway-1 refuses its settings" in running.out
+    assert list(running.temp.iterdir()) == []
