@@ -97,12 +97,12 @@ class Inbound:
 
     # --- messages -------------------------------------------------------------------------------------------------
 
-    async def malformed(self, eio_sid: str, what: str) -> None:
+    async def malformed(self, eio_sid: str, what: str, ack_id: int | None = None) -> None:
         """Say so, if there is anybody to hear it, and count it."""
         sid = self._transport.manager.sid_from_eio_sid(eio_sid, "/")
         socket = self._registry.by_sid(sid) if sid is not None else None
         if socket is not None:
-            await self._replies.refuse(Asked(socket, "", None), BadRequest(what))
+            await self._replies.refuse(Asked(socket, "", ack_id), BadRequest(what))
         self._strike(eio_sid)
 
     def _strike(self, eio_sid: str) -> None:

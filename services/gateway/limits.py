@@ -1,68 +1,69 @@
-"""Limits: how much garbage a client may send, and how long it may stay without joining."""
+"""How much nonsense a client may send, and how long it may stay without joining."""
 
 import asyncio
-import time
-from collections import deque
-from collections.abc import Callable
-from typing import Generic, TypeVar
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 
-WINDOW_SECONDS = 60.0
-
-T = TypeVar("T")
+STRIKE_WINDOW_SECONDS = 60.0
+_TICK_SECONDS = 0.5
 
 
 class Strikes:
-    """The malformed messages of one client in the last minute."""
+    """Counts malformed and invalid messages per connection, in a minute that begins with the first."""
 
-    __slots__ = ("_most", "_times")
+    def __init__(self, limit: int, clock: Callable[[], float]) -> None:
+        self._limit = limit
+        self._clock = clock
+        self._counts: dict[str, tuple[float, int]] = {}
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._times: deque[float] = deque()
+    def strike(self, connection: str) -> bool:
+        """One more; whether that is too many."""
+        now = self._clock()
+        since, count = self._counts.get(connection, (now, 0))
+        if now - since > STRIKE_WINDOW_SECONDS:
+            since, count = now, 0
+        self._counts[connection] = (since, count + 1)
+        return count + 1 >= self._limit
 
-    def strike(self, now: float) -> bool:
-        """Count one. ``now``: seconds on any steady clock. Whether it was one too many."""
-        self._times.append(now)
-        while self._times[0] <= now - WINDOW_SECONDS:
-            self._times.popleft()
-        if len(self._times) > self._most:
-            self._times.popleft()  # whoever goes on costs no memory
-            return True
-        return False
+    def forget(self, connection: str) -> None:
+        """The connection is gone."""
+        self._counts.pop(connection, None)
 
 
-class Patience(Generic[T]):
-    """Calls ``lose`` for each item, ``seconds`` after it was added. One timer for all: the times are equal."""
+class JoinTimeout:
+    """Closes connections that have not joined in time: one task for all of them."""
 
-    def __init__(self, seconds: float, lose: Callable[[T], None]) -> None:
+    def __init__(self, seconds: float, close: Callable[[str], Awaitable[None]]) -> None:
         self._seconds = seconds
-        self._lose = lose
-        self._due: deque[tuple[float, T]] = deque()
-        self._added = asyncio.Event()
+        self._close = close
+        self._waiting: OrderedDict[str, float] = OrderedDict()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to count."""
-        self._task = asyncio.create_task(self._run(), name="patience")
+        """Begin to watch."""
+        self._task = asyncio.create_task(self._run(), name="join timeout")
 
     async def stop(self) -> None:
-        """Lose nobody any more."""
+        """Stop watching."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    def add(self, item: T) -> None:
-        """Begin to wait for ``item``. It cannot be taken out: ``lose`` decides whether it still matters."""
-        self._due.append((time.monotonic() + self._seconds, item))
-        self._added.set()
+    def connected(self, connection: str) -> None:
+        """A connection begins, and its time with it."""
+        self._waiting[connection] = asyncio.get_running_loop().time() + self._seconds
+
+    def joined_or_gone(self, connection: str) -> None:
+        """It need not be watched any more."""
+        self._waiting.pop(connection, None)
 
     async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
-            while self._due:
-                at, item = self._due[0]
-                if (wait := at - time.monotonic()) > 0:
-                    await asyncio.sleep(wait)
-                self._due.popleft()
-                self._lose(item)
-            self._added.clear()
-            await self._added.wait()
+            await asyncio.sleep(_TICK_SECONDS)
+            while self._waiting:
+                connection, deadline = next(iter(self._waiting.items()))
+                if deadline > loop.time():
+                    break
+                del self._waiting[connection]
+                await self._close(connection)

@@ -1,108 +1,113 @@
-"""Reading what clients send: Engine.IO frames and Socket.IO packets, strictly. Pure; raises nothing but its own error."""
+"""What a client may put into a frame: strict, small, and pure. Everything else is garbage, and said to be.
+
+Engine.IO frames are checked before Engine.IO sees them, Socket.IO packets before Socket.IO does: neither library takes
+malformed input as something to expect.
+"""
 
 import json
 import math
 import re
-from enum import Enum
 from typing import Any, NamedTuple, NoReturn
 
-from shared.errors import BadRequest
-
-_HEAD = re.compile(r"(?:(/[^,\[{]*),?)?([0-9]*)", re.ASCII)
-_ATTACHMENTS = re.compile(r"[0-9]{1,10}-", re.ASCII)
-_ACK_DIGITS_MAX = 16
-"""More than 2**53 has: a JavaScript client counts its acknowledgements up from 0."""
+PACKETS_PER_POST = 16
+"""As many as engine.io reads of one polling request."""
 
 BINARY = "Binary data is not supported"
 
-
-class BadPacket(BadRequest):
-    """A packet that cannot be read. ``ack``: the acknowledgement it asked for, as far as that could be read."""
-
-    def __init__(self, message: str, ack: str | None = None) -> None:
-        super().__init__(message)
-        self.ack = ack
+_CONTROL_FRAMES = frozenset(("1", "2", "3", "5", "6", "2probe", "3probe"))
+_ACK_DIGITS = 15
+_EVENT = re.compile(r"2(?:/,)?([0-9]*)(?=\[)", re.ASCII)
+_CONNECT = re.compile(r"0(?:(/[^,]*)(?:,|$))?")
+_ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-class Frame(Enum):
-    """The Engine.IO packets that a client may send once it is connected."""
+class Malformed(Exception):
+    """What is wrong with it, for the client to read. ``ack_id``: the acknowledgement it wanted, if it got that far."""
 
-    CLOSE = "1"
-    PONG = "3"
-    MESSAGE = "4"
-    IGNORED = "6"
-
-
-def frame_of(text: str) -> Frame:
-    """What a frame is. Raises :class:`BadPacket` for what a client has no reason to send."""
-    match text[:1]:
-        case "4" if text[1:2].isascii() and text[1:2].isdigit():
-            return Frame.MESSAGE
-        case "3":
-            return Frame.PONG
-        case "1":
-            return Frame.CLOSE
-        case "5" | "6":
-            return Frame.IGNORED
-        case "b":
-            raise BadPacket(BINARY)
-    raise BadPacket("Malformed packet")
+    def __init__(self, what: str, ack_id: int | None = None) -> None:
+        super().__init__(what)
+        self.ack_id = ack_id
 
 
-class Kind(Enum):
-    """The Socket.IO packets that a client may send."""
+class EventPacket(NamedTuple):
+    """An event: its name, its arguments, and the id under which it wants to be acknowledged."""
 
-    CONNECT = "0"
-    DISCONNECT = "1"
-    EVENT = "2"
-    ACK = "3"
-
-
-class Packet(NamedTuple):
-    """``ack``: the digits that the acknowledgement must carry. ``event`` and ``args`` are an event's."""
-
-    kind: Kind
-    namespace: str = "/"
-    ack: str | None = None
-    event: str = ""
-    args: tuple[Any, ...] = ()
+    name: str
+    args: list[Any]
+    ack_id: int | None
 
 
-def parse(text: str) -> Packet:
-    """The Socket.IO packet in an Engine.IO message. Raises :class:`BadPacket`."""
-    kind, rest = text[:1], text[1:]
-    binary = kind in ("5", "6")
-    if binary:
-        rest = _ATTACHMENTS.sub("", rest, count=1)
-    head = _HEAD.match(rest)
-    assert head is not None  # it matches the empty text
-    namespace = (head[1] or "/").partition("?")[0]
-    if len(head[2]) > _ACK_DIGITS_MAX:
-        raise BadPacket("Malformed packet")
-    ack = head[2] or None
-    if binary:
-        raise BadPacket(BINARY, ack if kind == "5" else None)
+class ConnectPacket(NamedTuple):
+    """A wish to connect to a namespace."""
+
+    namespace: str
+
+
+class DisconnectPacket(NamedTuple):
+    """The client leaves on purpose."""
+
+
+def check_frame(frame: str) -> None:
+    """Let an Engine.IO frame pass that Engine.IO can take. Raises :class:`Malformed`."""
+    if frame in _CONTROL_FRAMES:
+        return
+    if frame[:1] == "b":
+        raise Malformed(BINARY)
+    if len(frame) < 2 or frame[0] != "4":
+        raise Malformed("Not an Engine.IO message")
+    if frame[1] not in "0123456":
+        raise Malformed("Not a Socket.IO packet")
+
+
+def parse(packet: str) -> EventPacket | ConnectPacket | DisconnectPacket:
+    """Read a Socket.IO packet, without the Engine.IO type in front. Raises :class:`Malformed`."""
+    kind = packet[:1]
     if kind == "2":
-        if namespace != "/":
-            raise BadPacket("Unknown namespace")
-        return _event(rest[head.end() :], ack)
-    if kind in ("0", "1", "3"):
-        return Packet(Kind(kind), namespace)
-    raise BadPacket("Malformed packet")
+        return _event(packet)
+    if kind == "0":
+        return _connect(packet)
+    if kind == "1":
+        return DisconnectPacket()
+    if kind in ("5", "6"):
+        raise Malformed(BINARY)
+    raise Malformed("Not a packet that a client sends")
 
 
-def _event(text: str, ack: str | None) -> Packet:
+def _event(packet: str) -> EventPacket:
+    head = _EVENT.match(packet)
+    if head is None or len(head[1]) > _ACK_DIGITS:
+        raise Malformed("Not an event of the default namespace")
+    ack_id = int(head[1]) if head[1] else None
+    args = _loads(packet[head.end() :], ack_id)
+    if not isinstance(args, list) or not args or not isinstance(args[0], str):
+        raise Malformed("An event is a list that begins with its name", ack_id)
+    return EventPacket(args[0], args[1:], ack_id)
+
+
+def _connect(packet: str) -> ConnectPacket:
+    head = _CONNECT.match(packet)
+    assert head is not None, "the pattern takes any packet that begins with 0"
+    rest = packet[head.end() :]
+    if rest and not isinstance(_loads(rest), dict):
+        raise Malformed("The authentication is an object")
+    return ConnectPacket((head[1] or "/").partition("?")[0])
+
+
+def _loads(text: str, ack_id: int | None = None) -> Any:
+    """JSON, without NaN, Infinity, lone surrogates, numbers of thousands of digits or bottomless nesting."""
     try:
-        data = _loads(text)
+        value = _decode(text)
+        if _ESCAPED_SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise Malformed("Lone surrogates are not text", ack_id) from None
     except (ValueError, RecursionError):
-        raise BadPacket("Malformed JSON", ack) from None
-    if not isinstance(data, list) or not data or not isinstance(data[0], str):
-        raise BadPacket("Malformed packet", ack)
-    return Packet(Kind.EVENT, "/", ack, data[0], tuple(data[1:]))
+        raise Malformed("Not JSON, or nested too deeply", ack_id) from None
+    return value
 
 
-def _refuse(_: str) -> NoReturn:
-    raise ValueError("not JSON")
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(name)
 
 
 def _finite(text: str) -> float:
@@ -113,4 +118,4 @@ def _finite(text: str) -> float:
 
 
 # NaN and Infinity are no JSON, and 1e999 reads as Infinity: a peer's browser could not read them back.
-_loads = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite).decode
+_decode = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite).decode

@@ -1,7 +1,7 @@
 """Settings of the gateway."""
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 from pydantic_settings import NoDecode
@@ -25,7 +25,9 @@ _ICE_SERVERS = TypeAdapter(tuple[IceServer, ...])
 class Settings(ServiceSettings):
     """What a gateway can be told."""
 
-    port: int = Field(default=8001, ge=1, le=65535, description="Port of Socket.IO and of `/healthz`, `/readyz`.")
+    port: int = Field(
+        default=8001, ge=1, le=65535, description="Port of Socket.IO and of `/healthz`, `/readyz`."
+    )
     client_url: CommaList = Field(
         default=("http://localhost:3000",),
         description="Origins of web pages that may connect, comma separated, besides the gateway's own. `*`: any.",
@@ -42,13 +44,26 @@ class Settings(ServiceSettings):
         default=128, ge=80, le=1024, description="Size of one websocket frame or polling request, in KiB."
     )
     strikes_max: int = Field(
-        default=20, ge=1, le=10_000, description="Malformed messages a minute before a client is disconnected."
+        default=20,
+        ge=1,
+        le=10_000,
+        description="Malformed messages a minute before a client is disconnected.",
     )
     join_timeout_seconds: float = Field(
         default=30, gt=0, le=3600, description="How long a client may take to join before it is disconnected."
     )
     relay_ack_seconds: float = Field(
-        default=4, gt=0, le=60, description="How long the acknowledgement of a relay waits for the peer's gateway."
+        default=4,
+        gt=0,
+        le=60,
+        description="How long the acknowledgement of a relay waits for the peer's gateway.",
+    )
+
+    unread_max: int = Field(
+        default=2_000,
+        ge=100,
+        le=100_000,
+        description="Messages waiting for a client that does not read, before it is disconnected.",
     )
 
     @field_validator("client_url", mode="before")
@@ -72,6 +87,6 @@ class Settings(ServiceSettings):
                 'must be a JSON list of {"urls": text or list of texts, "username"?: text, "credential"?: text}'
             ) from None
 
-    def ice(self) -> list[dict[str, object]]:
+    def ice_servers_wire(self) -> list[dict[str, Any]]:
         """``iceServers`` as clients see them."""
         return [json.loads(server.model_dump_json(exclude_none=True)) for server in self.ice_servers]
