@@ -1,217 +1,283 @@
-"""The Socket.IO server: python-socketio's, with our own reading of what clients send.
+"""Socket.IO on aiohttp: python-socketio and python-engineio, with our own eyes in front of what clients send.
 
-python-socketio stays in charge of handshakes, polling, the namespace and the lifecycle. Everything that reads bytes
-of a client is here, in ``packets`` and in ``websocket``, so that garbage is refused and never ends in a log.
+The libraries keep handshake, polling, upgrade, pings and namespaces. Ours are: reading a websocket frame or a polling
+body (checked before Engine.IO decodes it), reading a Socket.IO packet (checked before Socket.IO would), and writing
+events from JSON that is never decoded here. It builds on the inner workings of exactly pinned versions.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
-import engineio
 import socketio
-from aiohttp import web
+from aiohttp import WSMsgType, web
 from engineio.async_drivers import aiohttp as driver
-from engineio.payload import Payload
 
-from services.gateway.limits import Strikes
-from services.gateway.link import Link
-from services.gateway.packets import BadPacket, Frame, Kind, Packet, frame_of, parse
-from services.gateway.settings import Settings
-from services.gateway.websocket import WebSocket
+from services.gateway import packets
+from services.gateway.packets import ConnectPacket, DisconnectPacket, EventPacket, Malformed
 from shared import logs
 
 log = logs.get(__name__)
 
-_SEPARATOR = "\x1e"
-_PACKETS_MAX = 4_096
-"""Engine.IO packets in one polling request; a JavaScript client is only bound by bytes."""
-_BODY_SECONDS = 10.0
+PATH = "socket.io"
+BODY_SECONDS = 10.0
+"""How long a polling request may take to bring its body."""
 
 
-class Handler(Protocol):
-    """What the gateway does with clients."""
+class Receiver(Protocol):
+    """Who takes what clients send."""
 
-    def arrived(self, link: Link) -> None:
-        """A transport is open; the client may never say anything."""
+    def connected(self, sid: str, eio_sid: str) -> None:
+        """A client has connected to the namespace."""
 
-    async def event(self, link: Link, packet: Packet) -> None:
-        """The client sent an event. The next one waits until this is done."""
+    async def event(self, sid: str, packet: EventPacket) -> None:
+        """An event of a connected client; the next one of the same client waits until this returns."""
 
-    def garbage(self, link: Link, error: BadPacket) -> None:
-        """The client sent what is no event."""
+    async def malformed(self, eio_sid: str, what: str, ack_id: int | None = None) -> None:
+        """Something that is no packet."""
 
-    def left(self, link: Link, *, on_purpose: bool) -> None:
-        """The Socket.IO socket is gone; the transport may still be there."""
+    def disconnected(self, sid: str, *, on_purpose: bool) -> None:
+        """The client left, or its transport broke."""
+
+    def opened(self, eio_sid: str) -> None:
+        """A connection begins, before its client has said anything."""
+
+    def closed(self, eio_sid: str) -> None:
+        """A connection is over."""
 
 
-class Engine(engineio.AsyncServer):  # type: ignore[misc]  # engineio has no types
-    """engineio's server with our driver, and quiet: whatever a client does is no error of ours."""
+class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
+    """The Socket.IO server. Give it its ``receiver`` before it is attached to an application."""
 
-    refuse: Callable[[str, BadPacket], None]
-    attach_abort: Callable[[str, Callable[[], None]], None]
+    def __init__(
+        self,
+        *,
+        origin_allowed: Callable[[str | None, dict[str, Any]], bool],
+        ping_interval: int,
+        ping_timeout: int,
+        max_frame: int,
+        unread_max: int,
+    ) -> None:
+        super().__init__(
+            async_mode="aiohttp",
+            async_handlers=False,
+            cors_allowed_origins=origin_allowed,
+            ping_interval=ping_interval,
+            ping_timeout=ping_timeout,
+            max_http_buffer_size=max_frame,
+            http_compression=False,
+            logger=_Quiet("socketio"),
+            engineio_logger=_Quiet("engineio"),
+        )
+        self.receiver: Receiver | None = None
+        self._unread_max = unread_max
+        self._closing: set[asyncio.Task[None]] = set()
+        self.eio._async = {
+            **self.eio._async,
+            "translate_request": self._translate_request,
+            "websocket": lambda handler, eio: _WebSocket(handler, self, max_frame),
+        }
+        self.on("connect", self._on_connect)
+        self.on("disconnect", self._on_disconnect)
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._async = {**self._async, "translate_request": self._translate, "websocket": WebSocket}
-        Payload.max_decode_packets = _PACKETS_MAX
+    # --- writing --------------------------------------------------------------------------------------------------
 
-    def _log_error_once(self, message: str, message_key: str) -> None:
-        log.debug("request refused", reason=message_key)
+    async def send_event(self, eio_sid: str, event: str, payload: bytes) -> None:
+        """Write an event whose only argument is ``payload`` (JSON, taken as it is)."""
+        await self._send(eio_sid, f'2["{event}",{payload.decode()}]')
 
-    async def _translate(self, request: web.Request) -> dict[str, Any]:
-        if "j" in request.query:
-            raise web.HTTPBadRequest(text="JSONP is not supported")
+    async def send_ack(self, eio_sid: str, ack_id: int, payload: bytes) -> None:
+        """Acknowledge an event with ``payload`` (JSON, taken as it is)."""
+        await self._send(eio_sid, f"3{ack_id}[{payload.decode()}]")
+
+    async def _send(self, eio_sid: str, packet: str) -> None:
+        connection = self.eio.sockets.get(eio_sid)
+        if connection is None or connection.closed:
+            return
+        if connection.queue.qsize() >= self._unread_max:
+            log.warning("client does not read: closing it", waiting=connection.queue.qsize())
+            self.close_soon(eio_sid)
+            return
+        await self.eio.send(eio_sid, packet)
+
+    def close_soon(self, eio_sid: str) -> None:
+        """Close a connection, from wherever it is found out that it must be."""
+        task = asyncio.create_task(self.close(eio_sid))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def close(self, eio_sid: str) -> None:
+        """Close a connection."""
+        await self.eio.disconnect(eio_sid)
+
+    # --- reading --------------------------------------------------------------------------------------------------
+
+    async def _handle_eio_connect(self, eio_sid: str, environ: dict[str, Any]) -> None:
+        await super()._handle_eio_connect(eio_sid, environ)
+        self._receiver.opened(eio_sid)
+
+    async def _handle_eio_disconnect(self, eio_sid: str, reason: str) -> None:
+        await super()._handle_eio_disconnect(eio_sid, reason)
+        self._receiver.closed(eio_sid)
+
+    async def _handle_eio_message(self, eio_sid: str, data: object) -> None:
+        try:
+            if not isinstance(data, str):
+                raise Malformed(packets.BINARY)
+            packet = packets.parse(data)
+            if isinstance(packet, EventPacket):
+                sid = self.manager.sid_from_eio_sid(eio_sid, "/")
+                if sid is None or not self.manager.is_connected(sid, "/"):
+                    raise Malformed("Not connected to the namespace")
+                await self._receiver.event(sid, packet)
+            elif isinstance(packet, DisconnectPacket):
+                await super()._handle_eio_message(eio_sid, "1")
+                self.close_soon(eio_sid)
+            else:
+                await self._connect(eio_sid, packet, data)
+        except Malformed as error:
+            await self._receiver.malformed(eio_sid, str(error), error.ack_id)
+
+    async def _connect(self, eio_sid: str, packet: ConnectPacket, data: str) -> None:
+        if packet.namespace == "/" and self.manager.sid_from_eio_sid(eio_sid, "/") is not None:
+            raise Malformed("Connected already")
+        await super()._handle_eio_message(eio_sid, data)
+
+    async def _on_connect(self, sid: str, _environ: object, _auth: object = None) -> None:
+        self._receiver.connected(sid, self.manager.eio_sid_from_sid(sid, "/"))
+
+    async def _on_disconnect(self, sid: str, reason: str) -> None:
+        self._receiver.disconnected(sid, on_purpose=reason == self.reason.CLIENT_DISCONNECT)
+
+    async def garbage(self, eio_sid: str, what: str) -> None:
+        """A frame that is none."""
+        await self._receiver.malformed(eio_sid, what)
+
+    @property
+    def _receiver(self) -> Receiver:
+        assert self.receiver is not None, "the composition root sets it"
+        return self.receiver
+
+    async def _translate_request(self, request: web.Request) -> dict[str, Any]:
+        """The environment that Engine.IO wants, with the body of a POST read and checked."""
         environ: dict[str, Any] = driver.translate_request(request)
         if request.method == "POST":
-            sid = request.query.get("sid", "")
-            body = self._sift(sid, await self._body(request)) if sid in self.sockets else b""
+            body = await self._body(request)
             environ["wsgi.input"] = _Body(body)
             environ["CONTENT_LENGTH"] = str(len(body))
         return environ
 
-    async def _body(self, request: web.Request) -> str:
-        most: int = self.max_http_buffer_size
-        if (request.content_length or 0) > most:
-            raise web.HTTPRequestEntityTooLarge(most, request.content_length or 0)
-        body = bytearray()
+    async def _body(self, request: web.Request) -> bytes:
+        """The frames of a polling request that are such. Raises the HTTP errors for a body that is none."""
+        limit = self.eio.max_http_buffer_size
+        if (request.content_length or 0) > limit:
+            raise web.HTTPRequestEntityTooLarge(limit, request.content_length or 0, text="Too large")
         try:
-            async with asyncio.timeout(_BODY_SECONDS):
-                async for chunk in request.content.iter_any():
-                    body += chunk
-                    if len(body) > most:
-                        raise web.HTTPRequestEntityTooLarge(most, len(body))
-            return body.decode()
-        except (TimeoutError, UnicodeDecodeError, web.PayloadAccessError, OSError):
-            raise web.HTTPBadRequest(text="Malformed body") from None
-
-    def _sift(self, sid: str, body: str) -> bytes:
-        """What engineio may see of a polling request: it would decode JSON, and log what it cannot."""
-        frames = body.split(_SEPARATOR)
-        if not body or len(frames) > _PACKETS_MAX:
-            raise web.HTTPBadRequest(text="Malformed body")
-        good = []
-        for text in frames:
+            async with asyncio.timeout(BODY_SECONDS):
+                raw = await request.content.read(limit + 1)
+                while len(raw) <= limit and (more := await request.content.read(limit + 1 - len(raw))):
+                    raw += more
+        except TimeoutError:
+            raise web.HTTPRequestTimeout(text="The body did not arrive") from None
+        if len(raw) > limit:
+            raise web.HTTPRequestEntityTooLarge(limit, len(raw), text="Too large")
+        try:
+            frames = raw.decode().split("\x1e") if raw else []
+        except UnicodeDecodeError:
+            raise web.HTTPBadRequest(text="Not UTF-8") from None
+        if len(frames) > packets.PACKETS_PER_POST:
+            raise web.HTTPBadRequest(text="Too many packets")
+        eio_sid, good = request.query.get("sid", ""), []
+        for frame in frames:
             try:
-                frame = frame_of(text)
-            except BadPacket as error:
-                self.refuse(sid, error)
-                continue
-            if frame is Frame.MESSAGE:
-                good.append(text)
-            elif frame is not Frame.IGNORED:
-                good.append(frame.value)
-        return _SEPARATOR.join(good).encode()
+                packets.check_frame(frame)
+                good.append(frame)
+            except Malformed as error:
+                if eio_sid in self.eio.sockets:
+                    await self.garbage(eio_sid, str(error))
+        return "\x1e".join(good).encode()
+
+
+class _WebSocket:
+    """What Engine.IO talks to a websocket through. Without compression: it costs memory and CPU and saves little."""
+
+    def __init__(
+        self, handler: Callable[["_WebSocket"], Awaitable[None]], transport: Transport, max_frame: int
+    ) -> None:
+        self._handler = handler
+        self._transport = transport
+        self._eio_sid: str = handler.__self__.sid  # type: ignore[attr-defined]  # a method of the Engine.IO socket
+        self._ws = web.WebSocketResponse(compress=False, max_msg_size=max_frame)
+
+    async def __call__(self, environ: dict[str, Any]) -> web.WebSocketResponse:
+        await self._ws.prepare(environ["aiohttp.request"])
+        await self._handler(self)
+        return self._ws
+
+    async def wait(self) -> str:
+        """The next frame that Engine.IO can take. Raises ``OSError`` when the websocket is over."""
+        while True:
+            message = await self._ws.receive()
+            if message.type is WSMsgType.TEXT:
+                try:
+                    packets.check_frame(message.data)
+                except Malformed as error:
+                    await self._transport.garbage(self._eio_sid, str(error))
+                    continue
+                return str(message.data)
+            if message.type is not WSMsgType.BINARY:
+                raise OSError("closed")
+            await self._transport.garbage(self._eio_sid, packets.BINARY)
+
+    async def send(self, frame: str | bytes) -> None:
+        """Write one frame."""
+        assert isinstance(frame, str), "nothing here sends binary data"
+        await self._ws.send_str(frame)
+
+    async def close(self) -> None:
+        """Close it."""
+        await self._ws.close()
 
 
 class _Body:
-    """A body that has been read, as engineio wants to read it."""
+    """A body that has been read, to be read once more."""
 
     def __init__(self, body: bytes) -> None:
         self._body = body
 
-    async def read(self, _: int) -> bytes:
+    async def read(self, _length: int) -> bytes:
         return self._body
 
 
-class Server(socketio.AsyncServer):  # type: ignore[misc]  # python-socketio has no types
-    """The Socket.IO server of this gateway. Attach it to an application, then set ``handler``."""
+class _Quiet(logging.LoggerAdapter[logging.Logger]):
+    """A logger for the libraries: what clients do wrong is no error of ours, and payloads do not go into logs.
 
-    handler: Handler
-    eio: Engine
+    Only what they log with a traceback stays an error: with checked input that is a defect.
+    """
 
-    def __init__(self, settings: Settings) -> None:
-        self._origins = settings.client_url
-        self._strikes_max = settings.strikes_max
-        self.links: dict[str, Link] = {}
-        """By Engine.IO id."""
-        super().__init__(
-            async_mode="aiohttp",
-            async_handlers=False,  # in order
-            logger=logging.getLogger("socketio.server"),
-            engineio_logger=logging.getLogger("engineio.server"),
-            cors_allowed_origins="*" if "*" in self._origins else self._allowed,
-            ping_interval=settings.ping_interval_seconds,
-            ping_timeout=settings.ping_timeout_seconds,
-            max_http_buffer_size=settings.max_frame_kb * 1024,
-            http_compression=False,
-            cookie=None,
-        )
-        self.eio.refuse = self._refuse
-        self.eio.attach_abort = self._attach_abort
-        self.on("connect", self._connected)
-        self.on("disconnect", self._disconnected)
+    def __init__(self, name: str) -> None:
+        super().__init__(logging.getLogger(name), {})
 
-    async def shutdown(self) -> None:
-        """Disconnect everybody."""
-        links = list(self.links.values())
-        for link in links:
-            link.close()
-        await asyncio.gather(*(link.closed() for link in links))
-        await super().shutdown()
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        if kwargs.get("exc_info"):
+            self.logger.error(msg, *args, **kwargs)
+        elif level >= logging.ERROR:
+            self.logger.debug(msg, *args)
 
-    # --- what python-socketio asks and tells ---
 
-    def _engineio_server_class(self) -> type[Engine]:
-        return Engine
+def origin_check(allowed: tuple[str, ...]) -> Callable[[str | None, dict[str, Any]], bool]:
+    """Whether a browser may come from where it says: from ``allowed`` (``*``: anywhere) or from this host itself."""
 
-    def _allowed(self, origin: str | None, environ: dict[str, Any]) -> bool:
-        host = environ.get("HTTP_HOST", "")
-        return origin in self._origins or (bool(host) and origin in (f"http://{host}", f"https://{host}"))
+    def check(origin: str | None, environ: dict[str, Any]) -> bool:
+        if origin is None or "*" in allowed or origin in allowed:
+            return True
+        try:
+            parts = urlsplit(origin)
+        except ValueError:
+            return False
+        host = environ.get("HTTP_HOST")
+        return parts.scheme in ("http", "https") and bool(host) and parts.netloc.lower() == str(host).lower()
 
-    async def _handle_eio_connect(self, eio_sid: str, environ: dict[str, Any]) -> None:
-        # The environment holds the request and all that hangs on it; nobody needs it.
-        await super()._handle_eio_connect(eio_sid, {})
-        link = self.links[eio_sid] = Link(self.eio.sockets[eio_sid], Strikes(self._strikes_max))
-        self.handler.arrived(link)
-
-    async def _handle_eio_disconnect(self, eio_sid: str, reason: str) -> None:
-        await super()._handle_eio_disconnect(eio_sid, reason)
-        if (link := self.links.pop(eio_sid, None)) is not None:
-            link.closing = True
-
-    async def _handle_eio_message(self, eio_sid: str, data: str) -> None:
-        link = self.links.get(eio_sid)
-        if link is None:
-            return
-        async with link.lock:
-            if not link.closing:
-                try:
-                    await self._packet(eio_sid, link, parse(data))
-                except BadPacket as error:
-                    self.handler.garbage(link, error)
-
-    async def _packet(self, eio_sid: str, link: Link, packet: Packet) -> None:
-        if packet.kind is Kind.EVENT:
-            if not link.sid:
-                raise BadPacket("Not connected")
-            await self.handler.event(link, packet)
-        elif packet.kind is Kind.CONNECT:
-            await self._handle_connect(eio_sid, packet.namespace, None)
-            if packet.namespace != "/":
-                raise BadPacket("Unknown namespace")
-        elif packet.kind is Kind.DISCONNECT and packet.namespace == "/" and link.sid:
-            await self._handle_disconnect(eio_sid, "/", self.reason.CLIENT_DISCONNECT)
-        # Acknowledgements: none is ever asked for.
-
-    # --- handlers of the default namespace ---
-
-    def _connected(self, sid: str, _environ: dict[str, Any], _auth: object) -> None:
-        self.links[self.manager.eio_sid_from_sid(sid, "/")].sid = sid
-
-    def _disconnected(self, sid: str, reason: str) -> None:
-        link = self.links.get(self.manager.eio_sid_from_sid(sid, "/"))
-        if link is not None:
-            self.handler.left(link, on_purpose=reason == self.reason.CLIENT_DISCONNECT)
-            link.sid = ""
-
-    # --- what the engine finds ---
-
-    def _refuse(self, eio_sid: str, error: BadPacket) -> None:
-        if (link := self.links.get(eio_sid)) is not None and not link.closing:
-            self.handler.garbage(link, error)
-
-    def _attach_abort(self, eio_sid: str, abort: Callable[[], None]) -> None:
-        if (link := self.links.get(eio_sid)) is not None:
-            link.abort = abort
+    return check
