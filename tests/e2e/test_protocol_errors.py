@@ -98,6 +98,7 @@ async def test_already_in_call(stage: Stage) -> None:
         error = await busy.refused("call:initiate", {"to": carol.user, "callType": "audio"})
         error.pop("callId", None)
         assert error == _error("already_in_call", "Already in a call")
+    await alice.refused("call:initiate", {"to": bob.user, "callType": "audio"}, code="already_in_call")
     await bob.ok("call:accept", {"callId": call})
     for client in (alice, bob):
         await client.expect("call:accepted", callId=call)

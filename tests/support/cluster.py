@@ -70,7 +70,14 @@ class Cluster:
     # --- life ---
 
     async def start(self) -> None:
-        """Start everything and wait until it works."""
+        """Start everything and wait until it works; leaves nothing behind if it does not."""
+        try:
+            await self._start()
+        except BaseException:
+            await self._stop()
+            raise
+
+    async def _start(self) -> None:
         await asyncio.to_thread(self._nats.start)
         env = {**self._settings, "NATS_URL": self._nats.url}
         for kind, count in self._counts.items():
@@ -115,12 +122,16 @@ class Cluster:
         assert not dead, "\n".join(f"{s.name} has ended:\n{s.tail()}" for s in dead)
 
     async def stop(self) -> None:
-        """Stop everything, gateways first."""
+        """Stop everything, gateways first; each must end as it should."""
+        codes = await self._stop()
+        wrong = {name: code for name, code in codes.items() if code not in (0, None)}
+        assert not wrong, f"exit statuses {wrong}\n{self.tails()}"
+
+    async def _stop(self) -> dict[str, int | None]:
         order = [*self.gateways, *(s for s in self._services.values() if s.kind != "gateway")]
         codes = await asyncio.gather(*(asyncio.to_thread(service.stop) for service in order))
         await asyncio.to_thread(self._nats.stop)
-        wrong = {s.name: code for s, code in zip(order, codes, strict=True) if code not in (0, None)}
-        assert not wrong, f"exit statuses {wrong}\n{self.tails()}"
+        return {service.name: code for service, code in zip(order, codes, strict=True)}
 
     # --- breaking things ---
 

@@ -25,8 +25,8 @@ class Clusters:
                 ring_seconds=ring_seconds,
                 **settings,
             )
-            self._running[key] = cluster
             await cluster.start()
+            self._running[key] = cluster
         return self._running[key]
 
     async def drop(self, cluster: Cluster) -> None:
