@@ -13,6 +13,12 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         _skipped.append(report.nodeid)
 
 
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    """Note modules that are skipped as a whole."""
+    if report.skipped:
+        _skipped.append(report.nodeid)
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """In CI nothing is skipped: whatever a test needs is installed there, or CI proves nothing."""
     if os.environ.get("CI") and _skipped and session.exitstatus == pytest.ExitCode.OK:
