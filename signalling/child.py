@@ -70,6 +70,11 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(number)
 
+    def kill(self) -> None:
+        """SIGKILL, and do not start it again; :meth:`stop` it all the same."""
+        self._stopping = True
+        self.signal(signal.SIGKILL)
+
     async def stop(self, deadline: float) -> None:
         """SIGTERM, and SIGKILL at ``deadline`` (monotonic seconds) if it is still there."""
         self._stopping = True

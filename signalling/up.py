@@ -45,13 +45,16 @@ class Up:
         self._broker: Broker | None = None
         self._children: dict[str, list[Child]] = {"presence": [], "callcore": [], "gateway": []}
 
-    def stop(self) -> None:
-        """Stop in good order; the second time, at once."""
-        self._hurry = self._stop.is_set()
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Stop in good order; at once if it is stopping already and this is Ctrl-C.
+
+        A second SIGTERM says nothing new: make, or whoever signals a process group, sends it twice.
+        """
+        self._hurry = self._hurry or (self._stop.is_set() and number == signal.SIGINT)
         self._stop.set()
         if self._hurry:
             for child in self._all():
-                child.signal(signal.SIGKILL)
+                child.kill()
 
     async def run(self) -> None:
         """Start, say when it is ready, run, stop. Raises :class:`PlanError` if it cannot be started."""
@@ -192,7 +195,7 @@ def run(plan: Plan) -> int:
         up = Up(plan)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, up.stop)
+            loop.add_signal_handler(number, up.stop, number)
         await up.run()
 
     try:

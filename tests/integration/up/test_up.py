@@ -111,7 +111,18 @@ def test_a_second_signal_ends_it_at_once(up: Up) -> None:
     running.process.send_signal(signal.SIGINT)
     running.until(lambda: running.trace("asked"))
     running.stop(signal.SIGINT, within=3)
+    assert "starting it again" not in running.out
     nothing_left(running, pids)
+
+
+def test_a_second_sigterm_changes_nothing(up: Up) -> None:
+    # Whoever signals make's process group sends it twice: make passes it on.
+    running = up(*ANY)
+    running.ready()
+    running.process.send_signal(signal.SIGTERM)
+    assert running.stop() == 0
+    assert [process.service for process in running.trace("gone")] == ["gateway", "callcore", "presence"]
+    assert "SIGKILL" not in running.out
 
 
 def test_two_side_by_side(up: Up) -> None:
@@ -305,3 +316,17 @@ def test_a_service_that_refuses_its_settings_ends_the_start(up: Up) -> None:
     assert "gateway-1 | PORT=x: a number is needed\n" in running.out
     assert "gateway-1 refuses its settings" in running.out
     assert list(running.temp.iterdir()) == []
+
+
+# --- the real services ---
+
+
+def test_the_real_services(up: Up) -> None:
+    command = [sys.executable, "-m", "signalling", "up"]
+    running = up(*ANY, "--gateways", "2", "--callcores", "2", "--presences", "2", command=command)
+    urls = running.ready()
+    assert len(urls) == 2 and all(answers(url) for url in urls)
+    pids = everything(running)
+    assert running.stop() == 0
+    assert "killed" not in running.out and "starting it again" not in running.out
+    nothing_left(running, pids)
