@@ -66,7 +66,7 @@ def parse(packet: str) -> EventPacket | ConnectPacket | DisconnectPacket:
         return _event(packet)
     if kind == "0":
         return _connect(packet)
-    if kind == "1":
+    if packet in ("1", "1/,"):
         return DisconnectPacket()
     if kind in ("5", "6"):
         raise Malformed(BINARY)

@@ -24,6 +24,8 @@ log = logs.get(__name__)
 PATH = "socket.io"
 BODY_SECONDS = 10.0
 """How long a polling request may take to bring its body."""
+LAST_WORDS_SECONDS = 2.0
+"""How long a client that is to be closed has to read why."""
 
 
 class Receiver(Protocol):
@@ -74,6 +76,7 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         self.receiver: Receiver | None = None
         self._unread_max = unread_max
         self._closing: set[asyncio.Task[None]] = set()
+        self._doomed: set[str] = set()
         self.eio._async = {
             **self.eio._async,
             "translate_request": self._translate_request,
@@ -103,10 +106,21 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         await self.eio.send(eio_sid, packet)
 
     def close_soon(self, eio_sid: str) -> None:
-        """Close a connection, from wherever it is found out that it must be."""
-        task = asyncio.create_task(self.close(eio_sid))
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
+        """Hear nothing more from a connection, and close it once its client could read what was sent to it."""
+        if eio_sid not in self._doomed:
+            self._doomed.add(eio_sid)
+            task = asyncio.create_task(self._close_when_read(eio_sid))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    async def _close_when_read(self, eio_sid: str) -> None:
+        connection = self.eio.sockets.get(eio_sid)
+        until = asyncio.get_running_loop().time() + LAST_WORDS_SECONDS
+        while connection is not None and not connection.closed and asyncio.get_running_loop().time() < until:
+            await asyncio.sleep(0.05)
+            if connection.queue.empty() and connection.upgraded:
+                break
+        await self.close(eio_sid)
 
     async def close(self, eio_sid: str) -> None:
         """Close a connection."""
@@ -120,9 +134,12 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
 
     async def _handle_eio_disconnect(self, eio_sid: str, reason: str) -> None:
         await super()._handle_eio_disconnect(eio_sid, reason)
+        self._doomed.discard(eio_sid)
         self._receiver.closed(eio_sid)
 
     async def _handle_eio_message(self, eio_sid: str, data: object) -> None:
+        if eio_sid in self._doomed:
+            return
         try:
             if not isinstance(data, str):
                 raise Malformed(packets.BINARY)
@@ -153,7 +170,8 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
 
     async def garbage(self, eio_sid: str, what: str) -> None:
         """A frame that is none."""
-        await self._receiver.malformed(eio_sid, what)
+        if eio_sid not in self._doomed:
+            await self._receiver.malformed(eio_sid, what)
 
     @property
     def _receiver(self) -> Receiver:
