@@ -5,6 +5,7 @@ from typing import Any
 
 import socketio
 from engineio.payload import Payload
+from socketio.packet import DISCONNECT, Packet
 
 from tests.support.client import WEBSOCKET, Client
 from tests.support.inbox import PATIENCE_SECONDS
@@ -58,13 +59,13 @@ class PythonClient(Client):
                 await asyncio.sleep(0)
 
     async def disconnect(self) -> None:
-        writing = self._sio.eio.write_loop_task
+        if self._sio.connected:
+            # The library closes its websocket before it has sent the packet that says so; here it is sent first.
+            await self._sio._send_packet(Packet(DISCONNECT, namespace="/"))
+            await asyncio.wait({asyncio.create_task(self._sio.eio.queue.join())}, timeout=PATIENCE_SECONDS)
         leaving = asyncio.create_task(self._sio.disconnect())
-        await asyncio.wait({leaving}, timeout=0.05)
-        if not leaving.done() and writing is not None:
-            # The packets have to leave; what the library then waits for is the end of a poll that is of no use.
-            await asyncio.wait({writing}, timeout=PATIENCE_SECONDS)
-            leaving.cancel()
+        await asyncio.wait({leaving}, timeout=0.1)
+        leaving.cancel()  # it may wait for the end of a poll that is of no use any more
         await asyncio.gather(leaving, return_exceptions=True)
         if self._sio.eio.http is not None:
             await self._sio.eio.http.close()
