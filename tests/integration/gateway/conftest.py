@@ -1,0 +1,157 @@
+"""A gateway in this process, with stand-ins for the services behind it that remember what they were asked."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from nats.aio.msg import Msg
+
+from services.gateway.app import start
+from services.gateway.settings import Settings
+from shared import subjects
+from shared.bus import Bus
+from shared.clock import now_ms
+from shared.contracts.liveness import Beat
+from shared.members import Beacon
+from tests.support.cluster import free_port
+from tests.support.raw_client import RawClient
+
+GATEWAY = "gw-test"
+ACK_SECONDS = 1.0
+
+CLOSES_LATE = pytest.mark.xfail(
+    strict=True,
+    reason="engineio leaves the websocket open until its reads time out if the client does not close it",
+)
+
+
+class Services:
+    """Presence and call control. ``answers``: verb → result or (error code, message), instead of the usual one."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.answers: dict[str, Any] = {}
+        self.slow: dict[str, float] = {}
+
+    async def start(self) -> None:
+        for service in ("presence", "calls"):
+            await self._bus.subscribe(subjects.rpc(service, "*"), self._on_request)
+        for service, instance in (("presence", "pr"), ("callcore", "cc")):
+            await self.beat(service, instance)
+        self._beacon = Beacon(self._bus, "presence", "pr", "0")
+        await self._beacon.start()
+
+    async def stop(self) -> None:
+        await self._beacon.stop()
+
+    async def beat(self, service: str, instance: str) -> None:
+        """Say that an instance is there. It is believed for a few seconds, longer than a test takes."""
+        await self._bus.publish(
+            subjects.live(service, instance), Beat(version="0", started_at=now_ms()).dump()
+        )
+        await self._bus.flush()
+
+    def verbs(self) -> list[str]:
+        return [verb for verb, _ in self.asked]
+
+    async def wait_for(self, verb: str, timeout: float = 5.0) -> dict[str, Any]:
+        async with asyncio.timeout(timeout):
+            while True:
+                for asked, request in self.asked:
+                    if asked == verb:
+                        return request
+                await asyncio.sleep(0.01)
+
+    async def _on_request(self, msg: Msg) -> None:
+        verb, request = msg.subject.split(".")[2], json.loads(msg.data)
+        self.asked.append((verb, request))
+        await asyncio.sleep(self.slow.get(verb, 0))
+        answer = self.answers.get(verb, self._usual(verb, request))
+        if isinstance(answer, tuple):
+            code, message = answer
+            error = {"code": code, "message": message, "retryable": False}
+            await msg.respond(json.dumps({"ok": False, "error": error}).encode())
+        else:
+            await msg.respond(b'{"ok":true,"result":' + json.dumps(answer).encode() + b"}")
+
+    def _usual(self, verb: str, request: dict[str, Any]) -> dict[str, Any]:
+        match verb:
+            case "join":
+                session = "s-" + request["socket"]
+                return {"session": session, "resumeToken": "token", "resumed": False, "busy": False}
+            case "status":
+                return {"userId": request["user"], "isOnline": True, "isInCall": False}
+            case "initiate":
+                return {"call": request["call"], "to": request["to"], "expiresAt": 1}
+            case "find":
+                return {"call": "call-found"}
+            case "accept" | "reject" | "end":
+                return {"call": request["call"]}
+        return {}
+
+
+@pytest_asyncio.fixture
+async def services(bus: Bus) -> AsyncIterator[Services]:
+    services = Services(bus)
+    await services.start()
+    yield services
+    await services.stop()
+
+
+Start = Callable[..., Awaitable[str]]
+
+
+@pytest_asyncio.fixture
+async def gateway(nats_url: str, services: Services) -> AsyncIterator[Start]:
+    """Starts the gateway with the settings given; its URL."""
+    async with AsyncExitStack() as stack:
+
+        async def start_one(**values: object) -> str:
+            port = free_port()
+            config = {
+                "nats_url": nats_url, "port": port, "request_timeout_seconds": 0.5,
+                "relay_ack_seconds": ACK_SECONDS, **values,
+            }  # fmt: skip
+            await stack.enter_async_context(start(Settings.model_validate(config), GATEWAY))
+            await services.beat("callcore", "cc")
+            return f"http://127.0.0.1:{port}"
+
+        yield start_one
+
+
+Connect = Callable[..., Awaitable[RawClient]]
+
+
+@pytest_asyncio.fixture
+async def connect() -> AsyncIterator[Connect]:
+    """Connects to a gateway and joins, if a user is given."""
+    clients: list[RawClient] = []
+
+    async def one(url: str, user: str = "") -> RawClient:
+        client = RawClient(user or "stranger")
+        clients.append(client)
+        await client.connect(url)
+        if user:
+            await client.join(user)
+        return client
+
+    yield one
+    for client in clients:
+        await client.close()
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog: pytest.LogCaptureFixture) -> Any:
+    """Nothing that happens here may be logged as a defect."""
+    yield
+    alarms = [
+        r.getMessage()
+        for r in caplog.get_records("call")
+        if r.exc_info or "never retrieved" in r.getMessage()
+    ]
+    assert not alarms

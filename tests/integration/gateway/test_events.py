@@ -1,0 +1,193 @@
+"""What clients say reaches the right service, and the answers agree."""
+
+import asyncio
+import socket
+from typing import Any
+
+import aiohttp
+import pytest
+
+from services.gateway.app import start
+from services.gateway.settings import Settings
+from shared import subjects
+from shared.bus import Bus
+from tests.integration.gateway.conftest import CLOSES_LATE, GATEWAY, Connect, Services, Start
+
+
+async def test_join(gateway: Start, connect: Connect, services: Services) -> None:
+    url = await gateway(ice_servers=({"urls": "stun:x"},))
+    alice = await connect(url)
+    ack = await alice.ok("user:join", {"userId": "alice", "deviceId": "d"})
+    joined = await alice.expect("user:joined")
+    assert ack == {"ok": True, **joined}
+    assert joined.pop("seq") > 0
+    assert joined == {
+        "userId": "alice", "socketId": alice.socket_id, "sessionId": f"s-{alice.socket_id}",
+        "resume": {"token": "token", "windowSeconds": 30}, "iceServers": [{"urls": "stun:x"}], "resumed": False,
+    }  # fmt: skip
+    request = await services.wait_for("join")
+    assert (request["user"], request["gateway"], request["device"]) == ("alice", GATEWAY, "d")
+    assert "attached" not in services.verbs()
+    await alice.ok("user:join", {"userId": "alice"})
+    await alice.expect("user:joined")
+    await alice.refused("user:join", {"userId": "bob"}, code="unauthorized")
+
+
+async def test_a_busy_user_who_joins_is_attached_after_user_joined(
+    gateway: Start, connect: Connect, services: Services
+) -> None:
+    services.answers["join"] = {"session": "s1", "resumeToken": "t", "resumed": False, "busy": True}
+    alice = await connect(await gateway(), "alice")
+    request = await services.wait_for("attached")
+    assert (request["user"], request["session"], request["gateway"]) == ("alice", "s1", GATEWAY)
+    assert alice.session == "s1"
+
+
+FORWARDED: list[tuple[str, dict[str, Any], str, dict[str, Any], dict[str, Any]]] = [
+    ("call:accept", {"callId": "c", "from": "alice"}, "accept", {"call": "c"}, {"callId": "c"}),
+    ("call:reject", {"callId": "c", "reason": "no"}, "reject", {"call": "c", "reason": "no"}, {"callId": "c"}),
+    ("call:end", {"callId": "c", "reason": "no"}, "end", {"call": "c", "reason": "no"}, {"callId": "c"}),
+    ("user:status", {"userId": "bob"}, "status", {"user": "bob"},
+     {"userId": "bob", "isOnline": True, "isInCall": False}),
+    ("call:initiate", {"to": "bob", "callType": "audio", "metadata": [1]}, "initiate",
+     {"to": "bob", "callType": "audio", "metadata": [1]}, {"to": "bob", "expiresAt": 1}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("event", "payload", "verb", "wanted", "answer"), FORWARDED)
+async def test_events_are_forwarded(
+    gateway: Start, connect: Connect, services: Services,
+    event: str, payload: dict[str, Any], verb: str, wanted: dict[str, Any], answer: dict[str, Any],
+) -> None:  # fmt: skip
+    alice = await connect(await gateway(), "alice")
+    ack = await alice.ok(event, payload)
+    assert ack.items() >= answer.items()
+    request = await services.wait_for(verb)
+    assert request.items() >= wanted.items()
+    if verb != "status":
+        assert (request["user"], request["session"], request["gateway"]) == ("alice", alice.session, GATEWAY)
+    if verb == "initiate":
+        assert ack["callId"] == request["call"]
+
+
+async def test_refusals_reach_event_and_acknowledgement_alike(
+    gateway: Start, connect: Connect, services: Services
+) -> None:
+    alice = await connect(await gateway(), "alice")
+    services.answers["initiate"] = ("user_not_found", "User not found")
+    error = await alice.refused("call:initiate", {"to": "bob", "callType": "audio"})
+    assert error == {"code": "user_not_found", "message": "User not found", "retryable": False}
+    await alice.refused("call:initiate", {"to": "alice", "callType": "audio"}, code="bad_request")
+    await alice.refused("call:accept", {"callId": "c", "from": "bob"}, code="unauthorized")
+    await alice.refused("no:such", {}, code="bad_request")
+    stranger = await connect(await gateway_url(alice))
+    await stranger.refused("call:accept", {}, code="not_authenticated")
+    await stranger.refused("user:join", {}, code="user_id_required")
+
+
+async def gateway_url(client: Any) -> str:
+    return str(client._ws._response.url.origin()).replace("ws:", "http:")
+
+
+async def test_silence_behind_is_unavailable(gateway: Start, connect: Connect, services: Services) -> None:
+    alice = await connect(await gateway(), "alice")
+    services.slow["accept"] = 1.2
+    error = await alice.refused("call:accept", {"callId": "c"}, code="unavailable")
+    assert error["retryable"] is True
+
+
+async def test_one_after_the_other(gateway: Start, connect: Connect, services: Services) -> None:
+    alice = await connect(await gateway(), "alice")
+    services.slow["accept"] = 0.2
+    await alice.emit("call:accept", {"callId": "first"})
+    await alice.ok("call:end", {"callId": "second"})
+    assert services.verbs()[-2:] == ["accept", "end"]
+
+
+@pytest.mark.parametrize(("purposely", "reason"), [(True, "hangup"), (False, "connection_lost")])
+async def test_leaving(
+    gateway: Start, connect: Connect, services: Services, *, purposely: bool, reason: str
+) -> None:
+    alice = await connect(await gateway(), "alice")
+    await (alice.disconnect() if purposely else alice.tear())
+    request = await services.wait_for("leave")
+    assert (request["reason"], request["socket"], request["session"]) == (
+        reason,
+        alice.socket_id,
+        alice.session,
+    )
+
+
+async def test_gone_while_joining_is_followed_by_a_leave(
+    gateway: Start, connect: Connect, services: Services
+) -> None:
+    services.slow["join"] = 0.3
+    alice = await connect(await gateway())
+    await alice.emit("user:join", {"userId": "alice"})
+    await services.wait_for("join")
+    await alice.tear()
+    assert (await services.wait_for("leave"))["session"] == f"s-{alice.socket_id}"
+
+
+async def test_a_leave_is_told_until_it_is_heard(
+    gateway: Start, connect: Connect, services: Services
+) -> None:
+    alice = await connect(await gateway(), "alice")
+    services.answers["leave"] = ("unavailable", "Temporarily unavailable")
+    await alice.disconnect()
+    async with asyncio.timeout(5):
+        while services.verbs().count("leave") < 2:
+            await asyncio.sleep(0.02)
+    services.answers["leave"] = {}
+    await asyncio.sleep(1)
+    heard = services.verbs().count("leave")
+    await asyncio.sleep(1)
+    assert services.verbs().count("leave") == heard
+
+
+@CLOSES_LATE
+async def test_replaced(gateway: Start, connect: Connect, services: Services, bus: Bus) -> None:
+    alice = await connect(await gateway(), "alice")
+    await bus.publish(subjects.control(GATEWAY, alice.session, "replaced"), b"another-socket")
+    await alice.ok("user:status", {"userId": "alice"})
+    await bus.publish(subjects.control(GATEWAY, alice.session, "replaced"), alice.socket_id.encode())
+    assert await alice.expect("session:replaced") == {"sessionId": alice.session}
+    await alice.expect_closed()
+
+
+async def test_delivered_as_it_came(gateway: Start, connect: Connect, bus: Bus, services: Services) -> None:
+    alice = await connect(await gateway(), "alice")
+    for n in range(500):
+        await bus.publish(subjects.deliver(GATEWAY, alice.session, "ice:candidate"), b'{"n":%d,"seq":1}' % n)
+    got = [await alice.expect("ice:candidate") for _ in range(500)]
+    assert [payload["n"] for payload in got] == list(range(500))
+
+
+async def test_ready_only_with_everything_it_needs(nats_url: str, bus: Bus) -> None:
+    port = _free()
+    config = Settings.model_validate({"nats_url": nats_url, "port": port})
+    async with start(config, GATEWAY), aiohttp.ClientSession() as http:
+        async with http.get(f"http://127.0.0.1:{port}/readyz") as answer:
+            body = await answer.json()
+            assert answer.status == 503 and len(body["missing"]) == 2
+            assert "/" not in answer.headers["Server"]
+        async with http.get(f"http://127.0.0.1:{port}/healthz") as answer:
+            assert answer.status == 200
+        async with http.get(f"http://127.0.0.1:{port}/nothing") as answer:
+            assert answer.status == 404 and (await answer.json())["ok"] is False
+
+
+async def test_ready(gateway: Start) -> None:
+    url = await gateway()
+    async with aiohttp.ClientSession() as http, asyncio.timeout(5):
+        while True:
+            async with http.get(f"{url}/readyz") as answer:
+                if answer.status == 200:
+                    return
+            await asyncio.sleep(0.02)
+
+
+def _free() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
