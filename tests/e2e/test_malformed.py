@@ -58,6 +58,8 @@ WHOLE = {
     "surrogate": _SURROGATE,
 }
 
+UNREADABLE = ("deep list", "deep object", "NaN", "surrogate")
+
 
 def _wrong_fields(event: str) -> Iterator[tuple[str, str]]:
     """(what is wrong, payload) with one field missing, null, or of another type."""
@@ -72,8 +74,8 @@ def _wrong_fields(event: str) -> Iterator[tuple[str, str]]:
         for other in others:
             yield f"{field}={other!r:.20}", json.dumps({**good, field: other})
         if isinstance(value, str):
-            yield f"{field}=surrogate", json.dumps(good | {field: "@"}).replace('"@"', _SURROGATE)
-            yield f"{field}=NaN", json.dumps(good | {field: "@"}).replace('"@"', "NaN")
+            yield "surrogate", json.dumps(good | {field: "@"}).replace('"@"', _SURROGATE)
+            yield "NaN", json.dumps(good | {field: "@"}).replace('"@"', "NaN")
     for field, other in OPTIONAL[event].items():
         yield f"{field}={other!r:.20}", json.dumps({**good, field: other})
 
@@ -109,8 +111,10 @@ class Culprit:
             ack = await socket.ask_text(event, *payload)
         self._strikes += 1
         assert ack and ack["ok"] is False, f"{event} with {what} answered {ack}"
-        told = await socket.expect("error", event=event)
-        assert told == ack["error"] | {"event": event}, what
+        # The error names the event, unless what was sent cannot be read so far.
+        told = await socket.expect("error")
+        named = event if what not in UNREADABLE else told["event"]
+        assert named in (event, "") and told == ack["error"] | {"event": named}, what
         return str(told["code"])
 
 
@@ -154,7 +158,7 @@ async def test_unknown_keys_are_ignored_however_odd(scene: Stage, big: Cluster) 
     await alice.connect(big.gateways[0].url)
     await alice.join(scene.id("odd"))
     bob = await scene.user("bob", gateway=1)
-    odd = f'"":null,"__proto__":{{}},"callID":7,"x":{_SURROGATE},"y":{"[" * 50}{"]" * 50}'
+    odd = f'"":null,"__proto__":{{}},"callID":7,"y":{"[" * 50}{"]" * 50}'
     payload = f'{{"to":{json.dumps(bob.user)},"callType":"audio",{odd}}}'
     ack = await alice.ask_text("call:initiate", payload)
     assert ack["ok"] is True, ack
@@ -188,7 +192,7 @@ async def test_what_json_cannot_say_never_reaches_a_peer(scene: Stage, big: Clus
             json.loads(json.dumps(got), parse_constant=strict)
             assert got[field] == json.loads(f'{{"x":{text}}}')
         else:
-            await alice.expect("error", event=event, code="bad_request")
+            await alice.expect("error", code="bad_request")
     await end(alice, bob, call=call)
 
     payload = f'{{"to":{json.dumps(bob.user)},"callType":"audio","metadata":{{"x":{text}}}}}'
@@ -199,21 +203,17 @@ async def test_what_json_cannot_say_never_reaches_a_peer(scene: Stage, big: Clus
         await alice.expect("call:initiated")
         await end(alice, bob, call=got["callId"], reason="cancelled")
     else:
-        await alice.expect("error", event="call:initiate", code="bad_request")
+        await alice.expect("error", code="bad_request")
 
 
 async def test_endless_garbage_ends_the_connection(scene: Stage, big: Cluster) -> None:
-    socket = RawClient("garbage")
+    socket = RawClient("garbage", stubborn=True)
     scene.clients.append(socket)
     await socket.connect(big.gateways[0].url)
     await socket.join(scene.id("garbage"))
-    strikes = 0
-    try:
-        while strikes < STRIKES_MOST:
-            await socket.ask_text("call:accept", "7")
-            strikes += 1
-    except ConnectionError:
-        pass
+    for _ in range(STRIKES_MOST):
+        await socket.send('42["call:accept",7]')
     await socket.expect_closed()
+    strikes = len(socket.inbox.seen("error"))
     assert STRIKES_LEAST <= strikes < STRIKES_MOST, f"thrown out after {strikes} strikes"
     socket.inbox.forget()

@@ -1,6 +1,7 @@
 """Frames that are no Socket.IO, and requests that are no Engine.IO: closed or ignored, and never a traceback."""
 
 import asyncio
+import io
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -148,6 +149,8 @@ async def test_requests_that_mean_nothing(scene: Stage, big: Cluster) -> None:
         for body in bodies:
             async with http.get(f"{base}?EIO=4&transport=polling") as answer:
                 sid = (await answer.text()).split('"sid":"')[1].split('"')[0]
-            async with http.post(f"{base}?EIO=4&transport=polling&sid={sid}", data=body) as answer:
+            async with http.post(
+                f"{base}?EIO=4&transport=polling&sid={sid}", data=io.BytesIO(body)
+            ) as answer:
                 await answer.read()
                 assert answer.status < 500, f"{body[:20]!r}: {answer.status}"

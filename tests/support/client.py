@@ -92,7 +92,10 @@ class Client(ABC):
     async def settle(self) -> None:
         """A round trip through gateway and bus: what was on its way to this client before is there afterwards."""
         if self.user and not self.closed.is_set():
-            await self.ok("user:status", {"userId": self.user})
+            try:
+                await self.ok("user:status", {"userId": self.user})
+            except ConnectionError:
+                return  # closed meanwhile: nothing more is on its way
             await self.expect("user:status", userId=self.user)
 
     async def quiet(self) -> None:

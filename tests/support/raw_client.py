@@ -16,8 +16,10 @@ _EVENT, _ACK = "42", "43"
 class RawClient(Client):
     """Speaks Engine.IO 4 and Socket.IO 5 by hand. ``NaN`` and lone surrogates go out as they are."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, stubborn: bool = False) -> None:
+        """``stubborn``: stays when it is told to go."""
         super().__init__(name, WEBSOCKET)
+        self._stubborn = stubborn
         self._http: aiohttp.ClientSession | None = None
         self._ws: aiohttp.ClientWebSocketResponse | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -107,6 +109,9 @@ class RawClient(Client):
     async def _take(self, frame: str) -> None:
         if frame == "2":
             await self.send("3")
+        elif frame == "1" and not self._stubborn:
+            assert self._ws is not None
+            await self._ws.close()
         elif frame.startswith("40") and self._connected is not None and not self._connected.done():
             self._connected.set_result(json.loads(frame[2:])["sid"])
         elif frame.startswith(_EVENT):
