@@ -123,7 +123,7 @@ async def scene(big: Cluster) -> AsyncIterator[Stage]:
     """A stage on 2x2x2, on which a call works at the end."""
     async for stage in Stage.on(big, f"{PYTHON}-websocket", None):
         yield stage
-        alice, bob = await stage.user("alice", gateway=0), await stage.user("bob", gateway=1)
+        alice, bob = await stage.user("next caller", gateway=0), await stage.user("next callee", gateway=1)
         await end(alice, bob, call=await talk(alice, bob))
 
 
