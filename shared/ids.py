@@ -14,6 +14,11 @@ def new_id() -> str:
     return secrets.token_urlsafe(16)
 
 
+def could_be_minted(text: str) -> bool:
+    """Whether a client's word may be an id of ours. Others name nothing, and need not go any further."""
+    return len(text) <= 64 and _SAFE.fullmatch(text) is not None
+
+
 @lru_cache(maxsize=16_384)
 def encode(text: str) -> str:
     """One subject token (or key part) for any text.

@@ -23,7 +23,7 @@ from shared.rpc import Client
 log = logs.get(__name__)
 
 NEEDED = ("callcore", "presence")
-STOP_SECONDS = 5.0
+STOP_SECONDS = 3.0
 
 
 @asynccontextmanager
@@ -38,13 +38,14 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             ping_interval=settings.ping_interval_seconds,
             ping_timeout=settings.ping_timeout_seconds,
             max_frame=settings.max_frame_kb * 1024,
-            unread_max=settings.unread_max,
+            unread_max=settings.unread_max_kb * 1024,
         )
         replies = Replies(transport)
         services = Client(bus, timeout=settings.request_timeout_seconds)
         relays = Relays(
             instance, bus, members, registry, replies, services, ack_seconds=settings.relay_ack_seconds
         )
+        outbound = Outbound(instance, bus, registry, transport)
         join_timeout = JoinTimeout(settings.join_timeout_seconds, transport.close)
         transport.receiver = Inbound(
             instance,
@@ -53,6 +54,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             replies,
             services,
             relays,
+            outbound,
             errands,
             Strikes(settings.strikes_max, asyncio.get_running_loop().time),
             join_timeout,
@@ -70,7 +72,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
 
         await members.start()
         await relays.start()
-        await Outbound(instance, bus, registry, transport).start()
+        await outbound.start()
         await bus.flush()
         join_timeout.start()
         runner = web.AppRunner(_application(transport, missing), access_log=None, shutdown_timeout=2.0)
@@ -84,7 +86,8 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             stopping = True
             await site.stop()
             await join_timeout.stop()
-            await _close_all(transport)
+            await transport.close_all()
+            await transport.shutdown()
             await errands.drain(STOP_SECONDS)
             await relays.stop()
             await runner.cleanup()
@@ -111,13 +114,3 @@ async def _not_found(request: web.Request, handler: health.Handler) -> web.Strea
 
 async def _say_little(_: web.Request, response: web.StreamResponse) -> None:
     response.headers["Server"] = "signalling"
-
-
-async def _close_all(transport: Transport) -> None:
-    closing = [transport.close(eio_sid) for eio_sid in list(transport.eio.sockets)]
-    try:
-        async with asyncio.timeout(STOP_SECONDS):
-            await asyncio.gather(*closing, return_exceptions=True)
-            await transport.shutdown()
-    except TimeoutError:
-        log.warning("not every socket was closed in time")

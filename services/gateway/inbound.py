@@ -4,6 +4,7 @@ from typing import Any, cast
 
 from services.gateway.errands import Errands
 from services.gateway.limits import JoinTimeout, Strikes
+from services.gateway.outbound import Outbound
 from services.gateway.packets import EventPacket
 from services.gateway.relay import Relays
 from services.gateway.replies import Asked, Replies, call_id_of, dumps
@@ -16,8 +17,16 @@ from shared.contracts import calls, client, presence
 from shared.contracts.client import Event
 from shared.contracts.rpc import Done
 from shared.contracts.wire import Wire
-from shared.errors import BadRequest, NotAuthenticated, SignallingError, Unauthorized, Unavailable
-from shared.ids import new_id
+from shared.errors import (
+    BadRequest,
+    CallNotFound,
+    NotAuthenticated,
+    ReceiverNotFound,
+    SignallingError,
+    Unauthorized,
+    Unavailable,
+)
+from shared.ids import could_be_minted, new_id
 from shared.rpc import Client
 
 log = logs.get(__name__)
@@ -34,6 +43,7 @@ class Inbound:
         replies: Replies,
         services: Client,
         relays: Relays,
+        outbound: Outbound,
         errands: Errands,
         strikes: Strikes,
         join_timeout: JoinTimeout,
@@ -47,6 +57,7 @@ class Inbound:
         self._replies = replies
         self._services = services
         self._relays = relays
+        self._outbound = outbound
         self._errands = errands
         self._strikes = strikes
         self._join_timeout = join_timeout
@@ -137,6 +148,9 @@ class Inbound:
         sender = getattr(message, "from_", None)
         if sender is not None and sender != socket.user:
             raise Unauthorized
+        call_id = getattr(message, "call_id", None)
+        if call_id is not None and not could_be_minted(call_id):
+            raise ReceiverNotFound if event in client.RELAYED else CallNotFound
         await self._handlers[event](asked, message)
 
     # --- one method an event -----------------------------------------------------------------------------------------
@@ -154,15 +168,22 @@ class Inbound:
             resume_session=join.resume.session_id if join.resume else None,
             resume_token=join.resume.token if join.resume else None,
         )
-        reply = await self._services.ask("presence", "join", request, presence.JoinReply)
-        if socket.gone:
-            self._leave(join.user_id, reply.session, socket.sid, on_purpose=False)
-            return
-        self._registry.bind(socket, join.user_id, reply.session)
+        with self._outbound.joining():
+            reply = await self._services.ask("presence", "join", request, presence.JoinReply)
+            if socket.gone:
+                self._leave(join.user_id, reply.session, socket.sid, on_purpose=False)
+                return
+            await self._joined(asked, join.user_id, reply)
+        if reply.busy:
+            await self._attached(socket)
+
+    async def _joined(self, asked: Asked, user: str, reply: presence.JoinReply) -> None:
+        socket = asked.socket
+        self._registry.bind(socket, user, reply.session)
         self._join_timeout.joined_or_gone(socket.eio_sid)
-        log.info("joined", user=join.user_id, session=reply.session)
+        log.info("joined", user=user, session=reply.session)
         joined = client.Joined(
-            user_id=join.user_id,
+            user_id=user,
             socket_id=socket.sid,
             session_id=reply.session,
             resume=client.ResumeOffer(token=reply.resume_token, window_seconds=self._resume_window),
@@ -172,8 +193,7 @@ class Inbound:
         fields = {**joined.model_dump(by_alias=True), "seq": self._seq.next()}
         await self._transport.send_event(socket.eio_sid, Event.JOINED, dumps(fields))
         await self._replies.ok(asked, **fields)
-        if reply.busy:
-            await self._attached(socket)
+        await self._outbound.catch_up(socket)
 
     async def _attached(self, socket: Socket) -> None:
         """Tell call control that the session is here; what it then sends must not overtake ``user:joined``."""

@@ -1,15 +1,21 @@
 """What the services send to clients of this gateway, written to their sockets as it comes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from nats.aio.msg import Msg
 
 from services.gateway.replies import dumps
-from services.gateway.sessions import Registry
+from services.gateway.sessions import Registry, Socket
 from services.gateway.transport import Transport
 from shared import logs, subjects
 from shared.bus import Bus
 from shared.contracts.client import Event
 
 log = logs.get(__name__)
+
+EARLY_MAX = 1_024
+"""Messages kept for sessions that are just joining."""
 
 _CALLS_CHANGE = frozenset((Event.ENDED, Event.REJECTED, Event.INITIATED, Event.INCOMING))
 """Events after which a remembered "call with this peer" may be wrong."""
@@ -24,6 +30,27 @@ class Outbound:
         self._registry = registry
         self._transport = transport
 
+        self._joining = 0
+        self._early: dict[str, list[tuple[str, bytes]]] = {}
+        self._early_count = 0
+
+    @contextmanager
+    def joining(self) -> Iterator[None]:
+        """While a socket joins, what comes for sessions that nobody speaks for yet is kept: it may be for this one."""
+        self._joining += 1
+        try:
+            yield
+        finally:
+            self._joining -= 1
+            if not self._joining:
+                self._early.clear()
+                self._early_count = 0
+
+    async def catch_up(self, socket: Socket) -> None:
+        """Write what came for a socket's session before it was known to be here."""
+        for event, payload in self._early.pop(socket.session or "", ()):
+            await self._transport.send_event(socket.eio_sid, event, payload)
+
     async def start(self) -> None:
         """Begin to take them."""
         await self._bus.subscribe(subjects.deliver_all(self._instance), self._on_deliver)
@@ -33,7 +60,11 @@ class Outbound:
         session, event = subjects.parse_deliver(msg.subject)
         socket = self._registry.by_session(session)
         if socket is None:
-            log.debug("nobody here for it", session=session, delivered=event)
+            if self._joining and self._early_count < EARLY_MAX:
+                self._early.setdefault(session, []).append((event, msg.data))
+                self._early_count += 1
+            else:
+                log.debug("nobody here for it", session=session, delivered=event)
             return
         await self._transport.send_event(socket.eio_sid, event, msg.data)
         if event in _CALLS_CHANGE:

@@ -9,12 +9,12 @@ import math
 import re
 from typing import Any, NamedTuple, NoReturn
 
-PACKETS_PER_POST = 16
-"""As many as engine.io reads of one polling request."""
+PACKETS_PER_POST = 10_000
+"""Packets of one polling request. A browser that is in a hurry sends what has gathered in one, up to its size."""
 
 BINARY = "Binary data is not supported"
 
-_CONTROL_FRAMES = frozenset(("1", "2", "3", "5", "6", "2probe", "3probe"))
+_CLOSE, _PONG, _UPGRADE, _PROBE = "1", "3", "5", "2probe"
 _ACK_DIGITS = 15
 _EVENT = re.compile(r"2(?:/,)?([0-9]*)(?=\[)", re.ASCII)
 _CONNECT = re.compile(r"0(?:(/[^,]*)(?:,|$))?")
@@ -47,9 +47,9 @@ class DisconnectPacket(NamedTuple):
     """The client leaves on purpose."""
 
 
-def check_frame(frame: str) -> None:
+def check_frame(frame: str, *, polling: bool = False) -> None:
     """Let an Engine.IO frame pass that Engine.IO can take. Raises :class:`Malformed`."""
-    if frame in _CONTROL_FRAMES:
+    if frame in (_PONG, _CLOSE) or (frame in (_UPGRADE, _PROBE) and not polling):
         return
     if frame[:1] == "b":
         raise Malformed(BINARY)

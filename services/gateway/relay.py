@@ -19,7 +19,7 @@ from shared import logs, subjects
 from shared.bus import Bus
 from shared.contracts.calls import CallReply, FindRequest
 from shared.contracts.client import Answer, Candidate, Offer, Relayed
-from shared.errors import BadRequest, RateLimited, SignallingError, Unavailable
+from shared.errors import BadRequest, RateLimited, ReceiverNotFound, SignallingError, Unavailable
 from shared.ids import encode, new_id
 from shared.members import Members
 from shared.rpc import Client
@@ -162,19 +162,18 @@ class Relays:
             if wanted is not None:
                 await self._replies.ok(wanted.asked)
             return
-        error = SignallingError.from_wire(json.loads(msg.data))
-        if wanted is not None:
-            await self._replies.refuse(wanted.asked, error)
-        else:
-            await self._refuse_unasked(msg.subject, json.loads(msg.data))
+        wire = json.loads(msg.data)
+        await self._refuse(msg.subject, wanted, SignallingError.from_wire(wire), wire.get("event", ""))
 
-    async def _refuse_unasked(self, receipt: str, wire: dict[str, Any]) -> None:
-        """A refusal of a relay that wanted no acknowledgement: an ``error`` event for its sender."""
+    async def _refuse(self, receipt: str, wanted: Wanted | None, error: SignallingError, event: str) -> None:
+        """Tell the sender, also the one who wanted no acknowledgement."""
         session, _ = subjects.parse_receipt(receipt)
-        socket = self._registry.by_session(session)
+        socket = wanted.asked.socket if wanted is not None else self._registry.by_session(session)
         if socket is not None:
-            asked = Asked(socket, wire.get("event", ""), None, wire.get("callId"))
-            await self._replies.refuse(asked, SignallingError.from_wire(wire))
+            if isinstance(error, ReceiverNotFound):
+                socket.calls.clear()
+            asked = wanted.asked if wanted is not None else Asked(socket, event, None)
+            await self._replies.refuse(asked, error)
 
     def _done(self, receipt: str) -> Wanted | None:
         wanted = self._wanted.pop(receipt, None)
@@ -186,7 +185,7 @@ class Relays:
         """The instance that a relay went to is not there: send it, and what went there after it, to the next."""
         first = next((i for i, sent in enumerate(self._recent) if sent.receipt == receipt), None)
         if first is None:
-            await self._lost(receipt)
+            await self._lost(receipt, "")
             return
         lost = self._recent[first]
         if lost.moved:
@@ -205,15 +204,11 @@ class Relays:
                     f"relay.{sent.owner}.{sent.subject_after_owner}", sent.payload, sent.receipt
                 )
             except Unavailable:
-                await self._lost(sent.receipt)
+                await self._lost(sent.receipt, sent.subject_after_owner.rsplit(".", 1)[1])
 
-    async def _lost(self, receipt: str) -> None:
+    async def _lost(self, receipt: str, event: str) -> None:
         """A relay that nobody can take."""
-        wanted = self._done(receipt)
-        if wanted is not None:
-            await self._replies.refuse(wanted.asked, Unavailable())
-        else:
-            await self._refuse_unasked(receipt, Unavailable().to_wire())
+        await self._refuse(receipt, self._done(receipt), Unavailable(), event)
 
     async def _expire(self) -> None:
         loop = asyncio.get_running_loop()

@@ -59,11 +59,11 @@ class Settings(ServiceSettings):
         description="How long the acknowledgement of a relay waits for the peer's gateway.",
     )
 
-    unread_max: int = Field(
-        default=2_000,
-        ge=100,
-        le=100_000,
-        description="Messages waiting for a client that does not read, before it is disconnected.",
+    unread_max_kb: int = Field(
+        default=4096,
+        ge=256,
+        le=1_048_576,
+        description="What may wait for a client that does not read, in KiB.",
     )
 
     @field_validator("client_url", mode="before")

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import socketio
 from aiohttp import WSMsgType, web
 from engineio.async_drivers import aiohttp as driver
+from engineio.payload import Payload
 
 from services.gateway import packets
 from services.gateway.packets import ConnectPacket, DisconnectPacket, EventPacket, Malformed
@@ -21,9 +22,14 @@ from shared import logs
 
 log = logs.get(__name__)
 
+Payload.max_decode_packets = (
+    packets.PACKETS_PER_POST
+)  # 16 by default, which socket.io-client does not know of
+
 PATH = "socket.io"
 BODY_SECONDS = 10.0
 """How long a polling request may take to bring its body."""
+PACKETS_PER_POLL = 16
 LAST_WORDS_SECONDS = 2.0
 """How long a client that is to be closed has to read why."""
 
@@ -77,11 +83,13 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         self._unread_max = unread_max
         self._closing: set[asyncio.Task[None]] = set()
         self._doomed: set[str] = set()
+        self._websockets: dict[str, _WebSocket] = {}
         self.eio._async = {
             **self.eio._async,
             "translate_request": self._translate_request,
             "websocket": lambda handler, eio: _WebSocket(handler, self, max_frame),
         }
+        self.eio.create_queue = _Outgoing
         self.on("connect", self._on_connect)
         self.on("disconnect", self._on_disconnect)
 
@@ -99,8 +107,8 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         connection = self.eio.sockets.get(eio_sid)
         if connection is None or connection.closed:
             return
-        if connection.queue.qsize() >= self._unread_max:
-            log.warning("client does not read: closing it", waiting=connection.queue.qsize())
+        if connection.queue.size >= self._unread_max:
+            log.warning("client does not read: closing it", bytes=connection.queue.size)
             self.close_soon(eio_sid)
             return
         await self.eio.send(eio_sid, packet)
@@ -115,16 +123,29 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
 
     async def _close_when_read(self, eio_sid: str) -> None:
         connection = self.eio.sockets.get(eio_sid)
-        until = asyncio.get_running_loop().time() + LAST_WORDS_SECONDS
-        while connection is not None and not connection.closed and asyncio.get_running_loop().time() < until:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + LAST_WORDS_SECONDS
+        while connection is not None and not connection.closed and loop.time() < until:
             await asyncio.sleep(0.05)
             if connection.queue.empty() and connection.upgraded:
                 break
         await self.close(eio_sid)
 
     async def close(self, eio_sid: str) -> None:
-        """Close a connection."""
-        await self.eio.disconnect(eio_sid)
+        """Close a connection, whether its client reads or not."""
+        connection = self.eio.sockets.pop(eio_sid, None)
+        if connection is None:
+            return
+        websocket = self._websockets.get(eio_sid)
+        # Engine.IO's own way waits, without a limit, until the client has read everything.
+        await connection.close(wait=False, reason=self.eio.reason.SERVER_DISCONNECT)
+        connection.queue.put_nowait(None)  # ends its writer, which closes the websocket
+        if websocket is not None and not await websocket.ended(LAST_WORDS_SECONDS):
+            websocket.abort()
+
+    async def close_all(self) -> None:
+        """Close every connection."""
+        await asyncio.gather(*(self.close(eio_sid) for eio_sid in list(self.eio.sockets)))
 
     # --- reading --------------------------------------------------------------------------------------------------
 
@@ -210,7 +231,7 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         eio_sid, good = request.query.get("sid", ""), []
         for frame in frames:
             try:
-                packets.check_frame(frame)
+                packets.check_frame(frame, polling=True)
                 good.append(frame)
             except Malformed as error:
                 if eio_sid in self.eio.sockets:
@@ -225,14 +246,40 @@ class _WebSocket:
         self, handler: Callable[["_WebSocket"], Awaitable[None]], transport: Transport, max_frame: int
     ) -> None:
         self._handler = handler
+        self._connection: Any = handler.__self__  # type: ignore[attr-defined]  # a method of the Engine.IO socket
         self._transport = transport
-        self._eio_sid: str = handler.__self__.sid  # type: ignore[attr-defined]  # a method of the Engine.IO socket
-        self._ws = web.WebSocketResponse(compress=False, max_msg_size=max_frame)
+        self._ws = web.WebSocketResponse(compress=False, max_msg_size=max_frame, timeout=LAST_WORDS_SECONDS)
+        self._over = asyncio.Event()
+        self._request: web.Request | None = None
 
     async def __call__(self, environ: dict[str, Any]) -> web.WebSocketResponse:
-        await self._ws.prepare(environ["aiohttp.request"])
-        await self._handler(self)
+        eio_sid = self._connection.sid
+        self._request = environ["aiohttp.request"]
+        await self._ws.prepare(self._request)
+        self._transport._websockets[eio_sid] = self
+        try:
+            await self._handler(self)
+        finally:
+            self._over.set()
+            if not self._connection.upgraded:
+                self._connection.upgrading = False  # an upgrade that came to nothing: polling goes on
+            if self._transport._websockets.get(eio_sid) is self:
+                del self._transport._websockets[eio_sid]
         return self._ws
+
+    async def ended(self, timeout: float) -> bool:
+        """Whether it is over within ``timeout`` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._over.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def abort(self) -> None:
+        """End it now, unread data included."""
+        if self._request is not None and self._request.transport is not None:
+            self._request.transport.abort()
 
     async def wait(self) -> str:
         """The next frame that Engine.IO can take. Raises ``OSError`` when the websocket is over."""
@@ -242,12 +289,12 @@ class _WebSocket:
                 try:
                     packets.check_frame(message.data)
                 except Malformed as error:
-                    await self._transport.garbage(self._eio_sid, str(error))
+                    await self._transport.garbage(self._connection.sid, str(error))
                     continue
                 return str(message.data)
             if message.type is not WSMsgType.BINARY:
                 raise OSError("closed")
-            await self._transport.garbage(self._eio_sid, packets.BINARY)
+            await self._transport.garbage(self._connection.sid, packets.BINARY)
 
     async def send(self, frame: str | bytes) -> None:
         """Write one frame."""
@@ -257,6 +304,36 @@ class _WebSocket:
     async def close(self) -> None:
         """Close it."""
         await self._ws.close()
+
+
+class _Outgoing(asyncio.Queue[Any]):
+    """What waits for a client, and how much it is.
+
+    Engine.IO takes all of it at once; python-engineio's client reads 16 packets a poll and no more.
+    """
+
+    size = 0
+    _taken = 0
+
+    async def get(self) -> Any:
+        self._taken = 0
+        return await super().get()
+
+    def get_nowait(self) -> Any:
+        if self._taken == PACKETS_PER_POLL:
+            raise asyncio.QueueEmpty
+        item = super().get_nowait()
+        self._taken += 1
+        self.size -= _size(item)
+        return item
+
+    def put_nowait(self, item: Any) -> None:
+        super().put_nowait(item)
+        self.size += _size(item)
+
+
+def _size(item: Any) -> int:
+    return len(item.data) if item is not None and isinstance(item.data, str) else 0
 
 
 class _Body:
