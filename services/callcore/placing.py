@@ -110,6 +110,7 @@ class Placing:
         wanted = sorted(
             ((request.user, request.to, mine), (request.to, request.user, theirs)), key=_key_order
         )
+        again = any(held.hold is not None and held.hold.call == request.call for held in (mine, theirs))
         taken: dict[str, int] = {}
         try:
             for user, peer, held in wanted:
@@ -119,6 +120,9 @@ class Placing:
                 taken[user] = await self._store.hold(user, hold, held.revision)
             return await self._create(request, since, (taken[request.user], taken[request.to]))
         except (Conflict, UserNotFound, NotAuthenticated):
+            if again:
+                # An earlier try may be creating the call at this moment; if not, the holds are void before long.
+                raise
             await asyncio.gather(*(self._store.release(user, revision) for user, revision in taken.items()))
             raise
 

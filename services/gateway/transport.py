@@ -283,7 +283,7 @@ class _WebSocket:
 
     async def wait(self) -> str:
         """The next frame that Engine.IO can take. Raises ``OSError`` when the websocket is over."""
-        while True:
+        while not self._connection.closed:
             message = await self._ws.receive()
             if message.type is WSMsgType.TEXT:
                 try:
@@ -293,8 +293,9 @@ class _WebSocket:
                     continue
                 return str(message.data)
             if message.type is not WSMsgType.BINARY:
-                raise OSError("closed")
+                break
             await self._transport.garbage(self._connection.sid, packets.BINARY)
+        raise OSError("closed")
 
     async def send(self, frame: str | bytes) -> None:
         """Write one frame."""

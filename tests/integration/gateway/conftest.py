@@ -23,11 +23,6 @@ from tests.support.raw_client import RawClient
 GATEWAY = "gw-test"
 ACK_SECONDS = 1.0
 
-CLOSES_LATE = pytest.mark.xfail(
-    strict=True,
-    reason="engineio leaves the websocket open until its reads time out if the client does not close it",
-)
-
 
 class Services:
     """Presence and call control. ``answers``: verb → result or (error code, message), instead of the usual one."""

@@ -11,7 +11,7 @@ from services.gateway.app import start
 from services.gateway.settings import Settings
 from shared import subjects
 from shared.bus import Bus
-from tests.integration.gateway.conftest import CLOSES_LATE, GATEWAY, Connect, Services, Start
+from tests.integration.gateway.conftest import GATEWAY, Connect, Services, Start
 
 
 async def test_join(gateway: Start, connect: Connect, services: Services) -> None:
@@ -145,7 +145,6 @@ async def test_a_leave_is_told_until_it_is_heard(
     assert services.verbs().count("leave") == heard
 
 
-@CLOSES_LATE
 async def test_replaced(gateway: Start, connect: Connect, services: Services, bus: Bus) -> None:
     alice = await connect(await gateway(), "alice")
     await bus.publish(subjects.control(GATEWAY, alice.session, "replaced"), b"another-socket")

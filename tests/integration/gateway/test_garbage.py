@@ -7,12 +7,9 @@ import aiohttp
 import pytest
 
 from tests.e2e.test_raw_frames import FRAMES
-from tests.integration.gateway.conftest import CLOSES_LATE, Connect, Services, Start
+from tests.integration.gateway.conftest import Connect, Services, Start
 
-FRAME_PARAMETERS = [
-    pytest.param(frame, id=str(n), marks=[CLOSES_LATE] if frame == "1" else [])
-    for n, frame in enumerate(FRAMES)
-]
+FRAME_PARAMETERS = [pytest.param(frame, id=str(n)) for n, frame in enumerate(FRAMES)]
 
 
 @pytest.mark.parametrize("frame", FRAME_PARAMETERS)
@@ -34,7 +31,6 @@ async def test_binary_is_told_so(gateway: Start, connect: Connect, services: Ser
     assert (await client.expect("error"))["message"] == "Binary data is not supported"
 
 
-@CLOSES_LATE
 async def test_strikes(gateway: Start, connect: Connect, services: Services) -> None:
     client = await connect(await gateway(strikes_max=5), "alice")
     for _ in range(3):
@@ -60,7 +56,6 @@ async def test_too_large_a_frame(gateway: Start) -> None:
         assert ws.close_code == 1009
 
 
-@CLOSES_LATE
 @pytest.mark.parametrize("first", ["", "40"])
 async def test_who_does_not_join_is_closed_even_if_it_ignores_that(gateway: Start, first: str) -> None:
     url = await gateway(join_timeout_seconds=0.3)
@@ -131,10 +126,9 @@ class Polling:
 
 
 BODIES = (b"", b"\xff\xfe", b"x", b"\x1e\x1e", b"bAAA", b'4{"a":1}', b"42[" * 9, b"d=42[]")
-HANGS = pytest.mark.xfail(strict=True, reason="engineio disconnects, and waits for a poll that does not come")
 
 
-@pytest.mark.parametrize("body", [*BODIES, *(pytest.param(body, marks=HANGS) for body in (b"2", b"6"))])
+@pytest.mark.parametrize("body", [*BODIES, b"2", b"6"])
 async def test_bodies(gateway: Start, services: Services, body: bytes) -> None:
     url = await gateway()
     async with aiohttp.ClientSession() as http:

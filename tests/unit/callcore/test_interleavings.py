@@ -136,6 +136,8 @@ class World:
 
     def initiate(self, session: str, to: str) -> None:
         user = OWNER[session]
+        if to == user:
+            return
         self.count += 1
         request = InitiateRequest(
             request_id=f"r{self.count}",
@@ -147,8 +149,7 @@ class World:
             to=to,
             call_type="audio",
         )
-        if to != user:
-            self._spawn(self.placing.initiate(request), request)
+        self._spawn(self.placing.initiate(request), request)
 
     def happen(self, session: str, kind: Kind) -> None:
         user = OWNER[session]
@@ -237,13 +238,14 @@ async def play(world: World, script: list[tuple[Any, ...]]) -> None:
                 await world.gate.let(args[0])
         elif name == "crash":
             await world.crash(*args)
+            await world.gate.settle()
         else:
             getattr(world, name)(*args)
             await world.gate.settle()
     await world.finish()
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(script=scripts)
 def test_any_interleaving(script: list[tuple[Any, ...]]) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
