@@ -4,6 +4,8 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
+from shared.bus import Bus
+
 Check = Callable[[], list[str]]
 """What is missing to do the work, in words; empty when ready."""
 
@@ -25,11 +27,15 @@ def add_routes(app: web.Application, check: Check) -> None:
     app.router.add_get("/readyz", readyz)
 
 
-async def serve(host: str, port: int, check: Check) -> web.AppRunner:
-    """A little HTTP server for a service that has no other. ``cleanup()`` the runner to stop it."""
+async def serve(host: str, port: int, bus: Bus) -> web.AppRunner:
+    """A little HTTP server for a service that has no other: ready while NATS is there. Port 0: none.
+
+    ``cleanup()`` the runner to stop it. Raises ``OSError`` for a port that is taken.
+    """
     app = web.Application()
-    add_routes(app, check)
+    add_routes(app, lambda: [] if bus.connected else ["NATS is out of reach"])
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    await web.TCPSite(runner, host, port).start()
+    if port:
+        await web.TCPSite(runner, host, port).start()
     return runner

@@ -45,9 +45,12 @@ class ServiceSettings(BaseSettings):
     )
 
 
-class EventsSettings(BaseSettings):
-    """Mixin of the services that write to the stream EVENTS."""
+class BackendSettings(ServiceSettings):
+    """Settings that presence and call control share: no clients, but health, and the stream ``EVENTS``."""
 
+    health_port: int = Field(
+        default=0, ge=0, le=65535, description="Port for `/healthz` and `/readyz`. 0: none."
+    )
     events_max_age_hours: int = Field(
         default=72, ge=1, le=8760, description="How long `EVENTS` keeps what happened."
     )

@@ -6,6 +6,7 @@ from typing import Any
 from shared import subjects
 from shared.bus import Bus
 from shared.errors import Unavailable
+from shared.settings import BackendSettings
 
 SECOND_NS = 1_000_000_000
 _IN_USE = 10058
@@ -51,7 +52,7 @@ async def ensure_deliver(bus: Bus, *, replicas: int, resume_window_seconds: int,
     )
 
 
-async def ensure_events(bus: Bus, *, replicas: int, max_age_seconds: int, max_bytes: int) -> None:
+async def ensure_events(bus: Bus, settings: BackendSettings) -> None:
     """What happened, for monitoring, billing and push: on disk, a bounded time."""
     await ensure(
         bus,
@@ -59,9 +60,9 @@ async def ensure_events(bus: Bus, *, replicas: int, max_age_seconds: int, max_by
             "name": subjects.STREAM_EVENTS,
             "subjects": ["event.>"],
             "storage": "file",
-            "num_replicas": replicas,
-            "max_age": max_age_seconds * SECOND_NS,
-            "max_bytes": max_bytes,
+            "num_replicas": settings.kv_replicas,
+            "max_age": settings.events_max_age_hours * 3600 * SECOND_NS,
+            "max_bytes": settings.events_max_mb * 1024 * 1024,
             "discard": "old",
             "allow_direct": True,
             "duplicate_window": 120 * SECOND_NS,

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from aiohttp import web
 from nats.micro import add_service
 
 from services.callcore.control import Control
@@ -65,7 +64,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         await bus.flush()  # NATS knows the endpoints before anybody hears of this instance
         deadlines.start()
         sweep.start()
-        http = await _health(bus, settings)
+        http = await health.serve(settings.host, settings.health_port, bus)
         await beacon.start()
         try:
             yield
@@ -76,8 +75,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             await asyncio.gather(server.stop(DRAIN_SECONDS), lanes.stop(DRAIN_SECONDS))
             await recorder.drain(DRAIN_SECONDS)
             await members.stop()
-            if http is not None:
-                await http.cleanup()
+            await http.cleanup()
     finally:
         await bus.close()
 
@@ -91,17 +89,4 @@ async def _storage(bus: Bus, settings: Settings) -> None:
         resume_window_seconds=settings.resume_window_seconds,
         max_bytes=settings.deliver_max_mb * 1024 * 1024,
     )
-    await streams.ensure_events(
-        bus,
-        replicas=settings.kv_replicas,
-        max_age_seconds=settings.events_max_age_hours * 3600,
-        max_bytes=settings.events_max_mb * 1024 * 1024,
-    )
-
-
-async def _health(bus: Bus, settings: Settings) -> web.AppRunner | None:
-    if not settings.health_port:
-        return None
-    return await health.serve(
-        settings.host, settings.health_port, lambda: [] if bus.connected else ["NATS is out of reach"]
-    )
+    await streams.ensure_events(bus, settings)

@@ -1,11 +1,11 @@
 """What happens to a call: read it, let the machine decide, store by compare-and-set, tell everybody."""
 
 from services.callcore import machine
-from services.callcore.backoff import TRIES, back_off
 from services.callcore.model import Call, Happening, Kind, Outcome, State
-from services.callcore.store import Found, Store
+from services.callcore.store import TRIES, Found, Store
 from services.callcore.teller import Teller
 from shared import logs
+from shared.backoff import back_off
 from shared.clock import now_ms
 from shared.errors import CallNotFound, Unavailable
 from shared.kv import Conflict

@@ -3,11 +3,11 @@
 import asyncio
 
 from services.callcore import machine, rules
-from services.callcore.backoff import TRIES, back_off
 from services.callcore.model import Address, Call, Happening, Kind, Outcome, Send, State
-from services.callcore.store import Held, SetDeadline, Store
+from services.callcore.store import TRIES, Held, SetDeadline, Store
 from services.callcore.teller import Teller
 from shared import logs, subjects
+from shared.backoff import back_off
 from shared.clock import now_ms
 from shared.contracts.calls import Hold, InitiateRequest
 from shared.contracts.client import Event, Initiated

@@ -2,10 +2,10 @@
 
 from pydantic import Field
 
-from shared.settings import EventsSettings, ServiceSettings
+from shared.settings import BackendSettings
 
 
-class Settings(EventsSettings, ServiceSettings):
+class Settings(BackendSettings):
     """What call control can be told."""
 
     ring_timeout_seconds: float = Field(
@@ -22,7 +22,4 @@ class Settings(EventsSettings, ServiceSettings):
         ge=1,
         le=65536,
         description="Memory for the mailboxes of all sessions (stream `DELIVER`).",
-    )
-    health_port: int = Field(
-        default=0, ge=0, le=65535, description="Port for `/healthz` and `/readyz`. 0: none."
     )

@@ -19,6 +19,8 @@ from shared.kv import ABSENT, Bucket, Conflict
 
 log = logs.get(__name__)
 
+TRIES = 40
+"""Lost races, and waits for a call that is being formed, before the client is told to try again."""
 FORMING_MS = 2_000
 """How long a hold may be there before its call: many times what that takes, less than anybody's patience."""
 ENDED_TTL_SECONDS = 60

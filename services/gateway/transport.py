@@ -7,17 +7,18 @@ events from JSON that is never decoded here. It builds on the inner workings of 
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import socketio
-from aiohttp import WSMsgType, web
+from aiohttp import web
 from engineio.async_drivers import aiohttp as driver
 from engineio.payload import Payload
 
 from services.gateway import packets
 from services.gateway.packets import ConnectPacket, DisconnectPacket, EventPacket, Malformed
+from services.gateway.websocket import LAST_WORDS_SECONDS, Outgoing, WebSocket
 from shared import logs
 
 log = logs.get(__name__)
@@ -29,9 +30,6 @@ Payload.max_decode_packets = (
 PATH = "socket.io"
 BODY_SECONDS = 10.0
 """How long a polling request may take to bring its body."""
-PACKETS_PER_POLL = 16
-LAST_WORDS_SECONDS = 2.0
-"""How long a client that is to be closed has to read why."""
 
 
 class Receiver(Protocol):
@@ -80,16 +78,17 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
             engineio_logger=_Quiet("engineio"),
         )
         self.receiver: Receiver | None = None
+        self.max_frame = max_frame
         self._unread_max = unread_max
         self._closing: set[asyncio.Task[None]] = set()
         self._doomed: set[str] = set()
-        self._websockets: dict[str, _WebSocket] = {}
+        self.websockets: dict[str, WebSocket] = {}
         self.eio._async = {
             **self.eio._async,
             "translate_request": self._translate_request,
-            "websocket": lambda handler, eio: _WebSocket(handler, self, max_frame),
+            "websocket": lambda handler, _eio: WebSocket(handler, self),
         }
-        self.eio.create_queue = _Outgoing
+        self.eio.create_queue = Outgoing
         self.on("connect", self._on_connect)
         self.on("disconnect", self._on_disconnect)
 
@@ -136,7 +135,7 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         connection = self.eio.sockets.pop(eio_sid, None)
         if connection is None:
             return
-        websocket = self._websockets.get(eio_sid)
+        websocket = self.websockets.get(eio_sid)
         # Engine.IO's own way waits, without a limit, until the client has read everything.
         await connection.close(wait=False, reason=self.eio.reason.SERVER_DISCONNECT)
         connection.queue.put_nowait(None)  # ends its writer, which closes the websocket
@@ -237,104 +236,6 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
                 if eio_sid in self.eio.sockets:
                     await self.garbage(eio_sid, str(error))
         return "\x1e".join(good).encode()
-
-
-class _WebSocket:
-    """What Engine.IO talks to a websocket through. Without compression: it costs memory and CPU and saves little."""
-
-    def __init__(
-        self, handler: Callable[["_WebSocket"], Awaitable[None]], transport: Transport, max_frame: int
-    ) -> None:
-        self._handler = handler
-        self._connection: Any = handler.__self__  # type: ignore[attr-defined]  # a method of the Engine.IO socket
-        self._transport = transport
-        self._ws = web.WebSocketResponse(compress=False, max_msg_size=max_frame, timeout=LAST_WORDS_SECONDS)
-        self._over = asyncio.Event()
-        self._request: web.Request | None = None
-
-    async def __call__(self, environ: dict[str, Any]) -> web.WebSocketResponse:
-        eio_sid = self._connection.sid
-        self._request = environ["aiohttp.request"]
-        await self._ws.prepare(self._request)
-        self._transport._websockets[eio_sid] = self
-        try:
-            await self._handler(self)
-        finally:
-            self._over.set()
-            if not self._connection.upgraded:
-                self._connection.upgrading = False  # an upgrade that came to nothing: polling goes on
-            if self._transport._websockets.get(eio_sid) is self:
-                del self._transport._websockets[eio_sid]
-        return self._ws
-
-    async def ended(self, timeout: float) -> bool:
-        """Whether it is over within ``timeout`` seconds."""
-        try:
-            async with asyncio.timeout(timeout):
-                await self._over.wait()
-        except TimeoutError:
-            return False
-        return True
-
-    def abort(self) -> None:
-        """End it now, unread data included."""
-        if self._request is not None and self._request.transport is not None:
-            self._request.transport.abort()
-
-    async def wait(self) -> str:
-        """The next frame that Engine.IO can take. Raises ``OSError`` when the websocket is over."""
-        while not self._connection.closed:
-            message = await self._ws.receive()
-            if message.type is WSMsgType.TEXT:
-                try:
-                    packets.check_frame(message.data)
-                except Malformed as error:
-                    await self._transport.garbage(self._connection.sid, str(error))
-                    continue
-                return str(message.data)
-            if message.type is not WSMsgType.BINARY:
-                break
-            await self._transport.garbage(self._connection.sid, packets.BINARY)
-        raise OSError("closed")
-
-    async def send(self, frame: str | bytes) -> None:
-        """Write one frame."""
-        assert isinstance(frame, str), "nothing here sends binary data"
-        await self._ws.send_str(frame)
-
-    async def close(self) -> None:
-        """Close it."""
-        await self._ws.close()
-
-
-class _Outgoing(asyncio.Queue[Any]):
-    """What waits for a client, and how much it is.
-
-    Engine.IO takes all of it at once; python-engineio's client reads 16 packets a poll and no more.
-    """
-
-    size = 0
-    _taken = 0
-
-    async def get(self) -> Any:
-        self._taken = 0
-        return await super().get()
-
-    def get_nowait(self) -> Any:
-        if self._taken == PACKETS_PER_POLL:
-            raise asyncio.QueueEmpty
-        item = super().get_nowait()
-        self._taken += 1
-        self.size -= _size(item)
-        return item
-
-    def put_nowait(self, item: Any) -> None:
-        super().put_nowait(item)
-        self.size += _size(item)
-
-
-def _size(item: Any) -> int:
-    return len(item.data) if item is not None and isinstance(item.data, str) else 0
 
 
 class _Body:

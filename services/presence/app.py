@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from aiohttp import web
 from nats.micro import add_service
 
 from services.presence.handlers import Handlers
@@ -34,7 +33,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         handlers = Handlers(Store(bus), Teller(bus, recorder), calls, _policy(settings))
         beacon = Beacon(bus, SERVICE, instance, distribution_version())
 
-        http = await _health(bus, settings)
+        http = await health.serve(settings.host, settings.health_port, bus)
         micro = await add_service(bus.client, name=SERVICE, version=distribution_version())
         server = rpc.Server(micro)
         await handlers.register(server)
@@ -46,20 +45,14 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             await beacon.stop()
             await server.stop(DRAIN_SECONDS)
             await recorder.drain(DRAIN_SECONDS)
-            if http is not None:
-                await http.cleanup()
+            await http.cleanup()
     finally:
         await bus.close()
 
 
 async def _storage(bus: Bus, settings: Settings) -> None:
     await Bucket.create(bus, subjects.BUCKET_SESSIONS, replicas=settings.kv_replicas)
-    await streams.ensure_events(
-        bus,
-        replicas=settings.kv_replicas,
-        max_age_seconds=settings.events_max_age_hours * 3600,
-        max_bytes=settings.events_max_mb * 1024 * 1024,
-    )
+    await streams.ensure_events(bus, settings)
 
 
 def _policy(settings: Settings) -> Policy:
@@ -68,12 +61,4 @@ def _policy(settings: Settings) -> Policy:
         single=settings.session_policy == "single",
         limit=settings.sessions_per_user,
         retry_after_ms=settings.resume_window_seconds * 1000,
-    )
-
-
-async def _health(bus: Bus, settings: Settings) -> web.AppRunner | None:
-    if not settings.health_port:
-        return None
-    return await health.serve(
-        settings.host, settings.health_port, lambda: [] if bus.connected else ["NATS is out of reach"]
     )

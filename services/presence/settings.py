@@ -4,10 +4,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from shared.settings import EventsSettings, ServiceSettings
+from shared.settings import BackendSettings
 
 
-class Settings(EventsSettings, ServiceSettings):
+class Settings(BackendSettings):
     """What presence can be told."""
 
     session_policy: Literal["multi", "single"] = Field(
@@ -16,7 +16,4 @@ class Settings(EventsSettings, ServiceSettings):
     )
     sessions_per_user: int = Field(
         default=10, ge=1, le=100, description="Devices that a user may be joined from at a time."
-    )
-    health_port: int = Field(
-        default=0, ge=0, le=65535, description="Port for `/healthz` and `/readyz`. 0: none."
     )

@@ -4,12 +4,11 @@ All reads are answered by the stream's leader. A decision that writes would be s
 write would fail; a decision that there is nothing to write is not.
 """
 
-import asyncio
-import random
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 from shared import subjects
+from shared.backoff import back_off
 from shared.bus import Bus
 from shared.contracts.presence import Sessions
 from shared.errors import Unavailable
@@ -17,8 +16,6 @@ from shared.kv import Bucket, Conflict, NoBucket
 
 TRIES = 30
 """Lost races before the client is told to try again: enough for dozens of devices of one user at once."""
-_FIRST_SECONDS = 0.002
-_LONGEST_SECONDS = 0.05
 
 
 class Change(Protocol):
@@ -58,7 +55,7 @@ class Store:
                 else:
                     await self._sessions.put(key, decided.record.dump(), entry.revision)
             except Conflict:
-                await _back_off(attempt)
+                await back_off(attempt)
                 continue
             return decided
         raise Unavailable
@@ -73,9 +70,3 @@ class Store:
             return bool((await self._calls.get(subjects.key_user(user), fresh=True)).value)
         except NoBucket:
             return False
-
-
-async def _back_off(attempt: int) -> None:
-    """Wait a little, longer each time and never the same, so that two who raced do not race again."""
-    limit = min(_LONGEST_SECONDS, _FIRST_SECONDS * 2 ** min(attempt, 10))
-    await asyncio.sleep(random.uniform(limit / 4, limit))

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.callcore import backoff, control, placing
+from services.callcore import control, placing
 from services.callcore.control import Control
 from services.callcore.model import Address, Call, Happening, Kind, State
 from services.callcore.placing import Placing
@@ -305,7 +305,3 @@ def _rang_again(world: World, key: tuple[str, str]) -> bool:
         if (session, body["callId"]) == key and event == "call:incoming"
     ]
     return len(incoming) > 1
-
-
-def test_backoff_is_bounded() -> None:
-    assert backoff.TRIES < 100
