@@ -33,19 +33,23 @@ class Client:
         self._bus = bus
         self._timeout = timeout
 
-    async def ask(self, service: str, verb: str, request: Request, reply: type[R]) -> R:
-        """Send ``request`` and return what was answered.
+    async def ask(
+        self, service: str, verb: str, request: Request, reply: type[R], *, at: str | None = None
+    ) -> R:
+        """Send ``request`` and return what was answered. ``at``: to this instance, which is tried once.
 
         Both tries carry the same request id, so that the second is no second deed. Raises the
         :class:`SignallingError` that was answered, or :class:`Unavailable` if nothing was.
         """
-        subject = subjects.rpc(service, verb)
-        for attempt in range(1, TRIES + 1):
-            stamped = request.model_copy(update={"expires_at": now_ms() + int(self._timeout * 1000)})
+        subject = subjects.rpc(service, verb) if at is None else subjects.rpc_at(service, verb, at)
+        tries = TRIES if at is None else 1
+        for attempt in range(1, tries + 1):
+            until = now_ms() + int(self._timeout * 1000)
+            stamped = request.model_copy(update={"expires_at": until, "attempt": attempt})
             try:
                 msg = await self._bus.request(subject, stamped.dump(), timeout=self._timeout)
             except Unavailable:
-                if attempt == TRIES or not self._bus.connected:
+                if attempt == tries or not self._bus.connected:
                     raise
                 log.warning("request tried again", subject=subject, request=request.request_id)
                 continue
@@ -68,9 +72,18 @@ class Server:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def serve(
-        self, service: str, verb: str, model: type[Q], handler: Callable[[Q], Awaitable[Wire]]
+        self,
+        service: str,
+        verb: str,
+        model: type[Q],
+        handler: Callable[[Q], Awaitable[Wire]],
+        *,
+        at: str | None = None,
     ) -> None:
-        """Answer ``rpc.<service>.<verb>`` with what ``handler`` returns, or with the error it raises."""
+        """Answer ``rpc.<service>.<verb>`` with what ``handler`` returns, or with the error it raises.
+
+        ``at``: only what is sent to this instance by name.
+        """
 
         async def accept(request: MicroRequest) -> None:
             # One callback of a subscription runs at a time, so the work goes to a task of its own.
@@ -82,9 +95,10 @@ class Server:
             self._tasks.add(task)
             task.add_done_callback(self._done)
 
-        await self._service.add_endpoint(
-            name=verb, handler=accept, subject=subjects.rpc(service, verb), queue_group=QUEUE_GROUP
-        )
+        name, subject = verb, subjects.rpc(service, verb)
+        if at is not None:
+            name, subject = f"{verb}-here", subjects.rpc_at(service, verb, at)
+        await self._service.add_endpoint(name=name, handler=accept, subject=subject, queue_group=QUEUE_GROUP)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

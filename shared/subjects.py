@@ -36,6 +36,11 @@ def rpc(service: str, verb: str) -> str:
     return f"rpc.{service}.{verb}"
 
 
+def rpc_at(service: str, verb: str, instance: str) -> str:
+    """The same to one instance by name."""
+    return f"rpc.{service}.{verb}.{instance}"
+
+
 # --- relays: gateway → the callcore in charge of the call ---------------------------------------------------------
 
 
@@ -230,6 +235,13 @@ TABLE: tuple[Row, ...] = (
         "gateway, presence",
         "callcore",
         "initiate, accept, reject, end, find, attached from gateways; left from presence",
+    ),
+    Row(
+        "rpc.calls.<verb>.<callcore>",
+        "request",
+        "callcore",
+        "the callcore in charge of the call",
+        "initiate, happen: a deed passed on to where the call's relays run",
     ),
     Row(
         "relay.<callcore>.<call>.<user>.<session>.<to>.<kind>",

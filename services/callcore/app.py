@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 from nats.micro import add_service
 
+from services.callcore.charge import Charge
 from services.callcore.control import Control
 from services.callcore.handlers import Handlers
 from services.callcore.lanes import Lanes
@@ -49,8 +50,11 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
 
         lanes = Lanes(bus, store, postman, instance, owner)
         teller = Teller(lanes.announce, postman, recorder)
-        control = Control(store, teller)
-        placing = Placing(store, teller, set_ring, ring_timeout=settings.ring_timeout_seconds)
+        charge = Charge(instance, owner, rpc.Client(bus, timeout=settings.request_timeout_seconds))
+        control = Control(store, teller, charge)
+        placing = Placing(
+            store, teller, control, charge, set_ring, ring_timeout=settings.ring_timeout_seconds
+        )
         lanes.accept = control.happen
         deadlines = Deadlines(bus, subjects.RING, ring_due)
         sweep = Sweep(store, control, lambda id_: owner(id_) == instance, seconds=settings.sweep_seconds)
@@ -60,7 +64,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         await lanes.start()
         micro = await add_service(bus.client, name=SERVICE, version=distribution_version())
         server = rpc.Server(micro)
-        await Handlers(placing, control).register(server)
+        await Handlers(placing, control, charge).register(server, instance)
         await bus.flush()  # NATS knows the endpoints before anybody hears of this instance
         deadlines.start()
         sweep.start()

@@ -1,6 +1,7 @@
 """What happens to a call: read it, let the machine decide, store by compare-and-set, tell everybody."""
 
-from services.callcore import machine
+from services.callcore import machine, rules
+from services.callcore.charge import Charge
 from services.callcore.model import Call, Happening, Kind, Outcome, State
 from services.callcore.store import TRIES, Found, Store
 from services.callcore.teller import Teller
@@ -16,22 +17,46 @@ log = logs.get(__name__)
 class Control:
     """Everything that changes an existing call goes through here, whoever asked for it."""
 
-    def __init__(self, store: Store, teller: Teller) -> None:
+    def __init__(self, store: Store, teller: Teller, charge: Charge) -> None:
         self._store = store
         self._teller = teller
+        self._charge = charge
 
-    async def happen(self, call_id: str, happening: Happening, *, expires_at: int = 0) -> Outcome:
-        """Let ``happening`` happen to the call. Of two at once, one is first and the other meets what it made.
+    async def happen(
+        self,
+        call_id: str,
+        happening: Happening,
+        *,
+        expires_at: int = 0,
+        attempt: int = 1,
+        initiated: bool = False,
+    ) -> Outcome:
+        """Let ``happening`` happen to the call, on the instance in charge of it, or here if that does not answer.
 
         ``expires_at``: when the asker stops waiting (ms); later, nobody is told, for the asker has asked elsewhere.
+        ``attempt``: a request that is tried again is done here, for the instance in charge may be why.
+        ``initiated``: tell its author ``call:initiated`` first, for it is their own call that became this one.
         Raises the refusal that the table names, :class:`CallNotFound` for an unknown call.
         """
+        done = await self._charge.pass_on(call_id, happening, initiated=initiated) if attempt == 1 else None
+        if done is None:
+            done = await self.happen_here(call_id, happening, expires_at=expires_at, initiated=initiated)
+        return done
+
+    async def happen_here(
+        self, call_id: str, happening: Happening, *, expires_at: int = 0, initiated: bool = False
+    ) -> Outcome:
+        """The same on this instance. Of two at once, one is first and the other meets what it made."""
+        async with self._charge.turn(call_id):
+            return await self._happen(call_id, happening, expires_at, initiated)
+
+    async def _happen(self, call_id: str, happening: Happening, expires_at: int, initiated: bool) -> Outcome:
         for attempt in range(TRIES):
             found = await self._store.call(call_id)
             if found is None:
                 raise CallNotFound(call_id=call_id)
             if found.call.caused_by == happening.cause:
-                return await self._repeat(found, happening, expires_at)
+                return await self._repeat(found, happening, expires_at, initiated)
             outcome = machine.step(found.call, happening, now_ms())
             if outcome.call is found.call:
                 return outcome
@@ -40,36 +65,40 @@ class Control:
             except Conflict:
                 await back_off(attempt)
                 continue
+            if initiated:
+                outcome = rules.as_initiated(outcome, happening)
             await self._teller.tell(
                 outcome, revision, what=_what(outcome.call, happening), expires_at=expires_at
             )
             return outcome
         raise Unavailable
 
-    async def _repeat(self, found: Found, happening: Happening, expires_at: int) -> Outcome:
+    async def _repeat(self, found: Found, happening: Happening, expires_at: int, initiated: bool) -> Outcome:
         """A request tried again whose deed is done: what may not have been told is told."""
         call = found.call
         if call.state is State.ENDED:
             await self._store.let_both_go(call)
         log.info("request repeated", call=call.call, kind=str(happening.kind))
         outcome = machine.again(call, happening)
+        if initiated:
+            outcome = rules.as_initiated(outcome, happening)
         await self._teller.tell(outcome, found.revision, what=_what(call, happening), expires_at=expires_at)
         return outcome
 
-    async def happen_to_user(self, happening: Happening, *, expires_at: int = 0) -> None:
+    async def happen_to_user(self, happening: Happening, *, expires_at: int = 0, attempt: int = 1) -> None:
         """Let something happen to the call that holds ``happening.user``, if there is one."""
         assert happening.user is not None
-        for attempt in range(TRIES):
+        for lost in range(TRIES):
             held = await self._store.held(happening.user)
             if held.hold is None:
                 return
             try:
-                await self.happen(held.hold.call, happening, expires_at=expires_at)
+                await self.happen(held.hold.call, happening, expires_at=expires_at, attempt=attempt)
             except CallNotFound:
                 if await self._store.void(held.hold, now_ms()):
                     await self._store.let_go(happening.user, held.hold.call)
                     return
-                await back_off(attempt)  # the call is about to come about
+                await back_off(lost)  # the call is about to come about
                 continue
             return
         raise Unavailable

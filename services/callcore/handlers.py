@@ -1,5 +1,7 @@
 """Requests to call control, a few lines each."""
 
+from services.callcore.charge import Charge, Deed
+from services.callcore.charge import Done as DeedDone
 from services.callcore.control import Control
 from services.callcore.model import Address, Happening, Kind
 from services.callcore.placing import Placing
@@ -23,12 +25,15 @@ from shared.rpc import Server
 class Handlers:
     """One method a verb of ``rpc.calls.<verb>``."""
 
-    def __init__(self, placing: Placing, control: Control) -> None:
+    def __init__(self, placing: Placing, control: Control, charge: Charge) -> None:
         self._placing = placing
         self._control = control
+        self._charge = charge
 
-    async def register(self, server: Server) -> None:
-        """Answer requests."""
+    async def register(self, server: Server, instance: str) -> None:
+        """Answer requests, to any instance and to this one by name."""
+        await server.serve("calls", "initiate", InitiateRequest, self.initiate_here, at=instance)
+        await server.serve("calls", "happen", Deed, self.happen_here, at=instance)
         await server.serve("calls", "initiate", InitiateRequest, self.initiate)
         await server.serve("calls", "accept", AcceptRequest, self.accept)
         await server.serve("calls", "reject", RejectRequest, self.reject)
@@ -38,21 +43,26 @@ class Handlers:
         await server.serve("calls", "left", LeftRequest, self.left)
 
     async def initiate(self, request: InitiateRequest) -> InitiateReply:
+        return await self._charge.pass_on_initiate(request) or await self.initiate_here(request)
+
+    async def happen_here(self, deed: Deed) -> DeedDone:
+        outcome = await self._control.happen_here(
+            deed.call, deed.happening(), expires_at=deed.expires_at, initiated=deed.initiated
+        )
+        return DeedDone(call=outcome.call, relay_to=outcome.relay_to)
+
+    async def initiate_here(self, request: InitiateRequest) -> InitiateReply:
         call = await self._placing.initiate(request)
         return InitiateReply(call=call.call, to=request.to, expires_at=call.expires_at)
 
     async def accept(self, request: AcceptRequest) -> CallReply:
-        return await self._happen(request.call, _happening(request, Kind.ACCEPT), request.expires_at)
+        return await self._happen(request.call, request, Kind.ACCEPT)
 
     async def reject(self, request: RejectRequest) -> CallReply:
-        return await self._happen(
-            request.call, _happening(request, Kind.REJECT, request.reason), request.expires_at
-        )
+        return await self._happen(request.call, request, Kind.REJECT, request.reason)
 
     async def end(self, request: EndRequest) -> CallReply:
-        return await self._happen(
-            request.call, _happening(request, Kind.END, request.reason), request.expires_at
-        )
+        return await self._happen(request.call, request, Kind.END, request.reason)
 
     async def find(self, request: FindRequest) -> CallReply:
         call = await self._control.find(request.user, request.to)
@@ -61,18 +71,20 @@ class Handlers:
         return CallReply(call=call)
 
     async def attached(self, request: AttachedRequest) -> Done:
-        await self._control.happen_to_user(_happening(request, Kind.ATTACHED), expires_at=request.expires_at)
-        return Done()
+        return await self._happen_to_user(request, Kind.ATTACHED)
 
     async def left(self, request: LeftRequest) -> Done:
-        await self._control.happen_to_user(
-            _happening(request, Kind.LEFT, request.reason), expires_at=request.expires_at
-        )
-        return Done()
+        return await self._happen_to_user(request, Kind.LEFT, request.reason)
 
-    async def _happen(self, call: str, happening: Happening, expires_at: int) -> CallReply:
-        await self._control.happen(call, happening, expires_at=expires_at)
+    async def _happen(self, call: str, request: ByClient, kind: Kind, reason: str | None = None) -> CallReply:
+        happening = _happening(request, kind, reason)
+        await self._control.happen(call, happening, expires_at=request.expires_at, attempt=request.attempt)
         return CallReply(call=call)
+
+    async def _happen_to_user(self, request: ByClient, kind: Kind, reason: str | None = None) -> Done:
+        happening = _happening(request, kind, reason)
+        await self._control.happen_to_user(happening, expires_at=request.expires_at, attempt=request.attempt)
+        return Done()
 
 
 def _happening(request: ByClient, kind: Kind, reason: str | None = None) -> Happening:

@@ -2,16 +2,25 @@
 
 import asyncio
 
-from services.callcore import machine, rules
-from services.callcore.model import Address, Call, Happening, Kind, Outcome, Send, State
+from services.callcore import rules
+from services.callcore.charge import Charge
+from services.callcore.control import Control
+from services.callcore.model import Address, Call, Happening, Kind, State
 from services.callcore.store import TRIES, Held, SetDeadline, Store
 from services.callcore.teller import Teller
 from shared import logs, subjects
 from shared.backoff import back_off
 from shared.clock import now_ms
 from shared.contracts.calls import Hold, InitiateRequest
-from shared.contracts.client import Event, Initiated
-from shared.errors import AlreadyInCall, NotAuthenticated, Unavailable, UserNotFound, UserUnavailable
+from shared.errors import (
+    AlreadyInCall,
+    CallNotFound,
+    InvalidState,
+    NotAuthenticated,
+    Unavailable,
+    UserNotFound,
+    UserUnavailable,
+)
 from shared.kv import Conflict
 
 log = logs.get(__name__)
@@ -21,9 +30,18 @@ class Placing:
     """Places calls. ``ring_timeout``: seconds until one that nobody answers ends."""
 
     def __init__(
-        self, store: Store, teller: Teller, set_deadline: SetDeadline, *, ring_timeout: float
+        self,
+        store: Store,
+        teller: Teller,
+        control: Control,
+        charge: Charge,
+        set_deadline: SetDeadline,
+        *,
+        ring_timeout: float,
     ) -> None:
         self._store = store
+        self._control = control
+        self._charge = charge
         self._teller = teller
         self._set_deadline = set_deadline
         self._ring_ms = int(ring_timeout * 1000)
@@ -89,20 +107,24 @@ class Placing:
                 for user in (request.user, request.to):
                     await self._store.let_go(user, hold.call)
             raise _Forming
+        call = found.call
+        if call.caused_by != request.request_id and (
+            call.caller != request.to or call.state is not State.RINGING
+        ):
+            raise AlreadyInCall
         at = Address(session=request.session, gateway=request.gateway)
         happening = Happening(Kind.ACCEPT, request.request_id, request.user, at)
-        if found.call.caused_by == request.request_id:
-            outcome, revision = machine.again(found.call, happening), found.revision
-        elif found.call.caller == request.to and found.call.state is State.RINGING:
-            outcome = machine.step(found.call, happening, now_ms())
-            revision = await self._store.update(outcome.call, found.revision)
-        else:
-            raise AlreadyInCall
-        call = outcome.call
-        told = Initiated(call_id=call.call, to=request.to, expires_at=call.expires_at)
-        both = Outcome(call, (Send(at, Event.INITIATED, told), *outcome.sends))
-        await self._teller.tell(both, revision, what="accepted", expires_at=request.expires_at)
-        return call
+        try:
+            outcome = await self._control.happen(
+                call.call,
+                happening,
+                expires_at=request.expires_at,
+                attempt=request.attempt,
+                initiated=True,
+            )
+        except (InvalidState, CallNotFound):
+            raise _Forming from None  # something else happened to it first
+        return outcome.call
 
     async def _reserve(self, request: InitiateRequest, mine: Held, theirs: Held) -> Call:
         """Take both users, in the order of their keys, then create the call. All or nothing."""
@@ -150,6 +172,10 @@ class Placing:
             holds=holds,
         )
         _in_time(request)
+        async with self._charge.turn(call.call):
+            return await self._bring_about(call, request)
+
+    async def _bring_about(self, call: Call, request: InitiateRequest) -> Call:
         # The deadline goes first, on the same connection: one without a call does nothing, a call without one rings on.
         deadline = asyncio.create_task(self._set_deadline(call))
         await asyncio.sleep(0)

@@ -21,6 +21,13 @@ def place(call: Call) -> Outcome:
     )
 
 
+def as_initiated(outcome: Outcome, event: Happening) -> Outcome:
+    """The same for somebody whose own ``call:initiate`` accepted the call: they hear of it as of a call they placed."""
+    call, at = outcome.call, _at(event)
+    told = Initiated(call_id=call.call, to=call.peer_of(event.user or ""), expires_at=call.expires_at)
+    return Outcome(call, (Send(at, Event.INITIATED, told), *outcome.sends), outcome.relay_to)
+
+
 def accept(call: Call, event: Happening, now: int) -> Outcome:
     """The first device to accept gets the call; the others stop ringing."""
     at = _at(event)

@@ -1,5 +1,6 @@
 """What the services send to clients of this gateway, written to their sockets as it comes."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,8 +18,8 @@ log = logs.get(__name__)
 EARLY_MAX = 1_024
 """Messages kept for sessions that are just joining."""
 
-_CALLS_CHANGE = frozenset((Event.ENDED, Event.REJECTED, Event.INITIATED, Event.INCOMING))
-"""Events after which a remembered "call with this peer" may be wrong."""
+_TURNS = frozenset((Event.INITIATED, Event.INCOMING, Event.ACCEPTED, Event.REJECTED, Event.ENDED))
+"""The turns that a call takes, each at most once; after one, a remembered "call with this peer" may be wrong."""
 
 
 class Outbound:
@@ -49,7 +50,7 @@ class Outbound:
     async def catch_up(self, socket: Socket) -> None:
         """Write what came for a socket's session before it was known to be here."""
         for event, payload in self._early.pop(socket.session or "", ()):
-            await self._transport.send_event(socket.eio_sid, event, payload)
+            await self._write(socket, event, payload)
 
     async def start(self) -> None:
         """Begin to take them."""
@@ -66,11 +67,17 @@ class Outbound:
             else:
                 log.debug("nobody here for it", session=session, delivered=event)
             return
-        await self._transport.send_event(socket.eio_sid, event, msg.data)
-        if event in _CALLS_CHANGE:
-            socket.calls.clear()
+        await self._write(socket, event, msg.data)
         if msg.reply and subjects.receipt_wanted(msg.reply) and self._bus.connected:
             await self._bus.publish(msg.reply)
+
+    async def _write(self, socket: Socket, event: str, payload: bytes) -> None:
+        if event in _TURNS:
+            # A request that was tried again may be told again; the client hears it once.
+            if not socket.hears_first(event, json.loads(payload)["callId"]):
+                return
+            socket.calls.clear()
+        await self._transport.send_event(socket.eio_sid, event, payload)
 
     async def _on_control(self, msg: Msg) -> None:
         """``replaced``: another socket speaks for the session now; the one named is to go."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 CALLS_REMEMBERED = 16
+HEARD_REMEMBERED = 64
 
 
 @dataclass(slots=True, eq=False)
@@ -21,12 +22,23 @@ class Socket:
     calls: dict[str, str] = field(default_factory=dict)
     """Peer → call, for relays that do not name the call."""
     acks_pending: int = 0
+    heard: dict[tuple[str, str], None] = field(default_factory=dict)
+    """(event, call) of the last turns that calls took here."""
 
     def remember_call(self, peer: str, call: str) -> None:
         """Remember the call with ``peer``, and forget the one asked for longest ago if there are too many."""
         while len(self.calls) >= CALLS_REMEMBERED:
             del self.calls[next(iter(self.calls))]
         self.calls[peer] = call
+
+    def hears_first(self, event: str, call: str) -> bool:
+        """Whether the client has not heard this of this call before; from now on it has."""
+        if (event, call) in self.heard:
+            return False
+        while len(self.heard) >= HEARD_REMEMBERED:
+            del self.heard[next(iter(self.heard))]
+        self.heard[event, call] = None
+        return True
 
 
 class Registry:

@@ -12,10 +12,11 @@ from shared.contracts.wire import Millis, Wire
 
 
 class Request(Wire):
-    """Base of all requests. ``expires_at``: milliseconds since the epoch."""
+    """Base of all requests. ``expires_at``: milliseconds since the epoch. ``attempt``: 2 when it is tried again."""
 
     request_id: Annotated[str, Field(min_length=1, max_length=64)]
     expires_at: Millis = 0
+    attempt: int = 1
 
 
 class Reply(Wire):

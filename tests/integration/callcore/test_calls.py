@@ -7,6 +7,7 @@ import pytest
 
 from shared import subjects
 from shared.contracts.calls import Hold
+from shared.contracts.liveness import Beat
 from shared.errors import (
     AlreadyInCall,
     CallNotFound,
@@ -14,6 +15,7 @@ from shared.errors import (
     UserNotFound,
     UserUnavailable,
 )
+from shared.ids import new_id
 from shared.kv import ABSENT
 from tests.integration.callcore.conftest import Start, World
 
@@ -188,3 +190,41 @@ async def test_events_are_recorded_once(world: World, callcore: Start) -> None:
     consumer = await js.pull_subscribe("event.call.c1.>", stream="EVENTS")
     recorded = [msg.subject for msg in await consumer.fetch(10, timeout=1)]
     assert recorded == ["event.call.c1.initiated", "event.call.c1.accepted", "event.call.c1.ended"]
+
+
+async def test_an_instance_in_charge_that_does_not_answer_is_done_without(
+    world: World, callcore: Start
+) -> None:
+    await callcore()
+    ghost = subjects.live("callcore", "ghost")
+    await world.bus.publish(ghost, Beat(version="0", started_at=0).dump())
+    await world.until(lambda: "ghost" in world.members.alive("callcore"))
+    call = next(c for c in (new_id() for _ in range(100)) if world.members.owner("callcore", c) == "ghost")
+    await world.online("ann", "phone")
+    await world.online("bob", "phone")
+    await world.initiate("ann-phone", "bob", call=call)
+    await world.accept("bob-phone", call)
+    with pytest.raises(InvalidState):
+        await world.accept("bob-phone", call)
+    await world.end("ann-phone", call)
+    assert [s.event for s in world.to("bob-phone")] == ["call:incoming", "call:accepted", "call:ended"]
+
+
+async def test_what_both_hear_of_a_glare_comes_in_one_order(world: World, callcore: Start) -> None:
+    for _ in range(3):
+        await callcore()
+    for n in range(30):
+        await world.online(f"ann{n}", "phone")
+        await world.online(f"bob{n}", "phone")
+    pairs = [(f"ann{n}-phone", f"bob{n}") for n in range(30)] + [
+        (f"bob{n}-phone", f"ann{n}") for n in range(30)
+    ]
+    replies = await asyncio.gather(*(world.initiate(session, to) for session, to in pairs))
+    for n in range(30):
+        assert replies[n].call == replies[n + 30].call
+        for session in (f"ann{n}-phone", f"bob{n}-phone"):
+            await world.expect(session, "call:accepted")
+            seen = world.to(session)
+            assert [s.event for s in seen][-1] == "call:accepted"
+            seqs = [s.body["seq"] for s in seen]
+            assert seqs == sorted(seqs), seen

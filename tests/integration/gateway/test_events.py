@@ -162,6 +162,27 @@ async def test_delivered_as_it_came(gateway: Start, connect: Connect, bus: Bus, 
     assert [payload["n"] for payload in got] == list(range(500))
 
 
+async def test_a_turn_of_a_call_is_heard_once(
+    gateway: Start, connect: Connect, bus: Bus, services: Services
+) -> None:
+    alice = await connect(await gateway(), "alice")
+    for event, call, seq in (
+        ("call:incoming", "c1", 1),
+        ("call:incoming", "c1", 2),
+        ("call:incoming", "c2", 3),
+        ("call:ended", "c1", 4),
+        ("call:accepted", "c2", 5),
+        ("call:ended", "c1", 6),
+        ("call:accepted", "c2", 7),
+        ("call:ended", "c2", 8),
+    ):
+        payload = b'{"callId":"%s","seq":%d}' % (call.encode(), seq)
+        await bus.publish(subjects.deliver(GATEWAY, alice.session, event), payload)
+    await alice.expect("call:ended", callId="c2")
+    heard = [r.data["seq"] for r in alice.inbox.all if r.event.startswith("call:")]
+    assert heard == [1, 3, 4, 5, 8]
+
+
 async def test_ready_only_with_everything_it_needs(nats_url: str, bus: Bus) -> None:
     port = _free()
     config = Settings.model_validate({"nats_url": nats_url, "port": port})

@@ -70,7 +70,7 @@ async def test_a_call_not_named_is_found_once(
     for _ in range(3):
         await alice.ok("call:offer", unnamed)
     assert services.verbs().count("find") == 1 and cc.got[2][0].call == "call-found"
-    await bus.publish(subjects.deliver(GATEWAY, alice.session, "call:ended"), b'{"seq":1}')
+    await bus.publish(subjects.deliver(GATEWAY, alice.session, "call:ended"), b'{"callId":"c1","seq":1}')
     await alice.expect("call:ended")
     services.answers["find"] = ("receiver_not_found", "Receiver not found")
     await alice.refused("call:offer", unnamed, code="receiver_not_found")

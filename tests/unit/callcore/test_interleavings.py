@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.callcore import control, placing
+from services.callcore.charge import Charge
 from services.callcore.control import Control
 from services.callcore.model import Address, Call, Happening, Kind, State
 from services.callcore.placing import Placing
@@ -42,6 +43,7 @@ class World:
         self.told: list[tuple[str, str, dict[str, Any]]] = []
         self.tasks: list[tuple[asyncio.Task[Any], InitiateRequest | None]] = []
         self.count = 0
+        self._turn = 0
         for module in (placing, control):
             monkeypatch.setattr(module, "now_ms", lambda: self.now)
         monkeypatch.setattr("services.callcore.teller.now_ms", lambda: self.now)
@@ -50,11 +52,28 @@ class World:
             monkeypatch.setattr(module, "back_off", self._back_off)
         state = Store(self.calls, self.sessions)  # type: ignore[arg-type]
         teller = Teller(self._announce, self, self)  # type: ignore[arg-type]
-        self.control = Control(state, teller)
-        self.placing = Placing(state, teller, self._deadline, ring_timeout=45)
+        # Each thinks that it is in charge of every call: the worst that can happen to the order of things.
+        charges = [Charge(name, lambda _, name=name: name, None) for name in ("one", "two", "three")]  # type: ignore
+        self._controls = [Control(state, teller, charge) for charge in charges]
+        self._placings = [
+            Placing(state, teller, its, charge, self._deadline, ring_timeout=45)
+            for its, charge in zip(self._controls, charges, strict=True)
+        ]
         self.sweep = Sweep(state, self.control, lambda _: True, seconds=15)
         for user, sessions in USERS.items():
             self._write_sessions(user, sessions)
+
+    @property
+    def control(self) -> Control:
+        """One instance after the other."""
+        self._turn += 1
+        return self._controls[self._turn % 3]
+
+    @property
+    def placing(self) -> Placing:
+        """One instance after the other."""
+        self._turn += 1
+        return self._placings[self._turn % 3]
 
     # --- what call control talks to ---
 

@@ -1,0 +1,102 @@
+"""Who is in charge of a call: the instance that its relays go through also decides about it, one deed at a time.
+
+So everything that a call makes clients hear leaves from one place, in the order in which it was decided. It is not
+what keeps calls right: where the instance in charge is out of reach, any other does the deed, and compare-and-set
+decides between the two.
+"""
+
+import asyncio
+from collections.abc import Callable
+from weakref import WeakValueDictionary
+
+from services.callcore.model import Address, Call, Happening, Kind, Outcome
+from shared import logs
+from shared.contracts.calls import InitiateReply, InitiateRequest
+from shared.contracts.rpc import Request
+from shared.contracts.wire import CallId, Wire
+from shared.errors import Unavailable
+from shared.rpc import Client
+
+log = logs.get(__name__)
+
+SERVICE = "calls"
+
+
+class Deed(Request):
+    """``rpc.calls.happen.<callcore>``: something that happens to a call, to be done there. ``request_id`` is its cause.
+
+    ``initiated``: whoever does it placed a call of their own and is told of this one as if it were that (glare).
+    """
+
+    call: CallId
+    kind: Kind
+    user: str | None = None
+    at: Address | None = None
+    reason: str | None = None
+    initiated: bool = False
+
+    def happening(self) -> Happening:
+        """What it is to the machine."""
+        return Happening(self.kind, self.request_id, self.user, self.at, self.reason)
+
+
+class Done(Wire):
+    """What the deed made of the call, and where a relay that came with it goes."""
+
+    call: Call
+    relay_to: tuple[Address, ...] = ()
+
+
+class Charge:
+    """Knows the instance in charge, passes deeds on to it, and keeps the deeds of one call apart on this one."""
+
+    def __init__(self, instance: str, owner: Callable[[str], str | None], client: Client) -> None:
+        self._instance = instance
+        self._owner = owner
+        self._client = client
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def turn(self, call: str) -> asyncio.Lock:
+        """Held by whoever decides about the call and tells of it."""
+        lock = self._turns.get(call)
+        if lock is None:
+            lock = self._turns[call] = asyncio.Lock()
+        return lock
+
+    def _elsewhere(self, call: str) -> str | None:
+        owner = self._owner(call)
+        return owner if owner != self._instance else None
+
+    async def pass_on(self, call: str, happening: Happening, *, initiated: bool) -> Outcome | None:
+        """Have it done by the instance in charge; ``None`` if that is this one, or is out of reach."""
+        there = self._elsewhere(call)
+        if there is None:
+            return None
+        deed = Deed(
+            request_id=happening.cause,
+            call=call,
+            kind=happening.kind,
+            user=happening.user,
+            at=happening.at,
+            reason=happening.reason,
+            initiated=initiated,
+        )
+        try:
+            done = await self._client.ask(SERVICE, "happen", deed, Done, at=there)
+        except Unavailable:
+            log.warning("done here: the instance in charge does not answer", call=call, callcore=there)
+            return None
+        return Outcome(done.call, relay_to=done.relay_to)
+
+    async def pass_on_initiate(self, request: InitiateRequest) -> InitiateReply | None:
+        """The same for a call that is yet to be placed."""
+        there = self._elsewhere(request.call)
+        if there is None or request.attempt > 1:
+            return None
+        try:
+            return await self._client.ask(SERVICE, "initiate", request, InitiateReply, at=there)
+        except Unavailable:
+            log.warning(
+                "done here: the instance in charge does not answer", call=request.call, callcore=there
+            )
+            return None
