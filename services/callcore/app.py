@@ -34,7 +34,8 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
     """Run one instance of call control. Raises :class:`shared.errors.Unavailable` if NATS is not there."""
     bus = await Bus.connect(settings.nats_url, name=instance)
     try:
-        await _storage(bus, settings)
+        storage = streams.Keeper(bus, lambda: _storage(bus, settings))
+        await storage.start()
         store = Store(Bucket(bus, subjects.BUCKET_CALLS), Bucket(bus, subjects.BUCKET_SESSIONS))
         postman, recorder = Postman(bus), Recorder(bus)
         members = Members(bus, SERVICE)
@@ -80,6 +81,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             await recorder.drain(DRAIN_SECONDS)
             await members.stop()
             await http.cleanup()
+            await storage.stop()
     finally:
         await bus.close()
 

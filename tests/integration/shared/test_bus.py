@@ -1,0 +1,64 @@
+"""The bus while NATS is away, and when it is back."""
+
+import asyncio
+import time
+from contextlib import AsyncExitStack
+
+import pytest
+from nats.aio.msg import Msg
+
+from services.callcore.app import start
+from services.callcore.settings import Settings
+from shared import streams
+from shared.bus import Bus
+from shared.errors import Unavailable
+from shared.members import Members
+from signalling.nats_server import EmbeddedNats
+
+
+async def until(check, timeout: float = 15.0) -> None:  # type: ignore[no-untyped-def]
+    async with asyncio.timeout(timeout):
+        while not check():
+            await asyncio.sleep(0.02)
+
+
+async def test_who_waits_for_an_answer_is_told_at_once_that_nats_is_gone(
+    nats_server: EmbeddedNats, bus: Bus
+) -> None:
+    async def silent(_: Msg) -> None:
+        """Never answers."""
+
+    await bus.subscribe("silence", silent)
+    waiting = asyncio.create_task(bus.request("silence", b"", timeout=30))
+    await bus.flush()
+    begin = time.monotonic()
+    nats_server.kill()
+    with pytest.raises(Unavailable):
+        await waiting
+    with pytest.raises(Unavailable):
+        await bus.request("silence", b"", timeout=30)
+    with pytest.raises(Unavailable):
+        await bus.publish("silence")
+    assert time.monotonic() - begin < 1
+    nats_server.start()
+    await until(lambda: bus.connected)
+    await bus.flush()
+
+
+async def test_services_and_streams_are_there_again_after_a_restart(
+    nats_server: EmbeddedNats, nats_url: str, bus: Bus
+) -> None:
+    members = Members(bus, "callcore")
+    await members.start()
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(start(Settings.model_validate({"nats_url": nats_url}), "cc-1"))
+        await until(lambda: members.alive("callcore"))
+        nats_server.kill()
+        await until(lambda: not bus.connected)
+        nats_server.start()
+        await until(lambda: bus.connected and members.alive("callcore") == ("cc-1",))
+        for stream in ("DELIVER", "EVENTS", "DEADLINES", "KV_calls"):
+            async with asyncio.timeout(10):
+                while "error" in await streams.api(bus, f"STREAM.INFO.{stream}", {}):
+                    await asyncio.sleep(0.1)
+    await members.stop()
