@@ -143,6 +143,14 @@ class Cluster:
         """Start a process again that was killed."""
         self._services[name].start()
 
+    def kill_nats(self) -> None:
+        """SIGKILL to the NATS server."""
+        self._nats.kill()
+
+    def restart_nats(self) -> None:
+        """Start it again, on its port and what it had stored."""
+        self._nats.start()
+
     def pause(self, kind: str) -> None:
         """SIGSTOP to all processes of a kind: they are there and do not answer."""
         for service in self._of(kind):
