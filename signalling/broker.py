@@ -41,7 +41,7 @@ class Broker:
     """An embedded nats-server; when it dies it is started again, on its port and its store."""
 
     def __init__(self, folder: Path, say: Say) -> None:
-        self._server = EmbeddedNats(folder)
+        self._server = EmbeddedNats(folder, die_with_parent=True)
         self._say = say
         self._stop = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -54,8 +54,7 @@ class Broker:
     async def start(self) -> None:
         """Start it and keep it running. Raises :class:`PlanError` if it cannot be started."""
         try:
-            # The loop's threads live as long as the loop; a server goes when the thread goes that started it.
-            await asyncio.to_thread(self._server.start)
+            await self._launch()
         except (NatsServerError, OSError) as error:
             raise PlanError(str(error)) from None
         self._task = asyncio.create_task(self._keep(), name="keep nats")
@@ -70,6 +69,10 @@ class Broker:
                 await asyncio.wait({self._task})
         await asyncio.to_thread(self._server.stop, seconds)
 
+    async def _launch(self) -> None:
+        self._server.launch()  # here and not in a worker thread: the server goes when the thread goes
+        await asyncio.to_thread(self._server.wait)
+
     async def _keep(self) -> None:
         delay = BACKOFF_FIRST_SECONDS
         while not await self._stopped(LOOK_SECONDS):
@@ -77,7 +80,7 @@ class Broker:
                 continue
             self._say(f"nats ended ({describe(*end)}); starting it again")
             try:
-                await asyncio.to_thread(self._server.start)
+                await self._launch()
                 delay = BACKOFF_FIRST_SECONDS
             except (NatsServerError, OSError) as error:
                 self._say(f"nats: {error}; next try in {delay:.1f} s")

@@ -98,12 +98,15 @@ class Child:
         delay = BACKOFF_FIRST_SECONDS
         while not self._stopping:
             born = time.monotonic()
-            pid, self.status = await self._run()
+            try:
+                pid, self.status = await self._run()
+                end = describe(pid, self.status)
+            except OSError as error:  # no memory, no file handles, no such program
+                end = f"cannot be started: {error.strerror or error}"
             if self._stopping:
                 return
             if time.monotonic() - born > SETTLED_SECONDS:
                 delay = BACKOFF_FIRST_SECONDS
-            end = describe(pid, self.status)
             self._say(f"{self.name} ended ({end}); starting it again in {delay:.1f} s")
             await asyncio.sleep(delay)
             delay = min(delay * 2, BACKOFF_LONGEST_SECONDS)

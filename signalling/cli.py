@@ -31,6 +31,7 @@ _DATA_HELP = "Keep the embedded server's store here. Default: a temporary folder
 @click.option("--nats", metavar="URL", help="A NATS server with JetStream, instead of an embedded one.")
 @click.option("--data", type=click.Path(file_okay=False, path_type=Path), help=_DATA_HELP)
 @click.option("--with-parent", is_flag=True, hidden=True)
+@click.option("--ready-seconds", default=60.0, type=click.FloatRange(0.1, 3600), hidden=True)
 @click.pass_obj
 def up(
     commands: dict[str, list[str]] | None,
@@ -42,6 +43,7 @@ def up(
     nats: str | None,
     data: Path | None,
     with_parent: bool,
+    ready_seconds: float,
 ) -> None:
     """Run the whole system on this machine, until Ctrl-C.
 
@@ -50,5 +52,7 @@ def up(
     """
     if nats is not None and data is not None:
         raise click.UsageError("--data is the store of the embedded server; it does not go with --nats")
-    plan = Plan(host, port, gateways, callcores, presences, nats, data, with_parent, commands or {})
+    plan = Plan(
+        host, port, gateways, callcores, presences, nats, data, with_parent, ready_seconds, commands or {}
+    )
     sys.exit(up_module.run(plan))

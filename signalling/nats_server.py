@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from signalling.child import die_with_parent
+from signalling import child
 
 START_SECONDS = 10.0
 STOP_SECONDS = 5.0
@@ -22,18 +22,30 @@ class NatsServerError(Exception):
 
 
 class EmbeddedNats:
-    """One nats-server with its store in ``folder``. It keeps its port when it is started again."""
+    """One nats-server with its store in ``folder``. It keeps its port when it is started again.
 
-    def __init__(self, folder: Path, *, binary: str | None = None) -> None:
+    ``die_with_parent``: the kernel ends it when the thread ends that launched it, so launch it from the main thread.
+    """
+
+    def __init__(self, folder: Path, *, binary: str | None = None, die_with_parent: bool = False) -> None:
         self.folder = folder
         self.port = 0
         self._binary = binary
+        self._preexec = child.die_with_parent if die_with_parent else None
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         """Where clients connect, once it has been started."""
         return f"nats://127.0.0.1:{self.port}"
+
+    @property
+    def _ports(self) -> Path:
+        return self.folder / "ports"
+
+    @property
+    def _log(self) -> Path:
+        return self.folder / "nats.log"
 
     @property
     def pid(self) -> int | None:
@@ -48,32 +60,42 @@ class EmbeddedNats:
 
     def start(self) -> None:
         """Start and wait until it takes connections. Raises :class:`NatsServerError` with its own last words."""
+        self.launch()
+        self.wait()
+
+    def launch(self) -> None:
+        """Start the process; :meth:`wait` for it then. Raises :class:`NatsServerError` if there is no binary."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        ports = self.folder / "ports"
+        ports = self._ports
         shutil.rmtree(ports, ignore_errors=True)
         ports.mkdir()
         config = self.folder / "nats.conf"
         config.write_text(_config(self.folder / "jetstream", self.port or -1, ports))
-        log = self.folder / "nats.log"
-        with log.open("ab") as out:
+        with self._log.open("ab") as out:
             self._process = subprocess.Popen(
                 [self._binary or find_binary(), "-c", str(config)],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
                 start_new_session=True,
-                preexec_fn=die_with_parent,
+                preexec_fn=self._preexec,
             )
+
+    def wait(self) -> None:
+        """Wait until what was launched takes connections. Raises :class:`NatsServerError` with its own last words."""
+        assert self._process is not None, "launch it first"
         until = time.monotonic() + START_SECONDS
         while time.monotonic() < until:
             if self._process.poll() is not None:
-                raise NatsServerError(f"nats-server ended at once: {_last_words(log)}")
-            if (port := _port(ports)) and _answers(port):
+                raise NatsServerError(f"nats-server ended at once: {_last_words(self._log)}")
+            if (port := _port(self._ports)) and _answers(port):
                 self.port = port
                 return
             time.sleep(0.01)
         self.kill()
-        raise NatsServerError(f"nats-server did not start within {START_SECONDS:.0f} s: {_last_words(log)}")
+        raise NatsServerError(
+            f"nats-server did not start within {START_SECONDS:.0f} s: {_last_words(self._log)}"
+        )
 
     def stop(self, seconds: float = STOP_SECONDS) -> None:
         """Stop in good order; SIGKILL if it takes longer than ``seconds``."""

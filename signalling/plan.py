@@ -23,6 +23,8 @@ class Plan:
     data: Path | None = None
     with_parent: bool = False
     """Stop when the process that started this one is gone."""
+    ready_seconds: float = 60.0
+    """How long everything together may take until it answers."""
     commands: dict[str, list[str]] = field(default_factory=dict)
     """Service → command, where it is not ``python -m services.<service>``; for tests."""
 

@@ -18,7 +18,6 @@ from signalling.broker import Broker
 from signalling.child import Child, Say
 from signalling.plan import Plan, PlanError, gateway_ports
 
-READY_SECONDS = 60.0
 STOP_SECONDS = 7.5
 """For all services together; the rest of ten is for nats-server."""
 NATS_STOP_SECONDS = 1.0
@@ -44,6 +43,8 @@ class Up:
         self._hurry = False
         self._broker: Broker | None = None
         self._children: dict[str, list[Child]] = {"presence": [], "callcore": [], "gateway": []}
+        self._heard: set[str] = set()
+        """Instances that have said that they are ready."""
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         """Stop in good order; at once if it is stopping already and this is Ctrl-C.
@@ -103,14 +104,17 @@ class Up:
             asyncio.create_task(self._somebody_refuses()),
             asyncio.create_task(self._stop.wait()),
         ]
-        done, pending = await asyncio.wait(tasks, timeout=READY_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        done, pending = await asyncio.wait(
+            tasks, timeout=self._plan.ready_seconds, return_when=asyncio.FIRST_COMPLETED
+        )
         for task in pending:
             task.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
         if self._stop.is_set():
             return
         if not done:
-            raise PlanError(f"not ready within {READY_SECONDS:.0f} s; the lines above say why")
+            silent = ", ".join(child.name for child in self._all() if child.instance not in self._heard)
+            raise PlanError(f"not ready within {self._plan.ready_seconds:.0f} s: {silent}")
         for task in done:
             if isinstance(error := task.exception(), OSError | nats.errors.Error):
                 raise PlanError(f"NATS at {url} cannot be used: {error}") from None
@@ -120,25 +124,30 @@ class Up:
         self._say(f"ready: {urls} (NATS {url}, {counts})")
 
     async def _everybody_ready(self, url: str, gateways: list[str]) -> None:
-        heard: set[str] = set()
+        await asyncio.gather(self._hear_beats(url), self._ask_gateways(gateways))
+
+    async def _hear_beats(self, url: str) -> None:
         client = await nats.connect(url, connect_timeout=3, max_reconnect_attempts=-1, error_cb=_quiet)
         try:
             beats = await client.subscribe(subjects.LIVE)
             await client.publish(subjects.ROLLCALL)
-            while not all(child.instance in heard for child in self._answering()):
+            while not all(child.instance in self._heard for child in self._answering()):
                 try:
                     msg = await beats.next_msg(timeout=LOOK_SECONDS)
                 except nats.errors.TimeoutError:
                     await client.publish(subjects.ROLLCALL)
                     continue
                 if not Beat.model_validate_json(msg.data).leaving:
-                    heard.add(subjects.parse_live(msg.subject)[1])
+                    self._heard.add(subjects.parse_live(msg.subject)[1])
         finally:
             await client.close()
+
+    async def _ask_gateways(self, urls: list[str]) -> None:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as http:
-            for gateway in gateways:
-                while not await _ready(http, gateway):
+            for child, url in zip(self._children["gateway"], urls, strict=True):
+                while not await _ready(http, url):
                     await asyncio.sleep(0.05)
+                self._heard.add(child.instance)
 
     async def _somebody_refuses(self) -> None:
         """Wrong settings do not get right by starting again. Raises :class:`PlanError`."""

@@ -1,7 +1,7 @@
 """A service that does nothing but say that it is there: ``python -m tests.integration.up.fake <service> <trace>``.
 
 It appends what happens to it to the file ``trace``. ``FAKE_<SERVICE>`` changes what it does: ``deaf`` ignores SIGTERM,
-``refuse`` ends with the status for wrong settings.
+``refuse`` ends with the status for wrong settings, ``mute`` never says that it is ready.
 """
 
 import asyncio
@@ -39,10 +39,15 @@ async def main(service: str, trace: Path) -> None:
     note("born")
     bus = await Bus.connect(os.environ["NATS_URL"], name=instance)
     beacon = Beacon(bus, service, instance, "0")
-    await beacon.start()
+    if manner != "mute":
+        await beacon.start()
     http: web.AppRunner | None = None
     if service == "gateway":
-        http = await health.serve(os.environ["HOST"], int(os.environ["PORT"]), list)
+        app = web.Application()
+        health.add_routes(app, lambda: ["not today"] if manner == "mute" else [])
+        http = web.AppRunner(app, access_log=None)
+        await http.setup()
+        await web.TCPSite(http, os.environ["HOST"], int(os.environ["PORT"])).start()
     print(f"hello from {service}")
     await stop.wait()
     await beacon.stop()

@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+import nats
 import pytest
 
 from signalling.nats_server import EmbeddedNats
@@ -163,16 +164,28 @@ def test_a_service_that_dies_is_started_again(up: Up, service: str) -> None:
     assert running.stop() == 0
 
 
-def test_nats_that_dies_is_started_again_at_its_address(up: Up) -> None:
+async def test_nats_that_dies_is_started_again_on_its_port_and_store(up: Up) -> None:
     running = up(*ANY)
-    running.ready()
+    await asyncio.to_thread(running.ready)
+    url = running.out.split("(NATS ")[1].split(",")[0]
     first = running.nats()
+    client = await nats.connect(url)
+    await client.jetstream().add_stream(name="KEPT", subjects=["kept"], storage="file")
+    await client.jetstream().publish("kept", b"1")
+    await client.close()
     os.kill(first, signal.SIGKILL)
-    running.until(lambda: any(pid != first for pid in _nats_servers(running)))
+    await asyncio.to_thread(running.until, lambda: any(pid != first for pid in _nats_servers(running)))
     assert f"nats ended (pid {first}, SIGKILL); starting it again" in running.out
+    client = await nats.connect(url, max_reconnect_attempts=60, reconnect_time_wait=0.1, error_cb=_quiet)
+    assert (await client.jetstream().stream_info("KEPT")).state.messages == 1
+    await client.close()
     pids = everything(running)
     assert running.stop() == 0
     nothing_left(running, pids)
+
+
+async def _quiet(_: Exception) -> None:
+    """It is still starting."""
 
 
 def _nats_servers(running: Running) -> list[int]:
@@ -316,6 +329,17 @@ def test_a_service_that_refuses_its_settings_ends_the_start(up: Up) -> None:
     assert "gateway-1 | PORT=x: a number is needed\n" in running.out
     assert "gateway-1 refuses its settings" in running.out
     assert list(running.temp.iterdir()) == []
+
+
+@pytest.mark.parametrize(("mute", "named"), [("CALLCORE", "callcore-1"), ("GATEWAY", "gateway-1")])
+def test_a_service_that_never_gets_ready_is_named(up: Up, mute: str, named: str) -> None:
+    running = up(*ANY, "--ready-seconds", "8", **{f"FAKE_{mute}": "mute"})
+    running.until(lambda: len(running.trace("born")) == 3)
+    pids = everything(running)
+    assert running.process.wait(20) == 1
+    assert running.out.splitlines()[-1] == f"signalling: not ready within 8 s: {named}"
+    assert "Traceback" not in running.out
+    nothing_left(running, pids)
 
 
 # --- the real services ---
