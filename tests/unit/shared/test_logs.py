@@ -1,0 +1,29 @@
+"""What a traceback in a log says, and what it must not."""
+
+import json
+import logging
+
+import pytest
+
+from shared import logs
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_traceback_tells_where_but_not_what_was_in_hand(form, capsys) -> None:  # type: ignore[no-untyped-def]
+    before = logging.getLogger().handlers[:], logging.getLogger().level
+    try:
+        logs.configure("test", "test-1", "info", form)
+        secret = "v=0 candidate:" + "842163049"
+        try:
+            raise RuntimeError(f"{len(secret)} bytes")
+        except RuntimeError:
+            logs.get("test").exception("it failed", call="c1")
+    finally:
+        logging.getLogger().handlers[:], level = before
+        logging.getLogger().setLevel(level)
+    err = capsys.readouterr().err
+    assert "it failed" in err and "RuntimeError" in err and "c1" in err
+    assert "842163049" not in err
+    if form == "json":
+        line = json.loads(err)
+        assert (line["service"], line["instance"], line["level"]) == ("test", "test-1", "error")
