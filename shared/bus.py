@@ -1,6 +1,7 @@
 """The connection to NATS, with the defaults changed that do not suit signalling."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
 import nats
@@ -35,6 +36,8 @@ class Bus:
     def __init__(self, client: Client) -> None:
         self.client = client
         self.on_reconnect: list[Hook] = []
+        self.connected_since = time.monotonic()
+        """When the connection was made that is there now, or was last."""
         self._closing = False
 
     @classmethod
@@ -59,6 +62,7 @@ class Bus:
                     answer.set_exception(nats.errors.ConnectionClosedError())
 
         async def on_reconnect() -> None:
+            bus.connected_since = time.monotonic()
             log.info("nats reconnected", server=client.connected_url.netloc if client.connected_url else None)
             for hook in bus.on_reconnect:
                 await hook()
@@ -110,6 +114,30 @@ class Bus:
             return await self.client.request(subject, payload, timeout, headers=headers)
         except nats.errors.Error as error:
             raise Unavailable from error
+
+    async def request_many(self, subject: str, payload: bytes, *, most: int, timeout: float) -> list[Msg]:
+        """A request with several answers, the last of which carries a status: all of them, ``most`` at most.
+
+        Raises :class:`Unavailable` unless the last one has come within ``timeout`` seconds.
+        """
+        if not self.client.is_connected:
+            raise Unavailable
+        answers: list[Msg] = []
+        try:
+            inbox = await self.client.subscribe(
+                self.client.new_inbox(), pending_msgs_limit=most + 1, pending_bytes_limit=PENDING_BYTES
+            )
+            try:
+                async with asyncio.timeout(timeout):
+                    await self.publish(subject, payload, inbox.subject)
+                    while not answers or "Status" not in (answers[-1].headers or {}):
+                        answers.append(await inbox.next_msg(timeout=timeout))
+            finally:
+                if self.client.is_connected:
+                    await inbox.unsubscribe()
+        except (TimeoutError, nats.errors.Error) as error:
+            raise Unavailable from error
+        return answers
 
     async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> Subscription:
         """Call ``handler`` for each message, one at a time and in order. It survives reconnects."""

@@ -8,6 +8,15 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+SEQ_STEP = 16
+"""Two ``seq`` of one process are at least this far apart: room for what a gateway puts in between."""
+
+
+def now_seq() -> int:
+    """The ``seq`` of now: microseconds since the epoch."""
+    return time.time_ns() // 1000
+
+
 class SeqClock:
     """Mints ``seq``: microseconds since the epoch, made strictly growing within this process.
 
@@ -22,5 +31,5 @@ class SeqClock:
 
     def next(self) -> int:
         """The next ``seq``, greater than all before it."""
-        self._last = max(self._last + 1, time.time_ns() // 1000)
+        self._last = max(self._last + SEQ_STEP, now_seq())
         return self._last

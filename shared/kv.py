@@ -132,7 +132,15 @@ class Bucket:
             },
         )
 
-    async def _publish(self, key: str, value: bytes, headers: dict[str, str]) -> int:
+    async def set(self, key: str, value: bytes = b"{}") -> None:
+        """Write, whatever is there: for keys whose value says nothing that a decision hangs on."""
+        await self._publish(key, value, None)
+
+    async def unset(self, key: str) -> None:
+        """Delete, whatever is there."""
+        await self._publish(key, b"", {"KV-Operation": "DEL", "Nats-TTL": f"{MARKER_TTL_SECONDS}s"})
+
+    async def _publish(self, key: str, value: bytes, headers: dict[str, str] | None) -> int:
         msg = await self._bus.request(self._prefix + key, value, timeout=self._timeout, headers=headers)
         answer = json.loads(msg.data)
         if error := answer.get("error"):

@@ -1,14 +1,27 @@
-"""The mailbox of a session: sending into it, and reading back what was sent."""
+"""The mailbox of a session: sending into it, and reading back what was sent.
+
+What is sent to a session is captured by the memory stream ``DELIVER`` as it passes, whichever gateway it goes to.
+"""
 
 import json
-from typing import NamedTuple
+import time
+from base64 import b64decode
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
 
-from shared import subjects
+from shared import streams, subjects
 from shared.bus import Bus
 from shared.clock import SeqClock
+from shared.errors import Unavailable
 
-READ_MAX = 1_000
+READ_MAX = 4_096
 """Messages read back at most."""
+READ_SECONDS = 2.0
+_BATCH = 256
+_FULL = 0.9
+"""A stream that is fuller than this may have dropped messages for want of room."""
+_LOOK_SECONDS = 1.0
+_NOT_FOUND = 10037
 
 
 class Letter(NamedTuple):
@@ -16,6 +29,16 @@ class Letter(NamedTuple):
 
     event: str
     payload: bytes
+
+    @property
+    def seq(self) -> int:
+        """Its ``seq``, which is the last key of every letter."""
+        return seq_of(self.payload)
+
+
+def seq_of(payload: bytes) -> int:
+    """The ``seq`` of a delivered payload. Raises ``ValueError`` if it has none."""
+    return int(payload[payload.rindex(b":") + 1 : -1])
 
 
 class Postman:
@@ -37,15 +60,90 @@ class Postman:
         )
 
 
-async def read(bus: Bus, session: str, *, after: int = 0, limit: int = READ_MAX) -> list[Letter]:
-    """What was sent to a session since the stream sequence ``after``, oldest first, as far as the stream reaches."""
+async def read(bus: Bus, session: str, *, since_ms: int = 0, limit: int = READ_MAX) -> list[Letter]:
+    """What was sent to a session from ``since_ms`` (ms since the epoch) on, oldest first, as far as the stream reaches.
+
+    At most ``limit`` letters, the oldest ones. Most of it comes in batches from any replica, which may be behind; the
+    end is asked of the stream's leader. Raises :class:`Unavailable`.
+    """
     letters: list[Letter] = []
+    where: dict[str, Any] = {"start_time": _time(since_ms)} if since_ms else {"seq": 1}
     while len(letters) < limit:
-        query = json.dumps({"seq": after + 1, "next_by_subj": subjects.mailbox(session)}).encode()
-        msg = await bus.request(f"$JS.API.DIRECT.GET.{subjects.STREAM_DELIVER}", query, timeout=2.0)
-        headers = msg.headers or {}
-        if "Nats-Sequence" not in headers:
+        query = {
+            "next_by_subj": subjects.mailbox(session),
+            **where,
+            "batch": min(_BATCH, limit - len(letters)),
+        }
+        *batch, end = await bus.request_many(
+            f"$JS.API.DIRECT.GET.{subjects.STREAM_DELIVER}",
+            json.dumps(query).encode(),
+            most=_BATCH + 1,
+            timeout=READ_SECONDS,
+        )
+        if (end.headers or {}).get("Status") not in ("204", "404"):
+            raise Unavailable(f"stream {subjects.STREAM_DELIVER} does not answer")
+        if not batch:
             break
-        after = int(headers["Nats-Sequence"])
-        letters.append(Letter(subjects.parse_deliver(headers["Nats-Subject"])[1], msg.data))
+        for msg in batch:
+            headers = msg.headers or {}
+            letters.append(Letter(subjects.parse_deliver(headers["Nats-Subject"])[1], msg.data))
+            where = {"seq": int(headers["Nats-Sequence"]) + 1}
+    while len(letters) < limit:
+        query = {"next_by_subj": subjects.mailbox(session), **where}
+        answer = await streams.api(
+            bus, f"STREAM.MSG.GET.{subjects.STREAM_DELIVER}", query, timeout=READ_SECONDS
+        )
+        if error := answer.get("error"):
+            if error.get("err_code") == _NOT_FOUND:
+                break
+            raise Unavailable(f"stream {subjects.STREAM_DELIVER}: {error.get('description')}")
+        message = answer["message"]
+        letters.append(
+            Letter(subjects.parse_deliver(message["subject"])[1], b64decode(message.get("data", "")))
+        )
+        where = {"seq": message["seq"] + 1}
     return letters
+
+
+class Reach:
+    """How far back the mailboxes reach. Asked of the stream at most once a second."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._known: tuple[float, int, int] | None = None
+
+    async def covers(self, since_ms: int) -> bool:
+        """Whether everything is there that was sent after ``since_ms``, but for what is older than the stream keeps.
+
+        What is older than that has been read or given up: it is kept for longer than a session may be resumed.
+        Raises :class:`Unavailable`.
+        """
+        now = time.monotonic()
+        if self._known is None or now - self._known[0] > _LOOK_SECONDS:
+            self._known = (now, *_reach(await _info(self._bus)))
+        _, complete_since, max_age = self._known
+        return complete_since <= max(since_ms, int(time.time() * 1000) - max_age)
+
+
+async def _info(bus: Bus) -> dict[str, Any]:
+    answer = await streams.api(bus, f"STREAM.INFO.{subjects.STREAM_DELIVER}", {}, timeout=READ_SECONDS)
+    if error := answer.get("error"):
+        raise Unavailable(f"stream {subjects.STREAM_DELIVER}: {error.get('description')}")
+    return answer
+
+
+def _reach(info: dict[str, Any]) -> tuple[int, int]:
+    """``(since when nothing was dropped but for its age, that age)`` in milliseconds."""
+    config, state = info["config"], info["state"]
+    since = _millis(info["created"])
+    if state["bytes"] > _FULL * config["max_bytes"]:
+        since = max(since, _millis(state["first_ts"]))
+    return since, config["max_age"] // 1_000_000
+
+
+def _time(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat().replace("+00:00", "Z")
+
+
+def _millis(text: str) -> int:
+    return int(datetime.fromisoformat(text[:26].rstrip("Z") + "+00:00").timestamp() * 1000)

@@ -15,8 +15,20 @@ NOBODY = "-"
 RING = "ring"
 """The kind of deadline that ends a call which nobody answers; its id is the call's."""
 
+GRACE = "grace"
+"""The kind of deadline that ends a session whose transport broke; its id is the session's, its payload the user."""
+
+LEASE = "lease"
+"""The kind of deadline that a gateway keeps moving ahead while it lives; its id is the gateway's."""
+
 STATE = "state"
 """The kind of a relay message by which one callcore tells another what a call has become."""
+
+REPLACED = "replaced"
+"""The order that another socket speaks for a session now."""
+
+ALIVE = "alive"
+"""The question whether a gateway is there."""
 
 BUCKET_SESSIONS = "sessions"
 BUCKET_CALLS = "calls"
@@ -133,6 +145,11 @@ def control(gateway: str, session: str, what: str) -> str:
     return f"control.{gateway}.{session}.{what}"
 
 
+def alive(gateway: str) -> str:
+    """A question to a gateway, about none of its sessions: it answers with nothing as long as it works."""
+    return control(gateway, NOBODY, ALIVE)
+
+
 def control_all(gateway: str) -> str:
     """What a gateway subscribes to."""
     return f"control.{gateway}.*.*"
@@ -153,15 +170,15 @@ def event_call(call: str, what: str) -> str:
 
 
 def event_user(user: str, what: str) -> str:
-    """``what`` happened to a user: ``joined``, ``left``."""
+    """``what`` happened to a session of a user: ``joined``, ``lost`` (its transport), ``resumed``, ``left``."""
     return f"event.user.{encode(user)}.{what}"
 
 
-# --- deadlines: messages that the server sends to callcore at a time ----------------------------------------------
+# --- deadlines: messages that the server sends to the service that keeps their kind, at a time ----------------------
 
 
 def deadline_set(kind: str, id_: str) -> str:
-    """Where a scheduled message rests until its time. ``kind``: :data:`RING`."""
+    """Where a scheduled message rests until its time. ``kind``: :data:`RING`, :data:`GRACE`, :data:`LEASE`."""
     return f"deadline.set.{kind}.{id_}"
 
 
@@ -208,6 +225,27 @@ def key_call(call: str) -> str:
     return f"call.{encode(call)}"
 
 
+def key_at(gateway: str, session: str, user: str) -> str:
+    """``at.<gateway>.<session>.<user>`` in bucket ``sessions``: the session is, or was of late, at that gateway."""
+    return f"at.{gateway}.{session}.{encode(user)}"
+
+
+def key_at_all(gateway: str) -> str:
+    """A filter on the keys of one gateway's sessions."""
+    return f"at.{gateway}.*.*"
+
+
+def parse_key_at(key: str) -> tuple[str, str]:
+    """``(session, user)`` of such a key."""
+    _, _, session, user = key.split(".")
+    return session, decode(user)
+
+
+def key_gateway(gateway: str) -> str:
+    """``gateway.<gateway>`` in bucket ``sessions``: the gateway counts as alive."""
+    return f"gateway.{gateway}"
+
+
 def parse_key(key: str) -> tuple[str, str]:
     """``(kind, id)`` of a key, the id decoded."""
     kind, token = key.split(".")
@@ -228,7 +266,13 @@ class Row(NamedTuple):
 
 
 TABLE: tuple[Row, ...] = (
-    Row("rpc.presence.<verb>", "request, queue group", "gateway", "presence", "join, leave, status"),
+    Row(
+        "rpc.presence.<verb>",
+        "request, queue group",
+        "gateway",
+        "presence",
+        "join, leave, lost (a transport broke), status; renew (a gateway's lease), reassert (its sessions)",
+    ),
     Row(
         "rpc.calls.<verb>",
         "request, queue group",
@@ -273,6 +317,13 @@ TABLE: tuple[Row, ...] = (
     ),
     Row("control.<gateway>.<session>.replaced", "publish", "presence", "gateway", "close the socket named"),
     Row(
+        "control.<gateway>.-.alive",
+        "request",
+        "presence",
+        "gateway",
+        "whether it works; asked before it is given up",
+    ),
+    Row(
         "event.call.<call>.<what>",
         "JetStream stream EVENTS",
         "callcore",
@@ -284,14 +335,20 @@ TABLE: tuple[Row, ...] = (
         "JetStream stream EVENTS",
         "presence",
         "whoever wants to know",
-        "joined, left",
+        "joined, lost, resumed, left",
     ),
-    Row("deadline.set.<kind>.<id>", "scheduled message in DEADLINES", "callcore", "nats-server", "a timer"),
+    Row(
+        "deadline.set.<kind>.<id>",
+        "scheduled message in DEADLINES",
+        "callcore, presence",
+        "nats-server",
+        "a timer: ring (a call nobody answers), grace (a session nobody resumes), lease (a gateway that is silent)",
+    ),
     Row(
         "deadline.due.<kind>.<id>",
         "stream DEADLINES, shared consumer",
         "nats-server",
-        "one callcore",
+        "one callcore (ring) or presence (grace, lease)",
         "a timer fired",
     ),
     Row("live.<service>.<instance>", "publish", "callcore, presence", "gateway", "alive; every second"),
@@ -302,6 +359,20 @@ TABLE: tuple[Row, ...] = (
         "presence",
         "presence, callcore",
         "a user's sessions",
+    ),
+    Row(
+        "$KV.sessions.at.<gateway>.<session>.<user>",
+        "key in bucket sessions",
+        "presence",
+        "presence",
+        "which sessions to look after when the gateway dies",
+    ),
+    Row(
+        "$KV.sessions.gateway.<gateway>",
+        "key in bucket sessions",
+        "presence",
+        "presence",
+        "the gateway counts as alive",
     ),
     Row(
         "$KV.calls.user.<user>",

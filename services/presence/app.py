@@ -5,13 +5,16 @@ from contextlib import asynccontextmanager
 
 from nats.micro import add_service
 
+from services.presence.grace import Graces
 from services.presence.handlers import Handlers
+from services.presence.leases import Leases
 from services.presence.model import Policy
 from services.presence.settings import Settings
 from services.presence.store import Store
 from services.presence.teller import Teller
 from shared import health, rpc, streams, subjects
 from shared.bus import Bus
+from shared.deadlines import Deadlines
 from shared.events import Recorder
 from shared.kv import Bucket
 from shared.members import Beacon
@@ -31,7 +34,15 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         recorder = Recorder(bus)
         # Two tries of call control must fit in the time that a gateway waits for one try of presence.
         calls = rpc.Client(bus, timeout=settings.request_timeout_seconds / (rpc.TRIES + 1))
-        handlers = Handlers(Store(bus), Teller(bus, recorder), calls, _policy(settings))
+        store, policy = Store(bus), _policy(settings)
+        teller = Teller(bus, recorder, calls, store.busy)
+        graces = Graces(bus, store, teller, policy)
+        leases = Leases(bus, store, graces)
+        handlers = Handlers(store, teller, graces, leases, policy)
+        deadlines = (
+            Deadlines(bus, subjects.GRACE, graces.due),
+            Deadlines(bus, subjects.LEASE, leases.due),
+        )
         beacon = Beacon(bus, SERVICE, instance, distribution_version())
 
         http = await health.serve(settings.host, settings.health_port, bus)
@@ -39,11 +50,15 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         server = rpc.Server(micro)
         await handlers.register(server)
         await bus.flush()  # NATS knows the endpoints before anybody hears of this instance
+        for kind in deadlines:
+            kind.start()
         await beacon.start()
         try:
             yield
         finally:
             await beacon.stop()
+            for kind in deadlines:
+                await kind.stop()
             await server.stop(DRAIN_SECONDS)
             await recorder.drain(DRAIN_SECONDS)
             await http.cleanup()
@@ -54,13 +69,13 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
 
 async def _storage(bus: Bus, settings: Settings) -> None:
     await Bucket.create(bus, subjects.BUCKET_SESSIONS, replicas=settings.kv_replicas)
+    await streams.ensure_deadlines(bus, replicas=settings.kv_replicas)
     await streams.ensure_events(bus, settings)
 
 
 def _policy(settings: Settings) -> Policy:
-    # A session whose transport broke is given up after the resume window, and makes room for another.
     return Policy(
         single=settings.session_policy == "single",
         limit=settings.sessions_per_user,
-        retry_after_ms=settings.resume_window_seconds * 1000,
+        grace_ms=settings.resume_window_seconds * 1000,
     )

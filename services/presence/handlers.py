@@ -3,17 +3,28 @@
 import asyncio
 
 from services.presence import model
+from services.presence.grace import Graces
+from services.presence.leases import Leases
 from services.presence.model import Minted, Policy
 from services.presence.store import Store
 from services.presence.teller import Teller
 from shared import logs
 from shared.clock import now_ms
-from shared.contracts.calls import LeftRequest
 from shared.contracts.client import Status
-from shared.contracts.presence import JoinReply, JoinRequest, LeaveRequest, StatusRequest
+from shared.contracts.presence import (
+    JoinReply,
+    JoinRequest,
+    LeaveRequest,
+    LostRequest,
+    ReassertReply,
+    ReassertRequest,
+    RenewReply,
+    RenewRequest,
+    StatusRequest,
+)
 from shared.contracts.rpc import Done
 from shared.ids import new_id
-from shared.rpc import Client, Server
+from shared.rpc import Server
 
 log = logs.get(__name__)
 
@@ -21,31 +32,46 @@ log = logs.get(__name__)
 class Handlers:
     """One method a verb of ``rpc.presence.<verb>``."""
 
-    def __init__(self, store: Store, teller: Teller, calls: Client, policy: Policy) -> None:
+    def __init__(self, store: Store, teller: Teller, graces: Graces, leases: Leases, policy: Policy) -> None:
         self._store = store
         self._teller = teller
-        self._calls = calls
+        self._graces = graces
+        self._leases = leases
         self._policy = policy
 
     async def register(self, server: Server) -> None:
         """Answer requests."""
         await server.serve("presence", "join", JoinRequest, self.join)
         await server.serve("presence", "leave", LeaveRequest, self.leave)
+        await server.serve("presence", "lost", LostRequest, self.lost)
+        await server.serve("presence", "reassert", ReassertRequest, self.reassert)
+        await server.serve("presence", "renew", RenewRequest, self.renew)
         await server.serve("presence", "status", StatusRequest, self.status)
 
     async def join(self, request: JoinRequest) -> JoinReply:
         """Bring a user in. Raises :class:`shared.errors.RateLimited` if the user has too many sessions."""
         minted = Minted(session=new_id(), token=new_id() + new_id())
         joined = await self._store.change(
-            request.user, lambda record: model.join(record, request, self._policy, now_ms(), minted)
+            request.user,
+            lambda record: model.join(record, request, self._policy, now_ms(), minted),
+            before=lambda joined: self._store.note(request.gateway, joined.session.session, request.user),
         )
         await self._teller.joined(request.user, joined)
+        for old in joined.displaced:
+            if old.gateway != request.gateway or old in joined.gone:
+                await self._store.forget(old.gateway, old.session, request.user)
         # Read after the write: call control writes its hold first and reads the sessions then, so at least one of
         # the two sees the other.
         busy = await self._store.busy(request.user)
         session = joined.session
         return JoinReply(
-            session=session.session, resume_token=session.resume_token, resumed=joined.resumed, busy=busy
+            session=session.session,
+            resume_token=session.resume_token,
+            device=session.device,
+            resumed=joined.resumed,
+            continued=joined.continued,
+            lost_at=joined.was.lost_at if joined.was is not None else None,
+            busy=busy,
         )
 
     async def leave(self, request: LeaveRequest) -> Done:
@@ -57,22 +83,39 @@ class Handlers:
         if left.moved:
             log.info("leave ignored: session moved on", user=request.user, session=request.session)
             return Done()
+        await self._store.forget(request.gateway, request.session, request.user)
         self._teller.left(request.user, request.session, request.gateway, request.socket)
-        if await self._store.busy(request.user):
-            await self._calls.ask("calls", "left", _left(request), Done)
+        await self._teller.end_calls(
+            request.user, request.session, request.gateway, request.reason, cause=request.request_id
+        )
         return Done()
 
+    async def lost(self, request: LostRequest) -> Done:
+        """The transport of a session broke: its grace begins."""
+        if not await self._graces.begin(request.user, request.session, request.gateway, request.socket):
+            log.info("loss ignored: session moved on", user=request.user, session=request.session)
+        return Done()
+
+    async def reassert(self, request: ReassertRequest) -> ReassertReply:
+        """A session is where its gateway says, unless it has moved on."""
+        done = await self._store.change(
+            request.user,
+            lambda record: model.reassert(record, request, now_ms()),
+            before=lambda _: self._store.note(request.gateway, request.session, request.user),
+        )
+        return ReassertReply(moved=done.moved)
+
+    async def renew(self, request: RenewRequest) -> RenewReply:
+        """A gateway lives, or says goodbye."""
+        if request.leaving:
+            await self._leases.give_up(request.gateway)
+            return RenewReply(known=True)
+        return RenewReply(known=await self._leases.renew(request.gateway))
+
     async def status(self, request: StatusRequest) -> Status:
-        """Whether a user is online, and in a call."""
-        online, busy = await asyncio.gather(self._store.online(request.user), self._store.busy(request.user))
+        """Whether a user is connected now, and in a call."""
+        sessions, busy = await asyncio.gather(
+            self._store.sessions(request.user), self._store.busy(request.user)
+        )
+        online = any(session.lost_at is None for session in sessions)
         return Status(user_id=request.user, is_online=online, is_in_call=busy)
-
-
-def _left(request: LeaveRequest) -> LeftRequest:
-    return LeftRequest(
-        request_id=request.request_id,
-        user=request.user,
-        session=request.session,
-        gateway=request.gateway,
-        reason=request.reason,
-    )

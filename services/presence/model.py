@@ -1,24 +1,25 @@
-"""The sessions of one user, and what a join or a leave makes of them. Pure: no clock, no I/O, no randomness.
+"""The sessions of one user, and what happens to them. Pure: no clock, no I/O, no randomness.
 
 A session is a device as long as it is joined. Its id is stable; its address (gateway, socket) moves when the device
-comes back on another socket. Of the sessions of a user, no two have the same id, device or address, and the one that
-joined or moved last is the last of the record.
+comes back on another socket. A session whose transport broke is *lost*: it stays for its grace and can be continued
+from any gateway. Of the sessions of a user, no two have the same id, device or address, and the one that joined or
+moved last is the last of the record.
 """
 
 import hmac
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from shared.contracts.presence import JoinRequest, LeaveRequest, Session, Sessions
+from shared.contracts.presence import JoinRequest, LeaveRequest, ReassertRequest, Session, Sessions
 from shared.errors import RateLimited
 
 
 class Policy(NamedTuple):
-    """What the operator decided. ``retry_after_ms``: what a user with too many sessions is told."""
+    """What the operator decided. ``grace_ms``: how long a session whose transport broke may be resumed."""
 
     single: bool
     limit: int
-    retry_after_ms: int
+    grace_ms: int
 
 
 class Minted(NamedTuple):
@@ -31,15 +32,22 @@ class Minted(NamedTuple):
 class Joined(NamedTuple):
     """What a join makes of the record.
 
-    ``record`` is the very record that was given if there is nothing to write. ``displaced``: sessions at addresses
-    that they had until now, whose sockets are to be told off. ``gone``: sessions that are no more.
+    ``record`` is the very record that was given if there is nothing to write. ``was``: what the session was until
+    now, if it was there. ``displaced``: sessions at addresses that they had until now, whose sockets are to be told
+    off. ``gone``: sessions that are no more.
     """
 
     record: Sessions
     session: Session
+    was: Session | None
     resumed: bool
     displaced: tuple[Session, ...]
     gone: tuple[Session, ...]
+
+    @property
+    def continued(self) -> bool:
+        """Whether the session goes on at an address that it did not have before."""
+        return self.was is not None and _address(self.was) != _address(self.session)
 
 
 class Left(NamedTuple):
@@ -47,6 +55,34 @@ class Left(NamedTuple):
 
     ``record`` is the very record that was given if there is nothing to write, ``None`` if no session is left.
     """
+
+    record: Sessions | None
+    moved: bool
+
+
+class Lost(NamedTuple):
+    """What a broken transport makes of the record; the very record that was given if there is nothing to write.
+
+    ``session``: the one that is in its grace now, ``None`` if it is gone or elsewhere.
+    """
+
+    record: Sessions | None
+    session: Session | None
+
+
+class Expired(NamedTuple):
+    """What the end of a grace makes of the record; the very record that was given if there is nothing to write.
+
+    ``session``: the one that is no more. ``wait_until``: its grace is over only then (ms since the epoch).
+    """
+
+    record: Sessions | None
+    session: Session | None = None
+    wait_until: int | None = None
+
+
+class Reasserted(NamedTuple):
+    """What a gateway that was thought dead makes of the record. ``moved``: the session is elsewhere by now."""
 
     record: Sessions | None
     moved: bool
@@ -61,7 +97,9 @@ def join(record: Sessions | None, request: JoinRequest, policy: Policy, now: int
     2. the one that is at this very socket already, so a request tried again is no second session;
     3. the one with the same device;
     4. under the single policy, the last one;
-    5. a new one. Raises :class:`RateLimited` if the user has too many already.
+    5. the only one, if it is in its grace and no other device: a client that knows nothing of resuming comes back;
+    6. a new one, in the place of the one lost longest ago if there are too many. Raises :class:`RateLimited` if none
+       of them is lost.
 
     The session of 2 keeps its resume token, because of two answers to one request either may be the one that counts.
     """
@@ -69,11 +107,15 @@ def join(record: Sessions | None, request: JoinRequest, policy: Policy, now: int
     resumed = _resumable(sessions, request)
     here = _first(s for s in sessions if _address(s) == (request.gateway, request.socket))
     twin = _first(s for s in sessions if request.device is not None and s.device == request.device)
-    kept = resumed or here or twin or (sessions[-1] if policy.single and sessions else None)
+    last = sessions[-1] if policy.single and sessions else None
+    kept = resumed or here or twin or last or _lone(sessions, request)
+    evicted = None
     if kept is None and len(sessions) >= policy.limit:
-        raise RateLimited(
-            f"Too many sessions: a user may have {policy.limit}", retry_after_ms=policy.retry_after_ms
-        )
+        evicted = min((s for s in sessions if s.lost_at is not None), key=_lost_at, default=None)
+        if evicted is None:
+            raise RateLimited(
+                f"Too many sessions: a user may have {policy.limit}", retry_after_ms=policy.grace_ms
+            )
 
     session = Session(
         session=kept.session if kept else minted.session,
@@ -84,7 +126,7 @@ def join(record: Sessions | None, request: JoinRequest, policy: Policy, now: int
         resume_token=kept.resume_token if kept and kept is here else minted.token,
     )
     others = tuple(s for s in sessions if s is not kept)
-    gone = tuple(s for s in others if policy.single or _same_device(s, session) or s is here)
+    gone = tuple(s for s in others if policy.single or _same_device(s, session) or s is here or s is evicted)
     left_behind = gone if kept is None else (kept, *gone)
     is_resumed = kept is not None and (
         kept is resumed or (kept is here and kept.session == request.resume_session)
@@ -94,6 +136,7 @@ def join(record: Sessions | None, request: JoinRequest, policy: Policy, now: int
         if record is not None and session == kept and not gone
         else Sessions(user=request.user, sessions=(*(s for s in others if s not in gone), session)),
         session=session,
+        was=kept,
         resumed=is_resumed,
         displaced=tuple(s for s in left_behind if _address(s) != _address(session)),
         gone=gone,
@@ -105,14 +148,62 @@ def leave(record: Sessions | None, request: LeaveRequest) -> Left:
 
     A session that is gone already counts as just removed: the request was tried again.
     """
-    sessions = record.sessions if record is not None else ()
-    session = _first(s for s in sessions if s.session == request.session)
+    session = _named(record, request.session)
     if session is None:
         return Left(record, moved=False)
     if _address(session) != (request.gateway, request.socket):
         return Left(record, moved=True)
-    rest = tuple(s for s in sessions if s is not session)
-    return Left(Sessions(user=request.user, sessions=rest) if rest else None, moved=False)
+    return Left(_without(record, session), moved=False)
+
+
+def lose(record: Sessions | None, name: str, gateway: str, socket: str | None, now: int) -> Lost:
+    """The transport of session ``name`` broke, if it still is at ``socket`` (any for ``None``) of ``gateway``."""
+    session = _named(record, name)
+    if session is None or session.gateway != gateway or socket not in (None, session.socket):
+        return Lost(record, None)
+    if session.lost_at is not None:
+        return Lost(record, session)
+    lost = session.model_copy(update={"lost_at": now})
+    return Lost(_with(record, lost), lost)
+
+
+def expire(record: Sessions | None, name: str, policy: Policy, now: int) -> Expired:
+    """The grace of session ``name`` may be over."""
+    session = _named(record, name)
+    if session is None or session.lost_at is None:
+        return Expired(record)
+    if now < (over := session.lost_at + policy.grace_ms):
+        return Expired(record, wait_until=over)
+    return Expired(_without(record, session), session)
+
+
+def reassert(record: Sessions | None, request: ReassertRequest, now: int) -> Reasserted:
+    """A gateway says that a session is at its socket; so it is, unless it has moved on since."""
+    session = _named(record, request.session)
+    if session is not None and _address(session) != (request.gateway, request.socket):
+        return Reasserted(record, moved=True)
+    if session is not None and session.lost_at is None:
+        return Reasserted(record, moved=False)
+    if session is None and any(
+        request.device is not None and s.device == request.device
+        for s in (record.sessions if record is not None else ())
+    ):
+        return Reasserted(record, moved=True)  # its device has come back as another session
+    found = Session(
+        session=request.session,
+        gateway=request.gateway,
+        socket=request.socket,
+        device=request.device,
+        since=session.since if session is not None else now,
+        resume_token=session.resume_token if session is not None else request.resume_token,
+    )
+    if session is not None:
+        return Reasserted(_with(record, found), moved=False)
+    others = record.sessions if record is not None else ()
+    return Reasserted(Sessions(user=request.user, sessions=(*others, found)), moved=False)
+
+
+# --- building blocks ----------------------------------------------------------------------------------------------
 
 
 def _resumable(sessions: tuple[Session, ...], request: JoinRequest) -> Session | None:
@@ -128,8 +219,35 @@ def _resumable(sessions: tuple[Session, ...], request: JoinRequest) -> Session |
     return session if right else None
 
 
+def _lone(sessions: tuple[Session, ...], request: JoinRequest) -> Session | None:
+    """The user's only session, if it is lost and may be the device that joins."""
+    if len(sessions) != 1 or sessions[0].lost_at is None:
+        return None
+    return sessions[0] if request.device is None or sessions[0].device is None else None
+
+
+def _named(record: Sessions | None, name: str) -> Session | None:
+    return _first(s for s in (record.sessions if record is not None else ()) if s.session == name)
+
+
+def _without(record: Sessions | None, session: Session) -> Sessions | None:
+    assert record is not None
+    rest = tuple(s for s in record.sessions if s is not session)
+    return Sessions(user=record.user, sessions=rest) if rest else None
+
+
+def _with(record: Sessions | None, changed: Session) -> Sessions:
+    assert record is not None
+    sessions = tuple(changed if s.session == changed.session else s for s in record.sessions)
+    return Sessions(user=record.user, sessions=sessions)
+
+
 def _address(session: Session) -> tuple[str, str]:
     return session.gateway, session.socket
+
+
+def _lost_at(session: Session) -> int:
+    return session.lost_at or 0
 
 
 def _same_device(one: Session, other: Session) -> bool:

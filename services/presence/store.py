@@ -1,16 +1,21 @@
 """The bucket ``sessions``, which presence alone writes, and the look into ``calls`` whether a user is held.
 
+``user.<user>`` is the truth about a user's sessions. ``at.<gateway>.<session>.<user>`` says where to look when a
+gateway dies: it is written before the session is, and wrong where the session has moved on meanwhile.
+``gateway.<gateway>`` says that the gateway counts as alive.
+
 All reads are answered by the stream's leader. A decision that writes would be safe on a stale read too, for the
 write would fail; a decision that there is nothing to write is not.
 """
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
 from shared import subjects
 from shared.backoff import back_off
 from shared.bus import Bus
-from shared.contracts.presence import Sessions
+from shared.contracts.presence import Lease, Session, Sessions
 from shared.errors import Unavailable
 from shared.kv import Bucket, Conflict, NoBucket
 
@@ -35,12 +40,19 @@ class Store:
         self._sessions = Bucket(bus, subjects.BUCKET_SESSIONS)
         self._calls = Bucket(bus, subjects.BUCKET_CALLS)
 
-    async def change(self, user: str, decide: Callable[[Sessions | None], C]) -> C:
+    async def change(
+        self,
+        user: str,
+        decide: Callable[[Sessions | None], C],
+        *,
+        before: Callable[[C], Awaitable[None]] | None = None,
+    ) -> C:
         """Read the user's sessions, ``decide``, and write what was decided if nobody wrote in between.
 
-        ``decide`` is called again after each lost race, so it must not act. A decision whose record is the one it
-        was given is not written. Whatever ``decide`` raises comes out; raises :class:`Unavailable` after
-        :data:`TRIES` lost races.
+        ``before``: has to be done before the record is written; it is started first and waited for, like the write,
+        on the same connection. ``decide`` is called again after each lost race, so it must not act. A decision whose
+        record is the one it was given is not written. Whatever ``decide`` raises comes out; raises
+        :class:`Unavailable` after :data:`TRIES` lost races.
         """
         key = subjects.key_user(user)
         for attempt in range(TRIES):
@@ -50,19 +62,33 @@ class Store:
             if decided.record is record:
                 return decided
             try:
-                if decided.record is None:
-                    await self._sessions.delete(key, entry.revision)
-                else:
-                    await self._sessions.put(key, decided.record.dump(), entry.revision)
+                await self._write(key, decided, entry.revision, before)
             except Conflict:
                 await back_off(attempt)
                 continue
             return decided
         raise Unavailable
 
-    async def online(self, user: str) -> bool:
-        """Whether the user has a session."""
-        return bool((await self._sessions.get(subjects.key_user(user), fresh=True)).value)
+    async def _write(
+        self, key: str, decided: C, revision: int, before: Callable[[C], Awaitable[None]] | None
+    ) -> None:
+        first = asyncio.ensure_future(before(decided)) if before is not None else None
+        await asyncio.sleep(0)  # the server gets it first, and nobody waits twice
+        try:
+            if decided.record is None:
+                await self._sessions.delete(key, revision)
+            else:
+                await self._sessions.put(key, decided.record.dump(), revision)
+        finally:
+            if first is not None:
+                await asyncio.gather(first, return_exceptions=True)
+        if first is not None:
+            first.result()
+
+    async def sessions(self, user: str) -> tuple[Session, ...]:
+        """The sessions of a user, lost ones included."""
+        entry = await self._sessions.get(subjects.key_user(user), fresh=True)
+        return Sessions.model_validate_json(entry.value).sessions if entry.value else ()
 
     async def busy(self, user: str) -> bool:
         """Whether a call holds the user. Without call control's bucket there are no calls."""
@@ -70,3 +96,31 @@ class Store:
             return bool((await self._calls.get(subjects.key_user(user), fresh=True)).value)
         except NoBucket:
             return False
+
+    # --- gateways -------------------------------------------------------------------------------------------------
+
+    async def note(self, gateway: str, session: str, user: str) -> None:
+        """The session is about to be at the gateway."""
+        await self._sessions.set(subjects.key_at(gateway, session, user))
+
+    async def forget(self, gateway: str, session: str, user: str) -> None:
+        """The session is not at the gateway any more."""
+        await self._sessions.unset(subjects.key_at(gateway, session, user))
+
+    async def at(self, gateway: str) -> list[tuple[str, str]]:
+        """``(session, user)`` of the sessions that are, or were of late, at a gateway; always in the same order."""
+        keys = await self._sessions.keys(subjects.key_at_all(gateway))
+        return [subjects.parse_key_at(key) for key in sorted(keys)]
+
+    async def lease(self, gateway: str) -> Lease | None:
+        """The lease of a gateway; ``None`` for one that does not count as alive."""
+        entry = await self._sessions.get(subjects.key_gateway(gateway), fresh=True)
+        return Lease.model_validate_json(entry.value) if entry.value else None
+
+    async def grant(self, gateway: str, lease: Lease) -> None:
+        """From now on the gateway counts as alive."""
+        await self._sessions.set(subjects.key_gateway(gateway), lease.dump())
+
+    async def revoke(self, gateway: str) -> None:
+        """From now on the gateway counts as dead."""
+        await self._sessions.unset(subjects.key_gateway(gateway))

@@ -1,38 +1,68 @@
-"""Telling others what became of a user's sessions: old sockets, the event stream, the log."""
+"""Telling others what became of a user's sessions: old sockets, call control, the event stream, the log."""
+
+from collections.abc import Awaitable, Callable
 
 from services.presence.model import Joined
 from shared import logs, subjects
 from shared.bus import Bus
 from shared.clock import now_ms
+from shared.contracts.calls import LeftRequest
+from shared.contracts.presence import Session
+from shared.contracts.rpc import Done
 from shared.events import Recorder
+from shared.rpc import Client
 
 log = logs.get(__name__)
 
-REPLACED = "replaced"
-
 
 class Teller:
-    """Safe to tell the same thing again: gateways ignore sockets they do not have, and records carry an id."""
+    """Safe to tell the same thing again: gateways ignore sockets they do not have, and records carry an id.
 
-    def __init__(self, bus: Bus, recorder: Recorder) -> None:
+    ``busy``: whether a call holds a user.
+    """
+
+    def __init__(
+        self, bus: Bus, recorder: Recorder, calls: Client, busy: Callable[[str], Awaitable[bool]]
+    ) -> None:
         self._bus = bus
         self._recorder = recorder
+        self._calls = calls
+        self._busy = busy
 
     async def joined(self, user: str, joined: Joined) -> None:
         """A user joined; sockets that lost their session are told so. Raises :class:`shared.errors.Unavailable`."""
         for old in joined.displaced:
-            await self._bus.publish(subjects.control(old.gateway, old.session, REPLACED), old.socket.encode())
+            await self._bus.publish(
+                subjects.control(old.gateway, old.session, subjects.REPLACED), old.socket.encode()
+            )
             log.info("socket replaced", user=user, session=old.session, gateway=old.gateway)
         for old in joined.gone:
             self.left(user, old.session, old.gateway, old.socket)
         new = joined.session
-        self._record(user, "joined", new.session, new.gateway, new.socket)
-        log.info("joined", user=user, session=new.session, gateway=new.gateway, resumed=joined.resumed)
+        what = "resumed" if joined.continued else "joined"
+        self._record(user, what, new.session, new.gateway, new.socket)
+        log.info(what, user=user, session=new.session, gateway=new.gateway)
+
+    def lost(self, user: str, session: Session) -> None:
+        """The transport of a session broke."""
+        self._record(user, "lost", session.session, session.gateway, session.socket)
+        log.info("lost", user=user, session=session.session, gateway=session.gateway)
 
     def left(self, user: str, session: str, gateway: str, socket: str) -> None:
         """A session is gone from the socket it was at."""
         self._record(user, "left", session, gateway, socket)
         log.info("left", user=user, session=session, gateway=gateway)
+
+    async def end_calls(self, user: str, session: str, gateway: str, reason: str, *, cause: str) -> None:
+        """Tell call control that a session is gone, if a call holds its user. ``cause``: the same when told again.
+
+        Raises :class:`shared.errors.Unavailable` if call control could not be told.
+        """
+        if await self._busy(user):
+            request = LeftRequest(
+                request_id=cause, user=user, session=session, gateway=gateway, reason=reason
+            )
+            await self._calls.ask("calls", "left", request, Done)
 
     def _record(self, user: str, what: str, session: str, gateway: str, socket: str) -> None:
         # The socket is part of the id: a session that moved has joined twice, a request tried again has not.

@@ -3,9 +3,18 @@
 from shared.contracts.rpc import Request
 from shared.contracts.wire import DeviceId, Millis, Reason, UserId, Wire
 
+LEASE_SECONDS = 6.0
+"""A gateway that has not renewed its lease for this long counts as dead."""
+RENEW_SECONDS = 2.0
+"""How often a gateway renews it."""
+
 
 class Session(Wire):
-    """One device of a user, as long as it is joined. ``gateway`` and ``socket`` say where it is at present."""
+    """One device of a user, as long as it is joined or may be resumed.
+
+    ``gateway`` and ``socket`` say where it is, or was last. ``lost_at``: since when its transport is gone; the session
+    is in its grace then.
+    """
 
     session: str
     gateway: str
@@ -13,6 +22,7 @@ class Session(Wire):
     device: DeviceId | None = None
     since: Millis
     resume_token: str
+    lost_at: Millis | None = None
 
 
 class Sessions(Wire):
@@ -36,13 +46,17 @@ class JoinRequest(Request):
 class JoinReply(Wire):
     """The session the socket now speaks for. ``resumed``: it is the one that ``resume`` named.
 
-    ``busy``: a call holds the user, so the gateway tells call control (``rpc.calls.attached``) that the session is
-    here, after it has answered ``user:joined``.
+    ``continued``: the session was there before, at another socket. ``lost_at``: since when that one was gone, where it
+    was known to be. ``busy``: a call holds the user, so the gateway tells call control (``rpc.calls.attached``) that
+    the session is here.
     """
 
     session: str
     resume_token: str
+    device: DeviceId | None = None
     resumed: bool
+    continued: bool = False
+    lost_at: Millis | None = None
     busy: bool
 
 
@@ -58,6 +72,55 @@ class LeaveRequest(Request):
     gateway: str
     socket: str
     reason: Reason
+
+
+class LostRequest(Request):
+    """``rpc.presence.lost``: the transport of ``socket`` broke; its session begins its grace.
+
+    ``socket`` guards against a message that comes after the session moved on.
+    """
+
+    user: UserId
+    session: str
+    gateway: str
+    socket: str
+
+
+class ReassertRequest(Request):
+    """``rpc.presence.reassert``: a session that presence may have given up, or forgotten, is at this socket."""
+
+    user: UserId
+    session: str
+    gateway: str
+    socket: str
+    device: DeviceId | None = None
+    resume_token: str
+
+
+class ReassertReply(Wire):
+    """``moved``: another socket speaks for the session by now."""
+
+    moved: bool
+
+
+class RenewRequest(Request):
+    """``rpc.presence.renew``: the gateway lives; every :data:`RENEW_SECONDS`. ``leaving``: it says goodbye."""
+
+    gateway: str
+    leaving: bool = False
+
+
+class RenewReply(Wire):
+    """``known``: presence knew of the gateway. If not, it has given up or forgotten its sessions: reassert them."""
+
+    known: bool
+
+
+class Lease(Wire):
+    """Value of ``gateway.<gateway>`` in bucket ``sessions``: the gateway counts as alive, or is ``leaving``."""
+
+    since: Millis
+    leaving: bool = False
 
 
 class StatusRequest(Request):

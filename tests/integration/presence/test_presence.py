@@ -215,7 +215,7 @@ async def test_what_happened_is_recorded_once(bus: Bus, presence: Start, gw1: Ga
         assert (body["userId"], body["sessionId"]) == (USER, first.session)
         assert abs(body["at"] - now_ms()) < 60_000
         events.append((msg.subject.rpartition(".")[2], body["gateway"]))
-    assert events == [("joined", "gw1"), ("joined", "gw2"), ("left", "gw2")]
+    assert events == [("joined", "gw1"), ("resumed", "gw2"), ("left", "gw2")]
     with pytest.raises(TimeoutError):
         await consumer.next_msg(0.2)
 

@@ -10,7 +10,7 @@ from services.presence.model import Joined, Minted, Policy, join, leave
 from shared.contracts.presence import JoinRequest, LeaveRequest, Session, Sessions
 from shared.errors import RateLimited
 
-MULTI = Policy(single=False, limit=3, retry_after_ms=30_000)
+MULTI = Policy(single=False, limit=3, grace_ms=30_000)
 SINGLE = MULTI._replace(single=True)
 NOW = 1_000_000
 

@@ -1,0 +1,63 @@
+"""The grace of a session whose transport broke: it begins, and it ends unless the session was continued meanwhile."""
+
+from services.presence import model
+from services.presence.model import Lost, Policy
+from services.presence.store import Store
+from services.presence.teller import Teller
+from shared import logs, subjects
+from shared.bus import Bus
+from shared.clock import now_ms
+from shared.contracts.wire import Reason
+from shared.deadlines import set_deadline
+
+log = logs.get(__name__)
+
+CONNECTION_LOST: Reason = "connection_lost"
+
+
+class Graces:
+    """Deadlines of kind ``grace``, one for each lost session."""
+
+    def __init__(self, bus: Bus, store: Store, teller: Teller, policy: Policy) -> None:
+        self._bus = bus
+        self._store = store
+        self._teller = teller
+        self._policy = policy
+
+    async def begin(self, user: str, session: str, gateway: str, socket: str | None = None) -> bool:
+        """The transport of a session broke, if it still is at ``socket`` (any for ``None``) of ``gateway``.
+
+        Whether it is in its grace now. Raises :class:`shared.errors.Unavailable` if that is not certain.
+        """
+        now = now_ms()
+        lost: Lost = await self._store.change(
+            user, lambda record: model.lose(record, session, gateway, socket, now), before=self._set
+        )
+        if lost.session is not None and lost.session.lost_at == now:
+            self._teller.lost(user, lost.session)
+        return lost.session is not None
+
+    async def _set(self, lost: Lost) -> None:
+        """The deadline goes first: without a lost session it does nothing; a lost session without it stays forever."""
+        assert lost.session is not None and lost.session.lost_at is not None and lost.record is not None
+        over = lost.session.lost_at + self._policy.grace_ms
+        await set_deadline(self._bus, subjects.GRACE, lost.session.session, over, lost.record.user.encode())
+
+    async def due(self, session: str, payload: bytes) -> None:
+        """The deadline of a session has come. Raises :class:`shared.errors.Unavailable` to get it again."""
+        user = payload.decode()
+        expired = await self._store.change(
+            user, lambda record: model.expire(record, session, self._policy, now_ms())
+        )
+        if expired.wait_until is not None:
+            await set_deadline(self._bus, subjects.GRACE, session, expired.wait_until, payload)
+        elif expired.session is not None:
+            gone = expired.session
+            await self._store.forget(gone.gateway, session, user)
+            self._teller.left(user, session, gone.gateway, gone.socket)
+            await self._teller.end_calls(
+                user, session, gone.gateway, CONNECTION_LOST, cause=f"grace {session}"
+            )
+        elif all(s.session != session for s in await self._store.sessions(user)):
+            # It is gone already: whoever took it out may not have got round to telling call control.
+            await self._teller.end_calls(user, session, "", CONNECTION_LOST, cause=f"grace {session}")

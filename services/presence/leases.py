@@ -1,0 +1,96 @@
+"""Leases of gateways: a gateway that lives keeps moving its deadline ahead; when it comes, its sessions are lost.
+
+The deadline may come although the gateway lives, because NATS or every presence was away. So it is asked first, and
+nobody is given up by an instance that has only just got back to NATS itself: the gateway may be on its way, too.
+"""
+
+import asyncio
+import time
+
+from services.presence.grace import Graces
+from services.presence.store import Store
+from shared import logs, subjects
+from shared.bus import Bus
+from shared.clock import now_ms
+from shared.contracts.presence import LEASE_SECONDS, Lease
+from shared.deadlines import set_deadline
+from shared.errors import SignallingError, Unavailable
+
+log = logs.get(__name__)
+
+BATCH = 500
+"""Sessions of a dead gateway that are dealt with before the next deadline, which any instance may take."""
+AT_ONCE = 8
+"""How many of them at a time, so that joins get their turn."""
+ASK_SECONDS = 1.0
+
+_LEASE_MS = int(LEASE_SECONDS * 1000)
+
+
+class Leases:
+    """Deadlines of kind ``lease``, one for each gateway."""
+
+    def __init__(self, bus: Bus, store: Store, graces: Graces) -> None:
+        self._bus = bus
+        self._store = store
+        self._graces = graces
+
+    async def renew(self, gateway: str) -> bool:
+        """The gateway lives. Whether it counted as alive until now; if not, its sessions may be lost or forgotten."""
+        await set_deadline(self._bus, subjects.LEASE, gateway, now_ms() + _LEASE_MS)
+        if await self._store.lease(gateway) is not None:
+            return True
+        await self._store.grant(gateway, Lease(since=now_ms()))
+        log.info("gateway is here", gateway=gateway)
+        return False
+
+    async def give_up(self, gateway: str) -> None:
+        """The gateway stops: what it leaves behind is lost at once."""
+        await self._store.grant(gateway, Lease(since=now_ms(), leaving=True))
+        await set_deadline(self._bus, subjects.LEASE, gateway, now_ms())
+
+    async def due(self, gateway: str, payload: bytes) -> None:
+        """The deadline of a gateway has come. ``payload``: the session after which to go on.
+
+        Raises :class:`shared.errors.Unavailable` to get it again.
+        """
+        after = payload.decode()
+        if not after and not await self._is_dead(gateway):
+            await set_deadline(self._bus, subjects.LEASE, gateway, now_ms() + _LEASE_MS)
+            return
+        # First of all: if it comes back from now on, it is told to reassert its sessions.
+        await self._store.revoke(gateway)
+        left = [(session, user) for session, user in await self._store.at(gateway) if session > after]
+        if not after:
+            log.warning("gateway is gone", gateway=gateway, sessions=len(left))
+        batch = left[:BATCH]
+        await self._lose(gateway, batch)
+        if len(left) > len(batch) and await self._store.lease(gateway) is None:
+            await set_deadline(self._bus, subjects.LEASE, gateway, now_ms(), batch[-1][0].encode())
+
+    async def _is_dead(self, gateway: str) -> bool:
+        lease = await self._store.lease(gateway)
+        if lease is not None and lease.leaving:
+            return True
+        if time.monotonic() - self._bus.connected_since < LEASE_SECONDS:
+            return False
+        try:
+            await self._bus.request(subjects.alive(gateway), b"", timeout=ASK_SECONDS)
+        except Unavailable:
+            return self._bus.connected
+        return False
+
+    async def _lose(self, gateway: str, batch: list[tuple[str, str]]) -> None:
+        free = asyncio.Semaphore(AT_ONCE)
+
+        async def lose(session: str, user: str) -> None:
+            async with free:
+                if not await self._graces.begin(user, session, gateway):
+                    await self._store.forget(gateway, session, user)  # it has moved on, or is gone
+
+        done = await asyncio.gather(*(lose(*each) for each in batch), return_exceptions=True)
+        for error in done:
+            if isinstance(error, SignallingError):
+                raise error
+            if isinstance(error, BaseException):
+                log.error("session not given up", gateway=gateway, error=repr(error))
