@@ -26,10 +26,21 @@ def distribution_version() -> str:
         return "0.0.0"
 
 
-def run(service: str, cls: type[S], start: Callable[[S, str], AbstractAsyncContextManager[object]]) -> None:
-    """Run ``start(settings, instance)`` until SIGINT or SIGTERM; what it yields is closed in order then."""
+def run(
+    service: str,
+    cls: type[S],
+    start: Callable[[S, str], AbstractAsyncContextManager[object]],
+    *,
+    once: bool = False,
+) -> None:
+    """Run ``start(settings, instance)`` until SIGINT or SIGTERM; what it yields is closed in order then.
+
+    ``once``: the instance is one that has never been before, also when the name that it was given has.
+    """
     config = settings.load(cls)
     instance = config.instance_id or f"{service}-{new_id()[:8]}"
+    if once and config.instance_id:
+        instance = f"{instance}-{new_id()[:6]}"
     logs.configure(service, instance, config.log_level, config.log_format)
     log = logs.get(__name__)
 

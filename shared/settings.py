@@ -25,7 +25,8 @@ class ServiceSettings(BaseSettings):
     instance_id: str = Field(
         default="",
         pattern=r"^[A-Za-z0-9_-]{0,40}$",
-        description="Name of this instance in subjects and logs. Empty: the service's name and random characters.",
+        description="Name of this instance in subjects and logs; a gateway adds random characters at each start. "
+        "Empty: the service's name and random characters.",
     )
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     kv_replicas: Annotated[int, Field(ge=1, le=5)] = Field(

@@ -38,7 +38,7 @@ async def ensure(bus: Bus, config: dict[str, Any]) -> None:
         raise Unavailable(f"stream {name}: {error.get('description')}")
 
 
-async def ensure_deliver(bus: Bus, *, replicas: int, resume_window_seconds: int, max_bytes: int) -> None:
+async def ensure_deliver(bus: Bus, *, replicas: int, max_age_seconds: int, max_bytes: int) -> None:
     """The mailbox of all sessions: memory, no acknowledgements, old messages out first."""
     await ensure(
         bus,
@@ -48,7 +48,7 @@ async def ensure_deliver(bus: Bus, *, replicas: int, resume_window_seconds: int,
             "storage": "memory",
             "no_ack": True,
             "num_replicas": replicas,
-            "max_age": 2 * resume_window_seconds * SECOND_NS,
+            "max_age": max_age_seconds * SECOND_NS,
             "max_bytes": max_bytes,
             "discard": "old",
             "allow_direct": True,

@@ -92,7 +92,7 @@ async def _storage(bus: Bus, settings: Settings) -> None:
     await streams.ensure_deliver(
         bus,
         replicas=settings.kv_replicas,
-        resume_window_seconds=settings.resume_window_seconds,
+        max_age_seconds=settings.deliver_max_age_seconds or max(60, 2 * settings.resume_window_seconds),
         max_bytes=settings.deliver_max_mb * 1024 * 1024,
     )
     await streams.ensure_events(bus, settings)

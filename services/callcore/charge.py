@@ -33,11 +33,12 @@ class Deed(Request):
     user: str | None = None
     at: Address | None = None
     reason: str | None = None
+    resumed: bool = False
     initiated: bool = False
 
     def happening(self) -> Happening:
         """What it is to the machine."""
-        return Happening(self.kind, self.request_id, self.user, self.at, self.reason)
+        return Happening(self.kind, self.request_id, self.user, self.at, self.reason, self.resumed)
 
 
 class Done(Wire):
@@ -79,6 +80,7 @@ class Charge:
             user=happening.user,
             at=happening.at,
             reason=happening.reason,
+            resumed=happening.resumed,
             initiated=initiated,
         )
         try:

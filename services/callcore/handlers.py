@@ -71,7 +71,7 @@ class Handlers:
         return CallReply(call=call)
 
     async def attached(self, request: AttachedRequest) -> Done:
-        return await self._happen_to_user(request, Kind.ATTACHED)
+        return await self._happen_to_user(request, Kind.ATTACHED, resumed=request.resumed)
 
     async def left(self, request: LeftRequest) -> Done:
         return await self._happen_to_user(request, Kind.LEFT, request.reason)
@@ -81,12 +81,16 @@ class Handlers:
         await self._control.happen(call, happening, expires_at=request.expires_at, attempt=request.attempt)
         return CallReply(call=call)
 
-    async def _happen_to_user(self, request: ByClient, kind: Kind, reason: str | None = None) -> Done:
-        happening = _happening(request, kind, reason)
+    async def _happen_to_user(
+        self, request: ByClient, kind: Kind, reason: str | None = None, *, resumed: bool = False
+    ) -> Done:
+        happening = _happening(request, kind, reason, resumed=resumed)
         await self._control.happen_to_user(happening, expires_at=request.expires_at, attempt=request.attempt)
         return Done()
 
 
-def _happening(request: ByClient, kind: Kind, reason: str | None = None) -> Happening:
+def _happening(
+    request: ByClient, kind: Kind, reason: str | None = None, *, resumed: bool = False
+) -> Happening:
     at = Address(session=request.session, gateway=request.gateway)
-    return Happening(kind, request.request_id, request.user, at, reason)
+    return Happening(kind, request.request_id, request.user, at, reason, resumed)

@@ -78,7 +78,11 @@ TABLE: dict[State, dict[Role, dict[Kind, Cell]]] = {
             Kind.OFFER: Cell(_R, rules.to_caller, "early media the other way"),
             Kind.ANSWER: Cell(_A, rules.accept, "an answer is an acceptance"),
             Kind.CANDIDATE: Cell(_R, rules.to_caller, "early media the other way"),
-            Kind.ATTACHED: Cell(_R, rules.ring_device, "a device that joins, or comes back, rings at once"),
+            Kind.ATTACHED: Cell(
+                _R,
+                rules.ring_device,
+                "a device that joins, or comes back, rings at once; it is told unless it resumed",
+            ),
             Kind.LEFT: Cell(
                 _E, rules.ringing_device_left, "other devices ring on; connection_lost when it was the last"
             ),

@@ -110,6 +110,8 @@ class Happening:
     user: str | None = None
     at: Address | None = None
     reason: str | None = None
+    resumed: bool = False
+    """Of ``attached``: the device has missed nothing of what it was sent."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,11 +127,14 @@ def party_left(call: Call, event: Happening, now: int) -> Outcome:
 
 
 def ring_device(call: Call, event: Happening, _now: int) -> Outcome:
-    """One more device rings, or one that moved rings where it is now."""
+    """One more device rings, or one that moved rings where it is now; it is told unless it knows."""
     at = _at(event)
-    ringing = (*_others(call, at), at)
-    rung = call.model_copy(update={"ringing": ringing, "caused_by": event.cause})
-    return Outcome(rung, (_incoming(rung, at),))
+    others = _others(call, at)
+    knows = event.resumed and len(others) < len(call.ringing)
+    if knows and at in call.ringing:
+        return Outcome(call)
+    rung = call.model_copy(update={"ringing": (*others, at), "caused_by": event.cause})
+    return Outcome(rung, () if knows else (_incoming(rung, at),))
 
 
 def move_caller(call: Call, event: Happening, _now: int) -> Outcome:

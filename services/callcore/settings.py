@@ -17,6 +17,12 @@ class Settings(BackendSettings):
         le=3600,
         description="How often each instance looks for calls and holds left behind.",
     )
+    deliver_max_age_seconds: int = Field(
+        default=0,
+        ge=0,
+        le=86_400,
+        description="How far back mailboxes reach. 0: twice `RESUME_WINDOW_SECONDS`, and at least 60.",
+    )
     deliver_max_mb: int = Field(
         default=256,
         ge=1,

@@ -18,7 +18,7 @@ from shared.ids import new_id
 log = logs.get(__name__)
 
 LATE_MS = 2_000
-"""How long past its deadline a ringing call is left to the deadline."""
+"""How long what is about to be done by others is left to them."""
 
 
 class Sweep:
@@ -87,6 +87,11 @@ class Sweep:
 
     async def _look_at_hold(self, user: str) -> None:
         held = await self._store.held(user)
-        if held.hold is not None and await self._store.void(held.hold, now_ms()):
+        if held.hold is None:
+            return
+        found = await self._store.call(held.hold.call)
+        if found is not None and now_ms() < (found.call.ended_at or 0) + LATE_MS:
+            return  # whoever ended it is about to let the user go
+        if await self._store.void(held.hold, now_ms()):
             log.warning("swept: hold without a call", user=user, call=held.hold.call)
             await self._store.let_go(user, held.hold.call)

@@ -5,4 +5,4 @@ from services.gateway.settings import Settings
 from shared.runner import run
 
 if __name__ == "__main__":
-    run("gateway", Settings, start)
+    run("gateway", Settings, start, once=True)

@@ -6,10 +6,13 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
+from services.gateway.drain import drain
 from services.gateway.errands import Errands
 from services.gateway.inbound import Inbound
+from services.gateway.lease import Lease
 from services.gateway.limits import JoinTimeout, Strikes
 from services.gateway.outbound import Outbound
+from services.gateway.recovery import Recoveries
 from services.gateway.relay import Relays
 from services.gateway.replies import Replies
 from services.gateway.sessions import Registry
@@ -24,15 +27,20 @@ log = logs.get(__name__)
 
 NEEDED = ("callcore", "presence")
 STOP_SECONDS = 3.0
+LEASE_TRY_SECONDS = 1.0
+"""Two tries of it, and the wait between two renewals, are less than a lease."""
 
 
 @asynccontextmanager
 async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
-    """Run one gateway. Raises :class:`shared.errors.Unavailable` if NATS is not there, ``OSError`` for a taken port."""
+    """Run one gateway. Raises :class:`shared.errors.Unavailable` if NATS is not there, ``OSError`` for a taken port.
+
+    ``instance``: a name that no gateway has had before, because sessions of one that died may still be at it.
+    """
     bus = await Bus.connect(settings.nats_url, name=instance)
     try:
         members = Members(bus, *NEEDED)
-        registry, errands = Registry(), Errands()
+        registry, errands = Registry(), Errands(lambda: bus.connected)
         transport = Transport(
             origin_allowed=origin_check(settings.client_url),
             ping_interval=settings.ping_interval_seconds,
@@ -45,9 +53,19 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         relays = Relays(
             instance, bus, members, registry, replies, services, ack_seconds=settings.relay_ack_seconds
         )
-        outbound = Outbound(instance, bus, registry, transport)
+        recoveries = Recoveries(bus)
+        outbound = Outbound(instance, bus, registry, transport, recoveries)
         join_timeout = JoinTimeout(settings.join_timeout_seconds, transport.close)
-        transport.receiver = Inbound(
+        lease = Lease(
+            instance,
+            Client(bus, timeout=LEASE_TRY_SECONDS),
+            registry,
+            errands,
+            presence_there=lambda: bool(members.alive("presence")),
+            replaced=outbound.replaced,
+            lost=lambda socket: inbound.lost(socket),
+        )
+        inbound = transport.receiver = Inbound(
             instance,
             registry,
             transport,
@@ -55,25 +73,29 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             services,
             relays,
             outbound,
+            recoveries,
             errands,
             Strikes(settings.strikes_max, asyncio.get_running_loop().time),
             join_timeout,
+            lease_held=lambda: lease.held,
             ice_servers=settings.ice_servers_wire(),
             resume_window=settings.resume_window_seconds,
         )
-        stopping = False
 
         def missing() -> list[str]:
-            if stopping:
-                return ["stopping"]
+            if transport.draining:
+                return ["draining"]
             if not bus.connected:
                 return ["NATS is out of reach"]
-            return [f"no {service} is there" for service in NEEDED if not members.alive(service)]
+            away = [f"no {service} is there" for service in NEEDED if not members.alive(service)]
+            return away or ([] if lease.held else ["presence has not granted a lease yet"])
 
         await members.start()
         await relays.start()
         await outbound.start()
         await bus.flush()
+        bus.on_reconnect.append(lease.renew_soon)
+        lease.start()
         join_timeout.start()
         runner = web.AppRunner(_application(transport, missing), access_log=None, shutdown_timeout=2.0)
         await runner.setup()
@@ -83,12 +105,15 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             log.info("listening", host=settings.host, port=settings.port)
             yield
         finally:
-            stopping = True
+            transport.draining = True
+            await drain(transport, settings.drain_seconds)
             await site.stop()
             await join_timeout.stop()
             await transport.close_all()
             await transport.shutdown()
             await errands.drain(STOP_SECONDS)
+            await lease.stop()
+            await recoveries.stop()
             await relays.stop()
             await runner.cleanup()
             await members.stop()

@@ -16,13 +16,17 @@ _LONGEST_SECONDS = 5.0
 
 
 class Errands:
-    """Runs deeds in the background. Past :data:`AT_ONCE_MAX` new ones are dropped, loudly."""
+    """Runs deeds in the background. Past :data:`AT_ONCE_MAX` new ones are dropped, loudly.
 
-    def __init__(self) -> None:
+    ``connected``: whether NATS is there; while it is not, no deed is begun and none is given up.
+    """
+
+    def __init__(self, connected: Callable[[], bool]) -> None:
+        self._connected = connected
         self._tasks: set[asyncio.Task[None]] = set()
 
     def run(self, name: str, deed: Callable[[], Awaitable[object]]) -> None:
-        """Do it, and again while it is :class:`Unavailable`, for :data:`GIVE_UP_SECONDS` at most."""
+        """Do it, and again while it is :class:`Unavailable`, for :data:`GIVE_UP_SECONDS` with NATS there at most."""
         if len(self._tasks) >= AT_ONCE_MAX:
             log.error("errand dropped: too many", errand=name)
             return
@@ -32,20 +36,24 @@ class Errands:
 
     async def _until_done(self, name: str, deed: Callable[[], Awaitable[object]]) -> None:
         loop = asyncio.get_running_loop()
-        give_up, wait = loop.time() + GIVE_UP_SECONDS, _FIRST_SECONDS
-        while True:
-            try:
-                await deed()
-                return
-            except Unavailable:
-                if loop.time() + wait > give_up:
-                    log.warning("errand given up", errand=name)
+        left, wait = GIVE_UP_SECONDS, _FIRST_SECONDS
+        while left > 0:
+            begun = loop.time()
+            if self._connected():
+                try:
+                    await deed()
                     return
-            except SignallingError as error:
-                log.warning("errand refused", errand=name, code=error.code)
-                return
+                except Unavailable:
+                    pass
+                except SignallingError as error:
+                    log.warning("errand refused", errand=name, code=error.code)
+                    return
+            there = self._connected()
             await asyncio.sleep(random.uniform(wait / 2, wait))
             wait = min(wait * 2, _LONGEST_SECONDS)
+            if there:
+                left -= loop.time() - begun
+        log.warning("errand given up", errand=name)
 
     async def drain(self, timeout: float) -> None:
         """Wait for what is under way, ``timeout`` seconds at most."""

@@ -1,18 +1,19 @@
 """What clients send: checked, and forwarded to the service whose business it is."""
 
+from collections.abc import Callable
 from typing import Any, cast
 
 from services.gateway.errands import Errands
 from services.gateway.limits import JoinTimeout, Strikes
 from services.gateway.outbound import Outbound
 from services.gateway.packets import EventPacket
+from services.gateway.recovery import Recoveries, joined_seq
 from services.gateway.relay import Relays
 from services.gateway.replies import Asked, Replies, call_id_of, dumps
 from services.gateway.sessions import Registry, Socket
 from services.gateway.transport import Transport
 from services.gateway.validation import known, validate
 from shared import logs
-from shared.clock import SeqClock
 from shared.contracts import calls, client, presence
 from shared.contracts.client import Event
 from shared.contracts.rpc import Done
@@ -44,10 +45,12 @@ class Inbound:
         services: Client,
         relays: Relays,
         outbound: Outbound,
+        recoveries: Recoveries,
         errands: Errands,
         strikes: Strikes,
         join_timeout: JoinTimeout,
         *,
+        lease_held: Callable[[], bool],
         ice_servers: list[dict[str, Any]],
         resume_window: int,
     ) -> None:
@@ -58,12 +61,13 @@ class Inbound:
         self._services = services
         self._relays = relays
         self._outbound = outbound
+        self._recoveries = recoveries
         self._errands = errands
         self._strikes = strikes
         self._join_timeout = join_timeout
+        self._lease_held = lease_held
         self._ice_servers = ice_servers
         self._resume_window = resume_window
-        self._seq = SeqClock()
         self._handlers = {
             Event.JOIN: self._join,
             Event.INITIATE: self._initiate,
@@ -89,22 +93,39 @@ class Inbound:
         self._strikes.forget(eio_sid)
 
     def disconnected(self, sid: str, *, on_purpose: bool) -> None:
-        """The session ends with its socket."""
+        """A client that leaves takes its session with it; one whose transport broke may come back to it."""
         socket = self._registry.remove(sid)
-        if socket is not None and socket.user is not None and socket.session is not None:
-            log.info("disconnected", user=socket.user, session=socket.session, on_purpose=on_purpose)
-            self._leave(socket.user, socket.session, sid, on_purpose=on_purpose)
-
-    def _leave(self, user: str, session: str, sid: str, *, on_purpose: bool) -> None:
-        request = presence.LeaveRequest(
+        if socket is None or socket.user is None or socket.session is None:
+            return
+        log.info("disconnected", user=socket.user, session=socket.session, on_purpose=on_purpose)
+        if not on_purpose:
+            self.lost(socket)
+            return
+        leave = presence.LeaveRequest(
             request_id=new_id(),
-            user=user,
-            session=session,
+            user=socket.user,
+            session=socket.session,
             gateway=self._instance,
             socket=sid,
-            reason="hangup" if on_purpose else "connection_lost",
+            reason="hangup",
         )
-        self._errands.run("leave", lambda: self._services.ask("presence", "leave", request, Done))
+        self._errands.run("leave", lambda: self._services.ask("presence", "leave", leave, Done))
+
+    def lost(self, socket: Socket) -> None:
+        """The transport of a socket broke; its session begins its grace."""
+        assert socket.user is not None and socket.session is not None
+        self._lose(socket.user, socket.session, socket.sid)
+
+    def _lose(self, user: str, session: str, sid: str) -> None:
+        lost = presence.LostRequest(
+            request_id=new_id(), user=user, session=session, gateway=self._instance, socket=sid
+        )
+        self._errands.run("lost", lambda: self._services.ask("presence", "lost", lost, Done))
+
+    def owes(self, sid: str) -> bool:
+        """Whether the client waits for the acknowledgement of a relay."""
+        socket = self._registry.by_sid(sid)
+        return socket is not None and socket.acks_pending > 0
 
     # --- messages -------------------------------------------------------------------------------------------------
 
@@ -168,36 +189,63 @@ class Inbound:
             resume_session=join.resume.session_id if join.resume else None,
             resume_token=join.resume.token if join.resume else None,
         )
+        if not self._lease_held():
+            raise Unavailable
         with self._outbound.joining():
             reply = await self._services.ask("presence", "join", request, presence.JoinReply)
-            if socket.gone:
-                self._leave(join.user_id, reply.session, socket.sid, on_purpose=False)
-                return
-            await self._joined(asked, join.user_id, reply)
+            if reply.resumed or reply.continued:
+                resumed = await self._continue(asked, join, reply)
+            else:
+                resumed = False
+                await self._joined(asked, join.user_id, reply, joined_seq(None, []))
+                await self._outbound.catch_up(socket)
         if reply.busy:
-            await self._attached(socket)
+            await self._attached(socket, resumed=resumed)
 
-    async def _joined(self, asked: Asked, user: str, reply: presence.JoinReply) -> None:
+    async def _continue(self, asked: Asked, join: client.Join, reply: presence.JoinReply) -> bool:
+        """A session comes here from another socket: its client gets what it missed. Whether that is all of it."""
+        recovery = await self._recoveries.begin(
+            reply.session, self._outbound.on_elsewhere, elsewhere=reply.busy
+        )
+        last_seq = join.resume.last_seq if join.resume is not None and reply.resumed else None
+        try:
+            missed = await self._recoveries.look(
+                reply.session, last_seq=last_seq, lost_at=reply.lost_at, since=reply.since
+            )
+            seq = joined_seq(last_seq, missed.missed)
+            await self._joined(asked, join.user_id, reply, seq, resumed=missed.complete)
+            await self._outbound.replay(asked.socket, recovery, missed)
+        except BaseException:
+            self._recoveries.abandon(recovery)
+            raise
+        return missed.complete
+
+    async def _joined(
+        self, asked: Asked, user: str, reply: presence.JoinReply, seq: int, *, resumed: bool = False
+    ) -> None:
         socket = asked.socket
+        if socket.gone:
+            self._lose(user, reply.session, socket.sid)
+            raise NotAuthenticated  # nobody hears it
         self._registry.bind(socket, user, reply.session)
+        socket.device, socket.token = reply.device, reply.resume_token
         self._join_timeout.joined_or_gone(socket.eio_sid)
-        log.info("joined", user=user, session=reply.session)
+        log.info("joined", user=user, session=reply.session, resumed=resumed)
         joined = client.Joined(
             user_id=user,
             socket_id=socket.sid,
             session_id=reply.session,
             resume=client.ResumeOffer(token=reply.resume_token, window_seconds=self._resume_window),
             ice_servers=self._ice_servers,
-            resumed=False,
+            resumed=resumed,
         )
-        fields = {**joined.model_dump(by_alias=True), "seq": self._seq.next()}
+        fields = {**joined.model_dump(by_alias=True), "seq": seq}
         await self._transport.send_event(socket.eio_sid, Event.JOINED, dumps(fields))
         await self._replies.ok(asked, **fields)
-        await self._outbound.catch_up(socket)
 
-    async def _attached(self, socket: Socket) -> None:
+    async def _attached(self, socket: Socket, *, resumed: bool) -> None:
         """Tell call control that the session is here; what it then sends must not overtake ``user:joined``."""
-        request = calls.AttachedRequest(**self._by(socket))
+        request = calls.AttachedRequest(**self._by(socket), resumed=resumed)
         try:
             await self._services.ask("calls", "attached", request, Done)
         except Unavailable:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from nats.aio.msg import Msg
 
+from services.gateway.recovery import Missed, Recoveries, Recovery
 from services.gateway.replies import dumps
 from services.gateway.sessions import Registry, Socket
 from services.gateway.transport import Transport
@@ -25,14 +26,17 @@ _TURNS = frozenset((Event.INITIATED, Event.INCOMING, Event.ACCEPTED, Event.REJEC
 class Outbound:
     """Takes deliveries and orders for the sessions of this gateway."""
 
-    def __init__(self, instance: str, bus: Bus, registry: Registry, transport: Transport) -> None:
+    def __init__(
+        self, instance: str, bus: Bus, registry: Registry, transport: Transport, recoveries: Recoveries
+    ) -> None:
         self._instance = instance
         self._bus = bus
         self._registry = registry
         self._transport = transport
+        self._recoveries = recoveries
 
         self._joining = 0
-        self._early: dict[str, list[tuple[str, bytes]]] = {}
+        self._early: dict[str, list[tuple[str, Msg]]] = {}
         self._early_count = 0
 
     @contextmanager
@@ -49,29 +53,50 @@ class Outbound:
 
     async def catch_up(self, socket: Socket) -> None:
         """Write what came for a socket's session before it was known to be here."""
-        for event, payload in self._early.pop(socket.session or "", ()):
-            await self._write(socket, event, payload)
+        for event, msg in self._early.pop(socket.session or "", ()):
+            await self._write(socket, event, msg)
 
     async def start(self) -> None:
         """Begin to take them."""
         await self._bus.subscribe(subjects.deliver_all(self._instance), self._on_deliver)
         await self._bus.subscribe(subjects.control_all(self._instance), self._on_control)
 
+    # --- deliveries -----------------------------------------------------------------------------------------------
+
     async def _on_deliver(self, msg: Msg) -> None:
         session, event = subjects.parse_deliver(msg.subject)
+        recovery = self._recoveries.get(session)
+        if recovery is None or recovery.direct:
+            await self._take(session, event, msg, recovery)
+
+    async def on_elsewhere(self, msg: Msg) -> None:
+        """Something for a session that has just come here, wherever it was sent to."""
+        session, event = subjects.parse_deliver(msg.subject)
+        await self._take(session, event, msg, self._recoveries.get(session))
+
+    async def _take(self, session: str, event: str, msg: Msg, recovery: Recovery | None) -> None:
+        if recovery is not None:
+            if recovery.held is not None:
+                recovery.hold(event, msg)
+                return
+            if not recovery.first(msg.data):
+                return
         socket = self._registry.by_session(session)
         if socket is None:
             if self._joining and self._early_count < EARLY_MAX:
-                self._early.setdefault(session, []).append((event, msg.data))
+                self._early.setdefault(session, []).append((event, msg))
                 self._early_count += 1
             else:
                 log.debug("nobody here for it", session=session, delivered=event)
             return
-        await self._write(socket, event, msg.data)
+        await self._write(socket, event, msg)
+
+    async def _write(self, socket: Socket, event: str, msg: Msg) -> None:
+        await self._tell(socket, event, msg.data)
         if msg.reply and subjects.receipt_wanted(msg.reply) and self._bus.connected:
             await self._bus.publish(msg.reply)
 
-    async def _write(self, socket: Socket, event: str, payload: bytes) -> None:
+    async def _tell(self, socket: Socket, event: str, payload: bytes) -> None:
         if event in _TURNS:
             # A request that was tried again may be told again; the client hears it once.
             if not socket.hears_first(event, json.loads(payload)["callId"]):
@@ -79,13 +104,43 @@ class Outbound:
             socket.calls.clear()
         await self._transport.send_event(socket.eio_sid, event, payload)
 
+    async def replay(self, socket: Socket, recovery: Recovery, missed: Missed) -> None:
+        """Write what a session missed, then what came meanwhile, and from then on everything as it comes."""
+        for letter in missed.before:
+            recovery.first(letter.payload)
+            if letter.event in _TURNS:
+                socket.hears_first(letter.event, json.loads(letter.payload)["callId"])
+        for letter in missed.missed:
+            recovery.first(letter.payload)
+            await self._tell(socket, letter.event, letter.payload)
+        held = self._early.pop(socket.session or "", [])
+        while held or recovery.held:
+            for event, msg in held:
+                if recovery.first(msg.data):
+                    await self._write(socket, event, msg)
+            held, recovery.held = recovery.held or [], []
+        self._recoveries.finish(recovery)
+        if recovery.overflown:
+            log.warning("too much came while a session was recovered: closing it", session=recovery.session)
+            self._transport.close_soon(socket.eio_sid)
+
+    # --- orders -----------------------------------------------------------------------------------------------------
+
     async def _on_control(self, msg: Msg) -> None:
-        """``replaced``: another socket speaks for the session now; the one named is to go."""
-        session, _ = subjects.parse_control(msg.subject)
-        socket = self._registry.by_sid(msg.data.decode())
-        if socket is None or socket.session != session:
+        """``alive``: say so. ``replaced``: another socket speaks for the session now; the one named is to go."""
+        session, what = subjects.parse_control(msg.subject)
+        if what == subjects.ALIVE:
+            await msg.respond(b"")
             return
-        log.info("replaced", user=socket.user, session=session)
-        await self._transport.send_event(socket.eio_sid, Event.REPLACED, dumps({"sessionId": session}))
+        socket = self._registry.by_sid(msg.data.decode())
+        if socket is not None and socket.session == session:
+            await self.replaced(socket)
+
+    async def replaced(self, socket: Socket) -> None:
+        """Another socket speaks for the session of this one now: it is told, and goes."""
+        log.info("replaced", user=socket.user, session=socket.session)
+        told = dumps({"sessionId": socket.session})
+        self._registry.release(socket)
+        await self._transport.send_event(socket.eio_sid, Event.REPLACED, told)
         await self._transport.disconnect(socket.sid)
         self._transport.close_soon(socket.eio_sid)

@@ -16,6 +16,9 @@ class Socket:
     """The id of the connection below."""
     user: str | None = None
     session: str | None = None
+    device: str | None = None
+    token: str = ""
+    """What resumes the session, as its client was told; presence may have forgotten it."""
     gone: bool = False
     relays: int = 0
     """How many relays it has sent; the number of the last one."""
@@ -56,12 +59,22 @@ class Registry:
         socket = self._by_sid[sid] = Socket(sid, eio_sid)
         return socket
 
+    def joined(self) -> list[Socket]:
+        """The sockets that speak for a session."""
+        return list(self._by_session.values())
+
     def bind(self, socket: Socket, user: str, session: str) -> None:
         """The socket speaks for this session from now on; a socket that did so before no longer does."""
         if socket.session is not None and self._by_session.get(socket.session) is socket:
             del self._by_session[socket.session]
         socket.user, socket.session = user, session
         self._by_session[session] = socket
+
+    def release(self, socket: Socket) -> None:
+        """The socket speaks for no session any more."""
+        if socket.session is not None and self._by_session.get(socket.session) is socket:
+            del self._by_session[socket.session]
+        socket.user = socket.session = None
 
     def remove(self, sid: str) -> Socket | None:
         """The client is gone; the socket it was."""

@@ -59,6 +59,12 @@ class Settings(ServiceSettings):
         description="How long the acknowledgement of a relay waits for the peer's gateway.",
     )
 
+    drain_seconds: float = Field(
+        default=20,
+        ge=0,
+        le=3600,
+        description="Over how long a gateway that is to stop sends its clients away. 0: all at once.",
+    )
     unread_max_kb: int = Field(
         default=4096,
         ge=256,

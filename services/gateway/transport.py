@@ -47,6 +47,9 @@ class Receiver(Protocol):
     def disconnected(self, sid: str, *, on_purpose: bool) -> None:
         """The client left, or its transport broke."""
 
+    def owes(self, sid: str) -> bool:
+        """Whether an answer to something that the client sent is still to come."""
+
     def opened(self, eio_sid: str) -> None:
         """A connection begins, before its client has said anything."""
 
@@ -82,6 +85,9 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         self._unread_max = unread_max
         self._closing: set[asyncio.Task[None]] = set()
         self._doomed: set[str] = set()
+        self._in_hand: set[str] = set()
+        self.draining = False
+        """Whether clients that are not connected yet are to go elsewhere."""
         self.websockets: dict[str, WebSocket] = {}
         self.eio._async = {
             **self.eio._async,
@@ -113,7 +119,10 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         await self.eio.send(eio_sid, packet)
 
     def close_soon(self, eio_sid: str) -> None:
-        """Hear nothing more from a connection, and close it once its client could read what was sent to it."""
+        """Hear nothing more from a connection, and close it once its client could read what was sent to it.
+
+        What the client had sent before is answered first.
+        """
         if eio_sid not in self._doomed:
             self._doomed.add(eio_sid)
             task = asyncio.create_task(self._close_when_read(eio_sid))
@@ -126,9 +135,13 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         until = loop.time() + LAST_WORDS_SECONDS
         while connection is not None and not connection.closed and loop.time() < until:
             await asyncio.sleep(0.05)
-            if connection.queue.empty() and connection.upgraded:
+            if connection.queue.empty() and connection.upgraded and not self._owes(eio_sid):
                 break
         await self.close(eio_sid)
+
+    def _owes(self, eio_sid: str) -> bool:
+        sid = self.manager.sid_from_eio_sid(eio_sid, "/")
+        return eio_sid in self._in_hand or (sid is not None and self._receiver.owes(sid))
 
     async def close(self, eio_sid: str) -> None:
         """Close a connection, whether its client reads or not."""
@@ -168,7 +181,11 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
                 sid = self.manager.sid_from_eio_sid(eio_sid, "/")
                 if sid is None or not self.manager.is_connected(sid, "/"):
                     raise Malformed("Not connected to the namespace")
-                await self._receiver.event(sid, packet)
+                self._in_hand.add(eio_sid)
+                try:
+                    await self._receiver.event(sid, packet)
+                finally:
+                    self._in_hand.discard(eio_sid)
             elif isinstance(packet, DisconnectPacket):
                 await super()._handle_eio_message(eio_sid, "1")
                 self.close_soon(eio_sid)
@@ -200,6 +217,8 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
 
     async def _translate_request(self, request: web.Request) -> dict[str, Any]:
         """The environment that Engine.IO wants, with the body of a POST read and checked."""
+        if self.draining and "sid" not in request.query:
+            raise web.HTTPServiceUnavailable(text="Draining: connect to another server")
         environ: dict[str, Any] = driver.translate_request(request)
         if request.method == "POST":
             body = await self._body(request)

@@ -68,6 +68,7 @@ class Handlers:
             session=session.session,
             resume_token=session.resume_token,
             device=session.device,
+            since=session.since,
             resumed=joined.resumed,
             continued=joined.continued,
             lost_at=joined.was.lost_at if joined.was is not None else None,

@@ -65,7 +65,12 @@ class FindRequest(ByClient):
 
 
 class AttachedRequest(ByClient):
-    """``rpc.calls.attached``: a session of a busy user joined or moved to this address. Ring it, or move the call."""
+    """``rpc.calls.attached``: a session of a busy user joined or moved to this address. Ring it, or move the call.
+
+    ``resumed``: it has missed nothing, so if it rings already it need not be told.
+    """
+
+    resumed: bool = False
 
 
 class LeftRequest(ByClient):

@@ -35,6 +35,7 @@ class Event(StrEnum):
     END = "call:end"
     ENDED = "call:ended"
     REPLACED = "session:replaced"
+    DRAINING = "server:draining"
     ERROR = "error"
 
 
@@ -224,6 +225,13 @@ class Status(Wire):
     is_in_call: bool
 
 
+class Draining(Wire):
+    """``server:draining``: this server stops within ``deadlineSeconds``; come back after ``reconnectAfterMs``."""
+
+    deadline_seconds: int
+    reconnect_after_ms: int
+
+
 class ErrorEvent(Wire):
     """``error``"""
 
@@ -243,6 +251,7 @@ OUTBOUND: dict[Event, type[Wire]] = {
     Event.REJECTED: Rejected,
     Event.ENDED: Ended,
     Event.STATUS: Status,
+    Event.DRAINING: Draining,
     Event.ERROR: ErrorEvent,
 }
 """Every event that the server makes itself.

@@ -54,6 +54,7 @@ class JoinReply(Wire):
     session: str
     resume_token: str
     device: DeviceId | None = None
+    since: Millis
     resumed: bool
     continued: bool = False
     lost_at: Millis | None = None

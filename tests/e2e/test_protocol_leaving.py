@@ -1,8 +1,13 @@
 """The protocol, row by row: what the peer is told when somebody leaves, on purpose or not."""
 
+from collections.abc import AsyncIterator
+
 import pytest
+import pytest_asyncio
 
 from tests.support.client import WEBSOCKET, Client
+from tests.support.clusters import Clusters
+from tests.support.node_client import NodeDriver
 from tests.support.stage import KINDS, Stage, end, ring, talk, usable
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
@@ -29,6 +34,14 @@ def kind(way: tuple[str, bool]) -> str:
 def torn(way: tuple[str, bool]) -> bool:
     """Whether transports break."""
     return way[1]
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def stage(clusters: Clusters, shape: str, kind: str, driver: NodeDriver | None) -> AsyncIterator[Stage]:
+    """A stage where a session whose transport broke is given up after a second."""
+    cluster = await clusters.get(shape, RESUME_WINDOW_SECONDS="1")
+    async for stage in Stage.on(cluster, kind, driver):
+        yield stage
 
 
 async def _go(client: Client, *, torn: bool) -> None:

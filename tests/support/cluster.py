@@ -59,6 +59,7 @@ class Cluster:
             "RING_TIMEOUT_SECONDS": str(ring_seconds),
             "LOG_FORMAT": "json",
             "LOG_LEVEL": "info",
+            "DRAIN_SECONDS": "1",
             **settings,
         }
         self._nats = EmbeddedNats(folder / "nats")

@@ -52,7 +52,7 @@ class Services:
         await self._bus.flush()
 
     def verbs(self) -> list[str]:
-        return [verb for verb, _ in self.asked]
+        return [verb for verb, _ in self.asked if verb != "renew"]
 
     async def wait_for(self, verb: str, timeout: float = 5.0) -> dict[str, Any]:
         async with asyncio.timeout(timeout):
@@ -78,7 +78,15 @@ class Services:
         match verb:
             case "join":
                 session = "s-" + request["socket"]
-                return {"session": session, "resumeToken": "token", "resumed": False, "busy": False}
+                return {
+                    "session": session,
+                    "resumeToken": "token",
+                    "since": 1,
+                    "resumed": False,
+                    "busy": False,
+                }
+            case "renew":
+                return {"known": True}
             case "status":
                 return {"userId": request["user"], "isOnline": True, "isInCall": False}
             case "initiate":
@@ -114,6 +122,7 @@ async def gateway(nats_url: str, services: Services) -> AsyncIterator[Start]:
             }  # fmt: skip
             await stack.enter_async_context(start(Settings.model_validate(config), GATEWAY))
             await services.beat("callcore", "cc")
+            await services.wait_for("renew")
             return f"http://127.0.0.1:{port}"
 
         yield start_one

@@ -39,7 +39,7 @@ async def test_strikes(gateway: Start, connect: Connect, services: Services) -> 
     for _ in range(3):
         await client.send("x")
     await client.expect_closed()
-    await services.wait_for("leave")
+    await services.wait_for("lost")
 
 
 async def test_too_large_a_frame(gateway: Start) -> None:

@@ -1,0 +1,137 @@
+"""The lease of this gateway, renewed at presence as long as it lives; and what follows if presence had given it up."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+
+from services.gateway.errands import Errands
+from services.gateway.sessions import Registry, Socket
+from shared import logs
+from shared.contracts.presence import (
+    RENEW_SECONDS,
+    ReassertReply,
+    ReassertRequest,
+    RenewReply,
+    RenewRequest,
+)
+from shared.errors import SignallingError
+from shared.ids import new_id
+from shared.rpc import Client
+
+log = logs.get(__name__)
+
+REASSERT_PER_SECOND = 500
+GOODBYE_SECONDS = 2.0
+
+
+class Lease:
+    """Without it nobody may join here: nobody would look after their sessions if this gateway died.
+
+    ``services``: with two tries that take less than a lease together. ``presence_there``: whether anybody can be
+    asked. ``replaced``: what to do with a socket whose
+    session is elsewhere by now. ``lost``: what to do about a session whose socket broke.
+    """
+
+    def __init__(
+        self,
+        instance: str,
+        services: Client,
+        registry: Registry,
+        errands: Errands,
+        *,
+        presence_there: Callable[[], bool],
+        replaced: Callable[[Socket], Awaitable[None]],
+        lost: Callable[[Socket], None],
+    ) -> None:
+        self._instance = instance
+        self._services = services
+        self._registry = registry
+        self._errands = errands
+        self._presence_there = presence_there
+        self._replaced = replaced
+        self._lost = lost
+        self._task: asyncio.Task[None] | None = None
+        self._renewing: asyncio.Event = asyncio.Event()
+        self._reasserting: asyncio.Task[None] | None = None
+        self._late = False
+        self.held = False
+
+    def start(self) -> None:
+        """Begin to renew it."""
+        self._task = asyncio.create_task(self._run(), name="lease")
+
+    async def stop(self) -> None:
+        """Give it back: what is still joined here is lost."""
+        for task in (self._task, self._reasserting):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        if not self.held:
+            return
+        try:
+            async with asyncio.timeout(GOODBYE_SECONDS):
+                request = RenewRequest(request_id=new_id(), gateway=self._instance, leaving=True)
+                await self._services.ask("presence", "renew", request, RenewReply)
+        except (TimeoutError, SignallingError):
+            log.warning("lease not given back; it will run out")
+
+    async def renew_soon(self) -> None:
+        """NATS was away: renew it now."""
+        self._renewing.set()
+
+    async def _run(self) -> None:
+        while True:
+            if self._presence_there():
+                await self._renew()
+            self._renewing.clear()
+            try:
+                async with asyncio.timeout(RENEW_SECONDS if self.held else RENEW_SECONDS / 10):
+                    await self._renewing.wait()
+                await asyncio.sleep(random.uniform(0, 0.2))
+            except TimeoutError:
+                pass
+
+    async def _renew(self) -> None:
+        request = RenewRequest(request_id=new_id(), gateway=self._instance)
+        try:
+            reply = await self._services.ask("presence", "renew", request, RenewReply)
+        except SignallingError as error:
+            if not self._late:
+                log.warning("lease not renewed", reason=error.message)
+            self._late = True
+            return
+        self._late = False
+        if self.held and not reply.known:
+            self._reassert_all()
+        self.held = True
+
+    def _reassert_all(self) -> None:
+        """Presence has given this gateway up, or forgotten everything: tell it of every session that is here."""
+        if self._reasserting is None or self._reasserting.done():
+            self._reasserting = asyncio.create_task(self._reassert_in_turn(), name="reassert")
+
+    async def _reassert_in_turn(self) -> None:
+        sockets = self._registry.joined()
+        log.warning("presence does not know this gateway: reasserting", sessions=len(sockets))
+        for socket in sockets:
+            self._errands.run("reassert", lambda socket=socket: self._reassert(socket))  # type: ignore[misc]
+            await asyncio.sleep(1 / REASSERT_PER_SECOND)
+
+    async def _reassert(self, socket: Socket) -> None:
+        user, session = socket.user, socket.session
+        if user is None or session is None or self._registry.by_session(session) is not socket:
+            return
+        request = ReassertRequest(
+            request_id=new_id(),
+            user=user,
+            session=session,
+            gateway=self._instance,
+            socket=socket.sid,
+            device=socket.device,
+            resume_token=socket.token,
+        )
+        reply = await self._services.ask("presence", "reassert", request, ReassertReply)
+        if socket.gone:
+            self._lost(socket)  # it broke meanwhile, and what was said about that may have come first
+        elif reply.moved:
+            await self._replaced(socket)

@@ -1,0 +1,194 @@
+"""Sessions that come here from another socket: what they missed, and what is still on its way to where they were.
+
+Until call control has learnt the new address of a session, it sends to the old one. So for a while everything that is
+sent to the session, at whichever gateway, is listened to here; and until the client has got what it missed, what
+comes is held, so that it gets all of it in order and once.
+"""
+
+import asyncio
+from typing import NamedTuple
+
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.errors import Error as NatsError
+
+from shared import logs, mailbox, subjects
+from shared.bus import Bus, Handler, drain
+from shared.clock import now_ms, now_seq
+from shared.contracts.client import RELAYED
+from shared.errors import Unavailable
+from shared.mailbox import READ_MAX, Letter, Reach, seq_of
+
+log = logs.get(__name__)
+
+HELD_MAX = 1_024
+SEEN_MAX = 4_096
+ELSEWHERE_SECONDS = 8.0
+"""How long a callcore may go on sending to an address that it should know is old."""
+SETTLE_SECONDS = 0.03
+"""How long a message may take into the stream after it was handed out."""
+MARGIN_MS = 10_000
+"""Clocks of hosts may differ by less than that."""
+DRAIN_SECONDS = 2.0
+
+
+class Missed(NamedTuple):
+    """What a session was sent. ``complete``: ``missed`` is all that the client has not got.
+
+    ``before``: older letters, which it has got.
+    """
+
+    before: list[Letter]
+    missed: list[Letter]
+    complete: bool
+
+
+class Recovery:
+    """One session that comes here. ``direct``: whether what is sent to this gateway's own address counts."""
+
+    def __init__(self, session: str, *, direct: bool) -> None:
+        self.session = session
+        self.direct = direct
+        self.held: list[tuple[str, Msg]] | None = []
+        self.overflown = False
+        self._seen: dict[int, None] = {}
+        self.elsewhere: Subscription | None = None
+
+    def hold(self, event: str, msg: Msg) -> None:
+        """Keep a message until the client has got what came before it."""
+        assert self.held is not None
+        if len(self.held) < HELD_MAX:
+            self.held.append((event, msg))
+        else:
+            self.overflown = True
+
+    def first(self, payload: bytes) -> bool:
+        """Whether this message has not been seen before; from now on it has."""
+        seq = seq_of(payload)
+        if seq in self._seen:
+            return False
+        while len(self._seen) >= SEEN_MAX:
+            del self._seen[next(iter(self._seen))]
+        self._seen[seq] = None
+        return True
+
+
+class Recoveries:
+    """The sessions that are coming here. ``take``: what becomes of a message sent to the old address of one."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._reach = Reach(bus)
+        self._running: dict[str, Recovery] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def get(self, session: str) -> Recovery | None:
+        """The recovery of a session, while there is one."""
+        return self._running.get(session) if self._running else None
+
+    async def begin(self, session: str, take: Handler, *, elsewhere: bool) -> Recovery:
+        """From now on hold what comes for the session. ``elsewhere``: also what goes to its old address.
+
+        Raises :class:`Unavailable`.
+        """
+        old = self._running.pop(session, None)
+        recovery = self._running[session] = Recovery(session, direct=not elsewhere)
+        if old is not None:
+            await self._unsubscribe(old)
+        if elsewhere:
+            try:
+                recovery.elsewhere = await self._bus.subscribe(subjects.mailbox(session), take)
+                await self._bus.flush()
+            except (Unavailable, NatsError) as error:
+                self.abandon(recovery)
+                raise Unavailable from error
+            await asyncio.sleep(SETTLE_SECONDS)
+        return recovery
+
+    async def look(self, session: str, *, last_seq: int | None, lost_at: int | None, since: int) -> Missed:
+        """What a session has missed: after ``last_seq``; or, of a client that does not tell, since ``lost_at`` (ms).
+
+        ``since``: when the session began (ms).
+        """
+        if last_seq is None and lost_at is None:
+            return Missed([], [], complete=False)
+        after = last_seq if last_seq is not None else (lost_at or 0) * 1000
+        after_ms = min(after // 1000, now_ms())
+        try:
+            letters = await mailbox.read(self._bus, session, since_ms=max(1, after_ms - MARGIN_MS))
+            at = next((n for n, letter in enumerate(letters) if letter.seq == after), None)
+            complete = last_seq is not None and len(letters) < READ_MAX
+            if at is not None:
+                return Missed(letters[: at + 1], _once(letters, at + 1), complete)
+            complete = complete and await self._reach.covers(max(after_ms, since))
+        except Unavailable as error:
+            log.warning("mailbox not read", session=session, reason=error.message)
+            return Missed([], [], complete=False)
+        first = next((n for n, letter in enumerate(letters) if letter.seq > after), len(letters))
+        return Missed(letters[:first], _once(letters, first), complete)
+
+    def finish(self, recovery: Recovery) -> None:
+        """The client has got what it missed, and what was held: from now on it hears everything as it comes."""
+        recovery.held = None
+        if recovery.elsewhere is None:
+            self._forget(recovery)
+            return
+        task = asyncio.create_task(self._listen_on(recovery), name=f"recovery {recovery.session}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def abandon(self, recovery: Recovery) -> None:
+        """The client is gone again."""
+        self._forget(recovery)
+        task = asyncio.create_task(self._unsubscribe(recovery))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def stop(self) -> None:
+        """Listen to nothing any more."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _listen_on(self, recovery: Recovery) -> None:
+        await asyncio.sleep(ELSEWHERE_SECONDS)
+        # Nothing goes to the old address any more. Both ways bring the same for a moment, each message counts once,
+        # so that none falls between the two.
+        recovery.direct = True
+        await self._unsubscribe(recovery)
+        await asyncio.sleep(DRAIN_SECONDS)
+        self._forget(recovery)
+
+    async def _unsubscribe(self, recovery: Recovery) -> None:
+        if recovery.elsewhere is None:
+            return
+        try:
+            async with asyncio.timeout(DRAIN_SECONDS):
+                await drain(recovery.elsewhere)
+        except (TimeoutError, NatsError) as error:
+            log.warning("not unsubscribed in order", session=recovery.session, error=type(error).__name__)
+
+    def _forget(self, recovery: Recovery) -> None:
+        if self._running.get(recovery.session) is recovery:
+            del self._running[recovery.session]
+
+
+def joined_seq(last_seq: int | None, missed: list[Letter]) -> int:
+    """The ``seq`` of ``user:joined``: after what the client has got, before what it gets now."""
+    base = min(last_seq, now_seq()) + 1 if last_seq is not None else now_seq() - MARGIN_MS * 1000
+    return min(base, missed[0].seq - 1) if missed else base
+
+
+def _once(letters: list[Letter], start: int) -> list[Letter]:
+    """The letters from ``start`` on, without relays that are there twice because a callcore died between them."""
+    seen: set[bytes] = set()
+    once: list[Letter] = []
+    for n, letter in enumerate(letters):
+        if letter.event in RELAYED:
+            body = letter.payload[: letter.payload.rindex(b",")]
+            if body in seen:
+                continue
+            seen.add(body)
+        if n >= start:
+            once.append(letter)
+    return once
