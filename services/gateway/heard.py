@@ -29,16 +29,17 @@ class Heard:
             session, number = stamp
             relays = socket.relays_heard
             last = relays.get(session)
-            if last is None:
-                while len(relays) >= SENDERS_MAX:
-                    del relays[next(iter(relays))]
-            elif number <= last:
+            if last is not None and number <= last:
                 return b""
-            elif reply and number != last + 1:
+            due = number == last + 1 if last is not None else not socket.caught_up
+            if reply and not due:
                 receipt = subjects.receipt_of(reply)
                 if subjects.STARTS not in receipt.marks:
                     self._miss(receipt.gateway, session)
                     return None
+            if last is None:
+                while len(relays) >= SENDERS_MAX:
+                    del relays[next(iter(relays))]
             relays[session] = number
             payload = unstamped(payload)
         seq = seq_of(payload)

@@ -103,8 +103,17 @@ class Flow:
             tail = self._tails[to, event] = subject.split(".", 2)[2]
         return tail
 
+    def after(self, number: int) -> list[tuple[Sent | None, Sent]]:
+        """The relays past ``number``, each with the one before it, as far as that is kept."""
+        return [
+            (a, b) for a, b in itertools.pairwise((None, *self.queue)) if b is not None and b.number > number
+        ]
+
     def marks(self, sent: Sent, before: Sent | None, *, follows: bool) -> str:
-        """The marks of a relay that is published now. ``before``: the one that the peer got, or gets, before it."""
+        """The marks of a relay that is published now. ``before``: the one before it; ``None`` for one long done.
+
+        ``follows``: that one is not acknowledged.
+        """
         return (
             f"{self.attempt}"
             f"{subjects.FOLLOWS if follows else ''}"

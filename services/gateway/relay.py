@@ -180,14 +180,14 @@ class Relays:
             flow.pumping = False
 
     async def _send_again(self, flow: Flow) -> None:
-        before: Sent | None = None
+        first = True
         number = flow.acked
-        while rest := [sent for sent in flow.queue if sent.number > number]:
-            for sent in rest:
-                await self._publish(flow, sent, flow.marks(sent, before, follows=before is not None))
+        while rest := flow.after(number):
+            for before, sent in rest:
+                await self._publish(flow, sent, flow.marks(sent, before, follows=not first))
                 if flow.behind:
                     return
-                before, number = sent, sent.number
+                first, number = False, sent.number
 
     async def _find(self, socket: Socket, peer: str) -> str:
         """The call with ``peer``. Raises :class:`shared.errors.ReceiverNotFound`."""

@@ -74,10 +74,8 @@ class World:
 
     def pump(self, flow: Flow) -> None:
         flow.begin(self.now)
-        before: Sent | None = None
-        for sent in [sent for sent in flow.queue if sent.number > flow.acked]:
-            self._publish(flow, sent, flow.marks(sent, before, follows=before is not None))
-            before = sent
+        for n, (before, sent) in enumerate(flow.after(flow.acked)):
+            self._publish(flow, sent, flow.marks(sent, before, follows=n > 0))
 
     def tick(self) -> None:
         self.now += STEP_SECONDS
