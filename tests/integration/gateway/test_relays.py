@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 from nats.aio.msg import Msg
 
+from services.gateway import outbox
 from shared import subjects
 from shared.bus import Bus
-from shared.contracts.relays import Acks, unstamped
+from shared.clock import now_seq
+from shared.contracts.liveness import Beat
+from shared.contracts.relays import Acks, stamp, unstamped
 from tests.integration.gateway.conftest import GATEWAY, Connect, Services, Start
 
 OFFER = {"offer": {"sdp": "v=0 ü"}, "from": "alice", "to": "bob", "callId": "c", "callType": "audio"}
@@ -135,10 +138,6 @@ async def test_the_next_instance_gets_them_in_order(
     url = await gateway()
     await services.beat("callcore", "cc2")
     alice = await connect(url, "alice")
-
-    def candidate(n: int) -> dict[str, Any]:
-        return {"candidate": {"n": n}, "from": "alice", "to": "bob", "callId": "c"}
-
     await alice.ok("ice:candidate", candidate(-1))
     gone, left = (first, second) if first.got else (second, first)
     await gone.vanish()
@@ -186,3 +185,149 @@ async def test_ids_of_any_length_and_script(
     bystander = await connect(url)
     await alice.ask("call:offer", {"offer": {}, "from": user, "to": peer, "callId": call})
     await bystander.ok("user:join", {"userId": "bystander"})
+
+
+# --- sent again, given up, refused, written once -------------------------------------------------------------------
+
+
+def candidate(n: int) -> dict[str, Any]:
+    return {"candidate": {"n": n}, "from": "alice", "to": "bob", "callId": "c"}
+
+
+def marks(cc: Callcore) -> list[tuple[int, str]]:
+    """(n, marks) of what an instance got."""
+    return [
+        (json.loads(body)["candidate"]["n"], subjects.receipt_of(reply).marks) for _, body, reply in cc.got
+    ]
+
+
+async def test_all_that_is_not_acknowledged_goes_to_the_next_when_an_instance_is_deaf(
+    gateway: Start, connect: Connect, services: Services, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "RESEND_SECONDS", 0.6)
+    both = await Callcore(bus, "cc").start(), await Callcore(bus, "cc2").start()
+    url = await gateway()
+    await services.beat("callcore", "cc2")
+    alice = await connect(url, "alice")
+    for cc in both:
+        cc.acks = False
+    for n in range(3):
+        await alice.emit("ice:candidate", candidate(n))
+    await alice.settle()
+    deaf, other = both if both[0].got else reversed(both)
+    other.acks = True
+    await other.wait_for(3)
+    assert marks(deaf) == [(0, "0s"), (1, "0f"), (2, "0f"), (0, "1s"), (1, "1f"), (2, "1f")]
+    assert marks(other) == [(0, "2s"), (1, "2f"), (2, "2f")]
+    await alice.emit("ice:candidate", candidate(3))
+    await other.wait_for(4)
+    assert marks(other)[-1][0] == 3
+
+
+async def test_what_call_control_misses_is_sent_again(
+    gateway: Start, connect: Connect, services: Services, bus: Bus
+) -> None:
+    cc = await Callcore(bus, "cc").start()
+    cc.acks = False
+    alice = await connect(await gateway(), "alice")
+    for n in range(2):
+        await alice.emit("ice:candidate", candidate(n))
+    await cc.wait_for(2)
+    first = subjects.receipt_of(cc.got[0][2]).number
+    told = Acks(by="cc", done=((alice.session, "c", first, 0),), gaps=((alice.session, "c"),))
+    await bus.publish(subjects.acks(GATEWAY), told.dump())
+    await cc.wait_for(3)
+    assert marks(cc)[2] == (1, "1"), (
+        "it follows none that is not acknowledged, but one that may not have arrived"
+    )
+
+
+@pytest.mark.parametrize("told", ["lost", "doubt"])
+async def test_what_is_in_doubt_is_sent_again_though_it_is_acknowledged(
+    gateway: Start, connect: Connect, services: Services, bus: Bus, told: str
+) -> None:
+    cc = await Callcore(bus, "cc").start()
+    alice = await connect(await gateway(), "alice")
+    for n in range(2):
+        await alice.ok("ice:candidate", candidate(n))
+    if told == "doubt":
+        await bus.publish(subjects.DOUBT)
+    else:
+        await bus.publish(subjects.acks(GATEWAY), Acks(by="gw", lost=(alice.session,)).dump())
+    await cc.wait_for(4)
+    assert [(n, what.strip("0123f")) for n, what in marks(cc)[2:]] == [(0, "saw"), (1, "aw")]
+    await alice.settle()
+    assert not alice.inbox.leftovers()
+
+
+async def test_given_up(
+    gateway: Start, connect: Connect, services: Services, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "GIVE_UP_SECONDS", 1.0)
+    cc = await Callcore(bus, "cc").start()
+    cc.acks = False
+    alice = await connect(await gateway(), "alice")
+    await alice.emit("ice:candidate", candidate(0))
+    await alice.expect("error", code="unavailable", event="ice:candidate", retryable=True)
+    cc.acks = True
+    await alice.ok("ice:candidate", candidate(1))
+    assert marks(cc)[-1] == (1, "0sw"), "nobody is to wait for the one that was given up"
+
+
+async def test_full(
+    gateway: Start, connect: Connect, services: Services, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "RELAYS_MAX", 3)
+    cc = await Callcore(bus, "cc").start()
+    cc.acks = False
+    alice = await connect(await gateway(), "alice")
+    for n in range(3):
+        await alice.emit("ice:candidate", candidate(n))
+    assert (await alice.refused("ice:candidate", candidate(3), code="unavailable"))["retryable"]
+    await alice.emit("ice:candidate", candidate(4))
+    await alice.expect("error", code="unavailable", event="ice:candidate")
+    await cc.wait_for(3)
+    assert [n for n, _ in marks(cc)] == [0, 1, 2]
+
+
+async def test_while_nobody_is_there_candidates_wait_and_who_asks_is_told_at_once(
+    gateway: Start, connect: Connect, services: Services, bus: Bus
+) -> None:
+    cc = await Callcore(bus, "cc").start()
+    alice = await connect(await gateway(), "alice")
+    await alice.ok("ice:candidate", candidate(0))
+    await bus.publish(subjects.live("callcore", "cc"), Beat(version="0", started_at=0, leaving=True).dump())
+    await bus.flush()
+    for n in (1, 2):
+        await alice.emit("ice:candidate", candidate(n))
+    await alice.refused("ice:candidate", candidate(3), code="unavailable")
+    assert len(cc.got) == 1
+    await services.beat("callcore", "cc")
+    await cc.wait_for(3)
+    assert [n for n, _ in marks(cc)] == [0, 1, 2]
+
+
+async def test_a_client_gets_each_once_and_in_order_and_its_gateway_says_what_it_misses(
+    gateway: Start, connect: Connect, services: Services, bus: Bus
+) -> None:
+    alice = await connect(await gateway(), "alice")
+    receipts: asyncio.Queue[Msg] = asyncio.Queue()
+    missed: asyncio.Queue[Msg] = asyncio.Queue()
+    await bus.subscribe(subjects.receipt_all("other"), receipts.put)
+    await bus.subscribe(subjects.acks("other"), missed.put)
+
+    async def deliver(number: int, flags: str) -> None:
+        body = stamp(b'{"candidate":{"n":%d}}' % number, "s", number)
+        reply = subjects.receipt("other", "s", number, flags)
+        subject = subjects.deliver(GATEWAY, alice.session, "ice:candidate")
+        await bus.publish(subject, b'%b,"seq":%d}' % (body[:-1], now_seq()), reply)
+
+    for number, flags in ((5, "0swl"), (6, "0fl"), (5, "1sawl"), (8, "1fawl"), (7, "2fl"), (8, "2fwl")):
+        await deliver(number, flags)
+    got = await alice.inbox.expect_many("ice:candidate", 4)
+    assert [letter["candidate"]["n"] for letter in got] == [5, 6, 7, 8] and "relay" not in got[0]
+    async with asyncio.timeout(5):
+        assert Acks.model_validate_json((await missed.get()).data).lost == ("s",)
+        told = [subjects.receipt_of((await receipts.get()).subject) for _ in range(3)]
+    assert [(receipt.number, receipt.marks) for receipt in told] == [(5, "0swl"), (5, "1sawl"), (8, "2fwl")]
+    await alice.quiet()
