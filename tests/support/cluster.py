@@ -7,6 +7,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import nats
 
@@ -144,6 +145,13 @@ class Cluster:
         """Start a process again that was killed."""
         self._services[name].start()
 
+    def stop_one(self, name: str) -> "asyncio.Future[int | None]":
+        """SIGTERM to one process; its exit status, once it has ended."""
+        service = self._services[name]
+        service.killed = True
+        service.signal(signal.SIGTERM)
+        return asyncio.ensure_future(asyncio.to_thread(service.wait))
+
     def kill_nats(self) -> None:
         """SIGKILL to the NATS server."""
         self._nats.kill()
@@ -179,6 +187,14 @@ class Cluster:
         while busy := await stored.busy(self._nats.url):
             assert time.monotonic() < until, f"after {within} s: {busy[:20]} ({len(busy)})"
             await asyncio.sleep(0.1)
+
+    async def sessions(self) -> list[str]:
+        """The keys of bucket ``sessions`` that have a value, but for those of gateways."""
+        return await stored.sessions(self._nats.url)
+
+    async def events(self, subject: str) -> list[dict[str, Any]]:
+        """What stream ``EVENTS`` has at a subject."""
+        return await stored.events(self._nats.url, subject)
 
     def tails(self) -> str:
         """The end of every log."""
