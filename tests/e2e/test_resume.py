@@ -426,6 +426,23 @@ async def test_sessions_outlive_every_service_and_nats(short: Stage) -> None:
     cluster.allowed = ("swept: ",)
 
 
+async def test_gateways_that_hang_have_their_sessions_back(stage: Stage) -> None:
+    alice, bob = await stage.user("alice", gateway=0), await stage.user("bob", gateway=1)
+    call = await talk(alice, bob)
+    stage.cluster.pause("gateway")
+    await asyncio.sleep(LEASE + 1.5)  # both are given up, and the graces of their sessions begin
+    stage.cluster.resume("gateway")
+    async with asyncio.timeout(PATIENCE):
+        for user in (alice.user, bob.user):
+            while not (ack := await alice.ask("user:status", {"userId": user}))["ok"] or not ack["isOnline"]:
+                await asyncio.sleep(0.1)
+    await asyncio.sleep(WINDOW + 1)
+    alice.inbox.forget()
+    await send(alice, bob.user, call, range(3))
+    await got(bob, range(3))
+    await end(alice, bob, call=call)
+
+
 async def test_nothing_is_left_of_sessions(stage: Stage) -> None:
     users = [await stage.user(f"u{n}") for n in range(4)]
     await tear(users[0])
