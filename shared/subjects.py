@@ -90,19 +90,44 @@ def parse_relay(subject: str) -> Relay:
 
 # --- receipts: what became of a relay, back to the sending gateway ------------------------------------------------
 
+FOLLOWS = "f"
+"""Mark of a relay: the one numbered before it is not acknowledged yet, so it must have been passed on first."""
 
-def receipt(gateway: str, session: str, number: int) -> str:
-    """The reply subject of the ``number``-th relay of a session.
+STARTS = "s"
+"""Mark of a relay: no relay of the number before it ever reaches the peer, so none is to be waited for."""
 
-    Three things come back on it: a refusal (error JSON), the peer's gateway's receipt (empty) if the number is odd,
-    and NATS's own "no responders" if the callcore instance is gone.
+AGAIN = "a"
+"""Mark of a relay: what was passed on of it before may be lost, so it is to be passed on even if that was done."""
+
+LETTER = "l"
+"""Mark of the delivery that a relay became; NATS's "no responders" to it says that nobody took the delivery."""
+
+WANTED = "w"
+"""Mark of a relay: the peer's gateway is to send its receipt."""
+
+
+class Receipt(NamedTuple):
+    """The parsed reply subject of a relay. ``marks``: a digit that tells tries apart, then letters, see above."""
+
+    gateway: str
+    session: str
+    number: int
+    marks: str
+
+
+def receipt(gateway: str, session: str, number: int, marks: str = "0") -> str:
+    """The reply subject of a relay of ``session``, the ``number``-th from its gateway's point of view.
+
+    Three things come back on it: a refusal (error JSON), the peer's gateway's receipt (empty) if that is wanted, and
+    NATS's own "no responders" if the callcore instance is gone. Numbers of one call's relays follow each other
+    without a gap, and those of a session only grow.
     """
-    return f"receipt.{gateway}.{session}.{number}"
+    return f"receipt.{gateway}.{session}.{number}-{marks}"
 
 
 def receipt_wanted(subject: str) -> bool:
-    """Whether the peer's gateway is to send its receipt: the number is odd."""
-    return subject[-1] in "13579"
+    """Whether the peer's gateway is to send its receipt."""
+    return WANTED in subject[subject.rindex("-") :]
 
 
 def receipt_all(gateway: str) -> str:
@@ -112,8 +137,24 @@ def receipt_all(gateway: str) -> str:
 
 def parse_receipt(subject: str) -> tuple[str, int]:
     """``(session, number)`` of a receipt subject."""
-    _, _, session, number = subject.split(".")
-    return session, int(number)
+    _, session, number, _ = receipt_of(subject)
+    return session, number
+
+
+def receipt_of(subject: str) -> Receipt:
+    """All of a receipt subject. Raises ``ValueError`` for anything else."""
+    _, gateway, session, rest = subject.split(".")
+    number, _, marks = rest.partition("-")
+    return Receipt(gateway, session, int(number), marks)
+
+
+def acks(gateway: str) -> str:
+    """Tells a gateway which of its relays have been passed on; payload: :class:`shared.contracts.relays.Acks`."""
+    return f"acks.{gateway}"
+
+
+DOUBT = "doubt"
+"""Somebody has lost its connection to NATS: what was on its way to or from it may not have arrived."""
 
 
 # --- deliveries: one client-visible event to one session ----------------------------------------------------------
@@ -292,7 +333,7 @@ TABLE: tuple[Row, ...] = (
         "publish with receipt subject",
         "gateway",
         "the callcore in charge of the call",
-        "call:offer, call:answer, ice:candidate; payload: what the peer is to see, without seq",
+        "call:offer, call:answer, ice:candidate; payload: what the peer is to see, without seq, with its stamp",
     ),
     Row(
         "relay.<callcore>.<call>.-.-.-.state",
@@ -307,6 +348,20 @@ TABLE: tuple[Row, ...] = (
         "callcore, gateway, nats-server",
         "the sending gateway",
         "what became of a relay: refused, taken by the peer's gateway, or no such instance",
+    ),
+    Row(
+        "acks.<gateway>",
+        "publish",
+        "callcore, gateway",
+        "the sending gateway",
+        "which relays have been passed on, and which are missed",
+    ),
+    Row(
+        "doubt",
+        "publish",
+        "callcore, gateway",
+        "gateway",
+        "somebody was cut off from NATS: relays of the last seconds are sent again",
     ),
     Row(
         "deliver.<gateway>.<session>.<event>",

@@ -4,6 +4,8 @@ Every call has a lane on the one instance in charge of it (rendezvous hashing at
 the last announced state where each session's relays go; such a relay is passed on at once. Whatever is not that
 simple (a call this instance does not know, a session it does not expect, an answer that accepts) takes the long
 way: the lane stops, one task reads the call and decides, and what arrives meanwhile waits in line behind it.
+
+What cannot be passed on now is dropped without a word: its gateway keeps it, and sends it again.
 """
 
 import asyncio
@@ -18,11 +20,13 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from services.callcore import machine
+from services.callcore.ledger import Ledger, Turn
 from services.callcore.model import RELAY_KINDS, Address, Call, Happening, Kind, Outcome, State
 from services.callcore.store import Store
 from shared import logs, mailbox, subjects
 from shared.bus import Bus, drain
 from shared.contracts.client import RELAYED, Event
+from shared.contracts.relays import stamp_of
 from shared.contracts.wire import Wire
 from shared.errors import CallNotFound, RateLimited, ReceiverNotFound, SignallingError, Unavailable
 from shared.ids import decode, encode, new_id
@@ -36,7 +40,7 @@ WAITING_MAX_BYTES = 1024 * 1024
 EARLY_MAX = 64
 EARLY_MAX_BYTES = 256 * 1024
 WARM_SECONDS = 5.0
-"""How long a lane trusts what it knows; after that it reads the call once more."""
+"""How long a lane trusts what it knows; after that it reads the call once more, if it can be read."""
 
 Accept = Callable[[str, Happening], Awaitable[Outcome]]
 
@@ -63,6 +67,8 @@ class Lane:
     routes: dict[tuple[str, str, str], tuple[Address, ...]] = field(default_factory=dict)
     early: list[Letter] = field(default_factory=list)
     early_bytes: int = 0
+    unread: bool = False
+    """The call could not be read when it was time."""
 
 
 @dataclass(slots=True)
@@ -84,6 +90,7 @@ class Lanes:
         self._postman = postman
         self._instance = instance
         self._owner = owner
+        self._ledger = Ledger(bus, instance)
         self._lanes: OrderedDict[str, Lane] = OrderedDict()
         self._lines: dict[str, Line] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -92,6 +99,7 @@ class Lanes:
 
     async def start(self) -> None:
         """Take relays."""
+        self._ledger.start()
         self._subscription = await self._bus.subscribe(subjects.relay_all(self._instance), self._on_relay)
 
     async def stop(self, timeout: float) -> None:
@@ -104,6 +112,7 @@ class Lanes:
                 log.warning("relays not drained", error=str(error) or type(error).__name__)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout)
+        await self._ledger.stop()
 
     # --- state ----------------------------------------------------------------------------------------------------
 
@@ -161,11 +170,15 @@ class Lanes:
         if not others:
             return []
         name = f'"callId":{json.dumps(call.call)}'.encode()
-        return [
-            Letter(letter.event, letter.payload[: letter.payload.rindex(b',"seq":')] + b"}")
-            for letter in await mailbox.read(self._bus, others[0].session)
-            if letter.event in RELAYED and name in letter.payload
-        ]
+        early: dict[object, Letter] = {}
+        for letter in await mailbox.read(self._bus, others[0].session):
+            if letter.event in RELAYED and name in letter.payload:
+                stamp = stamp_of(letter.payload)
+                if stamp is not None:
+                    self._ledger.known(encode(call.call), *stamp)
+                body = letter.payload[: letter.payload.rindex(b',"seq":')] + b"}"
+                early.setdefault(stamp or len(early), Letter(letter.event, body))
+        return list(early.values())
 
     # --- relays -----------------------------------------------------------------------------------------------------
 
@@ -180,18 +193,38 @@ class Lanes:
             if lane is not None and lane.warm_until > time.monotonic():
                 targets = self._route(lane, user, session, to, kind)
                 if targets:
-                    await self._pass_on(lane, targets, kind, msg)
+                    await self._at_once(token, lane, targets, kind, msg)
                     return
         if line is None:
             line = self._lines[token] = Line()
             task = asyncio.create_task(self._work_off(token, line))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        elif len(line.waiting) >= WAITING_MAX or line.size + len(msg.data) > WAITING_MAX_BYTES:
-            await self._refuse(msg, RateLimited(retry_after_ms=1000))
+        elif kind != subjects.STATE and (
+            len(line.waiting) >= WAITING_MAX or line.size + len(msg.data) > WAITING_MAX_BYTES
+        ):
+            log.debug("too many relays wait", call=token)
             return
         line.waiting.append(msg)
         line.size += len(msg.data)
+
+    async def _at_once(
+        self, token: str, lane: Lane, targets: tuple[Address, ...], kind: str, msg: Msg
+    ) -> None:
+        """Pass a relay on whose way is plain, if it is its turn."""
+        receipt = subjects.receipt_of(msg.reply)
+        turn = self._ledger.turn(token, receipt)
+        if turn is not Turn.ITS and turn is not Turn.AGAIN:
+            return
+        try:
+            try:
+                if msg.data:
+                    await self._pass_on(lane, targets, kind, msg, first=turn is Turn.ITS)
+            except RateLimited as error:
+                await self._refuse(msg, error)
+        except Unavailable:
+            return
+        self._ledger.done(token, receipt)
 
     def _route(self, lane: Lane, user: str, session: str, to: str, kind: str) -> tuple[Address, ...] | None:
         """Where a relay goes, if that is plain from the state the lane knows; ``None`` for the long way."""
@@ -203,17 +236,22 @@ class Lanes:
             targets = lane.routes[key] = _targets(lane.call, user, session, to)
         return targets
 
-    async def _pass_on(self, lane: Lane, targets: tuple[Address, ...], kind: str, msg: Msg) -> None:
-        if lane.call.state is State.RINGING and targets is not None and targets[0] != lane.call.caller_at:
-            if len(lane.early) >= EARLY_MAX or lane.early_bytes + len(msg.data) > EARLY_MAX_BYTES:
-                await self._refuse(
-                    msg, RateLimited("Too much sent before the call is accepted", retry_after_ms=1000)
-                )
-                return
+    async def _pass_on(
+        self, lane: Lane, targets: tuple[Address, ...], kind: str, msg: Msg, *, first: bool
+    ) -> None:
+        """Deliver a relay. ``first``: that was not done before.
+
+        Raises :class:`RateLimited`, :class:`Unavailable`.
+        """
+        early = first and lane.call.state is State.RINGING and targets[0] != lane.call.caller_at
+        if early and (len(lane.early) >= EARLY_MAX or lane.early_bytes + len(msg.data) > EARLY_MAX_BYTES):
+            raise RateLimited("Too much sent before the call is accepted", retry_after_ms=1000)
+        reply = msg.reply + subjects.LETTER
+        for at in targets:
+            await self._postman.deliver(at.gateway, at.session, kind, msg.data, reply)
+        if early:
             lane.early.append(Letter(kind, msg.data))
             lane.early_bytes += len(msg.data)
-        for at in targets:
-            await self._postman.deliver(at.gateway, at.session, kind, msg.data, msg.reply)
 
     # --- the long way ------------------------------------------------------------------------------------------------
 
@@ -223,29 +261,44 @@ class Lanes:
                 msg = line.waiting.popleft()
                 line.size -= len(msg.data)
                 try:
-                    await self._long_way(token, msg)
-                except SignallingError as error:
-                    await self._refuse(msg, error)
+                    if msg.subject.endswith(f".{subjects.STATE}"):
+                        told = Announcement.model_validate_json(msg.data)
+                        await self._learn_slowly(told.call, told.revision, told.rings)
+                    else:
+                        await self._in_line(token, msg)
+                except Unavailable as error:
+                    log.debug("not now", call=token, subject=msg.subject, reason=error.message)
                 except Exception:
                     log.exception("relay failed", call=token)
-                    await self._refuse(msg, Unavailable())
         finally:
             del self._lines[token]
 
-    async def _long_way(self, token: str, msg: Msg) -> None:
-        _, _, _, user, session, to, kind = msg.subject.split(".")
-        if kind == subjects.STATE:
-            told = Announcement.model_validate_json(msg.data)
-            await self._learn_slowly(told.call, told.revision, told.rings)
+    async def _in_line(self, token: str, msg: Msg) -> None:
+        """One relay that took the long way. Raises :class:`Unavailable` for one that is to come again."""
+        receipt = subjects.receipt_of(msg.reply)
+        self._ledger.alive(token, receipt)
+        turn = self._ledger.turn(token, receipt)
+        if turn is not Turn.ITS and turn is not Turn.AGAIN:
             return
+        try:
+            if msg.data:
+                await self._decide(token, msg, first=turn is Turn.ITS)
+        except Unavailable:
+            self._ledger.missed(token, receipt)
+            raise
+        except SignallingError as error:
+            await self._refuse(msg, error)
+        except Exception:
+            log.exception("relay failed", call=token)
+            await self._refuse(msg, Unavailable())
+        self._ledger.done(token, receipt)
+
+    async def _decide(self, token: str, msg: Msg, *, first: bool) -> None:
+        _, _, _, user, session, to, kind = msg.subject.split(".")
         lane = self._lanes.get(token)
-        if (
-            lane is None
-            or lane.warm_until <= time.monotonic()
-            or not self._route(lane, user, session, to, kind)
-        ):
-            found = await self._store.call(decode(token))
-            lane = await self._learn_slowly(found.call, found.revision) if found is not None else None
+        plain = lane is not None and self._route(lane, user, session, to, kind)
+        if lane is None or not plain or lane.warm_until <= time.monotonic():
+            lane = await self._read(token, known=lane if plain else None)
         if lane is None or encode(lane.call.peer_of(decode(user))) != to:
             raise ReceiverNotFound
         # The gateway is not in the subject; it is only asked for where an answer accepts, from a ringing device.
@@ -260,7 +313,24 @@ class Lanes:
         if outcome.call is not lane.call:
             outcome = await self._answer(lane.call.call, event)
             lane = self._lanes.get(token, lane)
-        await self._pass_on(lane, outcome.relay_to, kind, msg)
+        await self._pass_on(lane, outcome.relay_to, kind, msg, first=first)
+
+    async def _read(self, token: str, known: Lane | None) -> Lane | None:
+        """The lane of a call as it is stored, or as it is ``known`` while it cannot be read.
+
+        Raises :class:`Unavailable` for one that can be neither.
+        """
+        try:
+            found = await self._store.call(decode(token))
+        except Unavailable:
+            if known is None:
+                raise
+            if not known.unread:
+                log.warning("call not read: going on with what is known of it", call=token)
+            known.unread = True
+            known.warm_until = time.monotonic() + WARM_SECONDS
+            return known
+        return await self._learn_slowly(found.call, found.revision) if found is not None else None
 
     async def _answer(self, call: str, event: Happening) -> Outcome:
         assert self.accept is not None and event.kind is Kind.ANSWER and event.at is not None
@@ -269,13 +339,10 @@ class Lanes:
         return await self.accept(call, event)
 
     async def _refuse(self, msg: Msg, error: SignallingError) -> None:
+        """Tell the sender. Raises :class:`Unavailable` if that is not possible now."""
         log.debug("relay refused", subject=msg.subject, code=error.code)
-        if msg.reply:
-            try:
-                told = {**error.to_wire(), "event": msg.subject.rsplit(".", 1)[1]}
-                await self._bus.publish(msg.reply, json.dumps(told).encode())
-            except Unavailable:
-                log.warning("refusal not sent", subject=msg.subject)
+        told = {**error.to_wire(), "event": msg.subject.rsplit(".", 1)[1]}
+        await self._bus.publish(msg.reply, json.dumps(told).encode())
 
 
 def _targets(call: Call, user: str, session: str, to: str) -> tuple[Address, ...]:

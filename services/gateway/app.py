@@ -8,6 +8,7 @@ from aiohttp import web
 
 from services.gateway.drain import drain
 from services.gateway.errands import Errands
+from services.gateway.heard import Heard
 from services.gateway.inbound import Inbound
 from services.gateway.lease import Lease
 from services.gateway.limits import JoinTimeout, Strikes
@@ -50,11 +51,12 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         )
         replies = Replies(transport)
         services = Client(bus, timeout=settings.request_timeout_seconds)
+        heard = Heard()
         relays = Relays(
-            instance, bus, members, registry, replies, services, ack_seconds=settings.relay_ack_seconds
+            instance, bus, members, registry, replies, services, heard, ack_seconds=settings.relay_ack_seconds
         )
         recoveries = Recoveries(bus)
-        outbound = Outbound(instance, bus, registry, transport, recoveries)
+        outbound = Outbound(instance, bus, registry, transport, recoveries, heard)
         join_timeout = JoinTimeout(settings.join_timeout_seconds, transport.close)
         lease = Lease(
             instance,
@@ -114,7 +116,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             await errands.drain(STOP_SECONDS)
             await lease.stop()
             await recoveries.stop()
-            await relays.stop()
+            await relays.stop(STOP_SECONDS)
             await runner.cleanup()
             await members.stop()
     finally:

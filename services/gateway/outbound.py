@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from nats.aio.msg import Msg
 
+from services.gateway.heard import Heard
 from services.gateway.recovery import Missed, Recoveries, Recovery
 from services.gateway.replies import dumps
 from services.gateway.sessions import Registry, Socket
@@ -27,13 +28,20 @@ class Outbound:
     """Takes deliveries and orders for the sessions of this gateway."""
 
     def __init__(
-        self, instance: str, bus: Bus, registry: Registry, transport: Transport, recoveries: Recoveries
+        self,
+        instance: str,
+        bus: Bus,
+        registry: Registry,
+        transport: Transport,
+        recoveries: Recoveries,
+        heard: Heard,
     ) -> None:
         self._instance = instance
         self._bus = bus
         self._registry = registry
         self._transport = transport
         self._recoveries = recoveries
+        self._heard = heard
 
         self._joining = 0
         self._early: dict[str, list[tuple[str, Msg]]] = {}
@@ -92,7 +100,11 @@ class Outbound:
         await self._write(socket, event, msg)
 
     async def _write(self, socket: Socket, event: str, msg: Msg) -> None:
-        await self._tell(socket, event, msg.data)
+        payload = self._heard.take(socket, event, msg.data, msg.reply)
+        if payload is None:
+            return
+        if payload:
+            await self._tell(socket, event, payload)
         if msg.reply and subjects.receipt_wanted(msg.reply) and self._bus.connected:
             await self._bus.publish(msg.reply)
 
@@ -108,11 +120,13 @@ class Outbound:
         """Write what a session missed, then what came meanwhile, and from then on everything as it comes."""
         for letter in missed.before:
             recovery.first(letter.payload)
+            self._heard.take(socket, letter.event, letter.payload)
             if letter.event in _TURNS:
                 socket.hears_first(letter.event, json.loads(letter.payload)["callId"])
         for letter in missed.missed:
             recovery.first(letter.payload)
-            await self._tell(socket, letter.event, letter.payload)
+            if payload := self._heard.take(socket, letter.event, letter.payload):
+                await self._tell(socket, letter.event, payload)
         held = self._early.pop(socket.session or "", [])
         while held or recovery.held:
             for event, msg in held:

@@ -1,24 +1,31 @@
-"""Offers, answers and candidates on their way to call control, and the receipts that come back.
+"""Offers, answers and candidates on their way to call control, and what comes back of them.
 
-A relay is published, not requested: nothing waits for it. It carries a receipt subject on which may come back a
-refusal, the receipt of the peer's gateway if the client wants an acknowledgement, or NATS's word that the instance
-is gone; then this relay and all that went the same way after it go to the next one, in the order they were sent.
+A relay is published, not requested: nothing waits for it. It stays in the outbox until call control acknowledges that
+it has been passed on; when that does not come, when another instance is in charge now, and when NATS was away, all that
+is not acknowledged is sent again, in order, before anything newer of the same session and call. On the receipt subject
+may come back a refusal, the receipt of the peer's gateway if the client wants an acknowledgement, or NATS's word that
+nobody is there.
 """
 
 import asyncio
 import json
-from collections import OrderedDict, deque
+import time
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
 from nats.aio.msg import Msg
 
+from services.gateway.heard import Heard
+from services.gateway.outbox import AGAIN_SECONDS, Flow, Outbox, Sent
 from services.gateway.replies import Asked, Replies, dumps
 from services.gateway.sessions import Registry, Socket
 from shared import logs, subjects
 from shared.bus import Bus
+from shared.clock import now_seq
 from shared.contracts.calls import CallReply, FindRequest
 from shared.contracts.client import Answer, Candidate, Offer, Relayed
+from shared.contracts.relays import Acks, stamp
 from shared.errors import BadRequest, RateLimited, ReceiverNotFound, SignallingError, Unavailable
 from shared.ids import encode, new_id
 from shared.members import Members
@@ -27,25 +34,9 @@ from shared.rpc import Client
 log = logs.get(__name__)
 
 CALLCORE = "callcore"
-RECENT_SECONDS = 5.0
-RECENT_MAX = 4_096
-RECENT_MAX_BYTES = 4 * 1024 * 1024
 ACKS_PER_SOCKET = 1_024
-OWNERS_MAX = 50_000
+_INSTANCES_MAX = 256
 _TICK_SECONDS = 0.25
-
-
-@dataclass(slots=True)
-class Sent:
-    """A relay that may have to be sent again. ``moved``: how many "no responders" of earlier tries are to come."""
-
-    at: float
-    owner: str
-    call: str
-    subject_after_owner: str
-    payload: bytes
-    receipt: str
-    moved: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +44,8 @@ class Wanted:
     """An acknowledgement that a client waits for."""
 
     asked: Asked
+    flow: Flow
+    sent: Sent
     until: float
 
 
@@ -67,6 +60,7 @@ class Relays:
         registry: Registry,
         replies: Replies,
         services: Client,
+        heard: Heard,
         *,
         ack_seconds: float,
     ) -> None:
@@ -76,21 +70,29 @@ class Relays:
         self._registry = registry
         self._replies = replies
         self._services = services
+        self._heard = heard
         self._ack_seconds = ack_seconds
-        self._owners: dict[str, str | None] = {}
-        self._generation = -1
-        self._recent: deque[Sent] = deque()
-        self._recent_bytes = 0
-        self._wanted: OrderedDict[str, Wanted] = OrderedDict()
+        self._outbox = Outbox()
+        self._wanted: OrderedDict[tuple[str, int], Wanted] = OrderedDict()
+        self._acked_by: dict[str, float] = {}
+        self._doubt = False
+        self._doubted_at = 0.0
+        self._lost: set[str] = set()
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Listen for receipts."""
+        """Listen for receipts and acknowledgements."""
         await self._bus.subscribe(subjects.receipt_all(self._instance), self._on_receipt)
-        self._task = asyncio.create_task(self._expire(), name="relay acknowledgements")
+        await self._bus.subscribe(subjects.acks(self._instance), self._on_acks)
+        await self._bus.subscribe(subjects.DOUBT, self._on_doubt)
+        self._bus.on_reconnect.append(self._reconnected)
+        self._task = asyncio.create_task(self._run(), name="relays")
 
-    async def stop(self) -> None:
-        """Stop waiting for acknowledgements."""
+    async def stop(self, timeout: float) -> None:
+        """Wait until everything sent is acknowledged, ``timeout`` seconds at most."""
+        until = time.monotonic() + timeout
+        while any(flow.owes() for flow in self._outbox) and time.monotonic() < until:
+            await asyncio.sleep(0.02)
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -98,24 +100,96 @@ class Relays:
     # --- sending --------------------------------------------------------------------------------------------------
 
     async def send(self, asked: Asked, relayed: Relayed) -> None:
-        """Publish a relay. The acknowledgement, if one is wanted, comes when the peer's gateway has it."""
+        """Send a relay. The acknowledgement, if one is wanted, comes when the peer's gateway has it.
+
+        Raises :class:`Unavailable` for one that will never be sent.
+        """
         socket = asked.socket
         assert socket.user is not None and socket.session is not None
         call = relayed.call_id or await self._find(socket, relayed.to)
-        payload = _payload(relayed, socket.user, call)
-        if asked.ack_id is not None and socket.acks_pending >= ACKS_PER_SOCKET:
+        wanted = asked.ack_id is not None
+        if wanted and socket.acks_pending >= ACKS_PER_SOCKET:
             raise RateLimited("Too many acknowledgements are waiting", retry_after_ms=1000)
-        socket.relays += 1
-        number = 2 * socket.relays + (asked.ack_id is not None)
-        receipt = subjects.receipt(self._instance, socket.session, number)
-        owner = self._owner(call)
-        subject = subjects.relay(owner, call, socket.user, socket.session, relayed.to, asked.event)
-        await self._bus.publish(subject, payload, receipt)
-        now = asyncio.get_running_loop().time()
-        self._remember(Sent(now, owner, call, subject.split(".", 2)[2], payload, receipt))
-        if asked.ack_id is not None:
+        payload = _payload(relayed, socket.user, call)
+        now = time.monotonic()
+        flow = self._flow(socket.session, call, len(payload), now)
+        if wanted and (flow.owner is None or not self._bus.connected):
+            raise Unavailable  # known at once, so that the client need not wait to hear it
+
+        # From here to where it is published nothing may let another relay of the flow pass.
+        number = flow.last + 1
+        payload = stamp(payload, flow.session, number)
+        tail = flow.tail(socket.user, relayed.to, asked.event)
+        sent = Sent(number, asked.event, tail, payload, wanted, now)
+        before, follows = flow.previous, flow.waiting
+        self._outbox.add(flow, sent, now)
+        flow.previous = sent
+        if wanted:
             socket.acks_pending += 1
-            self._wanted[receipt] = Wanted(asked, now + self._ack_seconds)
+            self._wanted[flow.session, number] = Wanted(asked, flow, sent, now + self._ack_seconds)
+        if flow.behind:
+            await self._pump(flow)
+        elif not flow.pumping:
+            try:
+                await self._publish(flow, sent, flow.marks(sent, before, follows=follows))
+            except Unavailable:
+                flow.behind = True
+
+    def _flow(self, session: str, call: str, size: int, now: float) -> Flow:
+        """The flow of a relay of ``size`` bytes. Raises :class:`Unavailable` if there is no room for it."""
+        flow = self._outbox.get(session, encode(call))
+        self._outbox.check_room(flow, size)
+        if flow is None:
+            flow = self._outbox.open(session, call, now_seq(), now)
+        self._look(flow)
+        return flow
+
+    def _look(self, flow: Flow) -> None:
+        """Find out who is in charge of a flow's call now; if that has changed, what is in hand goes there first."""
+        if flow.generation != self._members.generation:
+            flow.generation = self._members.generation
+            owner = self._members.owner(CALLCORE, flow.token)
+            if owner is None or (owner != flow.owner and flow.waiting):
+                flow.behind = True
+            flow.owner = owner
+
+    async def _publish(self, flow: Flow, sent: Sent, marks: str) -> None:
+        await self._bus.publish(
+            f"relay.{flow.owner}.{sent.tail}",
+            sent.payload,
+            subjects.receipt(self._instance, flow.session, sent.number, marks),
+        )
+
+    async def _pump(self, flow: Flow) -> None:
+        """Send all that is not acknowledged, in order, and what is added meanwhile.
+
+        Another reason to send again that comes up meanwhile makes it begin anew.
+        """
+        if flow.pumping:
+            return
+        flow.pumping = True
+        try:
+            while flow.behind:
+                if flow.owner is None or not self._bus.connected:
+                    return
+                flow.begin(time.monotonic())
+                await self._send_again(flow)
+                if not flow.behind:
+                    flow.again = False
+        except Unavailable:
+            flow.behind = True
+        finally:
+            flow.pumping = False
+
+    async def _send_again(self, flow: Flow) -> None:
+        before: Sent | None = None
+        number = flow.acked
+        while rest := [sent for sent in flow.queue if sent.number > number]:
+            for sent in rest:
+                await self._publish(flow, sent, flow.marks(sent, before, follows=before is not None))
+                if flow.behind:
+                    return
+                before, number = sent, sent.number
 
     async def _find(self, socket: Socket, peer: str) -> str:
         """The call with ``peer``. Raises :class:`shared.errors.ReceiverNotFound`."""
@@ -129,45 +203,73 @@ class Relays:
             socket.remember_call(peer, call)
         return call
 
-    def _owner(self, call: str) -> str:
-        """The callcore in charge of a call's lane. Raises :class:`Unavailable` if there is none."""
-        if self._generation != self._members.generation or len(self._owners) > OWNERS_MAX:
-            self._generation = self._members.generation
-            self._owners.clear()
-        if call not in self._owners:
-            self._owners[call] = self._members.owner(CALLCORE, encode(call))
-        owner = self._owners[call]
-        if owner is None:
-            raise Unavailable
-        return owner
+    # --- what comes back ------------------------------------------------------------------------------------------
 
-    def _remember(self, sent: Sent) -> None:
-        self._recent.append(sent)
-        self._recent_bytes += len(sent.payload)
-        while self._recent and (
-            len(self._recent) > RECENT_MAX
-            or self._recent_bytes > RECENT_MAX_BYTES
-            or self._recent[0].at < sent.at - RECENT_SECONDS
-        ):
-            self._recent_bytes -= len(self._recent.popleft().payload)
+    async def _on_acks(self, msg: Msg) -> None:
+        acks, now = Acks.model_validate_json(msg.data), time.monotonic()
+        if acks.done or acks.gaps:
+            self._acked_by.pop(acks.by, None)
+            self._acked_by[acks.by] = now
+            if len(self._acked_by) > _INSTANCES_MAX:
+                del self._acked_by[next(iter(self._acked_by))]
+        for session, token, number in acks.done:
+            if flow := self._outbox.get(session, token):
+                flow.acknowledge(number, now)
+        for session, token in acks.gaps:
+            if flow := self._outbox.get(session, token):
+                flow.missed = True
+        self._lost.update(session for session in acks.lost if self._outbox.of(session))
 
-    # --- receipts -------------------------------------------------------------------------------------------------
+    async def _on_doubt(self, _: Msg) -> None:
+        self._doubt = True
+
+    async def _reconnected(self) -> None:
+        """What was published just before the connection broke may be lost, and so may what others published for us."""
+        self._doubt = True
+        self._doubted_at = 0.0
+        if self._bus.connected:
+            await self._bus.publish(subjects.DOUBT)
 
     async def _on_receipt(self, msg: Msg) -> None:
+        _, session, number, marks = subjects.receipt_of(msg.subject)
         if msg.headers is not None and msg.headers.get("Status") == "503":
-            await self._move(msg.subject)
+            await self._nobody(session, number, marks)
             return
-        wanted = self._done(msg.subject)
+        wanted = self._done(session, number)
         if not msg.data:
             if wanted is not None:
                 await self._replies.ok(wanted.asked)
             return
-        wire = json.loads(msg.data)
-        await self._refuse(msg.subject, wanted, SignallingError.from_wire(wire), wire.get("event", ""))
+        flow = self._outbox.find(session, number)
+        sent = next((s for s in flow.queue if s.number == number), None) if flow is not None else None
+        # One that was passed on before and came again may find its call over by now; that is no refusal.
+        fresh = sent is not None and sent.payload and flow is not None and number > flow.doubted
+        if sent is not None:
+            self._outbox.void(sent)
+        if wanted is not None or fresh:
+            wire = json.loads(msg.data)
+            error = SignallingError.from_wire(wire)
+            await self._refuse(session, wanted, error, wire.get("event", ""))
 
-    async def _refuse(self, receipt: str, wanted: Wanted | None, error: SignallingError, event: str) -> None:
+    async def _nobody(self, session: str, number: int, marks: str) -> None:
+        """NATS says that nobody took a relay, or the letter that was made of it."""
+        flow = self._outbox.find(session, number)
+        if flow is None or marks[:1] != str(flow.attempt):
+            return
+        if subjects.LETTER in marks:
+            self._lost.add(session)
+            return
+        if flow.owner is not None:
+            log.info("callcore is gone", callcore=flow.owner)
+            self._members.drop(CALLCORE, flow.owner)
+            flow.behind = True
+        for other in self._outbox:
+            self._look(other)
+            if other.behind:
+                await self._pump(other)
+
+    async def _refuse(self, session: str, wanted: Wanted | None, error: SignallingError, event: str) -> None:
         """Tell the sender, also the one who wanted no acknowledgement."""
-        session, _ = subjects.parse_receipt(receipt)
         socket = wanted.asked.socket if wanted is not None else self._registry.by_session(session)
         if socket is not None:
             if isinstance(error, ReceiverNotFound):
@@ -175,51 +277,84 @@ class Relays:
             asked = wanted.asked if wanted is not None else Asked(socket, event, None)
             await self._replies.refuse(asked, error)
 
-    def _done(self, receipt: str) -> Wanted | None:
-        wanted = self._wanted.pop(receipt, None)
+    def _done(self, session: str, number: int) -> Wanted | None:
+        wanted = self._wanted.pop((session, number), None)
         if wanted is not None:
             wanted.asked.socket.acks_pending -= 1
         return wanted
 
-    async def _move(self, receipt: str) -> None:
-        """The instance that a relay went to is not there: send it, and what went there after it, to the next."""
-        first = next((i for i, sent in enumerate(self._recent) if sent.receipt == receipt), None)
-        if first is None:
-            await self._lost(receipt, "")
-            return
-        lost = self._recent[first]
-        if lost.moved:
-            lost.moved -= 1
-            return
-        gone = lost.owner
-        self._members.drop(CALLCORE, gone)
-        behind = [sent for i, sent in enumerate(self._recent) if i >= first and sent.owner == gone]
-        log.info("callcore is gone: relays go to the next one", callcore=gone, relays=len(behind))
-        for sent in behind:
-            if sent is not lost:
-                sent.moved += 1
-            try:
-                sent.owner = self._owner(sent.call)
-                await self._bus.publish(
-                    f"relay.{sent.owner}.{sent.subject_after_owner}", sent.payload, sent.receipt
-                )
-            except Unavailable:
-                await self._lost(sent.receipt, sent.subject_after_owner.rsplit(".", 1)[1])
+    # --- what does not come back ------------------------------------------------------------------------------------
 
-    async def _lost(self, receipt: str, event: str) -> None:
-        """A relay that nobody can take."""
-        await self._refuse(receipt, self._done(receipt), Unavailable(), event)
-
-    async def _expire(self) -> None:
-        loop = asyncio.get_running_loop()
+    async def _run(self) -> None:
         while True:
             await asyncio.sleep(_TICK_SECONDS)
-            while self._wanted:
-                receipt, wanted = next(iter(self._wanted.items()))
-                if wanted.until > loop.time():
-                    break
-                self._done(receipt)
+            try:
+                now = time.monotonic()
+                await self._expire(now)
+                if self._bus.connected:
+                    self._raise_doubts(now)
+                    await self._tell_missed()
+                for flow in self._outbox:
+                    if flow.waiting:
+                        await self._tend(flow, now)
+                    elif self._bus.connected:
+                        self._outbox.trim(flow, now)
+            except Unavailable:
+                log.debug("NATS went away")
+            except Exception:
+                log.exception("relays not tended")
+
+    async def _expire(self, now: float) -> None:
+        """Answer who has waited long enough."""
+        while self._wanted:
+            (session, number), wanted = next(iter(self._wanted.items()))
+            if wanted.until > now:
+                return
+            self._done(session, number)
+            if number <= max(wanted.flow.acked, wanted.flow.doubted):
+                await self._replies.ok(wanted.asked, queued=True)
+            else:
+                # Its client may send it again, so it is not to get through by itself as well.
+                self._outbox.void(wanted.sent)
                 await self._replies.refuse(wanted.asked, Unavailable())
+
+    def _raise_doubts(self, now: float) -> None:
+        if not (self._doubt or self._lost) or now < self._doubted_at + AGAIN_SECONDS:
+            return
+        flows = list(self._outbox) if self._doubt else [f for s in self._lost for f in self._outbox.of(s)]
+        self._doubt, self._doubted_at = False, now
+        self._lost.clear()
+        for flow in flows:
+            flow.doubt()
+        log.info("relays of late are sent again", flows=len(flows))
+
+    async def _tell_missed(self) -> None:
+        """Have others send again what clients of this gateway miss."""
+        for gateway, sessions in self._heard.take_missed().items():
+            told = Acks(by=self._instance, lost=tuple(sessions))
+            await self._bus.publish(subjects.acks(gateway), told.dump())
+
+    async def _tend(self, flow: Flow, now: float) -> None:
+        """Give up what is too old of a flow that waits, and send the rest again if it is time."""
+        for sent in self._outbox.give_up(flow, now):
+            log.warning("relay given up", session=flow.session, call=flow.call, relayed=sent.event)
+            wanted = self._done(flow.session, sent.number)
+            await self._refuse(flow.session, wanted, Unavailable(), sent.event)
+        if not self._bus.connected:
+            return
+        self._look(flow)
+        if flow.stalled(now):
+            flow.probing = not flow.missed
+            flow.behind = True
+        elif flow.probing and now > flow.pumped_at + AGAIN_SECONDS:
+            flow.probing = False
+            if flow.owner is not None and self._acked_by.get(flow.owner, 0.0) < flow.pumped_at:
+                log.warning("callcore does not acknowledge", callcore=flow.owner)
+                self._members.drop(CALLCORE, flow.owner)
+                self._look(flow)
+        if flow.behind:
+            await self._pump(flow)
+        self._outbox.trim(flow, now)
 
 
 def _payload(relayed: Relayed, user: str, call: str) -> bytes:

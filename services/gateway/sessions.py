@@ -20,13 +20,13 @@ class Socket:
     token: str = ""
     """What resumes the session, as its client was told; presence may have forgotten it."""
     gone: bool = False
-    relays: int = 0
-    """How many relays it has sent; the number of the last one."""
     calls: dict[str, str] = field(default_factory=dict)
     """Peer → call, for relays that do not name the call."""
     acks_pending: int = 0
     heard: dict[tuple[str, str], None] = field(default_factory=dict)
     """(event, call) of the last turns that calls took here."""
+    relays_heard: dict[str, int] = field(default_factory=dict)
+    """Sending session → number of the last relay of it that the client has got."""
 
     def remember_call(self, peer: str, call: str) -> None:
         """Remember the call with ``peer``, and forget the one asked for longest ago if there are too many."""

@@ -9,18 +9,20 @@ from nats.aio.msg import Msg
 
 from shared import subjects
 from shared.bus import Bus
+from shared.contracts.relays import Acks, unstamped
 from tests.integration.gateway.conftest import GATEWAY, Connect, Services, Start
 
 OFFER = {"offer": {"sdp": "v=0 ü"}, "from": "alice", "to": "bob", "callId": "c", "callType": "audio"}
 
 
 class Callcore:
-    """An instance that takes relays and answers as ``answer`` says (``None``: not at all)."""
+    """An instance that takes relays, answers as ``answer`` says (``None``: not at all), and acknowledges them."""
 
     def __init__(self, bus: Bus, name: str) -> None:
         self._bus = bus
         self.name = name
         self.answer: bytes | None = b""
+        self.acks = True
         self.got: list[tuple[subjects.Relay, bytes, str]] = []
 
     async def start(self) -> "Callcore":
@@ -36,6 +38,10 @@ class Callcore:
         self.got.append((subjects.parse_relay(msg.subject), msg.data, msg.reply))
         if self.answer is not None and (self.answer or subjects.receipt_wanted(msg.reply)):
             await self._bus.publish(msg.reply, self.answer)
+        if self.acks:
+            _, session, number, _ = subjects.receipt_of(msg.reply)
+            done = Acks(by=self.name, done=((session, msg.subject.split(".")[2], number),))
+            await self._bus.publish(subjects.acks(GATEWAY), done.dump())
 
     async def wait_for(self, count: int) -> None:
         async with asyncio.timeout(5):
@@ -49,16 +55,24 @@ async def test_what_is_published(gateway: Start, connect: Connect, services: Ser
     assert await alice.ok("call:offer", OFFER) == {"ok": True}
     subject, body, reply = cc.got[0]
     assert subject == ("cc", "c", "alice", alice.session, "bob", "call:offer")
-    wanted = {"offer": OFFER["offer"], "from": "alice", "callId": "c", "callType": "audio"}
+    _, session, number, marks = subjects.receipt_of(reply)
+    assert (session, marks) == (alice.session, "0sw")
+    wanted = {
+        "offer": OFFER["offer"],
+        "from": "alice",
+        "callId": "c",
+        "callType": "audio",
+        "relay": f"{session}.{number}",
+    }
     assert (
         json.loads(body) == wanted
         and body == json.dumps(json.loads(body), ensure_ascii=False, separators=(",", ":")).encode()
     )
-    assert subjects.receipt_wanted(reply)
     await alice.emit("ice:candidate", {"candidate": None, "from": "alice", "to": "bob", "callId": "c"})
     await cc.wait_for(2)
-    assert json.loads(cc.got[1][1]) == {"candidate": None, "from": "alice", "callId": "c"}
-    assert not subjects.receipt_wanted(cc.got[1][2])
+    assert unstamped(cc.got[1][1]) == b'{"candidate":null,"from":"alice","callId":"c"}'
+    second = subjects.receipt_of(cc.got[1][2])
+    assert second.number == number + 1 and not subjects.receipt_wanted(cc.got[1][2])
 
 
 async def test_a_call_not_named_is_found_once(
@@ -88,10 +102,15 @@ async def test_refusals_with_and_without_acknowledgement(
 
 
 async def test_no_receipt_in_time(gateway: Start, connect: Connect, services: Services, bus: Bus) -> None:
+    """A peer in its grace has no gateway that could send one, but a mailbox."""
     cc = await Callcore(bus, "cc").start()
     cc.answer = None
     alice = await connect(await gateway(), "alice")
+    assert await alice.ok("call:offer", OFFER) == {"ok": True, "queued": True}
+    cc.acks = False
     await alice.refused("call:offer", OFFER, code="unavailable")
+    await cc.wait_for(3)
+    assert cc.got[-1][1] == b"", "the client has been told that it did not get there, so it is not to"
 
 
 async def test_nobody_is_there(gateway: Start, connect: Connect, services: Services, bus: Bus) -> None:
@@ -143,17 +162,17 @@ async def test_a_receipt_goes_out_only_where_wanted(
         receipts.append(msg.subject)
 
     await bus.subscribe(subjects.receipt_all("other"), note)
-    for number in (2, 3, 4, 5):
+    for number, marks in ((2, "0s"), (3, "0w"), (4, "0f"), (5, "0fwl")):
         await bus.publish(
             subjects.deliver(GATEWAY, alice.session, "call:offer"),
-            b'{"seq":1}',
-            subjects.receipt("other", "s", number),
+            b'{"offer":{},"relay":"s.%d","seq":1}' % number,
+            subjects.receipt("other", "s", number, marks),
         )
         await alice.expect("call:offer")
     async with asyncio.timeout(5):
         while len(receipts) < 2:
             await asyncio.sleep(0.01)
-    assert receipts == ["receipt.other.s.3", "receipt.other.s.5"]
+    assert receipts == ["receipt.other.s.3-0w", "receipt.other.s.5-0fwl"]
 
 
 async def test_ids_of_any_length_and_script(

@@ -1,0 +1,246 @@
+"""Relays that call control has not acknowledged yet, and those it has acknowledged of late, in order.
+
+Pure: no I/O and no clock; time arrives as ``now`` (seconds, monotonic). Whoever publishes them asks a flow for the
+marks of each.
+"""
+
+import itertools
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from shared import subjects
+from shared.errors import Unavailable
+from shared.ids import encode
+
+RELAYS_MAX = 16_384
+BYTES_MAX = 32 * 1024 * 1024
+FLOW_MAX = 4_096
+"""Relays of one session for one call."""
+RESEND_SECONDS = 2.0
+"""How long an acknowledgement may take before all that is not acknowledged is sent again."""
+AGAIN_SECONDS = 0.5
+"""What is asked for once more sooner than this after it was sent again is not sent again at once."""
+GIVE_UP_SECONDS = 10.0
+"""How old a relay may become without an acknowledgement."""
+KEEP_SECONDS = 2.0
+"""How long at least a relay is kept that is acknowledged: what became of it may get lost with a NATS server."""
+_TAILS_MAX = 16
+
+
+@dataclass(slots=True, eq=False)
+class Sent:
+    """A relay. ``payload`` is empty once it is void: refused, or told its client to be lost."""
+
+    number: int
+    event: str
+    tail: str
+    """Its subject behind the instance it goes to."""
+    payload: bytes
+    wanted: bool
+    born: float
+
+
+class Flow:
+    """The relays of one session for one call. Their numbers follow each other without a gap."""
+
+    __slots__ = (
+        "_kept", "_kept_at", "_tails", "acked", "again", "attempt", "behind", "call", "doubted", "generation",
+        "last", "missed", "owner", "previous", "probing", "progress", "pumped_at", "pumping", "queue", "session",
+        "token",
+    )  # fmt: skip
+
+    def __init__(self, session: str, call: str, first: int, now: float) -> None:
+        self.session = session
+        self.call = call
+        self.token = encode(call)
+        self.queue: deque[Sent] = deque()
+        self.last = first - 1
+        """The number of the relay added last."""
+        self.acked = first - 1
+        """The number up to which they are acknowledged, refused or given up."""
+        self.doubted = first - 1
+        """The number up to which they were acknowledged before that came into doubt."""
+        self.previous: Sent | None = None
+        self.owner: str | None = None
+        """The instance they go to; ``None`` while there is none."""
+        self.generation = -1
+        """Which members the owner was found among."""
+        self.attempt = 0
+        self.again = False
+        """Whether they are to be passed on even if that was done."""
+        self.behind = False
+        """Whether all that is not acknowledged is to be sent again before anything new."""
+        self.missed = False
+        """Whether call control has asked for that."""
+        self.pumping = False
+        """Whether somebody is doing it."""
+        self.pumped_at = -AGAIN_SECONDS
+        self.probing = False
+        """Whether it was done because no acknowledgement came."""
+        self.progress = now
+        self._kept = first - 1
+        self._kept_at = now
+        self._tails: dict[tuple[str, str], str] = {}
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something is not acknowledged."""
+        return self.last > self.acked
+
+    def owes(self) -> bool:
+        """Whether something that is not acknowledged is still to get through."""
+        return self.waiting and any(sent.payload for sent in self.queue if sent.number > self.acked)
+
+    def tail(self, user: str, to: str, event: str) -> str:
+        """The subject of such a relay behind the instance it goes to."""
+        tail = self._tails.get((to, event))
+        if tail is None:
+            if len(self._tails) >= _TAILS_MAX:
+                self._tails.clear()
+            subject = subjects.relay("", self.call, user, self.session, to, event)
+            tail = self._tails[to, event] = subject.split(".", 2)[2]
+        return tail
+
+    def marks(self, sent: Sent, before: Sent | None, *, follows: bool) -> str:
+        """The marks of a relay that is published now. ``before``: the one that the peer got, or gets, before it."""
+        return (
+            f"{self.attempt}"
+            f"{subjects.FOLLOWS if follows else ''}"
+            f"{subjects.STARTS if before is None or not before.payload else ''}"
+            f"{subjects.AGAIN if self.again else ''}"
+            f"{subjects.WANTED if sent.wanted else ''}"
+        )
+
+    def begin(self, now: float) -> None:
+        """All that is not acknowledged is being sent again from now on."""
+        self.attempt = (self.attempt + 1) % 10
+        self.behind = self.missed = False
+        self.progress = self.pumped_at = now
+
+    def acknowledge(self, number: int, now: float) -> None:
+        """Call control has done all up to ``number``."""
+        if number > self.acked:
+            self.acked = min(number, self.last)
+            self.progress = now
+            self.probing = False
+
+    def doubt(self) -> None:
+        """What was acknowledged may be lost all the same: all that is still kept is to be sent again."""
+        if self.queue:
+            self.doubted = max(self.doubted, self.acked)
+            self.acked = self.queue[0].number - 1
+            self.again = self.behind = True
+
+    def stalled(self, now: float) -> bool:
+        """Whether it is time to send again because no acknowledgement came, or because call control has asked."""
+        if not self.waiting or self.behind or self.pumping:
+            return False
+        if self.missed:
+            return now >= self.pumped_at + AGAIN_SECONDS
+        return now >= self.progress + RESEND_SECONDS
+
+    def settled(self, now: float) -> int:
+        """The number up to which they were acknowledged :data:`KEEP_SECONDS` ago."""
+        if self._kept > self.acked:
+            self._kept = self.acked
+        kept = self._kept
+        if now < self._kept_at + KEEP_SECONDS:
+            return self.queue[0].number - 1 if self.queue else kept
+        self._kept, self._kept_at = self.acked, now
+        return kept
+
+
+class Outbox:
+    """All flows of a gateway, by session and call token."""
+
+    def __init__(self) -> None:
+        self._flows: dict[tuple[str, str], Flow] = {}
+        self._sessions: dict[str, list[Flow]] = {}
+        self._highest = 0
+        self.count = 0
+        self.size = 0
+
+    def __iter__(self) -> Iterator[Flow]:
+        return iter(list(self._flows.values()))
+
+    def get(self, session: str, token: str) -> Flow | None:
+        """The flow of a session for a call."""
+        return self._flows.get((session, token))
+
+    def of(self, session: str) -> list[Flow]:
+        """The flows of a session."""
+        return self._sessions.get(session, [])
+
+    def open(self, session: str, call: str, clock: int, now: float) -> Flow:
+        """Begin a flow. ``clock``: microseconds since the epoch, so that numbers grow where a session moves to."""
+        flow = Flow(session, call, max(clock, self._highest + 1), now)
+        self._flows[session, flow.token] = flow
+        self._sessions.setdefault(session, []).append(flow)
+        return flow
+
+    def find(self, session: str, number: int) -> Flow | None:
+        """The flow that a relay is in, or was in of late."""
+        for flow in self._sessions.get(session, ()):
+            if flow.queue and flow.queue[0].number <= number <= flow.last:
+                return flow
+        return None
+
+    def check_room(self, flow: Flow | None, size: int) -> None:
+        """Raises :class:`Unavailable` if there is no room for a relay of ``size`` bytes."""
+        if flow is not None and flow.last - flow.acked >= FLOW_MAX:
+            raise Unavailable("Too many relays are waiting")
+        if self._full(size):
+            for other in self:
+                self._drop(other, other.acked)
+            if self._full(size):
+                raise Unavailable("Too many relays are waiting")
+
+    def _full(self, size: int) -> bool:
+        return self.count >= RELAYS_MAX or self.size + size > BYTES_MAX
+
+    def add(self, flow: Flow, sent: Sent, now: float) -> None:
+        """Take a relay whose number is the flow's next."""
+        if not flow.waiting:
+            flow.progress = now
+        flow.queue.append(sent)
+        flow.last = sent.number
+        self.count += 1
+        self.size += len(sent.payload)
+        self._highest = max(self._highest, sent.number)
+
+    def void(self, sent: Sent) -> None:
+        """Let nobody have this relay any more, though its number stays in its place."""
+        self.size -= len(sent.payload)
+        sent.payload = b""
+
+    def trim(self, flow: Flow, now: float) -> None:
+        """Drop what has been acknowledged for long enough, and the flow if nothing is left of it."""
+        self._drop(flow, flow.settled(now))
+        if not flow.queue and not flow.pumping:
+            del self._flows[flow.session, flow.token]
+            flows = self._sessions[flow.session]
+            flows.remove(flow)
+            if not flows:
+                del self._sessions[flow.session]
+
+    def _drop(self, flow: Flow, number: int) -> None:
+        queue = flow.queue
+        while queue and queue[0].number <= number:
+            self.count -= 1
+            self.size -= len(queue.popleft().payload)
+
+    def give_up(self, flow: Flow, now: float) -> list[Sent]:
+        """What has become too old without an acknowledgement: dropped. Those of it whose clients do not know yet."""
+        old = [s for s in self._too_old(flow, now - GIVE_UP_SECONDS) if s.number > flow.acked]
+        if old:
+            flow.acked = old[-1].number
+            untold = [sent for sent in old if sent.payload and sent.number > flow.doubted]
+            for sent in old:
+                self.void(sent)
+            self._drop(flow, flow.acked)
+            return untold
+        return old
+
+    def _too_old(self, flow: Flow, before: float) -> Iterator[Sent]:
+        return itertools.takewhile(lambda sent: sent.born < before, flow.queue)
