@@ -122,9 +122,11 @@ class Inbound:
         )
         self._errands.run("lost", lambda: self._services.ask("presence", "lost", lost, Done))
 
-    def owes(self, sid: str) -> bool:
+    async def owes(self, sid: str) -> bool:
         """Whether the client waits for the acknowledgement of a relay."""
         socket = self._registry.by_sid(sid)
+        if socket is not None and socket.acks_pending:
+            await self._relays.settle(socket)
         return socket is not None and socket.acks_pending > 0
 
     # --- messages -------------------------------------------------------------------------------------------------

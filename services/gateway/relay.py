@@ -304,6 +304,15 @@ class Relays:
             except Exception:
                 log.exception("relays not tended")
 
+    async def settle(self, socket: Socket) -> None:
+        """Answer what of ``socket``, which is about to be closed, call control has taken: its peer gets it in time."""
+        waiting = [key for key, wanted in self._wanted.items() if wanted.asked.socket is socket]
+        for session, number in waiting:
+            wanted = self._wanted[session, number]
+            if number <= wanted.flow.acked:
+                self._done(session, number)
+                await self._replies.ok(wanted.asked, queued=True)
+
     async def _expire(self, now: float) -> None:
         """Answer who has waited long enough."""
         while self._wanted:

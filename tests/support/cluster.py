@@ -160,6 +160,18 @@ class Cluster:
         """Start it again, on its port and what it had stored."""
         self._nats.start()
 
+    def running(self, name: str) -> bool:
+        """Whether that process is there."""
+        return self._services[name].running
+
+    def pause_one(self, name: str) -> None:
+        """SIGSTOP to one process."""
+        self._services[name].signal(signal.SIGSTOP)
+
+    def resume_one(self, name: str) -> None:
+        """Let it go on."""
+        self._services[name].signal(signal.SIGCONT)
+
     def pause(self, kind: str) -> None:
         """SIGSTOP to all processes of a kind: they are there and do not answer."""
         for service in self._of(kind):
