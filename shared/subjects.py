@@ -125,6 +125,11 @@ def receipt(gateway: str, session: str, number: int, marks: str = "0") -> str:
     return f"receipt.{gateway}.{session}.{number}-{marks}"
 
 
+def attempt_of(marks: str) -> int:
+    """The digit that tells the times apart that a relay was sent."""
+    return int(marks[0])
+
+
 def receipt_wanted(subject: str) -> bool:
     """Whether the peer's gateway is to send its receipt."""
     return WANTED in subject[subject.rindex("-") :]

@@ -20,6 +20,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from services.callcore import machine
+from services.callcore.acks import Acknowledger
 from services.callcore.ledger import Ledger, Turn
 from services.callcore.model import RELAY_KINDS, Address, Call, Happening, Kind, Outcome, State
 from services.callcore.store import Store
@@ -90,7 +91,8 @@ class Lanes:
         self._postman = postman
         self._instance = instance
         self._owner = owner
-        self._ledger = Ledger(bus, instance)
+        self._ledger = Ledger()
+        self._acknowledger = Acknowledger(bus, self._ledger, instance)
         self._lanes: OrderedDict[str, Lane] = OrderedDict()
         self._lines: dict[str, Line] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -99,7 +101,7 @@ class Lanes:
 
     async def start(self) -> None:
         """Take relays."""
-        self._ledger.start()
+        self._acknowledger.start()
         self._subscription = await self._bus.subscribe(subjects.relay_all(self._instance), self._on_relay)
 
     async def stop(self, timeout: float) -> None:
@@ -112,7 +114,7 @@ class Lanes:
                 log.warning("relays not drained", error=str(error) or type(error).__name__)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout)
-        await self._ledger.stop()
+        await self._acknowledger.stop()
 
     # --- state ----------------------------------------------------------------------------------------------------
 

@@ -1,27 +1,20 @@
-"""What this instance has passed on of each session's relays, and telling the gateways so.
+"""What this instance has passed on of each session's relays, and what their gateways are to be told of it. No I/O.
 
-An acknowledgement leaves on the same connection after the letters it is about, so one that arrives says that NATS has
-taken them. Relays of one session for one call are passed on in the order of their numbers and without a gap: one that
-comes before its turn is dropped, and its gateway told to send from where it is acknowledged.
+Relays of one session for one call are passed on in the order of their numbers and without a gap: one that comes before
+its turn is dropped, and its gateway told to send from where it is acknowledged.
 """
 
-import asyncio
 from collections import OrderedDict
+from collections.abc import Iterator
 from enum import Enum
 from itertools import islice
 
-from shared import logs, subjects
-from shared.bus import Bus
+from shared import subjects
 from shared.contracts.relays import Acks
-from shared.errors import Unavailable
 from shared.subjects import Receipt
-
-log = logs.get(__name__)
 
 FLOWS_MAX = 100_000
 """Sessions, each with one call, whose last number is remembered; those idle for longest are forgotten."""
-TELL_SECONDS = 0.03
-"""How long acknowledgements are gathered."""
 TOLD_AT_ONCE = 2_000
 """Entries of one message at most."""
 
@@ -39,33 +32,15 @@ class Turn(Enum):
 
 
 class Ledger:
-    """The numbers of one instance. ``instance``: its name."""
+    """The numbers of one instance."""
 
-    def __init__(self, bus: Bus, instance: str) -> None:
-        self._bus = bus
-        self._instance = instance
+    def __init__(self) -> None:
         self._last: OrderedDict[Key, int] = OrderedDict()
-        self._done: dict[str, dict[Key, int]] = {}
+        self._done: dict[str, dict[Key, tuple[int, int]]] = {}
         self._gaps: dict[str, set[Key]] = {}
-        self._dirty = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begin to tell."""
-        self._bus.on_reconnect.append(self._doubt)
-        self._task = asyncio.create_task(self._run(), name="acknowledgements")
-
-    async def stop(self) -> None:
-        """Tell what has not been told."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        await self._tell()
-
-    # --- what has been passed on ------------------------------------------------------------------------------------
 
     def turn(self, call: str, receipt: Receipt) -> Turn:
-        """Whether it is a relay's turn. If not, its gateway will be told where this instance is."""
+        """Whether it is a relay's turn. If not, its gateway is to be told."""
         key = (receipt.session, call)
         last = self._last.get(key, 0)
         if receipt.number > last:
@@ -75,18 +50,17 @@ class Ledger:
             return Turn.ITS
         if subjects.AGAIN in receipt.marks:
             return Turn.AGAIN
-        self.alive(call, receipt)
+        self._note(key, receipt, receipt.number)
         return Turn.OVER
 
     def done(self, call: str, receipt: Receipt) -> None:
         """A relay has been passed on, or refused: it need not come again."""
         key = (receipt.session, call)
-        last = max(receipt.number, self._last.get(key, 0))
-        self._last[key] = last
+        self._last[key] = max(receipt.number, self._last.get(key, 0))
         self._last.move_to_end(key)
         if len(self._last) > FLOWS_MAX:
             self._last.popitem(last=False)
-        self._note(key, receipt.gateway, last)
+        self._note(key, receipt, receipt.number)
 
     def known(self, call: str, session: str, number: int) -> None:
         """Another instance has passed this one on."""
@@ -94,49 +68,37 @@ class Ledger:
         self._last[key] = max(number, self._last.get(key, 0))
 
     def alive(self, call: str, receipt: Receipt) -> None:
-        """Have the gateway told how far this instance is, which also says that it is there."""
-        key = (receipt.session, call)
-        self._note(key, receipt.gateway, self._last.get(key, 0))
+        """Have the gateway told that a relay has come which may take a while."""
+        self._note((receipt.session, call), receipt, 0)
 
     def missed(self, call: str, receipt: Receipt) -> None:
         """Have the gateway send again what is not acknowledged."""
         self._gaps.setdefault(receipt.gateway, set()).add((receipt.session, call))
-        self._dirty.set()
 
-    def _note(self, key: Key, gateway: str, last: int) -> None:
-        done = self._done.get(gateway)
+    def _note(self, key: Key, receipt: Receipt, number: int) -> None:
+        done = self._done.get(receipt.gateway)
         if done is None:
-            done = self._done[gateway] = {}
-            self._dirty.set()
-        done[key] = last
+            done = self._done[receipt.gateway] = {}
+        if number or key not in done:
+            done[key] = (number, subjects.attempt_of(receipt.marks))
 
-    # --- telling ------------------------------------------------------------------------------------------------------
+    def __bool__(self) -> bool:
+        """Whether somebody is to be told something."""
+        return bool(self._done or self._gaps)
 
-    async def _run(self) -> None:
-        while True:
-            await self._dirty.wait()
-            await asyncio.sleep(TELL_SECONDS)
-            await self._tell()
-
-    async def _tell(self) -> None:
-        """Tell what has been gathered. What cannot be told now need not be: the relays come again."""
-        self._dirty.clear()
+    def to_tell(self, by: str) -> Iterator[tuple[str, Acks]]:
+        """Gateways, and what each is to be told; nothing more is to be told then. ``by``: this instance."""
         done, self._done = self._done, {}
         gaps, self._gaps = self._gaps, {}
-        try:
-            for gateway in {**done, **gaps}:
-                entries = iter([(*key, last) for key, last in done.get(gateway, {}).items()])
-                missed = tuple(gaps.get(gateway, ()))
-                while (some := tuple(islice(entries, TOLD_AT_ONCE))) or missed:
-                    told = Acks(by=self._instance, done=some, gaps=missed[:TOLD_AT_ONCE])
-                    missed = missed[TOLD_AT_ONCE:]
-                    await self._bus.publish(subjects.acks(gateway), told.dump())
-        except Unavailable:
-            log.debug("acknowledgements not sent: NATS is away")
-
-    async def _doubt(self) -> None:
-        """What was published just before the connection broke may be lost, acknowledged or not."""
-        try:
-            await self._bus.publish(subjects.DOUBT)
-        except Unavailable:
-            log.debug("connection lost again")
+        for gateway in {**done, **gaps}:
+            entries = iter([(*key, *last) for key, last in done.get(gateway, {}).items()])
+            missed = iter(gaps.get(gateway, ()))
+            while True:
+                acks = Acks(
+                    by=by,
+                    done=tuple(islice(entries, TOLD_AT_ONCE)),
+                    gaps=tuple(islice(missed, TOLD_AT_ONCE)),
+                )
+                if not acks.done and not acks.gaps:
+                    break
+                yield gateway, acks

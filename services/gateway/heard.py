@@ -4,6 +4,7 @@ from services.gateway.sessions import Socket
 from shared import subjects
 from shared.contracts.client import RELAYED
 from shared.contracts.relays import stamp_of, unstamped
+from shared.mailbox import seq_of
 
 SENDERS_MAX = 16
 MISSED_MAX = 1_024
@@ -24,26 +25,30 @@ class Heard:
         Empty: nothing, the client has had it. ``None``: nothing, for one before it is missed; both come again.
         ``reply``: the letter's receipt subject, empty for one that comes from a mailbox.
         """
-        if event not in _RELAYED:
-            return payload
-        stamp = stamp_of(payload)
-        if stamp is None:
-            return payload
-        session, number = stamp
-        relays = socket.relays_heard
-        last = relays.get(session)
-        if last is None:
-            while len(relays) >= SENDERS_MAX:
-                del relays[next(iter(relays))]
-        elif number <= last:
-            return b""
-        elif reply and number != last + 1:
-            receipt = subjects.receipt_of(reply)
-            if subjects.STARTS not in receipt.marks:
-                self._miss(receipt.gateway, session)
-                return None
-        relays[session] = number
-        return unstamped(payload)
+        if event in _RELAYED and (stamp := stamp_of(payload)) is not None:
+            session, number = stamp
+            relays = socket.relays_heard
+            last = relays.get(session)
+            if last is not None and number <= last:
+                return b""
+            due = number == last + 1 if last is not None else not socket.caught_up
+            if reply and not due:
+                receipt = subjects.receipt_of(reply)
+                if subjects.STARTS not in receipt.marks:
+                    self._miss(receipt.gateway, session)
+                    return None
+            if last is None:
+                while len(relays) >= SENDERS_MAX:
+                    del relays[next(iter(relays))]
+            relays[session] = number
+            payload = unstamped(payload)
+        seq = seq_of(payload)
+        if seq <= socket.seq:
+            # Two callcores passed it on, and the one whose letter comes later minted its seq earlier.
+            seq = socket.seq + 1
+            payload = b"%b:%d}" % (payload[: payload.rindex(b":")], seq)
+        socket.seq = seq
+        return payload
 
     def _miss(self, gateway: str, session: str) -> None:
         if self._count < MISSED_MAX:

@@ -118,6 +118,7 @@ class Outbound:
 
     async def replay(self, socket: Socket, recovery: Recovery, missed: Missed) -> None:
         """Write what a session missed, then what came meanwhile, and from then on everything as it comes."""
+        socket.caught_up = missed.complete
         for letter in missed.before:
             recovery.first(letter.payload)
             self._heard.take(socket, letter.event, letter.payload)

@@ -45,7 +45,7 @@ class Flow:
     """The relays of one session for one call. Their numbers follow each other without a gap."""
 
     __slots__ = (
-        "_kept", "_kept_at", "_tails", "acked", "again", "attempt", "behind", "call", "doubted", "generation",
+        "_kept", "_kept_at", "_tails", "acked", "again_to", "attempt", "behind", "call", "doubted", "generation",
         "last", "missed", "owner", "previous", "probing", "progress", "pumped_at", "pumping", "queue", "session",
         "token",
     )  # fmt: skip
@@ -67,8 +67,9 @@ class Flow:
         self.generation = -1
         """Which members the owner was found among."""
         self.attempt = 0
-        self.again = False
-        """Whether they are to be passed on even if that was done."""
+        """Which time it is that they are sent; a digit, so that what comes back of earlier times is known."""
+        self.again_to = first - 1
+        """The number up to which they are to be passed on even if that was done."""
         self.behind = False
         """Whether all that is not acknowledged is to be sent again before anything new."""
         self.missed = False
@@ -102,13 +103,22 @@ class Flow:
             tail = self._tails[to, event] = subject.split(".", 2)[2]
         return tail
 
+    def after(self, number: int) -> list[tuple[Sent | None, Sent]]:
+        """The relays past ``number``, each with the one before it, as far as that is kept."""
+        return [
+            (a, b) for a, b in itertools.pairwise((None, *self.queue)) if b is not None and b.number > number
+        ]
+
     def marks(self, sent: Sent, before: Sent | None, *, follows: bool) -> str:
-        """The marks of a relay that is published now. ``before``: the one that the peer got, or gets, before it."""
+        """The marks of a relay that is published now. ``before``: the one before it; ``None`` for one long done.
+
+        ``follows``: that one is not acknowledged.
+        """
         return (
             f"{self.attempt}"
             f"{subjects.FOLLOWS if follows else ''}"
             f"{subjects.STARTS if before is None or not before.payload else ''}"
-            f"{subjects.AGAIN if self.again else ''}"
+            f"{subjects.AGAIN if sent.number <= self.again_to else ''}"
             f"{subjects.WANTED if sent.wanted else ''}"
         )
 
@@ -118,9 +128,9 @@ class Flow:
         self.behind = self.missed = False
         self.progress = self.pumped_at = now
 
-    def acknowledge(self, number: int, now: float) -> None:
-        """Call control has done all up to ``number``."""
-        if number > self.acked:
+    def acknowledge(self, number: int, attempt: int, now: float) -> None:
+        """Call control has done all up to ``number`` of what was sent the ``attempt``-th time."""
+        if attempt == self.attempt and number > self.acked and not self.behind:
             self.acked = min(number, self.last)
             self.progress = now
             self.probing = False
@@ -130,7 +140,8 @@ class Flow:
         if self.queue:
             self.doubted = max(self.doubted, self.acked)
             self.acked = self.queue[0].number - 1
-            self.again = self.behind = True
+            self.again_to = self.last
+            self.behind = True
 
     def stalled(self, now: float) -> bool:
         """Whether it is time to send again because no acknowledgement came, or because call control has asked."""

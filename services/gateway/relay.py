@@ -174,22 +174,20 @@ class Relays:
                     return
                 flow.begin(time.monotonic())
                 await self._send_again(flow)
-                if not flow.behind:
-                    flow.again = False
         except Unavailable:
             flow.behind = True
         finally:
             flow.pumping = False
 
     async def _send_again(self, flow: Flow) -> None:
-        before: Sent | None = None
+        first = True
         number = flow.acked
-        while rest := [sent for sent in flow.queue if sent.number > number]:
-            for sent in rest:
-                await self._publish(flow, sent, flow.marks(sent, before, follows=before is not None))
+        while rest := flow.after(number):
+            for before, sent in rest:
+                await self._publish(flow, sent, flow.marks(sent, before, follows=not first))
                 if flow.behind:
                     return
-                before, number = sent, sent.number
+                first, number = False, sent.number
 
     async def _find(self, socket: Socket, peer: str) -> str:
         """The call with ``peer``. Raises :class:`shared.errors.ReceiverNotFound`."""
@@ -212,9 +210,9 @@ class Relays:
             self._acked_by[acks.by] = now
             if len(self._acked_by) > _INSTANCES_MAX:
                 del self._acked_by[next(iter(self._acked_by))]
-        for session, token, number in acks.done:
+        for session, token, number, attempt in acks.done:
             if flow := self._outbox.get(session, token):
-                flow.acknowledge(number, now)
+                flow.acknowledge(number, attempt, now)
         for session, token in acks.gaps:
             if flow := self._outbox.get(session, token):
                 flow.missed = True
@@ -254,7 +252,7 @@ class Relays:
     async def _nobody(self, session: str, number: int, marks: str) -> None:
         """NATS says that nobody took a relay, or the letter that was made of it."""
         flow = self._outbox.find(session, number)
-        if flow is None or marks[:1] != str(flow.attempt):
+        if flow is None or subjects.attempt_of(marks) != flow.attempt:
             return
         if subjects.LETTER in marks:
             self._lost.add(session)

@@ -27,6 +27,10 @@ class Socket:
     """(event, call) of the last turns that calls took here."""
     relays_heard: dict[str, int] = field(default_factory=dict)
     """Sending session → number of the last relay of it that the client has got."""
+    caught_up: bool = True
+    """Whether it has got all that its session was sent, also before it came."""
+    seq: int = 0
+    """The ``seq`` of the last letter that the client has got."""
 
     def remember_call(self, peer: str, call: str) -> None:
         """Remember the call with ``peer``, and forget the one asked for longest ago if there are too many."""

@@ -13,13 +13,14 @@ _KEY = b',"relay":"'
 class Acks(Wire):
     """``acks.<gateway>``. ``by``: the instance that says so. Calls are subject tokens.
 
-    ``done``: (session, call, number): that relay and all before it need not be sent any more. ``gaps``: (session,
+    ``done``: (session, call, number, attempt): of what was sent that time (a digit), this relay and all before it need
+    not be sent any more; number 0 says only that they have come. ``gaps``: (session,
     call): a relay came before its turn and was dropped. ``lost``: sessions of whose relays one did not arrive although
     it was acknowledged.
     """
 
     by: str
-    done: tuple[tuple[str, str, int], ...] = ()
+    done: tuple[tuple[str, str, int, int], ...] = ()
     gaps: tuple[tuple[str, str], ...] = ()
     lost: tuple[str, ...] = ()
 

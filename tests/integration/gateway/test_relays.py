@@ -39,9 +39,9 @@ class Callcore:
         if self.answer is not None and (self.answer or subjects.receipt_wanted(msg.reply)):
             await self._bus.publish(msg.reply, self.answer)
         if self.acks:
-            _, session, number, _ = subjects.receipt_of(msg.reply)
-            done = Acks(by=self.name, done=((session, msg.subject.split(".")[2], number),))
-            await self._bus.publish(subjects.acks(GATEWAY), done.dump())
+            _, session, number, marks = subjects.receipt_of(msg.reply)
+            done = (session, msg.subject.split(".")[2], number, subjects.attempt_of(marks))
+            await self._bus.publish(subjects.acks(GATEWAY), Acks(by=self.name, done=(done,)).dump())
 
     async def wait_for(self, count: int) -> None:
         async with asyncio.timeout(5):

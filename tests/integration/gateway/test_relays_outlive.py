@@ -1,6 +1,7 @@
 """A stream of relays in both directions while a callcore or NATS dies: each gets there once, and in order."""
 
 import asyncio
+import itertools
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -42,9 +43,6 @@ class System:
     async def stop(self) -> None:
         await asyncio.gather(*(asyncio.to_thread(service.stop) for service in self.services))
 
-    def tails(self) -> str:
-        return "\n\n".join(f"--- {s.name}\n{s.tail(30)}" for s in self.services)
-
 
 @pytest_asyncio.fixture
 async def system(nats_server: EmbeddedNats, tmp_path: Path) -> AsyncIterator[System]:
@@ -54,7 +52,6 @@ async def system(nats_server: EmbeddedNats, tmp_path: Path) -> AsyncIterator[Sys
         yield system
     finally:
         await system.stop()
-        print(system.tails())
 
 
 class Talk:
@@ -97,7 +94,7 @@ class Talk:
 
 def _differences(numbers: list[int], sent: int) -> str:
     missing = sorted(set(range(sent)) - set(numbers))
-    wrong = [(a, b) for a, b in zip(numbers, numbers[1:], strict=False) if b != a + 1]
+    wrong = [(a, b) for a, b in itertools.pairwise(numbers) if b != a + 1]
     return f"of {sent}: {len(missing)} missing {missing[:20]}, steps that are none {wrong[:20]}"
 
 

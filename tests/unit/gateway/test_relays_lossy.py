@@ -1,0 +1,203 @@
+"""Relays over everything that may go wrong with them: Hypothesis decides what is lost, late, or dead.
+
+The numbers, marks and acknowledgements are the real ones (outbox, ledger, heard); the world around them is a model of
+what NATS promises: what one connection publishes to another arrives in order, or is lost with either of them.
+"""
+
+from collections import deque
+from typing import NamedTuple
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.callcore.ledger import Ledger, Turn
+from services.gateway.heard import Heard
+from services.gateway.outbox import GIVE_UP_SECONDS, KEEP_SECONDS, Flow, Outbox, Sent
+from services.gateway.sessions import Socket
+from shared import subjects
+from shared.contracts.relays import Acks, stamp, stamp_of
+from shared.subjects import receipt, receipt_of
+
+STEP_SECONDS = 0.05
+CALLCORES = ("cc-1", "cc-2")
+
+
+class Message(NamedTuple):
+    """A relay, or the letter it became."""
+
+    payload: bytes
+    reply: str
+
+
+class World:
+    """One sender, two callcores, one receiver."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.outbox = Outbox()
+        self.flow: Flow | None = None
+        self.owner = "cc-1"
+        self.sent = 0
+        self.ledgers = {name: Ledger() for name in CALLCORES}
+        self.relays: dict[str, deque[Message]] = {name: deque() for name in CALLCORES}
+        self.letters: dict[str, deque[Message]] = {name: deque() for name in CALLCORES}
+        self.acks: dict[str, deque[Acks]] = {name: deque() for name in CALLCORES}
+        self.heard = Heard()
+        self.socket = Socket("sid", "eio")
+        self.written: list[int] = []
+        self.doubtful_since: float | None = None
+        self._seq = 0
+
+    # --- the sending gateway, as in services/gateway/relay.py ---
+
+    def send(self) -> None:
+        flow = self.outbox.get("s", "c")
+        if flow is None:
+            flow = self.flow = self.outbox.open("s", "c", 1, self.now)
+        number = flow.last + 1
+        sent = Sent(number, "ice:candidate", "", stamp(b'{"n":%d}' % self.sent, "s", number), False, self.now)
+        self.sent += 1
+        before, follows = flow.previous, flow.waiting
+        self.outbox.add(flow, sent, self.now)
+        flow.previous = sent
+        if flow.owner != self.owner:
+            flow.behind, flow.owner = flow.waiting, self.owner
+        if flow.behind:
+            self.pump(flow)
+        else:
+            self._publish(flow, sent, flow.marks(sent, before, follows=follows))
+
+    def _publish(self, flow: Flow, sent: Sent, marks: str) -> None:
+        assert flow.owner is not None
+        message = Message(sent.payload, receipt("g", "s", sent.number, marks))
+        self.relays[flow.owner].append(message)
+
+    def pump(self, flow: Flow) -> None:
+        flow.begin(self.now)
+        for n, (before, sent) in enumerate(flow.after(flow.acked)):
+            self._publish(flow, sent, flow.marks(sent, before, follows=n > 0))
+
+    def tick(self) -> None:
+        self.now += STEP_SECONDS
+        if self.doubtful_since is not None and self.now > self.doubtful_since + KEEP_SECONDS / 2:
+            self.doubt()
+        if self.heard.take_missed() and self.flow is not None:
+            self.flow.doubt()
+        for flow in self.outbox:
+            if flow.owner != self.owner and flow.waiting:
+                flow.owner, flow.behind = self.owner, True
+            if flow.behind or flow.stalled(self.now):
+                self.pump(flow)
+            assert not self.outbox.give_up(flow, self.now - GIVE_UP_SECONDS)
+            self.outbox.trim(flow, self.now)
+
+    def doubt(self) -> None:
+        self.doubtful_since = None
+        for flow in self.outbox:
+            flow.doubt()
+
+    def hear_ack(self, name: str) -> None:
+        if self.acks[name]:
+            acks = self.acks[name].popleft()
+            for session, call, number, attempt in acks.done:
+                if flow := self.outbox.get(session, call):
+                    flow.acknowledge(number, attempt, self.now)
+            for session, call in acks.gaps:
+                if flow := self.outbox.get(session, call):
+                    flow.missed = True
+
+    # --- call control, as in services/callcore/lanes.py ---
+
+    def pass_on(self, name: str) -> None:
+        if self.relays[name]:
+            message = self.relays[name].popleft()
+            ledger, number = self.ledgers[name], receipt_of(message.reply)
+            turn = ledger.turn("c", number)
+            if turn in (Turn.ITS, Turn.AGAIN):
+                self._seq += 1
+                letter = b'%b,"seq":%d}' % (message.payload[:-1], self._seq)
+                self.letters[name].append(Message(letter, message.reply + subjects.LETTER))
+                ledger.done("c", number)
+
+    def tell(self, name: str) -> None:
+        for _, acks in self.ledgers[name].to_tell(name):
+            self.acks[name].append(acks)
+
+    # --- the receiving gateway ---
+
+    def write(self, name: str) -> None:
+        if self.letters[name]:
+            message = self.letters[name].popleft()
+            payload = self.heard.take(self.socket, "ice:candidate", message.payload, message.reply)
+            if payload:
+                assert stamp_of(payload) is None
+                self.written.append(int(payload[payload.index(b":") + 1 : payload.index(b",")]))
+
+    # --- what goes wrong ---
+
+    def kill(self, name: str) -> None:
+        """What NATS has taken from it arrives all the same."""
+        self.ledgers[name] = Ledger()
+        self.relays[name].clear()
+
+    def cut(self, name: str, left: int) -> None:
+        """A callcore is cut off: what was on its way to and from it is lost, but for the oldest ``left``."""
+        self._lose(name, left)
+        self.doubtful_since = self.now
+
+    def outage(self, left: int) -> None:
+        for name in CALLCORES:
+            self._lose(name, left)
+        self.doubtful_since = self.now
+
+    def _lose(self, name: str, left: int) -> None:
+        channels: tuple[deque[Message] | deque[Acks], ...] = (
+            self.relays[name], self.letters[name], self.acks[name],
+        )  # fmt: skip
+        for channel in channels:
+            while len(channel) > left:
+                channel.pop()
+
+    def run(self) -> None:
+        """Nothing goes wrong any more."""
+        for _ in range(400):
+            for name in CALLCORES:
+                for _ in range(20):
+                    self.pass_on(name)
+                self.tell(name)
+                for _ in range(20):
+                    self.write(name)
+                    self.hear_ack(name)
+            self.tick()
+
+
+_name = st.sampled_from(CALLCORES)
+_step = st.one_of(
+    st.tuples(st.just("send")),
+    st.tuples(st.just("send")),
+    st.tuples(st.just("tick")),
+    st.tuples(st.just("pass_on"), _name),
+    st.tuples(st.just("pass_on"), _name),
+    st.tuples(st.just("write"), _name),
+    st.tuples(st.just("write"), _name),
+    st.tuples(st.just("tell"), _name),
+    st.tuples(st.just("hear_ack"), _name),
+    st.tuples(st.just("kill"), _name),
+    st.tuples(st.just("cut"), _name, st.integers(0, 3)),
+    st.tuples(st.just("outage"), st.integers(0, 3)),
+    st.tuples(st.just("owner"), _name),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(_step, max_size=80))
+def test_every_relay_once_and_in_order(steps: list[tuple[object, ...]]) -> None:
+    world = World()
+    for what, *arguments in steps:
+        if what == "owner":
+            world.owner = str(arguments[0])
+        else:
+            getattr(world, str(what))(*arguments)
+    world.run()
+    assert world.written == list(range(world.sent))
+    assert world.outbox.count == world.outbox.size == 0 and not list(world.outbox)
