@@ -48,7 +48,7 @@ class Receiver(Protocol):
         """The client left, or its transport broke."""
 
     async def owes(self, sid: str) -> bool:
-        """Settle what can be settled with a client that is to go; whether an answer to something that the client sent is still to come."""
+        """Settle what can be settled with a client that is to go; whether an answer to it is still to come."""
 
     def opened(self, eio_sid: str) -> None:
         """A connection begins, before its client has said anything."""
