@@ -31,8 +31,10 @@ class _Box(Inbox):
 class Phone:
     """A joined user. ``urls``: gateways to go to, the first one first."""
 
-    def __init__(self, user: str, urls: list[str]) -> None:
+    def __init__(self, user: str, urls: list[str], *, jitter: float = 0.3) -> None:
+        """``jitter``: how long it waits at most, in seconds, before it connects again."""
         self.user = user
+        self._jitter = jitter
         self._urls = urls
         self._next = 0
         self._client = RawClient(user)
@@ -71,13 +73,14 @@ class Phone:
             self._online.clear()
             await self._client.close()
             async with asyncio.timeout(GIVE_UP_SECONDS):
+                await asyncio.sleep(random.uniform(0.02, self._jitter))
                 while not self._online.is_set():
                     self._next += 1
-                    await asyncio.sleep(random.uniform(0.02, 0.3))
                     try:
                         await self._connect()
                     except (aiohttp.ClientError, TimeoutError, OSError, AssertionError):
                         await self._client.close()
+                        await asyncio.sleep(random.uniform(0.1, 0.5))
 
     async def _connect(self) -> None:
         self._client = RawClient(self.user)
