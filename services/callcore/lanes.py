@@ -301,6 +301,11 @@ class Lanes:
         plain = lane is not None and self._route(lane, user, session, to, kind)
         if lane is None or not plain or lane.warm_until <= time.monotonic():
             lane = await self._read(token, known=lane if plain else None)
+            # Of a ringing call that is new here, the mailboxes may have told that this one has been passed on.
+            turn = self._ledger.turn(token, subjects.receipt_of(msg.reply))
+            if turn is Turn.OVER:
+                return
+            first = turn is Turn.ITS
         if lane is None or encode(lane.call.peer_of(decode(user))) != to:
             raise ReceiverNotFound
         # The gateway is not in the subject; it is only asked for where an answer accepts, from a ringing device.

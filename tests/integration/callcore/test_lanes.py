@@ -4,9 +4,16 @@ import asyncio
 from typing import Any
 
 import pytest
+from nats.aio.msg import Msg
 
 from services.callcore import lanes
-from tests.integration.callcore.conftest import Start, World
+from services.callcore.store import Store
+from shared import subjects
+from shared.contracts.relays import Acks, stamp
+from shared.errors import Unavailable
+from shared.ids import encode
+from signalling.nats_server import EmbeddedNats
+from tests.integration.callcore.conftest import GATEWAY, Start, World
 
 
 async def accepted(world: World) -> str:
@@ -196,3 +203,170 @@ async def test_a_lane_trusts_what_it_knows_for_a_few_seconds_only(
     await asyncio.sleep(0.3)
     number = await world.relay("ann-phone", "bob", "ice:candidate", call, {"candidate": {"n": 1}})
     assert await world.refusal(number) == "receiver_not_found"
+
+
+# --- copies, gaps, acknowledgements ---------------------------------------------------------------------------------
+
+
+class Sender:
+    """The gateway of a session that sends relays for a call, as it is seen from call control."""
+
+    def __init__(self, world: World, session: str, call: str) -> None:
+        self._world = world
+        self._session = session
+        self._call = call
+        self.acks: list[Acks] = []
+
+    async def listen(self) -> "Sender":
+        await self._world.bus.subscribe(subjects.acks(GATEWAY), self._on_acks)
+        await self._world.bus.flush()
+        return self
+
+    async def _on_acks(self, msg: Msg) -> None:
+        self.acks.append(Acks.model_validate_json(msg.data))
+
+    async def send(self, number: int, marks: str, *, void: bool = False, at: str | None = None) -> None:
+        user, to = ("ann", "bob") if self._session.startswith("ann") else ("bob", "ann")
+        payload = b'{"candidate":{"n":%d},"from":"%b","callId":"%b"}' % (
+            number, user.encode(), self._call.encode(),
+        )  # fmt: skip
+        owner = at or self._world.members.owner("callcore", encode(self._call))
+        assert owner is not None
+        await self._world.bus.publish(
+            subjects.relay(owner, self._call, user, self._session, to, "ice:candidate"),
+            b"" if void else stamp(payload, self._session, number),
+            subjects.receipt(GATEWAY, self._session, number, marks),
+        )
+
+    async def acknowledged(self, number: int, attempt: int = 0) -> None:
+        """Wait until this number is acknowledged, of what was sent that time."""
+        entry = (self._session, encode(self._call), number, attempt)
+        await self._world.until(lambda: any(entry in acks.done for acks in self.acks))
+
+    async def missed(self) -> None:
+        """Wait until all that is not acknowledged is asked for."""
+        entry = (self._session, encode(self._call))
+        await self._world.until(lambda: any(entry in acks.gaps for acks in self.acks))
+        self.acks.clear()
+
+
+async def test_each_is_passed_on_once_in_turn_and_acknowledged(world: World, callcore: Start) -> None:
+    name = await callcore()
+    sender = await Sender(world, "ann-phone", await accepted(world)).listen()
+    for number, marks in ((7, "0s"), (8, "0f"), (9, "0f")):
+        await sender.send(number, marks)
+    await sender.acknowledged(9)
+    assert {acks.by for acks in sender.acks} == {name}
+    for number, marks in ((8, "1"), (9, "1f"), (11, "1f")):
+        await sender.send(number, marks)
+    await sender.missed()
+    await sender.send(10, "2")
+    await sender.send(11, "2f")
+    await sender.acknowledged(11, 2)
+    assert candidates(world, "bob-phone") == [7, 8, 9, 10, 11]
+    await sender.send(10, "3a")
+    await sender.acknowledged(10, 3)
+    assert candidates(world, "bob-phone") == [7, 8, 9, 10, 11, 10]
+
+
+async def test_a_void_one_takes_its_turn_and_goes_nowhere(world: World, callcore: Start) -> None:
+    await callcore()
+    sender = await Sender(world, "ann-phone", await accepted(world)).listen()
+    await sender.send(7, "0s")
+    await sender.send(8, "0f", void=True)
+    await sender.send(9, "0fs")
+    await sender.acknowledged(9)
+    assert candidates(world, "bob-phone") == [7, 9]
+
+
+async def test_a_refused_one_is_acknowledged(world: World, callcore: Start) -> None:
+    await callcore()
+    call = await accepted(world)
+    await world.end("ann-phone", call)
+    sender = await Sender(world, "ann-phone", call).listen()
+    await sender.send(7, "0s")
+    assert await world.refusal(7) == "receiver_not_found"
+    await sender.acknowledged(7)
+
+
+async def test_early_media_holds_no_duplicates(world: World, callcore: Start) -> None:
+    names = [await callcore(), await callcore()]
+    await world.online("ann", "phone")
+    await world.online("bob", "phone")
+    call = (await world.initiate("ann-phone", "bob")).call
+    owner = world.members.owner("callcore", call)
+    sender = await Sender(world, "ann-phone", call).listen()
+    for n in range(3):
+        await sender.send(7 + n, "0f" if n else "0s")
+    await sender.acknowledged(9)
+    for n in range(4):
+        await sender.send(7 + n, "1f" if n else "1s")
+    await sender.acknowledged(10, 1)
+    for n in range(4):
+        await sender.send(7 + n, "2fa" if n else "2sa")
+    await sender.acknowledged(10, 2)
+    await world.online("bob", "phone", "tab")
+    await world.attached("bob-tab")
+    await world.until(lambda: len(candidates(world, "bob-tab")) == 4)
+    assert candidates(world, "bob-tab") == [7, 8, 9, 10]
+
+    # Another instance knows from the mailboxes what has been passed on, and what of it is there twice.
+    other = next(name for name in names if name != owner)
+    for n in range(5):
+        await sender.send(7 + n, "3f" if n else "3s", at=other)
+    await sender.acknowledged(11, 3)
+    assert candidates(world, "bob-tab") == [7, 8, 9, 10, 11]
+
+
+async def test_what_cannot_be_decided_now_is_neither_refused_nor_acknowledged(
+    world: World, callcore: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await callcore()
+    await callcore()
+    call = await accepted(world)
+    sender = await Sender(world, "ann-phone", call).listen()
+    other = next(n for n in world.members.alive("callcore") if n != world.members.owner("callcore", call))
+
+    async def away(*_: object) -> None:
+        raise Unavailable
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "call", away)
+        await sender.send(7, "0s", at=other)
+        await sender.missed()
+    assert not world.receipts and not candidates(world, "bob-phone")
+    await sender.send(7, "1s", at=other)
+    await sender.acknowledged(7, 1)
+    assert candidates(world, "bob-phone") == [7]
+
+
+async def test_a_lane_goes_on_with_what_it_knows_while_the_call_cannot_be_read(
+    world: World, callcore: Start, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def away(*_: object) -> None:
+        raise Unavailable
+
+    monkeypatch.setattr(lanes, "WARM_SECONDS", 0.0)
+    await callcore()
+    call = await accepted(world)
+    monkeypatch.setattr(Store, "call", away)
+    await relay_many(world, "ann-phone", "bob", call, range(5))
+    await world.until(lambda: len(candidates(world, "bob-phone")) == 5)
+    assert candidates(world, "bob-phone") == list(range(5)) and not world.receipts
+    assert capsys.readouterr().out.count("call not read") == 1
+    number = await world.relay("ann-tab", "bob", "ice:candidate", call, {"candidate": {"n": 9}})
+    await world.relay("ann-phone", "bob", "ice:candidate", call, {"candidate": {"n": 5}})
+    await world.until(lambda: len(candidates(world, "bob-phone")) == 6)
+    assert not [n for _, n, _ in world.receipts if n == number], (
+        "what is not plain is not decided without the call"
+    )
+
+
+async def test_who_was_cut_off_says_so(world: World, callcore: Start, nats_server: EmbeddedNats) -> None:
+    await callcore()
+    doubts: asyncio.Queue[Msg] = asyncio.Queue()
+    await world.bus.subscribe(subjects.DOUBT, doubts.put)
+    await world.bus.flush()
+    await asyncio.to_thread(nats_server.restart)
+    async with asyncio.timeout(10):
+        await doubts.get()

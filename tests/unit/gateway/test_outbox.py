@@ -1,0 +1,175 @@
+"""The outbox: what is kept, what is sent again, and for how long."""
+
+import pytest
+
+from services.gateway import outbox
+from services.gateway.outbox import (
+    AGAIN_SECONDS,
+    GIVE_UP_SECONDS,
+    KEEP_SECONDS,
+    RESEND_SECONDS,
+    Flow,
+    Outbox,
+    Sent,
+)
+from shared.errors import Unavailable
+
+
+def add(box: Outbox, flow: Flow, now: float = 0.0, *, payload: bytes = b"{}", wanted: bool = False) -> Sent:
+    sent = Sent(flow.last + 1, "ice:candidate", "tail", payload, wanted, now)
+    box.check_room(flow, len(payload))
+    box.add(flow, sent, now)
+    flow.previous = sent
+    return sent
+
+
+def numbers(flow: Flow) -> list[int]:
+    return [sent.number for _, sent in flow.after(flow.acked)]
+
+
+@pytest.fixture
+def box() -> Outbox:
+    return Outbox()
+
+
+@pytest.fixture
+def flow(box: Outbox) -> Flow:
+    return box.open("s", "c", 101, 0.0)
+
+
+def test_numbers_of_a_session_grow_from_flow_to_flow(box: Outbox, flow: Flow) -> None:
+    for _ in range(5):
+        add(box, flow)
+    assert box.open("s", "d", 103, 0.0).last + 1 == 106, "whatever the clock says"
+    assert box.open("s", "e", 5_000, 0.0).last + 1 == 5_000
+
+
+def test_acknowledgements_count_up_to_a_number(box: Outbox, flow: Flow) -> None:
+    for _ in range(5):
+        add(box, flow)
+    flow.acknowledge(103, 0, 1.0)
+    assert flow.waiting and numbers(flow) == [104, 105]
+    flow.acknowledge(102, 0, 1.0)
+    assert numbers(flow) == [104, 105]
+    flow.acknowledge(9_999, 0, 1.0)
+    assert not flow.waiting and flow.acked == 105
+
+
+def test_an_acknowledgement_of_an_earlier_time_does_not_count(box: Outbox, flow: Flow) -> None:
+    add(box, flow)
+    flow.begin(1.0)
+    flow.acknowledge(101, 0, 1.0)
+    assert flow.waiting
+    flow.acknowledge(101, 1, 1.0)
+    assert not flow.waiting
+
+
+def test_an_acknowledgement_does_not_count_before_what_is_doubted_was_sent_again(
+    box: Outbox, flow: Flow
+) -> None:
+    add(box, flow)
+    flow.doubt()
+    flow.acknowledge(101, 0, 1.0)
+    assert flow.waiting and flow.behind
+
+
+def test_marks(box: Outbox, flow: Flow) -> None:
+    first, second = add(box, flow), add(box, flow, wanted=True)
+    assert flow.marks(first, None, follows=False) == "0s"
+    assert flow.marks(second, first, follows=True) == "0fw"
+    box.void(first)
+    assert flow.marks(second, first, follows=True) == "0fsw", "nobody gets the one before it"
+    flow.doubt()
+    flow.begin(1.0)
+    third = add(box, flow)
+    assert flow.marks(second, first, follows=True) == "1fsaw"
+    assert flow.marks(third, second, follows=True) == "1f", "what was sent after the doubt is not in doubt"
+
+
+def test_what_comes_after_a_relay_that_is_kept_does_not_start(box: Outbox, flow: Flow) -> None:
+    first, second = add(box, flow), add(box, flow)
+    flow.acknowledge(101, 0, 0.0)
+    assert flow.after(flow.acked) == [(first, second)]
+    for now in (0.0, KEEP_SECONDS, 2 * KEEP_SECONDS):
+        box.trim(flow, now)
+    assert flow.after(flow.acked) == [(None, second)]
+
+
+def test_doubt_brings_back_what_is_kept(box: Outbox, flow: Flow) -> None:
+    for _ in range(3):
+        add(box, flow)
+    flow.acknowledge(103, 0, 0.0)
+    box.trim(flow, KEEP_SECONDS - 0.1)
+    flow.doubt()
+    assert numbers(flow) == [101, 102, 103] and flow.behind and flow.doubted == 103
+
+
+def test_what_is_acknowledged_is_kept_for_a_while_and_then_all_is_forgotten(box: Outbox, flow: Flow) -> None:
+    add(box, flow)
+    flow.acknowledge(101, 0, 0.0)
+    box.trim(flow, KEEP_SECONDS)
+    assert box.count == 1, "it was not acknowledged that long ago when it was looked at last"
+    box.trim(flow, 2 * KEEP_SECONDS)
+    assert (box.count, box.size, list(box), box.of("s")) == (0, 0, [], [])
+
+
+def test_sent_again_when_no_acknowledgement_comes(box: Outbox, flow: Flow) -> None:
+    add(box, flow, 5.0)
+    assert not flow.stalled(5.0 + RESEND_SECONDS - 0.1)
+    assert flow.stalled(5.0 + RESEND_SECONDS)
+    flow.begin(7.0)
+    assert not flow.stalled(7.0 + RESEND_SECONDS - 0.1)
+    flow.acknowledge(101, 1, 7.0)
+    assert not flow.stalled(99.0)
+
+
+def test_sent_again_when_it_is_asked_for_but_not_all_the_time(box: Outbox, flow: Flow) -> None:
+    add(box, flow)
+    flow.begin(1.0)
+    flow.missed = True
+    assert not flow.stalled(1.0 + AGAIN_SECONDS / 2)
+    assert flow.stalled(1.0 + AGAIN_SECONDS)
+
+
+def test_given_up(box: Outbox, flow: Flow) -> None:
+    old, void, young = add(box, flow, 0.0), add(box, flow, 0.0), add(box, flow, 5.0)
+    box.void(void)
+    assert box.give_up(flow, GIVE_UP_SECONDS) == []
+    assert box.give_up(flow, GIVE_UP_SECONDS + 1) == [old], "whoever sent the void one knows"
+    assert numbers(flow) == [young.number] and box.size == len(young.payload)
+    assert flow.marks(young, flow.after(flow.acked)[0][0], follows=False) == "0s"
+
+
+def test_nobody_is_told_that_something_was_given_up_that_was_acknowledged(box: Outbox, flow: Flow) -> None:
+    add(box, flow)
+    flow.acknowledge(101, 0, 1.0)
+    flow.doubt()
+    assert box.give_up(flow, GIVE_UP_SECONDS + 1) == [] and not flow.waiting
+
+
+@pytest.mark.parametrize(("limit", "value"), [("RELAYS_MAX", 3), ("BYTES_MAX", 30), ("FLOW_MAX", 3)])
+def test_full(box: Outbox, flow: Flow, monkeypatch: pytest.MonkeyPatch, limit: str, value: int) -> None:
+    monkeypatch.setattr(outbox, limit, value)
+    for _ in range(3):
+        add(box, flow, payload=b"0123456789")
+    with pytest.raises(Unavailable):
+        add(box, flow, payload=b"0123456789")
+    flow.acknowledge(101, 0, 0.0)
+    add(box, flow, payload=b"0123456789")
+    with pytest.raises(Unavailable):
+        add(box, flow, payload=b"0123456789")
+
+
+def test_a_relay_is_found_by_its_number(box: Outbox, flow: Flow) -> None:
+    other = box.open("s", "d", 500, 0.0)
+    add(box, flow)
+    add(box, other)
+    assert box.find("s", 101) is flow and box.find("s", 500) is other
+    assert box.find("s", 102) is None and box.find("t", 101) is None
+
+
+def test_tails_are_bounded(flow: Flow) -> None:
+    assert flow.tail("u", "b.ob", "call:offer") == "c.u.s.b=2Eob.call:offer"
+    for n in range(100):
+        flow.tail("u", f"p{n}", "call:offer")
+    assert len(flow._tails) <= outbox._TAILS_MAX
