@@ -93,8 +93,8 @@ class Deadlines:
             while True:
                 try:
                     due = await consumer.fetch(_FETCH, timeout=_FETCH_SECONDS)
-                except nats.errors.TimeoutError:
-                    continue  # nothing was due
+                except TimeoutError:
+                    continue  # nothing was due; nats-py raises its own, a subclass, or asyncio's
                 await asyncio.gather(*(self._take(msg) for msg in due))
         finally:
             if self._bus.connected:

@@ -19,6 +19,8 @@ _WRONG_LAST_SEQUENCE = 10071
 _NOT_FOUND = 10037
 _NO_STREAM = 10059
 MARKER_TTL_SECONDS = 10
+_ROLLUP = {"Nats-Rollup": "sub"}
+"""Removes what was at the key before."""
 
 
 class Conflict(Exception):
@@ -58,7 +60,9 @@ class Bucket:
                 "subjects": [f"$KV.{name}.>"],
                 "storage": "file",
                 "num_replicas": replicas,
-                "max_msgs_per_subject": 1,
+                # Not 1: the server does not write down what that limit removes, so when a delete marker or an entry
+                # with a TTL had expired, a SIGKILL brought the value before it back. What a rollup removes it does.
+                "max_msgs_per_subject": -1,
                 "discard": "new",
                 "allow_rollup_hdrs": True,
                 "deny_delete": True,
@@ -134,14 +138,16 @@ class Bucket:
 
     async def set(self, key: str, value: bytes = b"{}") -> None:
         """Write, whatever is there: for keys whose value says nothing that a decision hangs on."""
-        await self._publish(key, value, None)
+        await self._publish(key, value, {})
 
     async def unset(self, key: str) -> None:
         """Delete, whatever is there."""
         await self._publish(key, b"", {"KV-Operation": "DEL", "Nats-TTL": f"{MARKER_TTL_SECONDS}s"})
 
-    async def _publish(self, key: str, value: bytes, headers: dict[str, str] | None) -> int:
-        msg = await self._bus.request(self._prefix + key, value, timeout=self._timeout, headers=headers)
+    async def _publish(self, key: str, value: bytes, headers: dict[str, str]) -> int:
+        msg = await self._bus.request(
+            self._prefix + key, value, timeout=self._timeout, headers={**headers, **_ROLLUP}
+        )
         answer = json.loads(msg.data)
         if error := answer.get("error"):
             if error.get("err_code") == _WRONG_LAST_SEQUENCE:

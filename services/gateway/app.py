@@ -109,6 +109,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         finally:
             transport.draining = True
             await drain(transport, settings.drain_seconds)
+            inbound.stopping = True
             await site.stop()
             await join_timeout.stop()
             await transport.close_all()

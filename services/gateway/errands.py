@@ -10,6 +10,8 @@ from shared.errors import SignallingError, Unavailable
 log = logs.get(__name__)
 
 AT_ONCE_MAX = 20_000
+UNDER_WAY_MAX = 64
+"""Deeds that are being done at a time; thousands of sockets may break in one moment."""
 GIVE_UP_SECONDS = 30.0
 _FIRST_SECONDS = 0.1
 _LONGEST_SECONDS = 5.0
@@ -23,6 +25,7 @@ class Errands:
 
     def __init__(self, connected: Callable[[], bool]) -> None:
         self._connected = connected
+        self._free = asyncio.Semaphore(UNDER_WAY_MAX)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def run(self, name: str, deed: Callable[[], Awaitable[object]]) -> None:
@@ -41,7 +44,9 @@ class Errands:
             begun = loop.time()
             if self._connected():
                 try:
-                    await deed()
+                    async with self._free:
+                        begun = loop.time()
+                        await deed()
                     return
                 except Unavailable:
                     pass

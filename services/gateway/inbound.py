@@ -68,6 +68,8 @@ class Inbound:
         self._lease_held = lease_held
         self._ice_servers = ice_servers
         self._resume_window = resume_window
+        self.stopping = False
+        """Whether all sockets are about to break: what is still joined is lost with the lease, not one by one."""
         self._handlers = {
             Event.JOIN: self._join,
             Event.INITIATE: self._initiate,
@@ -99,7 +101,8 @@ class Inbound:
             return
         log.info("disconnected", user=socket.user, session=socket.session, on_purpose=on_purpose)
         if not on_purpose:
-            self.lost(socket)
+            if not self.stopping:
+                self.lost(socket)
             return
         leave = presence.LeaveRequest(
             request_id=new_id(),
@@ -122,9 +125,11 @@ class Inbound:
         )
         self._errands.run("lost", lambda: self._services.ask("presence", "lost", lost, Done))
 
-    def owes(self, sid: str) -> bool:
+    async def owes(self, sid: str) -> bool:
         """Whether the client waits for the acknowledgement of a relay."""
         socket = self._registry.by_sid(sid)
+        if socket is not None and socket.acks_pending:
+            await self._relays.settle(socket)
         return socket is not None and socket.acks_pending > 0
 
     # --- messages -------------------------------------------------------------------------------------------------

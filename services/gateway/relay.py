@@ -11,7 +11,7 @@ import asyncio
 import json
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nats.aio.msg import Msg
@@ -34,6 +34,8 @@ from shared.rpc import Client
 log = logs.get(__name__)
 
 CALLCORE = "callcore"
+QUEUED_SECONDS = 1.0
+"""How long the peer's gateway may take to say that it has a relay, before its sender is told that it waits there."""
 ACKS_PER_SOCKET = 1_024
 _INSTANCES_MAX = 256
 _TICK_SECONDS = 0.25
@@ -47,6 +49,9 @@ class Wanted:
     flow: Flow
     sent: Sent
     until: float
+    """When to look whether call control has it, if the peer's gateway has not said so by then."""
+    last: float
+    """When to give up."""
 
 
 class Relays:
@@ -126,7 +131,10 @@ class Relays:
         flow.previous = sent
         if wanted:
             socket.acks_pending += 1
-            self._wanted[flow.session, number] = Wanted(asked, flow, sent, now + self._ack_seconds)
+            first = min(QUEUED_SECONDS, self._ack_seconds)
+            self._wanted[flow.session, number] = Wanted(
+                asked, flow, sent, now + first, now + self._ack_seconds
+            )
         if flow.behind:
             await self._pump(flow)
         elif not flow.pumping:
@@ -302,6 +310,15 @@ class Relays:
             except Exception:
                 log.exception("relays not tended")
 
+    async def settle(self, socket: Socket) -> None:
+        """Answer what of ``socket``, which is about to be closed, call control has taken: its peer gets it in time."""
+        waiting = [key for key, wanted in self._wanted.items() if wanted.asked.socket is socket]
+        for session, number in waiting:
+            wanted = self._wanted[session, number]
+            if number <= wanted.flow.acked:
+                self._done(session, number)
+                await self._replies.ok(wanted.asked, queued=True)
+
     async def _expire(self, now: float) -> None:
         """Answer who has waited long enough."""
         while self._wanted:
@@ -311,6 +328,9 @@ class Relays:
             self._done(session, number)
             if number <= max(wanted.flow.acked, wanted.flow.doubted):
                 await self._replies.ok(wanted.asked, queued=True)
+            elif wanted.until < wanted.last:
+                wanted.asked.socket.acks_pending += 1
+                self._wanted[session, number] = replace(wanted, until=wanted.last)
             else:
                 # Its client may send it again, so it is not to get through by itself as well.
                 self._outbox.void(wanted.sent)

@@ -47,8 +47,8 @@ class Receiver(Protocol):
     def disconnected(self, sid: str, *, on_purpose: bool) -> None:
         """The client left, or its transport broke."""
 
-    def owes(self, sid: str) -> bool:
-        """Whether an answer to something that the client sent is still to come."""
+    async def owes(self, sid: str) -> bool:
+        """Settle what can be settled with a client that is to go; whether an answer to it is still to come."""
 
     def opened(self, eio_sid: str) -> None:
         """A connection begins, before its client has said anything."""
@@ -135,13 +135,14 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         until = loop.time() + LAST_WORDS_SECONDS
         while connection is not None and not connection.closed and loop.time() < until:
             await asyncio.sleep(0.05)
-            if connection.queue.empty() and connection.upgraded and not self._owes(eio_sid):
+            owes = await self._owes(eio_sid)
+            if connection.queue.empty() and connection.upgraded and not owes:
                 break
         await self.close(eio_sid)
 
-    def _owes(self, eio_sid: str) -> bool:
+    async def _owes(self, eio_sid: str) -> bool:
         sid = self.manager.sid_from_eio_sid(eio_sid, "/")
-        return eio_sid in self._in_hand or (sid is not None and self._receiver.owes(sid))
+        return eio_sid in self._in_hand or (sid is not None and await self._receiver.owes(sid))
 
     async def close(self, eio_sid: str) -> None:
         """Close a connection, whether its client reads or not."""

@@ -7,6 +7,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import nats
 
@@ -144,6 +145,13 @@ class Cluster:
         """Start a process again that was killed."""
         self._services[name].start()
 
+    def stop_one(self, name: str) -> "asyncio.Future[int | None]":
+        """SIGTERM to one process; its exit status, once it has ended."""
+        service = self._services[name]
+        service.killed = True
+        service.signal(signal.SIGTERM)
+        return asyncio.ensure_future(asyncio.to_thread(service.wait))
+
     def kill_nats(self) -> None:
         """SIGKILL to the NATS server."""
         self._nats.kill()
@@ -151,6 +159,18 @@ class Cluster:
     def restart_nats(self) -> None:
         """Start it again, on its port and what it had stored."""
         self._nats.start()
+
+    def running(self, name: str) -> bool:
+        """Whether that process is there."""
+        return self._services[name].running
+
+    def pause_one(self, name: str) -> None:
+        """SIGSTOP to one process."""
+        self._services[name].signal(signal.SIGSTOP)
+
+    def resume_one(self, name: str) -> None:
+        """Let it go on."""
+        self._services[name].signal(signal.SIGCONT)
 
     def pause(self, kind: str) -> None:
         """SIGSTOP to all processes of a kind: they are there and do not answer."""
@@ -179,6 +199,14 @@ class Cluster:
         while busy := await stored.busy(self._nats.url):
             assert time.monotonic() < until, f"after {within} s: {busy[:20]} ({len(busy)})"
             await asyncio.sleep(0.1)
+
+    async def sessions(self) -> list[str]:
+        """The keys of bucket ``sessions`` that have a value, but for those of gateways."""
+        return await stored.sessions(self._nats.url)
+
+    async def events(self, subject: str) -> list[dict[str, Any]]:
+        """What stream ``EVENTS`` has at a subject."""
+        return await stored.events(self._nats.url, subject)
 
     def tails(self) -> str:
         """The end of every log."""

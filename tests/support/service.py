@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parent.parent.parent
-STOP_SECONDS = 10.0
+STOP_SECONDS = 15.0
 
 ALARMS = ("Traceback", "never retrieved", "never awaited", "Task was destroyed", "swept: ")
 """What no log line of a service says as long as nothing breaks; ``swept`` is the net below the acrobat."""
@@ -56,6 +56,11 @@ class Service:
         assert self._process is not None
         self._process.wait(STOP_SECONDS)
         self.killed = True
+
+    def wait(self) -> int:
+        """The exit status of a process that is about to end."""
+        assert self._process is not None
+        return self._process.wait(STOP_SECONDS)
 
     def stop(self) -> int | None:
         """SIGTERM, SIGKILL if that does not help; the exit status, ``None`` for a process that was gone before."""

@@ -39,6 +39,7 @@ SHAPES: dict[str, Shape] = {
     "ice:candidate": Shape(_RELAYED, {"candidate": object, "candidates": list, "callType": str}),
     "user:status": Shape({"userId": str, "isOnline": bool, "isInCall": bool}, {}),
     "session:replaced": Shape({"sessionId": str}, {"seq": int}),
+    "server:draining": Shape({"deadlineSeconds": int, "reconnectAfterMs": int}, {}),
     "error": Shape(
         {"message": str, "code": str, "event": str, "retryable": bool}, {"callId": str, "retryAfterMs": int}
     ),

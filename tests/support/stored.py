@@ -1,40 +1,72 @@
-"""What is stored in NATS once nobody calls anybody: nothing but calls that have ended."""
+"""What is stored in NATS: nothing but calls that have ended, once nobody calls anybody."""
 
 import asyncio
 import json
+from typing import Any
 
 import nats
 from nats.aio.client import Client
 from nats.js.client import JetStreamContext
 from nats.js.errors import NotFoundError
 
-_STREAM = "KV_calls"
-_PREFIX = "$KV.calls."
+_CALLS = "calls"
+_SESSIONS = "sessions"
 _AT_ONCE = 64
 
 
 async def busy(url: str) -> list[str]:
     """Everything in bucket ``calls`` that holds a user or lives: ``user.*`` with a value, calls that have not ended."""
+    found = []
+    for key, value in (await _values(url, _CALLS)).items():
+        if key.startswith("user."):
+            found.append(f"{key} is held: {value}")
+        elif value["state"] != "ended":
+            found.append(f"{key} is {value['state']}")
+    return found
+
+
+async def sessions(url: str) -> list[str]:
+    """The keys of bucket ``sessions`` with a value: ``user.*`` and ``at.*``, not those of the gateways themselves."""
+    return [key for key in await _values(url, _SESSIONS) if not key.startswith("gateway.")]
+
+
+async def events(url: str, subject: str) -> list[dict[str, Any]]:
+    """The records at a subject of stream ``EVENTS``, oldest first."""
+    client: Client = await nats.connect(url, allow_reconnect=False)
+    try:
+        consumer = await client.jetstream().subscribe(subject, ordered_consumer=True)
+        found: list[dict[str, Any]] = []
+        while True:
+            try:
+                found.append(json.loads((await consumer.next_msg(0.3)).data))
+            except nats.errors.TimeoutError:
+                return found
+    finally:
+        await client.close()
+
+
+async def _values(url: str, bucket: str) -> dict[str, Any]:
+    """Key → value of all keys of a bucket that have one."""
     client: Client = await nats.connect(url, allow_reconnect=False)
     try:
         js = client.jetstream()
         free = asyncio.Semaphore(_AT_ONCE)
 
-        async def look(subject: str) -> str | None:
+        async def look(subject: str) -> tuple[str, Any] | None:
             async with free:
-                return await _look(js, subject)
+                return await _look(js, bucket, subject)
 
-        found = await asyncio.gather(*(look(subject) for subject in await _subjects(client)))
-        return [what for what in found if what is not None]
+        found = await asyncio.gather(*(look(subject) for subject in await _subjects(client, bucket)))
+        return dict(each for each in found if each is not None)
     finally:
         await client.close()
 
 
-async def _subjects(client: Client) -> list[str]:
+async def _subjects(client: Client, bucket: str) -> list[str]:
     found: list[str] = []
     while True:
-        query = json.dumps({"subjects_filter": f"{_PREFIX}>", "offset": len(found)}).encode()
-        answer = json.loads((await client.request(f"$JS.API.STREAM.INFO.{_STREAM}", query, timeout=5)).data)
+        query = json.dumps({"subjects_filter": f"$KV.{bucket}.>", "offset": len(found)}).encode()
+        answer = json.loads((await client.request(f"$JS.API.STREAM.INFO.KV_{bucket}", query, timeout=5)).data)
         assert "error" not in answer, answer
         page = answer["state"].get("subjects") or {}
         found += page
@@ -42,15 +74,11 @@ async def _subjects(client: Client) -> list[str]:
             return found
 
 
-async def _look(js: JetStreamContext, subject: str) -> str | None:
+async def _look(js: JetStreamContext, bucket: str, subject: str) -> tuple[str, Any] | None:
     try:
-        message = await js.get_msg(_STREAM, subject=subject)
+        message = await js.get_msg(f"KV_{bucket}", subject=subject)
     except NotFoundError:
         return None
-    key = subject.removeprefix(_PREFIX)
     if "KV-Operation" in (message.headers or {}) or not message.data:
         return None
-    value = json.loads(message.data)
-    if key.startswith("user."):
-        return f"{key} is held: {value}"
-    return None if value["state"] == "ended" else f"{key} is {value['state']}"
+    return subject.removeprefix(f"$KV.{bucket}."), json.loads(message.data)

@@ -14,6 +14,9 @@ from shared.contracts.presence import (
     JoinReply,
     JoinRequest,
     LeaveRequest,
+    LostRequest,
+    RenewReply,
+    RenewRequest,
     StatusRequest,
 )
 from shared.contracts.rpc import Done
@@ -64,6 +67,17 @@ class Gateway:
             request_id=new_id(), user=user, session=session, gateway=self.name, socket=socket, reason=reason
         )
         await self._client.ask("presence", "leave", request, Done)
+
+    async def lose(self, user: str, session: str, socket: str) -> None:
+        request = LostRequest(
+            request_id=new_id(), user=user, session=session, gateway=self.name, socket=socket
+        )
+        await self._client.ask("presence", "lost", request, Done)
+
+    async def renew(self, *, leaving: bool = False) -> bool:
+        """Whether presence knew of this gateway."""
+        request = RenewRequest(request_id=new_id(), gateway=self.name, leaving=leaving)
+        return (await self._client.ask("presence", "renew", request, RenewReply)).known
 
     async def status(self, user: str) -> tuple[bool, bool]:
         """``(isOnline, isInCall)``."""

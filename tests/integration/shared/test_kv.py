@@ -5,8 +5,10 @@ import random
 
 import pytest
 
+from shared import kv
 from shared.bus import Bus
 from shared.kv import ABSENT, NOTHING, Bucket, Conflict
+from signalling.nats_server import EmbeddedNats
 from tests.support.gated import Gate, GatedBucket
 
 
@@ -121,3 +123,35 @@ async def _current(subject, key, gate):  # type: ignore[no-untyped-def]
         await gate.settle()
         await gate.let(0)
     return await task
+
+
+async def test_what_was_deleted_stays_deleted_when_the_server_is_killed(
+    nats_server: EmbeddedNats, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when its marker, or an entry with a TTL, had expired a moment before."""
+    monkeypatch.setattr(kv, "MARKER_TTL_SECONDS", 1)
+    await Bucket.create(bus, "rising", replicas=1)
+    bucket = Bucket(bus, "rising")
+
+    async def live_and_die(n: int) -> None:
+        revision = await bucket.put(f"deleted{n}", b"one", ABSENT)
+        revision = await bucket.put(f"deleted{n}", b"two", revision)
+        await bucket.delete(f"deleted{n}", revision)
+        revision = await bucket.put(f"expired{n}", b"one", ABSENT)
+        await bucket.put(f"expired{n}", b"two", revision, ttl=1)
+
+    await asyncio.gather(*(live_and_die(n) for n in range(50)))
+    stays = await bucket.put("stays", b"one", ABSENT)
+    await bucket.put("stays", b"two", stays)
+    async with asyncio.timeout(10):
+        while await bucket.keys() != ["stays"]:
+            await asyncio.sleep(0.1)
+    nats_server.kill()
+    nats_server.start()
+    again = await Bus.connect(nats_server.url, name="again")
+    try:
+        bucket = Bucket(again, "rising")
+        assert await bucket.keys() == ["stays"]
+        assert (await bucket.get("stays", fresh=True)).value == b"two"
+    finally:
+        await again.close()

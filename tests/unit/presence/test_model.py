@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.presence.model import Joined, Minted, Policy, join, leave
-from shared.contracts.presence import JoinRequest, LeaveRequest, Session, Sessions
+from services.presence.model import Joined, Minted, Policy, expire, join, leave, lose, reassert
+from shared.contracts.presence import JoinRequest, LeaveRequest, ReassertRequest, Session, Sessions
 from shared.errors import RateLimited
 
 MULTI = Policy(single=False, limit=3, grace_ms=30_000)
@@ -272,3 +272,108 @@ def _check(now: Sessions | None, policy: Policy) -> None:
     assert len({(s.gateway, s.socket) for s in sessions}) == len(sessions)
     assert len({*devices}) == len(devices)
     assert len({s.resume_token for s in sessions}) == len(sessions)
+
+
+# --- grace --------------------------------------------------------------------------------------------------------
+
+
+def lost(of: Session, at: int = NOW) -> Session:
+    return of.model_copy(update={"lost_at": at})
+
+
+@pytest.mark.parametrize("socket", ["tab-socket", None], ids=["that socket", "any socket"])
+def test_a_broken_transport_begins_a_grace(socket: str | None) -> None:
+    done = lose(record(PHONE, TAB), "tab", "gw1", socket, NOW + 5)
+    assert done.record == record(PHONE, lost(TAB, NOW + 5))
+    assert done.session == lost(TAB, NOW + 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "gateway", "socket"),
+    [("nobody", "gw1", None), ("tab", "gw2", None), ("tab", "gw1", "other-socket")],
+)
+def test_a_loss_of_what_is_elsewhere_means_nothing(name: str, gateway: str, socket: str | None) -> None:
+    before = record(PHONE, TAB)
+    done = lose(before, name, gateway, socket, NOW + 5)
+    assert (done.record, done.session) == (before, None)
+    assert lose(None, name, gateway, socket, NOW).record is None
+
+
+def test_a_grace_does_not_begin_twice() -> None:
+    before = record(lost(TAB))
+    done = lose(before, "tab", "gw1", None, NOW + 5)
+    assert done.record is before and done.session == lost(TAB)
+
+
+def test_a_grace_ends() -> None:
+    before = record(PHONE, lost(TAB))
+    over = NOW + MULTI.grace_ms
+    early = expire(before, "tab", MULTI, over - 1)
+    assert early.record is before and (early.session, early.wait_until) == (None, over)
+    done = expire(before, "tab", MULTI, over)
+    assert (done.record, done.session, done.wait_until) == (record(PHONE), lost(TAB), None)
+    assert expire(record(lost(TAB)), "tab", MULTI, over).record is None
+
+
+@pytest.mark.parametrize("name", ["tab", "nobody"])
+def test_a_session_that_was_continued_does_not_end(name: str) -> None:
+    before = record(PHONE, TAB)
+    done = expire(before, name, MULTI, NOW + 10 * MULTI.grace_ms)
+    assert done.record is before and (done.session, done.wait_until) == (None, None)
+
+
+def test_resuming_ends_a_grace() -> None:
+    joined = joins(record(lost(PHONE), TAB), resume=("phone", "phone-token"))
+    assert joined.resumed and joined.continued and joined.was == lost(PHONE)
+    assert joined.session.lost_at is None
+
+
+def test_a_plain_join_takes_the_only_session_over_if_it_is_lost() -> None:
+    joined = joins(record(lost(TAB)))
+    assert (joined.session.session, joined.session.lost_at) == ("tab", None)
+    assert (joined.resumed, joined.continued, joined.was) == (False, True, lost(TAB))
+    assert names(joins(record(lost(PHONE))).record.sessions) == ["phone"]
+    assert names(joins(record(lost(TAB)), device="d9").record.sessions) == ["tab"]
+
+
+@pytest.mark.parametrize(
+    ("before", "device"),
+    [((TAB,), None), ((lost(TAB), PHONE), None), ((lost(TAB), lost(WATCH)), None), ((lost(PHONE),), "d2")],
+    ids=["not lost", "not the only one", "two are lost", "another device"],
+)
+def test_otherwise_it_takes_nothing_over(before: tuple[Session, ...], device: str | None) -> None:
+    joined = joins(record(*before), device=device)
+    assert joined.session.session == "new" and not joined.continued
+
+
+def test_the_one_lost_longest_ago_makes_room() -> None:
+    joined = joins(record(PHONE, lost(TAB, NOW - 1), lost(WATCH, NOW - 2)), device="d2")
+    assert names(joined.record.sessions) == ["phone", "tab", "new"]
+    assert names(joined.gone) == names(joined.displaced) == ["watch"]
+
+
+def reasserts(
+    before: Sessions | None, *, gateway: str = "gw1", device: str | None = None
+) -> Sessions | bool | None:
+    """The record afterwards; ``True`` for a session that moved."""
+    request = ReassertRequest(
+        request_id="r", user="alice", session="tab", gateway=gateway, socket="tab-socket",
+        device=device, resume_token="tab-token",
+    )  # fmt: skip
+    done = reassert(before, request, NOW)
+    assert not done.moved or done.record is before
+    return True if done.moved else done.record
+
+
+def test_a_gateway_that_was_thought_dead_has_its_sessions_back() -> None:
+    known = record(PHONE, TAB)
+    assert reasserts(known) is known
+    assert reasserts(record(PHONE, lost(TAB))) == known
+    assert reasserts(record(PHONE)) == known
+    assert reasserts(None) == record(TAB)
+
+
+def test_but_not_those_that_have_moved_on() -> None:
+    assert reasserts(record(PHONE, TAB), gateway="gw2") is True
+    assert reasserts(record(lost(TAB)), gateway="gw2") is True
+    assert reasserts(record(PHONE), device="d1") is True, "its device has come back as another session"
