@@ -27,7 +27,7 @@ from services.callcore.store import Store
 from shared import logs, mailbox, subjects
 from shared.bus import Bus, drain
 from shared.contracts.client import RELAYED, Event
-from shared.contracts.relays import stamp_of
+from shared.contracts.relays import stamped
 from shared.contracts.wire import Wire
 from shared.errors import CallNotFound, RateLimited, ReceiverNotFound, SignallingError, Unavailable
 from shared.ids import decode, encode, new_id
@@ -175,11 +175,12 @@ class Lanes:
         early: dict[object, Letter] = {}
         for letter in await mailbox.read(self._bus, others[0].session):
             if letter.event in RELAYED and name in letter.payload:
-                stamp = stamp_of(letter.payload)
-                if stamp is not None:
-                    self._ledger.known(encode(call.call), *stamp)
+                relay = stamped(letter.payload)
+                copy_of = (relay.session, relay.number) if relay is not None else len(early)
+                if relay is not None:
+                    self._ledger.known(encode(call.call), relay.session, relay.number)
                 body = letter.payload[: letter.payload.rindex(b',"seq":')] + b"}"
-                early.setdefault(stamp or len(early), Letter(letter.event, body))
+                early.setdefault(copy_of, Letter(letter.event, body))
         return list(early.values())
 
     # --- relays -----------------------------------------------------------------------------------------------------

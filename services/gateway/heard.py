@@ -3,7 +3,7 @@
 from services.gateway.sessions import Socket
 from shared import subjects
 from shared.contracts.client import RELAYED
-from shared.contracts.relays import stamp_of, unstamped
+from shared.contracts.relays import stamped
 from shared.mailbox import seq_of
 
 SENDERS_MAX = 16
@@ -25,8 +25,8 @@ class Heard:
         Empty: nothing, the client has had it. ``None``: nothing, for one before it is missed; both come again.
         ``reply``: the letter's receipt subject, empty for one that comes from a mailbox.
         """
-        if event in _RELAYED and (stamp := stamp_of(payload)) is not None:
-            session, number = stamp
+        if event in _RELAYED and (relay := stamped(payload)) is not None:
+            session, number, payload = relay
             relays = socket.relays_heard
             last = relays.get(session)
             if last is not None and number <= last:
@@ -41,7 +41,6 @@ class Heard:
                 while len(relays) >= SENDERS_MAX:
                     del relays[next(iter(relays))]
             relays[session] = number
-            payload = unstamped(payload)
         seq = seq_of(payload)
         if seq <= socket.seq:
             # Two callcores passed it on, and the one whose letter comes later minted its seq earlier.

@@ -8,10 +8,11 @@ nobody is there.
 """
 
 import asyncio
+import itertools
 import json
 import time
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from nats.aio.msg import Msg
@@ -48,10 +49,7 @@ class Wanted:
     asked: Asked
     flow: Flow
     sent: Sent
-    until: float
-    """When to look whether call control has it, if the peer's gateway has not said so by then."""
-    last: float
-    """When to give up."""
+    since: float
 
 
 class Relays:
@@ -79,6 +77,8 @@ class Relays:
         self._ack_seconds = ack_seconds
         self._outbox = Outbox()
         self._wanted: OrderedDict[tuple[str, int], Wanted] = OrderedDict()
+        self._late: OrderedDict[tuple[str, int], Wanted] = OrderedDict()
+        """Those that call control did not have either when it was time to say that they wait."""
         self._acked_by: dict[str, float] = {}
         self._doubt = False
         self._doubted_at = 0.0
@@ -131,10 +131,7 @@ class Relays:
         flow.previous = sent
         if wanted:
             socket.acks_pending += 1
-            first = min(QUEUED_SECONDS, self._ack_seconds)
-            self._wanted[flow.session, number] = Wanted(
-                asked, flow, sent, now + first, now + self._ack_seconds
-            )
+            self._wanted[flow.session, number] = Wanted(asked, flow, sent, now)
         if flow.behind:
             await self._pump(flow)
         elif not flow.pumping:
@@ -284,7 +281,7 @@ class Relays:
             await self._replies.refuse(asked, error)
 
     def _done(self, session: str, number: int) -> Wanted | None:
-        wanted = self._wanted.pop((session, number), None)
+        wanted = self._wanted.pop((session, number), None) or self._late.pop((session, number), None)
         if wanted is not None:
             wanted.asked.socket.acks_pending -= 1
         return wanted
@@ -312,27 +309,29 @@ class Relays:
 
     async def settle(self, socket: Socket) -> None:
         """Answer what of ``socket``, which is about to be closed, call control has taken: its peer gets it in time."""
-        waiting = [key for key, wanted in self._wanted.items() if wanted.asked.socket is socket]
-        for session, number in waiting:
-            wanted = self._wanted[session, number]
-            if number <= wanted.flow.acked:
-                self._done(session, number)
+        waiting = [
+            key
+            for some in (self._late, self._wanted)
+            for key, wanted in some.items()
+            if wanted.asked.socket is socket and key[1] <= wanted.flow.acked
+        ]
+        for key in waiting:
+            if wanted := self._done(*key):
                 await self._replies.ok(wanted.asked, queued=True)
 
     async def _expire(self, now: float) -> None:
-        """Answer who has waited long enough."""
-        while self._wanted:
-            (session, number), wanted = next(iter(self._wanted.items()))
-            if wanted.until > now:
-                return
-            self._done(session, number)
+        """Answer who has waited long enough: that it waits for the peer, or else, later, that nobody knows."""
+        for key, wanted in _since(self._wanted, now - min(QUEUED_SECONDS, self._ack_seconds)):
+            del self._wanted[key]
+            self._late[key] = wanted
+        for key, wanted in list(self._late.items()):
+            _, number = key
             if number <= max(wanted.flow.acked, wanted.flow.doubted):
+                self._done(*key)
                 await self._replies.ok(wanted.asked, queued=True)
-            elif wanted.until < wanted.last:
-                wanted.asked.socket.acks_pending += 1
-                self._wanted[session, number] = replace(wanted, until=wanted.last)
-            else:
+            elif wanted.since <= now - self._ack_seconds:
                 # Its client may send it again, so it is not to get through by itself as well.
+                self._done(*key)
                 self._outbox.void(wanted.sent)
                 await self._replies.refuse(wanted.asked, Unavailable())
 
@@ -373,6 +372,13 @@ class Relays:
         if flow.behind:
             await self._pump(flow)
         self._outbox.trim(flow, now)
+
+
+def _since(
+    waiting: OrderedDict[tuple[str, int], Wanted], before: float
+) -> list[tuple[tuple[str, int], Wanted]]:
+    """Those that have waited since ``before`` or longer; they are in the order in which they began to."""
+    return list(itertools.takewhile(lambda item: item[1].since <= before, waiting.items()))
 
 
 def _payload(relayed: Relayed, user: str, call: str) -> bytes:

@@ -5,6 +5,8 @@ and its number as the last key of its JSON, also in the mailbox: ``"relay":"<ses
 before a client sees it.
 """
 
+from typing import NamedTuple
+
 from shared.contracts.wire import Wire
 
 _KEY = b',"relay":"'
@@ -30,17 +32,19 @@ def stamp(payload: bytes, session: str, number: int) -> bytes:
     return b'%b,"relay":"%b.%d"}' % (payload[:-1], session.encode(), number)
 
 
-def stamp_of(payload: bytes) -> tuple[str, int] | None:
-    """``(session, number)`` of a relay, as it was sent or with ``seq`` behind; ``None`` for one without a stamp."""
-    begin = payload.rfind(_KEY)
-    if begin < 0:
+class Stamped(NamedTuple):
+    """What a stamp says, and the payload as the client is to see it."""
+
+    session: str
+    number: int
+    bare: bytes
+
+
+def stamped(payload: bytes) -> Stamped | None:
+    """A relay taken apart, as it was sent or with ``seq`` behind; ``None`` for one without a stamp."""
+    key = payload.rfind(_KEY)
+    if key < 0:
         return None
-    begin += len(_KEY)
-    session, _, number = payload[begin : payload.index(b'"', begin)].decode().rpartition(".")
-    return session, int(number)
-
-
-def unstamped(payload: bytes) -> bytes:
-    """``payload`` as the client is to see it."""
-    begin = payload.rindex(_KEY)
-    return payload[:begin] + payload[payload.index(b'"', begin + len(_KEY)) + 1 :]
+    end = payload.index(b'"', key + len(_KEY))
+    session, _, number = payload[key + len(_KEY) : end].rpartition(b".")
+    return Stamped(session.decode(), int(number), payload[:key] + payload[end + 1 :])

@@ -15,7 +15,7 @@ from services.gateway.heard import Heard
 from services.gateway.outbox import GIVE_UP_SECONDS, KEEP_SECONDS, Flow, Outbox, Sent
 from services.gateway.sessions import Socket
 from shared import subjects
-from shared.contracts.relays import Acks, stamp, stamp_of
+from shared.contracts.relays import Acks, stamp, stamped
 from shared.subjects import receipt, receipt_of
 
 STEP_SECONDS = 0.05
@@ -130,7 +130,7 @@ class World:
             message = self.letters[name].popleft()
             payload = self.heard.take(self.socket, "ice:candidate", message.payload, message.reply)
             if payload:
-                assert stamp_of(payload) is None
+                assert stamped(payload) is None
                 self.written.append(int(payload[payload.index(b":") + 1 : payload.index(b",")]))
 
     # --- what goes wrong ---
