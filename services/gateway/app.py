@@ -28,6 +28,8 @@ log = logs.get(__name__)
 
 NEEDED = ("callcore", "presence")
 STOP_SECONDS = 3.0
+BACKLOG = 4096
+"""Connections that may wait to be taken: the clients of a gateway that died come all at once."""
 LEASE_TRY_SECONDS = 1.0
 """Two tries of it, and the wait between two renewals, are less than a lease."""
 
@@ -101,7 +103,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         join_timeout.start()
         runner = web.AppRunner(_application(transport, missing), access_log=None, shutdown_timeout=2.0)
         await runner.setup()
-        site = web.TCPSite(runner, settings.host, settings.port)
+        site = web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG)
         try:
             await site.start()
             log.info("listening", host=settings.host, port=settings.port)
