@@ -8,15 +8,13 @@ nobody is there.
 """
 
 import asyncio
-import itertools
 import json
 import time
-from collections import OrderedDict
-from dataclasses import dataclass
 from typing import Any
 
 from nats.aio.msg import Msg
 
+from services.gateway.answers import Answers
 from services.gateway.heard import Heard
 from services.gateway.outbox import AGAIN_SECONDS, Flow, Outbox, Sent
 from services.gateway.replies import Asked, Replies, dumps
@@ -27,7 +25,7 @@ from shared.clock import now_seq
 from shared.contracts.calls import CallReply, FindRequest
 from shared.contracts.client import Answer, Candidate, Offer, Relayed
 from shared.contracts.relays import Acks, stamp
-from shared.errors import BadRequest, RateLimited, ReceiverNotFound, SignallingError, Unavailable
+from shared.errors import BadRequest, SignallingError, Unavailable
 from shared.ids import encode, new_id
 from shared.members import Members
 from shared.rpc import Client
@@ -35,25 +33,12 @@ from shared.rpc import Client
 log = logs.get(__name__)
 
 CALLCORE = "callcore"
-QUEUED_SECONDS = 1.0
-"""How long the peer's gateway may take to say that it has a relay, before its sender is told that it waits there."""
-ACKS_PER_SOCKET = 1_024
 _INSTANCES_MAX = 256
 _TICK_SECONDS = 0.25
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """An acknowledgement that a client waits for."""
-
-    asked: Asked
-    flow: Flow
-    sent: Sent
-    since: float
-
-
 class Relays:
-    """Sends relays. ``ack_seconds``: how long a client's acknowledgement may take."""
+    """Sends relays, and again. ``ack_seconds``: how long a client's acknowledgement may take."""
 
     def __init__(
         self,
@@ -70,15 +55,10 @@ class Relays:
         self._instance = instance
         self._bus = bus
         self._members = members
-        self._registry = registry
-        self._replies = replies
         self._services = services
         self._heard = heard
-        self._ack_seconds = ack_seconds
         self._outbox = Outbox()
-        self._wanted: OrderedDict[tuple[str, int], Wanted] = OrderedDict()
-        self._late: OrderedDict[tuple[str, int], Wanted] = OrderedDict()
-        """Those that call control did not have either when it was time to say that they wait."""
+        self._answers = Answers(self._outbox, registry, replies, ack_seconds=ack_seconds)
         self._acked_by: dict[str, float] = {}
         self._doubt = False
         self._doubted_at = 0.0
@@ -113,8 +93,8 @@ class Relays:
         assert socket.user is not None and socket.session is not None
         call = relayed.call_id or await self._find(socket, relayed.to)
         wanted = asked.ack_id is not None
-        if wanted and socket.acks_pending >= ACKS_PER_SOCKET:
-            raise RateLimited("Too many acknowledgements are waiting", retry_after_ms=1000)
+        if wanted:
+            self._answers.check_room(socket)
         payload = _payload(relayed, socket.user, call)
         now = time.monotonic()
         flow = self._flow(socket.session, call, len(payload), now)
@@ -130,8 +110,7 @@ class Relays:
         self._outbox.add(flow, sent, now)
         flow.previous = sent
         if wanted:
-            socket.acks_pending += 1
-            self._wanted[flow.session, number] = Wanted(asked, flow, sent, now)
+            self._answers.wait(asked, flow, sent, now)
         if flow.behind:
             await self._pump(flow)
         elif not flow.pumping:
@@ -238,21 +217,18 @@ class Relays:
         if msg.headers is not None and msg.headers.get("Status") == "503":
             await self._nobody(session, number, marks)
             return
-        wanted = self._done(session, number)
         if not msg.data:
-            if wanted is not None:
-                await self._replies.ok(wanted.asked)
+            await self._answers.taken(session, number)
             return
         flow = self._outbox.find(session, number)
         sent = next((s for s in flow.queue if s.number == number), None) if flow is not None else None
         # One that was passed on before and came again may find its call over by now; that is no refusal.
-        fresh = sent is not None and sent.payload and flow is not None and number > flow.doubted
+        known = flow is None or sent is None or not sent.payload or number <= flow.doubted
         if sent is not None:
             self._outbox.void(sent)
-        if wanted is not None or fresh:
-            wire = json.loads(msg.data)
-            error = SignallingError.from_wire(wire)
-            await self._refuse(session, wanted, error, wire.get("event", ""))
+        wire = json.loads(msg.data)
+        error = SignallingError.from_wire(wire)
+        await self._answers.refused(session, number, error, wire.get("event", ""), known=known)
 
     async def _nobody(self, session: str, number: int, marks: str) -> None:
         """NATS says that nobody took a relay, or the letter that was made of it."""
@@ -271,21 +247,6 @@ class Relays:
             if other.behind:
                 await self._pump(other)
 
-    async def _refuse(self, session: str, wanted: Wanted | None, error: SignallingError, event: str) -> None:
-        """Tell the sender, also the one who wanted no acknowledgement."""
-        socket = wanted.asked.socket if wanted is not None else self._registry.by_session(session)
-        if socket is not None:
-            if isinstance(error, ReceiverNotFound):
-                socket.calls.clear()
-            asked = wanted.asked if wanted is not None else Asked(socket, event, None)
-            await self._replies.refuse(asked, error)
-
-    def _done(self, session: str, number: int) -> Wanted | None:
-        wanted = self._wanted.pop((session, number), None) or self._late.pop((session, number), None)
-        if wanted is not None:
-            wanted.asked.socket.acks_pending -= 1
-        return wanted
-
     # --- what does not come back ------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
@@ -293,7 +254,7 @@ class Relays:
             await asyncio.sleep(_TICK_SECONDS)
             try:
                 now = time.monotonic()
-                await self._expire(now)
+                await self._answers.expire(now)
                 if self._bus.connected:
                     self._raise_doubts(now)
                     await self._tell_missed()
@@ -308,32 +269,8 @@ class Relays:
                 log.exception("relays not tended")
 
     async def settle(self, socket: Socket) -> None:
-        """Answer what of ``socket``, which is about to be closed, call control has taken: its peer gets it in time."""
-        waiting = [
-            key
-            for some in (self._late, self._wanted)
-            for key, wanted in some.items()
-            if wanted.asked.socket is socket and key[1] <= wanted.flow.acked
-        ]
-        for key in waiting:
-            if wanted := self._done(*key):
-                await self._replies.ok(wanted.asked, queued=True)
-
-    async def _expire(self, now: float) -> None:
-        """Answer who has waited long enough: that it waits for the peer, or else, later, that nobody knows."""
-        for key, wanted in _since(self._wanted, now - min(QUEUED_SECONDS, self._ack_seconds)):
-            del self._wanted[key]
-            self._late[key] = wanted
-        for key, wanted in list(self._late.items()):
-            _, number = key
-            if number <= max(wanted.flow.acked, wanted.flow.doubted):
-                self._done(*key)
-                await self._replies.ok(wanted.asked, queued=True)
-            elif wanted.since <= now - self._ack_seconds:
-                # Its client may send it again, so it is not to get through by itself as well.
-                self._done(*key)
-                self._outbox.void(wanted.sent)
-                await self._replies.refuse(wanted.asked, Unavailable())
+        """Answer what can be answered to ``socket``, which is about to be closed."""
+        await self._answers.settle(socket)
 
     def _raise_doubts(self, now: float) -> None:
         if not (self._doubt or self._lost) or now < self._doubted_at + AGAIN_SECONDS:
@@ -355,8 +292,7 @@ class Relays:
         """Give up what is too old of a flow that waits, and send the rest again if it is time."""
         for sent in self._outbox.give_up(flow, now):
             log.warning("relay given up", session=flow.session, call=flow.call, relayed=sent.event)
-            wanted = self._done(flow.session, sent.number)
-            await self._refuse(flow.session, wanted, Unavailable(), sent.event)
+            await self._answers.refused(flow.session, sent.number, Unavailable(), sent.event, known=False)
         if not self._bus.connected:
             return
         self._look(flow)
@@ -372,13 +308,6 @@ class Relays:
         if flow.behind:
             await self._pump(flow)
         self._outbox.trim(flow, now)
-
-
-def _since(
-    waiting: OrderedDict[tuple[str, int], Wanted], before: float
-) -> list[tuple[tuple[str, int], Wanted]]:
-    """Those that have waited since ``before`` or longer; they are in the order in which they began to."""
-    return list(itertools.takewhile(lambda item: item[1].since <= before, waiting.items()))
 
 
 def _payload(relayed: Relayed, user: str, call: str) -> bytes:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from nats.aio.msg import Msg
 
-from services.gateway import outbox, relay
+from services.gateway import answers, outbox
 from shared import subjects
 from shared.bus import Bus
 from shared.clock import now_seq
@@ -337,7 +337,7 @@ async def test_a_client_gets_each_once_and_in_order_and_its_gateway_says_what_it
 async def test_one_that_nobody_knows_of_does_not_hold_up_who_waits_behind_it(
     gateway: Start, connect: Connect, services: Services, bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relay, "QUEUED_SECONDS", 0.3)
+    monkeypatch.setattr(answers, "QUEUED_SECONDS", 0.3)
     cc = await Callcore(bus, "cc").start()
     cc.acks, cc.answer = False, None
     alice = await connect(await gateway(relay_ack_seconds=5), "alice")
