@@ -81,9 +81,8 @@ class Answers:
     async def expire(self, now: float) -> None:
         """Answer who has waited long enough: that it waits for the peer, or else, later, that nobody knows."""
         late = now - min(QUEUED_SECONDS, self._ack_seconds)
-        for key, wanted in list(
-            itertools.takewhile(lambda item: item[1].since <= late, self._wanted.items())
-        ):
+        old = itertools.takewhile(lambda item: item[1].since <= late, self._wanted.items())
+        for key in [key for key, _ in old]:
             self._late[key] = self._wanted.pop(key)
         for key, wanted in list(self._late.items()):
             if wanted.sent.number <= max(wanted.flow.acked, wanted.flow.doubted):
