@@ -29,6 +29,7 @@ async def main(url: str) -> None:
         "max_msgs_per_subject": 1,
         "allow_direct": True,
         "allow_atomic": True,
+        "allow_rollup_hdrs": True,
         "allow_msg_ttl": True,
     }
     await streams.ensure(bus, config)

@@ -30,7 +30,8 @@ class Bus:
     """One NATS connection of one service instance.
 
     Nothing is buffered while NATS is away: what cannot be sent now raises :class:`Unavailable`, because a call
-    message sent late is a wrong message.
+    message sent late is a wrong message. What was published in the moment before it went may still leave when it is
+    back; so what can go stale carries a time, or a number.
     """
 
     def __init__(self, client: Client) -> None:

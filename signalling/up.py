@@ -9,7 +9,9 @@ import time
 import aiohttp
 import nats
 import nats.errors
+from pydantic import ValidationError
 
+from services.gateway import settings as gateway
 from shared import subjects
 from shared.contracts.liveness import Beat
 from shared.settings import EXIT_USAGE
@@ -19,7 +21,9 @@ from signalling.child import Child, Say
 from signalling.plan import Plan, PlanError, gateway_ports
 
 STOP_SECONDS = 7.5
-"""For all services together; the rest of ten is for nats-server."""
+"""For all services together, with the drain that is the default here; the rest of ten is for nats-server."""
+DRAIN_SECONDS = 1.0
+"""How long gateways drain unless that is set: all of them stop, so their clients have nowhere to go."""
 NATS_STOP_SECONDS = 1.0
 LOOK_SECONDS = 0.2
 
@@ -43,6 +47,7 @@ class Up:
         self._hurry = False
         self._broker: Broker | None = None
         self._children: dict[str, list[Child]] = {"presence": [], "callcore": [], "gateway": []}
+        self._drain = _drain_seconds()
         self._heard: set[str] = set()
         """Instances that have said that they are ready."""
 
@@ -90,7 +95,7 @@ class Up:
             for i in range(count):
                 env = {**common, "HEALTH_PORT": "0"}
                 if service == "gateway":
-                    env["PORT"] = str(ports[i])
+                    env |= {"PORT": str(ports[i]), "DRAIN_SECONDS": str(self._drain)}
                 child = Child(f"{service}-{i + 1}", plan.command(service), env, self._say)
                 self._children[service].append(child)
                 child.start()
@@ -171,7 +176,8 @@ class Up:
     async def _stop_all(self) -> None:
         """Gateways first, so that nobody asks who is no longer there."""
         self._stop.set()
-        deadline = time.monotonic() + (0.0 if self._hurry else STOP_SECONDS)
+        patience = STOP_SECONDS + max(0.0, self._drain - DRAIN_SECONDS)
+        deadline = time.monotonic() + (0.0 if self._hurry else patience)
         for service in ("gateway", "callcore", "presence"):
             await asyncio.gather(*(child.stop(deadline) for child in self._children[service]))
         if self._broker is not None:
@@ -183,6 +189,15 @@ class Up:
     def _answering(self) -> list[Child]:
         """Those that say by beats that they are ready; a gateway says it by ``/readyz``."""
         return self._children["callcore"] + self._children["presence"]
+
+
+def _drain_seconds() -> float:
+    """What ``DRAIN_SECONDS`` says, in the environment or ``.env``, or else our own."""
+    try:
+        settings = gateway.Settings()
+    except ValidationError:
+        return DRAIN_SECONDS  # the gateways will say what is wrong
+    return settings.drain_seconds if "drain_seconds" in settings.model_fields_set else DRAIN_SECONDS
 
 
 async def _ready(http: aiohttp.ClientSession, gateway: str) -> bool:

@@ -280,7 +280,8 @@ class Relays:
         self._lost.clear()
         for flow in flows:
             flow.doubt()
-        log.info("relays of late are sent again", flows=len(flows))
+        if flows:
+            log.info("relays of late are sent again", flows=len(flows))
 
     async def _tell_missed(self) -> None:
         """Have others send again what clients of this gateway miss."""

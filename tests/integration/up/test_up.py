@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import sys
+import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 
 from signalling.nats_server import EmbeddedNats
 from tests.integration.up.conftest import ROOT, Running, alive, descendants
+from tests.support.raw_client import RawClient
 
 Up = Callable[..., Running]
 ANY = ("--port", "0")
@@ -365,3 +367,20 @@ def test_the_real_services(up: Up) -> None:
     assert running.stop() == 0
     assert "killed" not in running.out and "starting it again" not in running.out
     nothing_left(running, pids)
+
+
+@pytest.mark.parametrize(("drain", "least"), [("", 0.0), ("20", 7.6)], ids=["default", "as set"])
+async def test_clients_that_are_there_do_not_keep_it_from_stopping_in_order(
+    up: Up, drain: str, least: float
+) -> None:
+    running = up(*ANY, command=[sys.executable, "-m", "signalling", "up"], DRAIN_SECONDS=drain)
+    client = RawClient("alice")
+    await client.connect(running.ready()[0])
+    await client.join("alice")
+    begun = time.monotonic()
+    running.process.send_signal(signal.SIGTERM)
+    await client.expect("server:draining")
+    assert await asyncio.to_thread(running.process.wait, 25) == 0
+    assert time.monotonic() - begun > least
+    await client.close()
+    assert "was killed" not in running.out and running.out.endswith("stopped\n")
