@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import time
 from typing import Any
 
 from shared import logs
@@ -13,12 +14,14 @@ log = logs.get(__name__)
 
 WAITING_MAX = 4_096
 """Records that may wait for their acknowledgement; past it new ones are dropped, loudly."""
-TRIES = 5
+TRY_SECONDS = 60.0
+"""Longer than NATS is away when it restarts or elects a leader, shorter than it knows what came twice."""
 ACK_SECONDS = 2.0
+_PAUSE_MAX_SECONDS = 4.0
 
 
 class Recorder:
-    """Publishes to EVENTS with an acknowledgement and a few tries, each record once (by its id)."""
+    """Publishes to EVENTS with an acknowledgement, again and again for a minute, each record once (by its id)."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
@@ -34,13 +37,16 @@ class Recorder:
         task.add_done_callback(self._tasks.discard)
 
     async def _publish(self, subject: str, id_: str, payload: bytes) -> None:
-        for attempt in range(TRIES):
+        until = time.monotonic() + TRY_SECONDS
+        pause = 0.25
+        while time.monotonic() < until:
             try:
                 msg = await self._bus.request(
                     subject, payload, timeout=ACK_SECONDS, headers={"Nats-Msg-Id": id_}
                 )
             except Unavailable:
-                await asyncio.sleep(random.uniform(0.5, 1.0) * 2**attempt * 0.25)
+                await asyncio.sleep(random.uniform(0.5, 1.0) * pause)
+                pause = min(2 * pause, _PAUSE_MAX_SECONDS)
                 continue
             if error := json.loads(msg.data).get("error"):
                 log.error("event refused", subject=subject, reason=error.get("description"))

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -16,6 +17,9 @@ log = logs.get(__name__)
 SECOND_NS = 1_000_000_000
 _IN_USE = 10058
 _API_SECONDS = 5.0
+MAKE_SECONDS = 30.0
+"""How long a cluster may take until it has elected who makes streams."""
+_PAUSE_SECONDS = (0.05, 0.5)
 
 
 async def api(bus: Bus, verb: str, body: dict[str, Any], *, timeout: float = _API_SECONDS) -> dict[str, Any]:
@@ -105,8 +109,20 @@ class Keeper:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Make it now. Raises :class:`Unavailable` if that is not possible."""
-        await self._make()
+        """Make it now; a cluster that has just been started takes some seconds until that works.
+
+        Raises :class:`Unavailable` after :data:`MAKE_SECONDS`.
+        """
+        until = time.monotonic() + MAKE_SECONDS
+        while True:
+            try:
+                await self._make()
+                break
+            except Unavailable as error:
+                if time.monotonic() > until:
+                    raise
+                log.warning("streams cannot be made yet", reason=str(error))
+            await asyncio.sleep(random.uniform(*_PAUSE_SECONDS))
         self._bus.on_reconnect.append(self._again)
 
     async def stop(self) -> None:
@@ -122,7 +138,7 @@ class Keeper:
     async def _until_made(self) -> None:
         """Try until it works; the server may take connections before it has its streams."""
         while True:
-            await asyncio.sleep(random.uniform(0.05, 0.5))
+            await asyncio.sleep(random.uniform(*_PAUSE_SECONDS))
             try:
                 await self._make()
             except Unavailable as error:

@@ -1,4 +1,4 @@
-"""The NATS server of a running system: an embedded one that is kept running, or one that is there already."""
+"""The NATS of a running system: embedded servers that are kept running, or what is there already."""
 
 import asyncio
 import contextlib
@@ -8,7 +8,7 @@ from pathlib import Path
 from nats.aio.client import Client
 
 from signalling.child import BACKOFF_FIRST_SECONDS, BACKOFF_LONGEST_SECONDS, Say, describe
-from signalling.nats_server import EmbeddedNats, NatsServerError
+from signalling.nats_server import EmbeddedNats, NatsServerError, cluster, joint_url
 from signalling.plan import PlanError
 
 CONNECT_SECONDS = 3
@@ -18,13 +18,13 @@ LOOK_SECONDS = 0.1
 
 
 async def check(url: str) -> None:
-    """Raises :class:`PlanError` unless there is a NATS server with JetStream at ``url``."""
+    """Raises :class:`PlanError` unless there is NATS with JetStream at ``url``, one server or several."""
     logging.getLogger("nats").setLevel(logging.CRITICAL)  # it says the same again, with a traceback
     client = Client()
     try:
         async with asyncio.timeout(CONNECT_SECONDS * 2):
             await client.connect(
-                url, connect_timeout=CONNECT_SECONDS, allow_reconnect=False, max_reconnect_attempts=0
+                split(url), connect_timeout=CONNECT_SECONDS, allow_reconnect=False, max_reconnect_attempts=0
             )
             await client.jetstream().account_info()
     except TimeoutError:
@@ -37,53 +37,64 @@ async def check(url: str) -> None:
             await client.close()
 
 
-class Broker:
-    """An embedded nats-server; when it dies it is started again, on its port and its store."""
+def split(url: str) -> list[str]:
+    """The servers of a comma separated address, as nats-py wants them."""
+    return [part.strip() for part in url.split(",")]
 
-    def __init__(self, folder: Path, say: Say) -> None:
-        self._server = EmbeddedNats(folder, die_with_parent=True)
+
+class Broker:
+    """Embedded nats-servers, one or a cluster; one that dies is started again, on its port and its store."""
+
+    def __init__(self, folder: Path, nodes: int, say: Say) -> None:
+        """Raises :class:`PlanError` if ``folder`` holds the store of another number of servers."""
+        try:
+            self._servers = cluster(folder, nodes, die_with_parent=True)
+        except NatsServerError as error:
+            raise PlanError(str(error)) from None
         self._say = say
         self._stop = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: dict[asyncio.Task[None], EmbeddedNats] = {}
 
     @property
     def url(self) -> str:
-        """Where clients connect, once it has been started."""
-        return self._server.url
+        """Where clients connect, once all have been started; comma separated."""
+        return joint_url(self._servers)
 
     async def start(self) -> None:
-        """Start it and keep it running. Raises :class:`PlanError` if it cannot be started."""
+        """Start them and keep them running. Raises :class:`PlanError` if one cannot be started."""
         try:
-            await self._launch()
+            for server in self._servers:
+                server.launch()  # here and not in a worker thread: the server goes when the thread goes
+            for server in self._servers:
+                await asyncio.to_thread(server.wait)
         except (NatsServerError, OSError) as error:
             raise PlanError(str(error)) from None
-        self._task = asyncio.create_task(self._keep(), name="keep nats")
+        for server in self._servers:
+            self._tasks[asyncio.create_task(self._keep(server), name=f"keep {server.name}")] = server
 
     async def stop(self, seconds: float) -> None:
-        """Stop it in good order; SIGKILL after that time."""
+        """Stop them in good order; SIGKILL after that time."""
         self._stop.set()
-        if self._task is not None:
-            await asyncio.wait({self._task}, timeout=START_LEFT_SECONDS)
-            if not self._task.done():
-                self._server.kill()  # which ends the start that it waits for
-                await asyncio.wait({self._task})
-        await asyncio.to_thread(self._server.stop, seconds)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=START_LEFT_SECONDS)
+            if busy := [task for task in self._tasks if not task.done()]:
+                for task in busy:
+                    self._tasks[task].kill()  # which ends the start that it waits for
+                await asyncio.wait(busy)
+        await asyncio.gather(*(asyncio.to_thread(server.stop, seconds) for server in self._servers))
 
-    async def _launch(self) -> None:
-        self._server.launch()  # here and not in a worker thread: the server goes when the thread goes
-        await asyncio.to_thread(self._server.wait)
-
-    async def _keep(self) -> None:
+    async def _keep(self, server: EmbeddedNats) -> None:
         delay = BACKOFF_FIRST_SECONDS
         while not await self._stopped(LOOK_SECONDS):
-            if (end := self._server.ended) is None:
+            if (end := server.ended) is None:
                 continue
-            self._say(f"nats ended ({describe(*end)}); starting it again")
+            self._say(f"{server.name} ended ({describe(*end)}); starting it again")
             try:
-                await self._launch()
+                server.launch()
+                await asyncio.to_thread(server.wait)
                 delay = BACKOFF_FIRST_SECONDS
             except (NatsServerError, OSError) as error:
-                self._say(f"nats: {error}; next try in {delay:.1f} s")
+                self._say(f"{server.name}: {error}; next try in {delay:.1f} s")
                 await self._stopped(delay)
                 delay = min(delay * 2, BACKOFF_LONGEST_SECONDS)
 

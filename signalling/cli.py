@@ -19,6 +19,7 @@ def main() -> None:
 
 _COUNT: dict[str, Any] = {"default": 1, "show_default": True, "type": click.IntRange(1, 64)}
 _PORT_HELP = "Port of the first gateway; the others follow. 0: any free ones."
+_NODES_HELP = "How many embedded NATS servers. 3: a cluster, with KV_REPLICAS=3 unless that is set."
 _DATA_HELP = "Keep the embedded server's store here. Default: a temporary folder that goes with it."
 
 
@@ -29,6 +30,7 @@ _DATA_HELP = "Keep the embedded server's store here. Default: a temporary folder
 @click.option("--callcores", **_COUNT, help="How many call-control instances.")
 @click.option("--presences", **_COUNT, help="How many presence instances.")
 @click.option("--nats", metavar="URL", help="A NATS server with JetStream, instead of an embedded one.")
+@click.option("--nats-nodes", type=click.Choice(["1", "3"]), default="1", show_default=True, help=_NODES_HELP)
 @click.option("--data", type=click.Path(file_okay=False, path_type=Path), help=_DATA_HELP)
 @click.option("--with-parent", is_flag=True, hidden=True)
 @click.option("--ready-seconds", default=60.0, type=click.FloatRange(0.1, 3600), hidden=True)
@@ -41,6 +43,7 @@ def up(
     callcores: int,
     presences: int,
     nats: str | None,
+    nats_nodes: str,
     data: Path | None,
     with_parent: bool,
     ready_seconds: float,
@@ -52,7 +55,19 @@ def up(
     """
     if nats is not None and data is not None:
         raise click.UsageError("--data is the store of the embedded server; it does not go with --nats")
+    if nats is not None and nats_nodes != "1":
+        raise click.UsageError("--nats-nodes is about embedded servers; it does not go with --nats")
     plan = Plan(
-        host, port, gateways, callcores, presences, nats, data, with_parent, ready_seconds, commands or {}
+        host,
+        port,
+        gateways,
+        callcores,
+        presences,
+        nats,
+        int(nats_nodes),
+        data,
+        with_parent,
+        ready_seconds,
+        commands or {},
     )
     sys.exit(up_module.run(plan))

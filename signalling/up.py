@@ -10,11 +10,12 @@ import aiohttp
 import nats
 import nats.errors
 from pydantic import ValidationError
+from pydantic_settings import BaseSettings
 
 from services.gateway import settings as gateway
 from shared import subjects
 from shared.contracts.liveness import Beat
-from shared.settings import EXIT_USAGE
+from shared.settings import EXIT_USAGE, BackendSettings
 from signalling import broker, folder
 from signalling.broker import Broker
 from signalling.child import Child, Say
@@ -47,7 +48,7 @@ class Up:
         self._hurry = False
         self._broker: Broker | None = None
         self._children: dict[str, list[Child]] = {"presence": [], "callcore": [], "gateway": []}
-        self._drain = _drain_seconds()
+        self._drain = float(_set(gateway.Settings, "drain_seconds", DRAIN_SECONDS))
         self._heard: set[str] = set()
         """Instances that have said that they are ready."""
 
@@ -67,7 +68,7 @@ class Up:
         ports = gateway_ports(self._plan)
         with folder.opened(self._plan.data) as store:
             if self._plan.nats is None:
-                self._broker = Broker(store, self._say)
+                self._broker = Broker(store, self._plan.nats_nodes, self._say)
             watch = asyncio.create_task(self._watch_parent(), name="watch parent")
             try:
                 if self._broker is not None:
@@ -90,6 +91,8 @@ class Up:
         plan = self._plan
         form = os.environ.get("LOG_FORMAT") or "console"
         common = {"NATS_URL": url, "HOST": plan.host, "LOG_FORMAT": form, "PYTHONUNBUFFERED": "1"}
+        if plan.nats_nodes > 1:
+            common["KV_REPLICAS"] = str(_set(BackendSettings, "kv_replicas", plan.nats_nodes))
         counts = {"presence": plan.presences, "callcore": plan.callcores, "gateway": plan.gateways}
         for service, count in counts.items():
             for i in range(count):
@@ -132,7 +135,9 @@ class Up:
         await asyncio.gather(self._hear_beats(url), self._ask_gateways(gateways))
 
     async def _hear_beats(self, url: str) -> None:
-        client = await nats.connect(url, connect_timeout=3, max_reconnect_attempts=-1, error_cb=_quiet)
+        client = await nats.connect(
+            broker.split(url), connect_timeout=3, max_reconnect_attempts=-1, error_cb=_quiet
+        )
         try:
             beats = await client.subscribe(subjects.LIVE)
             await client.publish(subjects.ROLLCALL)
@@ -191,13 +196,13 @@ class Up:
         return self._children["callcore"] + self._children["presence"]
 
 
-def _drain_seconds() -> float:
-    """What ``DRAIN_SECONDS`` says, in the environment or ``.env``, or else our own."""
+def _set(settings: type[BaseSettings], name: str, ours: float) -> float:
+    """What the environment or ``.env`` says, or else ``ours``."""
     try:
-        settings = gateway.Settings()
+        found = settings()
     except ValidationError:
-        return DRAIN_SECONDS  # the gateways will say what is wrong
-    return settings.drain_seconds if "drain_seconds" in settings.model_fields_set else DRAIN_SECONDS
+        return ours  # the services will say what is wrong
+    return float(getattr(found, name)) if name in found.model_fields_set else ours
 
 
 async def _ready(http: aiohttp.ClientSession, gateway: str) -> bool:

@@ -329,7 +329,9 @@ class Lanes:
         Raises :class:`Unavailable` for one that can be neither.
         """
         try:
-            found = await self._store.call(decode(token))
+            found = await self._store.call(decode(token), fresh=False) if known is not None else None
+            if found is None:
+                found = await self._store.call(decode(token))
         except Unavailable:
             if known is None:
                 raise

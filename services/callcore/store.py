@@ -102,9 +102,12 @@ class Store:
 
     # --- calls ---
 
-    async def call(self, call: str) -> Found | None:
-        """The record of a call, as the stream's leader has it; ``None`` for an unknown one."""
-        entry = await self._calls.get(subjects.key_call(call), fresh=True)
+    async def call(self, call: str, *, fresh: bool = True) -> Found | None:
+        """The record of a call, as the stream's leader has it; ``None`` for an unknown one.
+
+        Without ``fresh`` as any replica has it, which works while a leader is being elected too.
+        """
+        entry = await self._calls.get(subjects.key_call(call), fresh=fresh)
         return Found(Call.model_validate_json(entry.value), entry.revision) if entry.value else None
 
     async def create(self, call: Call, *, ttl: int | None = None) -> int:

@@ -39,6 +39,8 @@ class Sent:
     payload: bytes
     wanted: bool
     born: float
+    first: int = -1
+    """The attempt in which it was published for the first time; ``-1`` before that."""
 
 
 class Flow:

@@ -25,7 +25,7 @@ from shared.clock import now_seq
 from shared.contracts.calls import CallReply, FindRequest
 from shared.contracts.client import Answer, Candidate, Offer, Relayed
 from shared.contracts.relays import Acks, stamp
-from shared.errors import BadRequest, SignallingError, Unavailable
+from shared.errors import BadRequest, ReceiverNotFound, SignallingError, Unavailable
 from shared.ids import encode, new_id
 from shared.members import Members
 from shared.rpc import Client
@@ -143,6 +143,8 @@ class Relays:
             sent.payload,
             subjects.receipt(self._instance, flow.session, sent.number, marks),
         )
+        if sent.first < 0:
+            sent.first = subjects.attempt_of(marks)
 
     async def _pump(self, flow: Flow) -> None:
         """Send all that is not acknowledged, in order, and what is added meanwhile.
@@ -222,12 +224,14 @@ class Relays:
             return
         flow = self._outbox.find(session, number)
         sent = next((s for s in flow.queue if s.number == number), None) if flow is not None else None
-        # One that was passed on before and came again may find its call over by now; that is no refusal.
-        known = flow is None or sent is None or not sent.payload or number <= flow.doubted
-        if sent is not None:
-            self._outbox.void(sent)
         wire = json.loads(msg.data)
         error = SignallingError.from_wire(wire)
+        known = flow is None or sent is None or not sent.payload or number <= flow.doubted
+        if sent is not None:
+            # One that comes again may have been passed on before and find its call over by now; that is no refusal.
+            again = subjects.attempt_of(marks) != sent.first
+            known = known or (again and isinstance(error, ReceiverNotFound))
+            self._outbox.void(sent)
         await self._answers.refused(session, number, error, wire.get("event", ""), known=known)
 
     async def _nobody(self, session: str, number: int, marks: str) -> None:

@@ -11,7 +11,7 @@ from tests.support.clusters import Clusters
 from tests.support.node_client import NodeDriver
 from tests.support.stage import KINDS, Stage, usable
 
-SHAPES = ("1x1x1", "2x2x2")
+SHAPES = ("1x1x1", "2x2x2x3")
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -36,7 +36,7 @@ async def driver() -> AsyncIterator[NodeDriver | None]:
 
 @pytest.fixture(params=SHAPES, scope="session")
 def shape(request: pytest.FixtureRequest) -> str:
-    """gateways × callcores × presences."""
+    """gateways × callcores × presences, × NATS servers where that is not one."""
     return str(request.param)
 
 

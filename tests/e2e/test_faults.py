@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -17,15 +19,30 @@ pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300
 
 TALKING, RINGING = 25, 25
 ROLLING = 50
+NODES_TALKING, NODES_PLACING = 25, 10
 SECONDS_BEFORE, SECONDS_AFTER = 1.5, 3.0
+SETTINGS: dict[str, Any] = {"RESUME_WINDOW_SECONDS": "15", "SWEEP_SECONDS": "3", "DRAIN_SECONDS": "3"}
 EVERY_SECONDS = 0.2
 """How often each side of a call sends a candidate."""
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def cluster(clusters: Clusters) -> AsyncIterator[Cluster]:
-    cluster = await clusters.get("2x2x2", RESUME_WINDOW_SECONDS="15", SWEEP_SECONDS="3", DRAIN_SECONDS="3")
+    cluster = await clusters.get("2x2x2", **SETTINGS)
     yield cluster
+    await _clean(cluster)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def replicated(clusters: Clusters) -> AsyncIterator[Cluster]:
+    """On three NATS servers."""
+    cluster = await clusters.get("2x2x2x3", **SETTINGS)
+    yield cluster
+    await _clean(cluster)
+
+
+async def _clean(cluster: Cluster) -> None:
+    """Nothing is left of the test, and no log complains."""
     await cluster.ready()
     await cluster.assert_quiet(30)
     cluster.allowed = ("swept: ",)
@@ -51,7 +68,13 @@ class Pair:
         self.sent = {self.alice: 0, self.bob: 0}
 
     async def ring(self) -> None:
+        await self.join()
+        await self.place()
+
+    async def join(self) -> None:
         await asyncio.gather(*(phone.start() for phone in self.phones))
+
+    async def place(self) -> None:
         ack = await self.alice.ok("call:initiate", {"to": self.bob.user, "callType": "audio"})
         self.call = ack["callId"]
         await self.bob.until("call:incoming")
@@ -131,7 +154,7 @@ FAULTS: dict[str, tuple[Callable[[Cluster, str], Awaitable[None]], str]] = {
 }
 
 
-def _measured(what: str, pairs: list[Pair], folder: Path) -> None:
+def _measured(what: str, pairs: list[Pair], folder: Path, **more: float) -> None:
     """Note how long it was noticed: the longest silence between two candidates, each 0.2 s after the other."""
     silences = sorted(phone.silence for pair in pairs for phone in pair.phones)
     line = {
@@ -141,6 +164,7 @@ def _measured(what: str, pairs: list[Pair], folder: Path) -> None:
         "resumed": sum(phone.resumes[True] for pair in pairs for phone in pair.phones),
         "refused": sum(sum(phone.refused.values()) for pair in pairs for phone in pair.phones),
         "sent_again": sum(phone.again for pair in pairs for phone in pair.phones),
+        **more,
     }
     with (folder / "faults.jsonl").open("a") as out:
         out.write(json.dumps(line) + "\n")
@@ -191,5 +215,36 @@ async def test_every_process_is_replaced_under_live_calls(cluster: Cluster) -> N
     await asyncio.gather(*(pair.check(exactly=True) for pair in pairs))
     assert not any(phone.resumes[False] for pair in pairs for phone in pair.phones)
     _measured("rolling restart", pairs, cluster.folder)
+    await asyncio.gather(*(pair.end() for pair in pairs))
+    await asyncio.gather(*(pair.stop() for pair in pairs))
+
+
+async def test_each_nats_server_of_three_is_killed(replicated: Cluster) -> None:
+    """Relays go on; what has to be stored waits for a new leader, some seconds, and is then as if nothing had been."""
+    cluster = replicated
+    pairs = [Pair(cluster, n, "nodes") for n in range(NODES_TALKING)]
+    await asyncio.gather(*(pair.ring() for pair in pairs))
+    await asyncio.gather(*(pair.accept() for pair in pairs))
+    stop = asyncio.Event()
+    traffic = asyncio.gather(*(pair.talk(stop) for pair in pairs))
+    waited: list[float] = []
+    for node in range(3):
+        late = [Pair(cluster, n, f"node{node}") for n in range(NODES_PLACING)]
+        await asyncio.gather(*(pair.join() for pair in late))
+        await cluster.whole()
+        cluster.kill_nats(node)
+        killed = time.monotonic()
+        await asyncio.gather(*(pair.place() for pair in late))
+        await asyncio.gather(*(pair.accept() for pair in late))
+        waited.append(time.monotonic() - killed)
+        await asyncio.gather(*(pair.end() for pair in late))
+        await asyncio.gather(*(pair.stop() for pair in late))
+        cluster.restart_nats(node)
+    await cluster.whole()
+    stop.set()
+    await traffic
+    await asyncio.gather(*(pair.check(exactly=True) for pair in pairs))
+    assert not any(phone.resumes for pair in pairs for phone in pair.phones), "sockets stay"
+    _measured("nats server of three killed", pairs, cluster.folder, call_set_up_max_s=round(max(waited), 2))
     await asyncio.gather(*(pair.end() for pair in pairs))
     await asyncio.gather(*(pair.stop() for pair in pairs))

@@ -1,4 +1,4 @@
-"""A whole system of real processes: a NATS server and any number of each service."""
+"""A whole system of real processes: NATS servers and any number of each service."""
 
 import asyncio
 import signal
@@ -11,7 +11,7 @@ from typing import Any
 
 import nats
 
-from signalling.nats_server import EmbeddedNats
+from signalling import nats_server
 from tests.support import stored
 from tests.support.service import Service
 
@@ -41,7 +41,7 @@ class Gateway(Service):
 
 
 class Cluster:
-    """``gateways`` × ``callcores`` × ``presences`` processes; logs and data go to ``folder``."""
+    """``gateways`` × ``callcores`` × ``presences`` processes on ``nats_nodes`` servers; all files go to ``folder``."""
 
     def __init__(
         self,
@@ -50,6 +50,7 @@ class Cluster:
         gateways: int = 1,
         callcores: int = 1,
         presences: int = 1,
+        nats_nodes: int = 1,
         ring_seconds: float = RING_SECONDS,
         **settings: str,
     ) -> None:
@@ -61,9 +62,10 @@ class Cluster:
             "LOG_FORMAT": "json",
             "LOG_LEVEL": "info",
             "DRAIN_SECONDS": "1",
+            "KV_REPLICAS": str(nats_nodes),
             **settings,
         }
-        self._nats = EmbeddedNats(folder / "nats")
+        self._nats = nats_server.cluster(folder / "nats", nats_nodes)
         self._services: dict[str, Service] = {}
         self.gateways: list[Gateway] = []
         self.allowed: tuple[str, ...] = ()
@@ -80,8 +82,11 @@ class Cluster:
             raise
 
     async def _start(self) -> None:
-        await asyncio.to_thread(self._nats.start)
-        env = {**self._settings, "NATS_URL": self._nats.url}
+        for server in self._nats:
+            server.launch()
+        for server in self._nats:
+            await asyncio.to_thread(server.wait)
+        env = {**self._settings, "NATS_URL": self._url}
         for kind, count in self._counts.items():
             for number in range(1, count + 1):
                 name = f"{_NAMES[kind]}-{number}"
@@ -96,11 +101,15 @@ class Cluster:
                 service.start()
         await self.ready()
 
+    @property
+    def _url(self) -> str:
+        return nats_server.joint_url(self._nats)
+
     async def ready(self, timeout: float = START_SECONDS) -> None:
         """Wait until every gateway says that it is ready and every other service that runs has been heard."""
         until = time.monotonic() + timeout
         silent = {s.name for s in self._services.values() if s.running and s.kind != "gateway"}
-        client = await nats.connect(self._nats.url)
+        client = await nats.connect(self._url.split(","))
         try:
             beats = await client.subscribe("live.*.*")
             while silent:
@@ -132,7 +141,7 @@ class Cluster:
     async def _stop(self) -> dict[str, int | None]:
         order = [*self.gateways, *(s for s in self._services.values() if s.kind != "gateway")]
         codes = await asyncio.gather(*(asyncio.to_thread(service.stop) for service in order))
-        await asyncio.to_thread(self._nats.stop)
+        await asyncio.gather(*(asyncio.to_thread(server.stop) for server in self._nats))
         return {service.name: code for service, code in zip(order, codes, strict=True)}
 
     # --- breaking things ---
@@ -152,13 +161,20 @@ class Cluster:
         service.signal(signal.SIGTERM)
         return asyncio.ensure_future(asyncio.to_thread(service.wait))
 
-    def kill_nats(self) -> None:
-        """SIGKILL to the NATS server."""
-        self._nats.kill()
+    def kill_nats(self, node: int = 0) -> None:
+        """SIGKILL to a NATS server."""
+        self._nats[node].kill()
 
-    def restart_nats(self) -> None:
+    def restart_nats(self, node: int = 0) -> None:
         """Start it again, on its port and what it had stored."""
-        self._nats.start()
+        self._nats[node].start()
+
+    async def whole(self, timeout: float = START_SECONDS) -> None:
+        """Wait until each of the NATS servers has all that the others have."""
+        until = time.monotonic() + timeout
+        while behind := await stored.behind(self._url):
+            assert time.monotonic() < until, f"streams not replicated: {behind}"
+            await asyncio.sleep(0.2)
 
     def running(self, name: str) -> bool:
         """Whether that process is there."""
@@ -196,17 +212,17 @@ class Cluster:
     async def assert_quiet(self, within: float = QUIET_SECONDS) -> None:
         """Within that many seconds no user is held and no call is live."""
         until = time.monotonic() + within
-        while busy := await stored.busy(self._nats.url):
+        while busy := await stored.busy(self._url):
             assert time.monotonic() < until, f"after {within} s: {busy[:20]} ({len(busy)})"
             await asyncio.sleep(0.1)
 
     async def sessions(self) -> list[str]:
         """The keys of bucket ``sessions`` that have a value, but for those of gateways."""
-        return await stored.sessions(self._nats.url)
+        return await stored.sessions(self._url)
 
     async def events(self, subject: str) -> list[dict[str, Any]]:
         """What stream ``EVENTS`` has at a subject."""
-        return await stored.events(self._nats.url, subject)
+        return await stored.events(self._url, subject)
 
     def tails(self) -> str:
         """The end of every log."""

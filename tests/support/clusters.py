@@ -13,15 +13,16 @@ class Clusters:
         self._running: dict[tuple[object, ...], Cluster] = {}
 
     async def get(self, shape: str, *, ring_seconds: float = RING_SECONDS, **settings: str) -> Cluster:
-        """The cluster of ``shape`` (gateways x callcores x presences) with these settings."""
+        """The cluster of ``shape`` (gateways x callcores x presences, x NATS servers) with these settings."""
         key = (shape, ring_seconds, *sorted(settings.items()))
         if key not in self._running:
-            gateways, callcores, presences = (int(count) for count in shape.split("x"))
+            gateways, callcores, presences, *nodes = (int(count) for count in shape.split("x"))
             cluster = Cluster(
                 self._folders.mktemp(f"cluster-{shape}"),
                 gateways=gateways,
                 callcores=callcores,
                 presences=presences,
+                nats_nodes=nodes[0] if nodes else 1,
                 ring_seconds=ring_seconds,
                 **settings,
             )

@@ -32,7 +32,7 @@ async def sessions(url: str) -> list[str]:
 
 async def events(url: str, subject: str) -> list[dict[str, Any]]:
     """The records at a subject of stream ``EVENTS``, oldest first."""
-    client: Client = await nats.connect(url, allow_reconnect=False)
+    client: Client = await nats.connect(url.split(","), allow_reconnect=False)
     try:
         consumer = await client.jetstream().subscribe(subject, ordered_consumer=True)
         found: list[dict[str, Any]] = []
@@ -45,9 +45,30 @@ async def events(url: str, subject: str) -> list[dict[str, Any]]:
         await client.close()
 
 
+async def behind(url: str) -> list[str]:
+    """The streams of a cluster of which not every replica is up to date, or whose leader is being elected."""
+    client: Client = await nats.connect(url.split(","), allow_reconnect=False)
+    try:
+        try:
+            answer = json.loads((await client.request("$JS.API.STREAM.LIST", b"", timeout=5)).data)
+        except nats.errors.Error as error:  # who answers is being elected
+            return [f"any: {error}"]
+        assert "error" not in answer, answer
+        groups = {stream["config"]["name"]: stream.get("cluster", {}) for stream in answer["streams"] or ()}
+        missing = answer.get("missing") or []
+    finally:
+        await client.close()
+    return [*missing, *(name for name, group in groups.items() if not _whole(group))]
+
+
+def _whole(group: dict[str, Any]) -> bool:
+    replicas = group.get("replicas") or ()
+    return bool(group.get("leader")) and all(r["current"] and not r.get("offline") for r in replicas)
+
+
 async def _values(url: str, bucket: str) -> dict[str, Any]:
     """Key → value of all keys of a bucket that have one."""
-    client: Client = await nats.connect(url, allow_reconnect=False)
+    client: Client = await nats.connect(url.split(","), allow_reconnect=False)
     try:
         js = client.jetstream()
         free = asyncio.Semaphore(_AT_ONCE)

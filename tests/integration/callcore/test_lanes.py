@@ -328,7 +328,7 @@ async def test_what_cannot_be_decided_now_is_neither_refused_nor_acknowledged(
     sender = await Sender(world, "ann-phone", call).listen()
     other = next(n for n in world.members.alive("callcore") if n != world.members.owner("callcore", call))
 
-    async def away(*_: object) -> None:
+    async def away(*_: object, **__: object) -> None:
         raise Unavailable
 
     with monkeypatch.context() as patch:
@@ -348,7 +348,7 @@ async def test_a_lane_goes_on_with_what_it_knows_while_the_call_cannot_be_read(
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def away(*_: object) -> None:
+    async def away(*_: object, **__: object) -> None:
         raise Unavailable
 
     monkeypatch.setattr(lanes, "WARM_SECONDS", 0.0)

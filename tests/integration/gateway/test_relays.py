@@ -261,6 +261,24 @@ async def test_what_is_in_doubt_is_sent_again_though_it_is_acknowledged(
     assert not alice.inbox.leftovers()
 
 
+async def test_a_refusal_of_one_that_came_again_is_not_told(
+    gateway: Start, connect: Connect, services: Services, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have been passed on the first time, and its call be over by now."""
+    monkeypatch.setattr(outbox, "RESEND_SECONDS", 0.2)
+    cc = await Callcore(bus, "cc").start()
+    cc.answer, cc.acks = None, False
+    alice = await connect(await gateway(), "alice")
+    await alice.emit("ice:candidate", candidate(0))
+    await cc.wait_for(1)
+    refusal = {"code": "receiver_not_found", "message": "Receiver not found", "event": "ice:candidate"}
+    cc.answer = json.dumps({**refusal, "retryable": False}).encode()
+    await cc.wait_for(2)
+    cc.acks = True
+    await alice.refused("call:offer", OFFER, code="receiver_not_found")
+    assert [error["event"] for error in alice.inbox.seen("error")] == ["call:offer"]
+
+
 async def test_given_up(
     gateway: Start, connect: Connect, services: Services, bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:

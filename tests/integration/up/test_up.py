@@ -1,6 +1,8 @@
 """Start, watch, stop: on real processes, with a real nats-server and fake services."""
 
 import asyncio
+import contextlib
+import json
 import os
 import random
 import shutil
@@ -16,7 +18,7 @@ import nats
 import pytest
 
 from signalling.nats_server import EmbeddedNats
-from tests.integration.up.conftest import ROOT, Running, alive, descendants
+from tests.integration.up.conftest import ROOT, Running, alive, command_line, descendants
 from tests.support.raw_client import RawClient
 
 Up = Callable[..., Running]
@@ -195,6 +197,37 @@ async def test_nats_that_dies_is_started_again_on_its_port_and_store(up: Up) -> 
     pids = everything(running)
     assert running.stop() == 0
     nothing_left(running, pids)
+
+
+async def test_three_nats_servers_are_a_cluster_and_one_that_dies_is_started_again(
+    up: Up, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    running = up(*ANY, "--nats-nodes", "3", "--data", str(data))
+    await asyncio.to_thread(running.ready)
+    urls = running.out.split("(NATS ")[1].split(", ")[0].split(",")
+    assert len(urls) == 3
+    stream = {"name": "KEPT", "subjects": ["kept"], "num_replicas": 3}
+    client = await nats.connect(urls, allow_reconnect=False)
+    async with asyncio.timeout(20):  # until there is a leader
+        while True:
+            with contextlib.suppress(nats.errors.Error):
+                answer = await client.request("$JS.API.STREAM.CREATE.KEPT", json.dumps(stream).encode(), 2)
+                if "error" not in json.loads(answer.data):
+                    break
+            await asyncio.sleep(0.1)
+    await client.jetstream().publish("kept", b"1")
+    await client.close()
+    first = set(_nats_servers(running))
+    victim = next(pid for pid in first if "nats-2" in command_line(pid))
+    os.kill(victim, signal.SIGKILL)
+    await asyncio.to_thread(running.until, lambda: len(set(_nats_servers(running)) - first) == 1)
+    assert f"nats-2 ended (pid {victim}, SIGKILL); starting it again" in running.out
+    pids = everything(running)
+    assert running.stop() == 0
+    nothing_left(running, pids)
+    other = up(*ANY, "--data", str(data))
+    assert refused(other) == f"signalling: {data} holds the store of 3 nats-servers, not of 1"
 
 
 async def _quiet(_: Exception) -> None:
