@@ -55,8 +55,10 @@ class Container:
 
     @property
     def healthy(self) -> bool:
-        """Whether it runs, and its health check says so."""
-        return bool(self.state["Running"]) and self.state.get("Health", {}).get("Status") == "healthy"
+        """Whether it runs, and its health check says so, if it has one."""
+        return (
+            bool(self.state["Running"]) and self.state.get("Health", {}).get("Status", "healthy") == "healthy"
+        )
 
     def address(self, network: str) -> str:
         """Its address on the network whose name ends so."""
