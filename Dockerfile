@@ -32,6 +32,7 @@ ENV PATH=/opt/signalling/bin:$PATH \
 WORKDIR /srv
 USER 10001:10001
 EXPOSE 8001
-HEALTHCHECK --interval=5s --timeout=3s --start-period=15s --retries=3 CMD ["python", "/opt/signalling/healthcheck.py"]
+HEALTHCHECK --interval=3s --timeout=3s --start-period=15s --retries=3 \
+  CMD ["python", "-I", "-S", "/opt/signalling/healthcheck.py"]
 ENTRYPOINT ["python", "-m"]
 CMD ["services.gateway"]

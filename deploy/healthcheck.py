@@ -1,20 +1,23 @@
-"""Whether the service in this container is alive: exit status 0 if ``/healthz`` answers 200, 1 otherwise."""
+"""Whether the service in this container is alive: exit status 0 if ``/healthz`` answers 200, 1 otherwise.
 
-import http.client
+It runs every few seconds in every container, so it imports next to nothing.
+"""
+
 import os
+import socket
 import sys
+
+SECONDS = 2.0
 
 
 def alive(port: int) -> bool:
     """Ask once, for two seconds at most."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
     try:
-        connection.request("GET", "/healthz")
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
+        with socket.create_connection(("127.0.0.1", port), timeout=SECONDS) as connection:
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            return connection.recv(64).startswith(b"HTTP/1.1 200 ")
+    except OSError:
         return False
-    finally:
-        connection.close()
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ class Stack:
 
     async def down(self) -> None:
         """Stop and remove everything, volumes too."""
-        await self.compose("down", "-v", "--remove-orphans", "-t", "20")
+        await self.compose("down", "-v", "--remove-orphans")
         for log in self._logs.values():
             log.close()
 

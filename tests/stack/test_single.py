@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -70,11 +71,14 @@ def _healthy(container: DockerContainer) -> None:
         wrapped.reload()
 
 
-@pytest.mark.parametrize("kind", SERVICES)
-def test_without_nats_it_ends_and_says_so(network: Network, kind: str) -> None:
-    with _service(kind, network, NATS_URL="nats://127.0.0.1:4") as container:
-        assert _status(container) == EXIT_UNAVAILABLE
-        assert b"does not answer" in container.get_wrapped_container().logs()
+def test_without_nats_they_end_and_say_so(network: Network) -> None:
+    with ExitStack() as running:
+        alone = [
+            running.enter_context(_service(kind, network, NATS_URL="nats://127.0.0.1:4")) for kind in SERVICES
+        ]
+        assert [_status(container) for container in alone] == [EXIT_UNAVAILABLE] * 3
+        for container in alone:
+            assert b"does not answer" in container.get_wrapped_container().logs()
 
 
 def test_a_wrong_setting_is_named(network: Network) -> None:
@@ -83,14 +87,24 @@ def test_a_wrong_setting_is_named(network: Network) -> None:
         assert b"RING_TIMEOUT_SECONDS=soon" in container.get_wrapped_container().logs()
 
 
-@pytest.mark.parametrize("kind", SERVICES)
-def test_with_nats_it_is_healthy_and_ends_when_told(network: Network, nats_url: str, kind: str) -> None:
-    with _service(kind, network, NATS_URL=nats_url, DRAIN_SECONDS="0") as container:
-        _healthy(container)
-        status, body = _get(container, "/readyz")
-        if kind == "gateway":
-            assert status == 503 and "no presence is there" in body["missing"]
-        else:
-            assert (status, body) == (200, {"ok": True, "missing": []})
-        container.get_wrapped_container().kill("SIGTERM")
-        assert _status(container) == 0
+def test_with_nats_each_alone_is_healthy_and_says_what_it_misses(network: Network, nats_url: str) -> None:
+    """The gateway among them only while presence and call control are not there yet."""
+    with _service("gateway", network, NATS_URL=nats_url) as gateway:
+        _healthy(gateway)
+        status, body = _get(gateway, "/readyz")
+        assert status == 503 and {"no presence is there", "no callcore is there"} <= set(body["missing"])
+
+
+def test_told_to_stop_they_end_well(network: Network, nats_url: str) -> None:
+    with ExitStack() as running:
+        services = [
+            running.enter_context(_service(kind, network, NATS_URL=nats_url, DRAIN_SECONDS="0"))
+            for kind in SERVICES
+        ]
+        for service in services:
+            _healthy(service)
+        for service in services[1:]:
+            assert _get(service, "/readyz") == (200, {"ok": True, "missing": []})
+        for service in services:
+            service.get_wrapped_container().kill("SIGTERM")
+        assert [_status(service) for service in services] == [0, 0, 0]
