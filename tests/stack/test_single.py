@@ -44,6 +44,15 @@ def nats_url(built: Images, network: Network) -> Iterator[str]:
         yield "nats://broker:4222"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def lonely(network: Network) -> Iterator[list[DockerContainer]]:
+    """Each service without NATS, started first: they take ten seconds to give up."""
+    with ExitStack() as running:
+        yield [
+            running.enter_context(_service(kind, network, NATS_URL="nats://127.0.0.1:4")) for kind in SERVICES
+        ]
+
+
 def _service(kind: str, network: Network, **env: str) -> DockerContainer:
     container = DockerContainer(OURS, read_only=True, cap_drop=["ALL"]).with_command(f"services.{kind}")
     for key, value in env.items():
@@ -69,16 +78,6 @@ def _healthy(container: DockerContainer) -> None:
         assert time.monotonic() < until and wrapped.status != "exited", wrapped.logs().decode()
         time.sleep(0.2)
         wrapped.reload()
-
-
-def test_without_nats_they_end_and_say_so(network: Network) -> None:
-    with ExitStack() as running:
-        alone = [
-            running.enter_context(_service(kind, network, NATS_URL="nats://127.0.0.1:4")) for kind in SERVICES
-        ]
-        assert [_status(container) for container in alone] == [EXIT_UNAVAILABLE] * 3
-        for container in alone:
-            assert b"does not answer" in container.get_wrapped_container().logs()
 
 
 def test_a_wrong_setting_is_named(network: Network) -> None:
@@ -108,3 +107,9 @@ def test_told_to_stop_they_end_well(network: Network, nats_url: str) -> None:
         for service in services:
             service.get_wrapped_container().kill("SIGTERM")
         assert [_status(service) for service in services] == [0, 0, 0]
+
+
+def test_without_nats_they_end_and_say_so(lonely: list[DockerContainer]) -> None:
+    assert [_status(container) for container in lonely] == [EXIT_UNAVAILABLE] * 3
+    for container in lonely:
+        assert b"does not answer" in container.get_wrapped_container().logs()
