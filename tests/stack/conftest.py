@@ -1,0 +1,57 @@
+"""Fixtures of the tests on Docker: the images, built once; a stack that most tests share; a stage on it."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from tests.stack import engine, images
+from tests.stack.images import Images
+from tests.stack.stack import Stack
+from tests.support import node_client
+from tests.support.node_client import NodeDriver
+from tests.support.stage import KINDS, Stage, usable
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Images:
+    """All images; skips the test where there is no Docker."""
+    if (reason := engine.missing()) is not None:
+        pytest.skip(reason)
+    return images.build(tmp_path_factory.mktemp("images"))
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def stack(built: Images, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    """Two of each service behind the proxy."""
+    stack = Stack(tmp_path_factory.mktemp("stack"), built, RESUME_WINDOW_SECONDS="30", SWEEP_SECONDS="3")
+    try:
+        await stack.up(gateway=2, callcore=2, presence=2)
+        yield stack
+    finally:
+        await stack.down()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def driver() -> AsyncIterator[NodeDriver | None]:
+    """The Node process, where there can be one."""
+    if node_client.missing() is not None:
+        yield None
+        return
+    driver = NodeDriver()
+    await driver.start()
+    yield driver
+    await driver.stop()
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Library and transport of the clients."""
+    return usable(str(request.param))
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def stage(stack: Stack, kind: str, driver: NodeDriver | None) -> AsyncIterator[Stage]:
+    """Clients of ``kind`` that all come through the proxy."""
+    async for stage in Stage.on(stack, kind, driver):  # type: ignore[arg-type]  # what a stage needs of a cluster
+        yield stage

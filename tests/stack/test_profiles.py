@@ -1,0 +1,213 @@
+"""The profiles: three NATS servers that may lose one, TLS at the door, a TURN server that relays for who may."""
+
+import asyncio
+import hashlib
+import hmac
+import json
+import secrets
+import socket
+import ssl
+import struct
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import nats
+import pytest
+import pytest_asyncio
+
+from tests.stack.images import Images
+from tests.stack.phones import Talk, callees_poll
+from tests.stack.stack import Stack
+from tests.support.cluster import free_port
+
+__all__ = ["callees_poll"]
+
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
+
+PAIRS = 6
+NODES = ("nats", "nats-2", "nats-3")
+
+
+USER, REALM = "signalling", "signalling"
+
+
+class Everything(Stack):
+    """A stack with all profiles and two of each service, and what a client needs to know of it."""
+
+    def __init__(self, folder: Path, built: Images) -> None:
+        self.tls_port, self.turn_port, self.password = free_port(), free_port(), secrets.token_hex(16)
+        certificates = folder / "certificates"
+        certificates.mkdir()
+        self.served = certificates / "localhost.pem"
+        self.certificate = _certificate(folder, self.served)
+        # Who runs the tests owns these folders; the user of the proxy has to get through.
+        for above in (certificates, folder, *list(folder.parents)[:2]):
+            above.chmod(0o755)
+        super().__init__(
+            folder,
+            built,
+            COMPOSE_PROFILES="cluster,tls,turn",
+            NATS_TOPOLOGY="cluster",
+            KV_REPLICAS="3",
+            SWEEP_SECONDS="3",
+            CERTS=str(certificates),
+            PUBLISH_TLS=f"127.0.0.1:{self.tls_port}",
+            PUBLISH_TURN=f"127.0.0.1:{self.turn_port}",
+            TURN_PASSWORD=self.password,
+            TURN_MAX_PORT="49165",
+        )
+
+
+def _certificate(folder: Path, served: Path) -> Path:
+    """A certificate of localhost by itself; ``served`` gets it with its key, as the proxy wants it."""
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+         "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost",
+         "-keyout", str(key), "-out", str(certificate)],
+        check=True, capture_output=True, timeout=30,
+    )  # fmt: skip
+    served.write_text(certificate.read_text() + key.read_text())
+    return certificate
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def everything(built: Images, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Everything]:
+    stack = Everything(tmp_path_factory.mktemp("profiles"), built)
+    try:
+        await stack.up(gateway=2, callcore=2, presence=2)
+        # Who comes before the three have found each other ends and is started again.
+        stack.allowed = ("cannot start",)
+        stack.check_logs()
+        yield stack
+    finally:
+        await stack.down()
+
+
+async def test_everything_is_kept_three_times(everything: Everything) -> None:
+    client = await nats.connect(everything.nats_url)
+    try:
+        streams = await client.jetstream().streams_info()
+    finally:
+        await client.close()
+    assert {"DELIVER", "EVENTS", "KV_calls", "KV_sessions"} <= {stream.config.name for stream in streams}
+    for stream in streams:
+        assert stream.config.num_replicas == 3, stream.config.name
+        assert stream.cluster is not None and stream.cluster.replicas is not None
+        assert len(stream.cluster.replicas) == 2, stream.config.name
+
+
+@pytest.mark.usefixtures("callees_poll")
+async def test_calls_go_on_while_any_one_nats_server_is_replaced(everything: Everything) -> None:
+    talk = Talk(everything, "everything")
+    await talk.begin(PAIRS)
+    for node in NODES:
+        victim = everything.one(node)
+        everything.kill(victim)
+        await everything.restarted(victim)
+        await everything.ready()
+        await talk.everybody_spoke()
+    await talk.finish(exactly=True)
+    everything.allowed = ("swept: ",)
+    everything.check_logs()
+
+
+async def test_clients_may_come_over_tls(everything: Everything) -> None:
+    context = ssl.create_default_context(cafile=str(everything.certificate))
+    url = f"https://localhost:{everything.tls_port}/socket.io/?EIO=4&transport="
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as http:
+        async with http.get(
+            f"{url}polling", headers={"Origin": f"https://localhost:{everything.tls_port}"}
+        ) as answer:
+            assert answer.status == 200 and "Strict-Transport-Security" in answer.headers
+            sid = json.loads((await answer.text())[1:])["sid"]
+        async with http.ws_connect(f"{url}websocket&sid={sid}") as socket:
+            await socket.send_str("2probe")
+            assert (await socket.receive_str(timeout=5)) == "3probe"
+
+
+async def test_a_new_certificate_breaks_no_connection(everything: Everything) -> None:
+    url = f"https://localhost:{everything.tls_port}/socket.io/?EIO=4&transport=websocket"
+
+    def trusting() -> aiohttp.ClientSession:
+        context = ssl.create_default_context(cafile=str(everything.certificate))
+        return aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context))
+
+    async with trusting() as before, before.ws_connect(url) as socket:
+        assert (await socket.receive_str(timeout=5)).startswith("0{")
+        await socket.send_str("40")
+        assert (await socket.receive_str(timeout=5)).startswith("40{")
+        everything.certificate = _certificate(everything.folder, everything.served)
+        await everything.compose("kill", "-s", "USR2", "proxy-tls")
+        async with asyncio.timeout(20), trusting() as after:
+            while True:
+                try:
+                    async with after.get(url.replace("websocket", "polling")) as answer:
+                        assert answer.status == 200
+                        break
+                except aiohttp.ClientConnectorCertificateError:
+                    await asyncio.sleep(0.1)  # still the old one
+        await socket.send_str('420["user:join",{}]')
+        while not (frame := await socket.receive_str(timeout=5)).startswith("430"):
+            assert frame.startswith("42") or frame == "2"
+        assert "user_id_required" in frame
+    assert all(container.healthy for container in everything.containers("proxy-tls"))
+
+
+_MAGIC = 0x2112A442
+_ALLOCATE, _ALLOCATED, _REFUSED = 0x0003, 0x0103, 0x0113
+_UNAUTHORIZED = b"\x04\x01"
+_ERROR, _INTEGRITY, _USERNAME, _REALM, _NONCE, _RELAYED, _TRANSPORT = 0x09, 0x08, 0x06, 0x14, 0x15, 0x16, 0x19
+
+
+async def test_turn_relays_for_who_knows_the_password(everything: Everything) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.connect(("127.0.0.1", everything.turn_port))
+        udp.settimeout(2)
+        kind, told = await asyncio.to_thread(_ask, udp, _allocate())
+        assert (kind, told[_ERROR][2:4], told[_REALM]) == (_REFUSED, _UNAUTHORIZED, REALM.encode())
+        nonce = told[_NONCE]
+        kind, refused = await asyncio.to_thread(_ask, udp, _allocate(nonce, "wrong"))
+        assert (kind, refused[_ERROR][2:4]) == (_REFUSED, _UNAUTHORIZED)
+        kind, allocated = await asyncio.to_thread(_ask, udp, _allocate(nonce, everything.password))
+        assert kind == _ALLOCATED, allocated
+        port = struct.unpack("!H", allocated[_RELAYED][2:4])[0] ^ (_MAGIC >> 16)
+        assert 49160 <= port <= 49165
+
+
+def _allocate(nonce: bytes = b"", password: str = "") -> bytes:
+    """A request for a relay address (RFC 8656), signed if there is a password."""
+    body = _attribute(_TRANSPORT, b"\x11\0\0\0")
+    transaction = secrets.token_bytes(12)
+    if password:
+        for kind, value in ((_USERNAME, USER.encode()), (_REALM, REALM.encode()), (_NONCE, nonce)):
+            body += _attribute(kind, value)
+        key = hashlib.md5(f"{USER}:{REALM}:{password}".encode()).digest()
+        signed = struct.pack("!HHI", _ALLOCATE, len(body) + 24, _MAGIC) + transaction + body
+        body += _attribute(_INTEGRITY, hmac.digest(key, signed, "sha1"))
+    return struct.pack("!HHI", _ALLOCATE, len(body), _MAGIC) + transaction + body
+
+
+def _ask(udp: socket.socket, request: bytes) -> tuple[int, dict[int, bytes]]:
+    """Kind and attributes of the answer."""
+    for _ in range(5):  # datagrams may be lost, and the server may have just started
+        try:
+            udp.send(request)
+            answer = udp.recv(2048)
+            break
+        except (TimeoutError, ConnectionRefusedError):
+            continue
+    else:
+        raise AssertionError("the TURN server does not answer")
+    found, at = {}, 20
+    while at < len(answer):
+        kind, length = struct.unpack_from("!HH", answer, at)
+        found[kind] = answer[at + 4 : at + 4 + length]
+        at += 4 + (length + 3) // 4 * 4
+    return struct.unpack_from("!H", answer)[0], found
+
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    return struct.pack("!HH", kind, len(value)) + value + b"\0" * (-len(value) % 4)
