@@ -30,6 +30,7 @@ class Proxy:
         self._to = port
         self._server: asyncio.Server | None = None
         self._links: dict[asyncio.Task[None], _Link] = {}
+        self._defects: list[BaseException] = []
         self.opened = 0
         """Connections taken so far."""
         self.delay_seconds = 0.0
@@ -55,6 +56,7 @@ class Proxy:
         if self._links:
             await asyncio.wait(self._links, timeout=STOP_SECONDS)
         assert not self._links, "connections outlive their proxy"
+        assert not self._defects, self._defects
 
     @property
     def url(self) -> str:
@@ -89,7 +91,12 @@ class Proxy:
         link = _Link(self, reader, writer)
         task = asyncio.create_task(link.run(self._to))
         self._links[task] = link
-        task.add_done_callback(self._links.pop)
+        task.add_done_callback(self._over)
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        del self._links[task]
+        if not task.cancelled() and (defect := task.exception()) is not None:
+            self._defects.append(defect)
 
 
 class _Link:
