@@ -28,16 +28,33 @@ class _Box(Inbox):
         self._phone.hear(event, data)
 
 
+class _Socket(RawClient):
+    """Notes when it last heard anything, pings included (monotonic seconds)."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.heard_at = time.monotonic()
+
+    async def _take(self, frame: str) -> None:
+        self.heard_at = time.monotonic()
+        await super()._take(frame)
+
+
 class Phone:
     """A joined user. ``urls``: gateways to go to, the first one first."""
 
-    def __init__(self, user: str, urls: list[str], *, jitter: float = 0.3) -> None:
-        """``jitter``: how long it waits at most, in seconds, before it connects again."""
+    def __init__(
+        self, user: str, urls: list[str], *, jitter: float = 0.3, silence: float | None = None
+    ) -> None:
+        """``jitter``: how long it waits at most, in seconds, before it connects again. ``silence``: how long it
+        hears nothing, not even a ping, before it takes its socket for dead; ``None``: it never does.
+        """
         self.user = user
         self._jitter = jitter
+        self._silence = silence
         self._urls = urls
         self._next = 0
-        self._client = RawClient(user)
+        self._client = _Socket(user)
         self._online = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._joined: dict[str, Any] = {}
@@ -69,7 +86,7 @@ class Phone:
 
     async def _stay(self) -> None:
         while True:
-            await self._client.closed.wait()
+            await self._over()
             self._online.clear()
             await self._client.close()
             async with asyncio.timeout(GIVE_UP_SECONDS):
@@ -82,8 +99,24 @@ class Phone:
                         await self._client.close()
                         await asyncio.sleep(random.uniform(0.1, 0.5))
 
+    async def _over(self) -> None:
+        """Wait until the socket is closed, or silent for so long that it has to be."""
+        client, silence = self._client, self._silence
+        while not client.closed.is_set():
+            wait = None if silence is None else client.heard_at + silence - time.monotonic()
+            if wait is not None and wait <= 0:
+                await client.tear()  # a close frame would wait for an answer that does not come
+                async with asyncio.timeout(CONNECT_SECONDS):
+                    await client.closed.wait()
+                return
+            try:
+                async with asyncio.timeout(wait):
+                    await client.closed.wait()
+            except TimeoutError:
+                pass
+
     async def _connect(self) -> None:
-        self._client = RawClient(self.user)
+        self._client = _Socket(self.user)
         self._client.inbox = _Box(self)
         resume = {}
         if self._joined:
