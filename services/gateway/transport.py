@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import socketio
 from aiohttp import web
+from bidict import ValueDuplicationError
 from engineio.async_drivers import aiohttp as driver
 from engineio.payload import Payload
 
@@ -77,6 +78,7 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
             ping_timeout=ping_timeout,
             max_http_buffer_size=max_frame,
             http_compression=False,
+            client_manager=_Clients(),
             logger=_Quiet("socketio"),
             engineio_logger=_Quiet("engineio"),
         )
@@ -256,6 +258,19 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
                 if eio_sid in self.eio.sockets:
                     await self.garbage(eio_sid, str(error))
         return "\x1e".join(good).encode()
+
+
+class _Clients(socketio.AsyncManager):  # type: ignore[misc]  # untyped
+    """Who is connected, in one room. A room of its own for each would make leaving as dear as there are clients."""
+
+    async def pre_connect(self, eio_sid: str, namespace: str) -> str | None:
+        sid: str = self.server.eio.generate_id()
+        try:
+            self.basic_enter_room(sid, namespace, None, eio_sid=eio_sid)
+        except ValueDuplicationError:
+            return None  # connected already
+        self.pending_connect.setdefault(namespace, []).append(sid)
+        return sid
 
 
 class _Body:
