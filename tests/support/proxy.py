@@ -187,7 +187,8 @@ class _Link:
 
 
 def _socket() -> socket.socket:
-    one = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    # With the protocol named, asyncio turns Nagle's algorithm off.
+    one = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     one.setblocking(False)
     for buffer in (socket.SO_RCVBUF, socket.SO_SNDBUF):
         one.setsockopt(socket.SOL_SOCKET, buffer, KERNEL_BYTES)
