@@ -233,6 +233,7 @@ class Inbound:
             self._lose(user, reply.session, socket.sid)
             raise NotAuthenticated  # nobody hears it
         self._registry.bind(socket, user, reply.session)
+        self._relays.moved(reply.session)
         socket.device, socket.token = reply.device, reply.resume_token
         self._join_timeout.joined_or_gone(socket.eio_sid)
         log.info("joined", user=user, session=reply.session, resumed=resumed)

@@ -127,6 +127,7 @@ class Outbound:
         for letter in missed.missed:
             recovery.first(letter.payload)
             if payload := self._heard.take(socket, letter.event, letter.payload):
+                await self._transport.let_read(socket.eio_sid)
                 await self._tell(socket, letter.event, payload)
         held = self._early.pop(socket.session or "", [])
         while held or recovery.held:

@@ -41,15 +41,20 @@ class Sent:
     born: float
     first: int = -1
     """The attempt in which it was published for the first time; ``-1`` before that."""
+    starts: bool = False
+    """Whether its number does not follow that of the one before it."""
 
 
 class Flow:
-    """The relays of one session for one call. Their numbers follow each other without a gap."""
+    """The relays of one session for one call.
+
+    Their numbers follow each other without a gap, but where the session has been at another gateway in between.
+    """
 
     __slots__ = (
         "_kept", "_kept_at", "_tails", "acked", "again_to", "attempt", "behind", "call", "doubted", "generation",
-        "last", "missed", "owner", "previous", "probing", "progress", "pumped_at", "pumping", "queue", "session",
-        "token",
+        "last", "missed", "moved", "owner", "previous", "probing", "progress", "pumped_at", "pumping", "queue",
+        "session", "token",
     )  # fmt: skip
 
     def __init__(self, session: str, call: str, first: int, now: float) -> None:
@@ -76,6 +81,8 @@ class Flow:
         """Whether all that is not acknowledged is to be sent again before anything new."""
         self.missed = False
         """Whether call control has asked for that."""
+        self.moved = False
+        """Whether the session may have been at another gateway since the last relay, with numbers from there."""
         self.pumping = False
         """Whether somebody is doing it."""
         self.pumped_at = -AGAIN_SECONDS
@@ -90,6 +97,10 @@ class Flow:
     def waiting(self) -> bool:
         """Whether something is not acknowledged."""
         return self.last > self.acked
+
+    def count_waiting(self) -> int:
+        """How many are not acknowledged."""
+        return sum(sent.number > self.acked for sent in self.queue)
 
     def owes(self) -> bool:
         """Whether something that is not acknowledged is still to get through."""
@@ -118,8 +129,8 @@ class Flow:
         """
         return (
             f"{self.attempt}"
-            f"{subjects.FOLLOWS if follows else ''}"
-            f"{subjects.STARTS if before is None or not before.payload else ''}"
+            f"{subjects.FOLLOWS if follows and not sent.starts else ''}"
+            f"{subjects.STARTS if sent.starts or before is None or not before.payload else ''}"
             f"{subjects.AGAIN if sent.number <= self.again_to else ''}"
             f"{subjects.WANTED if sent.wanted else ''}"
         )
@@ -201,7 +212,7 @@ class Outbox:
 
     def check_room(self, flow: Flow | None, size: int) -> None:
         """Raises :class:`Unavailable` if there is no room for a relay of ``size`` bytes."""
-        if flow is not None and flow.last - flow.acked >= FLOW_MAX:
+        if flow is not None and flow.last - flow.acked >= FLOW_MAX and flow.count_waiting() >= FLOW_MAX:
             raise Unavailable("Too many relays are waiting")
         if self._full(size):
             for other in self:
@@ -212,8 +223,13 @@ class Outbox:
     def _full(self, size: int) -> bool:
         return self.count >= RELAYS_MAX or self.size + size > BYTES_MAX
 
+    def next_number(self, flow: Flow, clock: int) -> int:
+        """The number of the flow's next relay; of one whose session has moved above those it got elsewhere."""
+        return max(flow.last, self._highest, clock - 1) + 1 if flow.moved else flow.last + 1
+
     def add(self, flow: Flow, sent: Sent, now: float) -> None:
         """Take a relay whose number is the flow's next."""
+        flow.moved = False
         if not flow.waiting:
             flow.progress = now
         flow.queue.append(sent)

@@ -102,10 +102,10 @@ class Relays:
             raise Unavailable  # known at once, so that the client need not wait to hear it
 
         # From here to where it is published nothing may let another relay of the flow pass.
-        number = flow.last + 1
+        number = self._outbox.next_number(flow, now_seq())
         payload = stamp(payload, flow.session, number)
         tail = flow.tail(socket.user, relayed.to, asked.event)
-        sent = Sent(number, asked.event, tail, payload, wanted, now)
+        sent = Sent(number, asked.event, tail, payload, wanted, now, starts=flow.moved)
         before, follows = flow.previous, flow.waiting
         self._outbox.add(flow, sent, now)
         flow.previous = sent
@@ -118,6 +118,11 @@ class Relays:
                 await self._publish(flow, sent, flow.marks(sent, before, follows=follows))
             except Unavailable:
                 flow.behind = True
+
+    def moved(self, session: str) -> None:
+        """A session has come to another socket: what it sends now follows what it may have sent elsewhere."""
+        for flow in self._outbox.of(session):
+            flow.moved = True
 
     def _flow(self, session: str, call: str, size: int, now: float) -> Flow:
         """The flow of a relay of ``size`` bytes. Raises :class:`Unavailable` if there is no room for it."""

@@ -31,6 +31,8 @@ Payload.max_decode_packets = (
 PATH = "socket.io"
 BODY_SECONDS = 10.0
 """How long a polling request may take to bring its body."""
+LET_READ_SECONDS = 5.0
+"""How long a client may take over a part of what it missed. Its pings are not heard meanwhile."""
 
 
 class Receiver(Protocol):
@@ -115,10 +117,21 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         if connection is None or connection.closed:
             return
         if connection.queue.size >= self._unread_max:
-            log.warning("client does not read: closing it", bytes=connection.queue.size)
-            self.close_soon(eio_sid)
+            if eio_sid not in self._doomed:
+                log.warning("client does not read: closing it", bytes=connection.queue.size)
+                self.close_soon(eio_sid)
             return
         await self.eio.send(eio_sid, packet)
+
+    async def let_read(self, eio_sid: str) -> None:
+        """Wait until a client has read the better part of what was sent to it, :data:`LET_READ_SECONDS` at most."""
+        connection = self.eio.sockets.get(eio_sid)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + LET_READ_SECONDS
+        while connection is not None and not connection.closed and loop.time() < until:
+            if connection.queue.size <= self._unread_max // 2:
+                return
+            await asyncio.sleep(0.02)
 
     def close_soon(self, eio_sid: str) -> None:
         """Hear nothing more from a connection, and close it once its client could read what was sent to it.

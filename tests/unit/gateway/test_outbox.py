@@ -44,6 +44,24 @@ def test_numbers_of_a_session_grow_from_flow_to_flow(box: Outbox, flow: Flow) ->
     assert box.open("s", "e", 5_000, 0.0).last + 1 == 5_000
 
 
+def test_numbers_of_a_session_that_was_elsewhere_go_on_above_those_from_there(
+    box: Outbox, flow: Flow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "FLOW_MAX", 3)
+    first = add(box, flow)
+    flow.moved = True
+    assert box.next_number(flow, 50) == 102 and box.next_number(flow, 9_000) == 9_000
+    second = Sent(9_000, "ice:candidate", "tail", b"{}", False, 0.0, starts=True)
+    box.add(flow, second, 0.0)
+    assert flow.marks(second, first, follows=True) == "0s", "nobody waits for the numbers in between"
+    third = add(box, flow)
+    assert (third.number, flow.marks(third, second, follows=True)) == (9_001, "0f")
+    with pytest.raises(Unavailable):
+        add(box, flow)
+    flow.acknowledge(101, 0, 0.0)
+    assert add(box, flow).number == 9_002, "the room is counted in relays, not in numbers"
+
+
 def test_acknowledgements_count_up_to_a_number(box: Outbox, flow: Flow) -> None:
     for _ in range(5):
         add(box, flow)
