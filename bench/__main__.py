@@ -20,7 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench import machine, plot, servers, table
+from bench import machine, plot, profile, servers, table
 from bench.load import Job
 from bench.modes import MODES
 from bench.servers import REPOSITORY, BenchError, Counts, Running, Spec
@@ -47,6 +47,8 @@ def main() -> int:
             if len(set(labels)) < len(labels):
                 raise BenchError(f"two servers of one name: {', '.join(labels)}")
             servers.check({spec.kind for spec in specs})
+            if asked.profile:
+                profile.program()
         except BenchError as error:
             print(f"bench: {error}", file=sys.stderr)
             return 2
@@ -109,7 +111,16 @@ class Run:
             tempfile.TemporaryDirectory(dir=self._folder, ignore_cleanup_errors=True) as name,
             servers.running(spec, self._counts, Path(name)) as running,
         ):
-            return self._load(mode, running)
+            if not self._asked.profile or spec.kind != "ours":
+                return self._load(mode, running)
+            seconds = self._asked.warm_seconds + self._asked.seconds
+            spy = profile.Profiler(running.roots, self._asked.out, f"{spec.label}-{mode}", seconds)
+            try:
+                figures = self._load(mode, running)
+            finally:
+                spy.stop()
+            print(f"{spec.label} {mode}\n{spy.report()}\n")
+            return figures
 
     def _load(self, mode: str, running: Running) -> dict[str, float]:
         asked = self._asked
@@ -162,7 +173,8 @@ class Run:
         about = "; ".join(f"{name} {text}" for name, text in self._machine.items())
         text = "\n\n".join(
             (
-                f"{self._began}, {self._asked.rounds} rounds of {self._asked.seconds:g} s. {about}.",
+                f"{self._began}, {self._asked.rounds} rounds of {self._asked.seconds:g} s. {about}. "
+                + table.disturbance(measured),
                 table.table(measured, self._labels),
                 table.shares(measured, self._labels),
             )
@@ -200,6 +212,7 @@ def _arguments() -> argparse.ArgumentParser:
     add("--seconds", type=_at_least(float, 0.1), default=5.0, help="how long at a time (%(default)s)")
     add("--warm-seconds", type=_at_least(float, 0.0), default=2.0, help="load before that (%(default)s)")
     add("--out", type=Path, default=Path("bench-out"), help="folder for JSON, table and plot (%(default)s)")
+    add("--profile", action="store_true", help="py-spy our services meanwhile, stacks to the folder")
     add("--quick", action="store_true", help="two rounds of two seconds, fewer sockets")
     add("--gateways", type=_at_least(int, 1), default=2)
     add("--callcores", type=_at_least(int, 1), default=1)

@@ -41,7 +41,8 @@ def main() -> int:
         try:
             print(json.dumps(runner.run(modes.MODES[job.mode](job))))
         except (ServerError, OSError, ExceptionGroup) as error:
-            print(f"{job.mode}: {'; '.join(str(e) for e in _leaves(error))[:2000]}", file=sys.stderr)
+            told = sorted({str(leaf)[:300] for leaf in _leaves(error)})
+            print("; ".join(told[:5]), file=sys.stderr)
             return 1
     return 0
 

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -20,8 +21,8 @@ def describe() -> dict[str, str]:
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "node": _words("node", "--version"),
-        "redis-server": _words("redis-server", "--version"),
-        "nats-server": _words(find_binary(), "--version"),
+        "redis-server": _version(_words("redis-server", "--version")),
+        "nats-server": _version(_words(find_binary(), "--version")),
         "commit": _words("git", "-C", str(REPOSITORY), "describe", "--always", "--dirty"),
     }
     return {name: text for name, text in told.items() if text}
@@ -30,6 +31,12 @@ def describe() -> dict[str, str]:
 def _processor() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def _version(words: str) -> str:
+    """The first number with dots."""
+    found = re.search(r"\d+\.\d+\.\d+", words)
+    return found[0] if found else words
 
 
 def _words(*command: str) -> str:

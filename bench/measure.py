@@ -22,6 +22,13 @@ def pss_bytes(roots: Roots) -> dict[str, int]:
     return {role: sum(_pss(pid) for pid in _tree(pids, stats)) for role, pids in roots.items()}
 
 
+def machine_seconds() -> tuple[float, float]:
+    """What all processes of the machine have used, and what the machine was denied by its host (steal), in seconds."""
+    # user nice system idle iowait irq softirq steal
+    ticks = [int(field) for field in (_PROC / "stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return (sum(ticks[:3]) + ticks[5] + ticks[6]) / _TICKS, ticks[7] / _TICKS
+
+
 def _tree(roots: list[int], stats: dict[int, tuple[int, int]]) -> set[int]:
     """The roots that are there and all that descends from them."""
     found = {pid for pid in roots if pid in stats}

@@ -38,15 +38,17 @@ class Cost:
         self._roots = roots
         self._begin = time.perf_counter()
         self._client = time.process_time()
+        self._machine, self._steal = measure.machine_seconds()
         self._servers = measure.cpu_seconds(roots)
 
     def per(self, count: int) -> Figures:
-        """Microseconds for each of ``count``, in all, by role, and of the client; ``cores`` the servers kept busy."""
+        """Microseconds for each of ``count``, in all, by role, and of the client; and cores kept busy, by whom."""
         if count <= 0:
             raise ServerError("nothing came back in the time that was measured")
         seconds = time.perf_counter() - self._begin
         client = time.process_time() - self._client
         now = measure.cpu_seconds(self._roots)
+        machine, steal = measure.machine_seconds()
         used = {role: now[role] - before for role, before in self._servers.items()}
         return {
             "cpu_us": sum(used.values()) / count * 1e6,
@@ -55,6 +57,8 @@ class Cost:
             "per_s": count / seconds,
             "cores": sum(used.values()) / seconds,
             f"cores.{CLIENT}": client / seconds,
+            "cores.others": max(0.0, machine - self._machine - sum(used.values()) - client) / seconds,
+            "cores.stolen": (steal - self._steal) / seconds,
         }
 
 
@@ -347,7 +351,7 @@ async def idle(job: "Job") -> Figures:
     await asyncio.sleep(SETTLE_SECONDS)
     cost = Cost(job.roots)
     await asyncio.sleep(job.seconds)
-    busy = cost.per(1)["cores"]
+    busy = cost.per(1)
     after = measure.pss_bytes(job.roots)
     if any(socket.closed for socket in sockets):
         raise ServerError("a connection was closed")
@@ -356,7 +360,9 @@ async def idle(job: "Job") -> Figures:
         "pss_kib": (sum(after.values()) - sum(before.values())) / count / 1024,
         **{f"pss_kib.{role}": (after[role] - before[role]) / count / 1024 for role in before},
         "base_mib": sum(before.values()) / 2**20,
-        "cpu_percent_1000": busy * 100 / count * 1000,
+        "cpu_percent_1000": busy["cores"] * 100 / count * 1000,
+        "cores.others": busy["cores.others"],
+        "cores.stolen": busy["cores.stolen"],
     }
 
 

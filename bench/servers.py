@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -23,6 +24,7 @@ NODE_FOLDER = Path(__file__).resolve().parent / "node"
 START_SECONDS = 30.0
 STOP_SECONDS = 5.0
 KINDS = ("ours", "redis", "node")
+_PORTS = (15_000, 31_000)
 
 _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT")
 _NATS = """\
@@ -241,13 +243,17 @@ class _Processes:
         until = time.monotonic() + START_SECONDS
         for url in urls:
             while not _ready(url):
-                for process, log in self._started:
-                    if process.poll() is not None:
-                        raise BenchError(f"{log.stem} ended at once: {_tail(log)}")
+                self._check_alive()
                 if time.monotonic() > until:
                     logs = "; ".join(f"{log.stem}: {_tail(log)}" for _, log in self._started)
                     raise BenchError(f"not ready within {START_SECONDS:.0f} s: {logs}")
                 time.sleep(0.05)
+        self._check_alive()
+
+    def _check_alive(self) -> None:
+        for process, log in self._started:
+            if process.poll() is not None:
+                raise BenchError(f"{log.stem} ended at once: {_tail(log)}")
 
 
 def _ready(url: str) -> bool:
@@ -263,9 +269,15 @@ def _tail(log: Path) -> str:
 
 
 def _free_ports(count: int) -> list[int]:
-    """TCP ports of the loopback that nobody listens on."""
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
+    """TCP ports of the loopback that nobody listens on.
+
+    Below those that the system gives to connections, of which there are thousands here.
+    """
+    ports: list[int] = []
+    for port in random.sample(range(*_PORTS), _PORTS[1] - _PORTS[0]):
+        if len(ports) == count:
+            break
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            ports.append(port)
+    return ports

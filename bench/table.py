@@ -142,6 +142,22 @@ def shares(results: dict[str, Rounds], servers: list[str]) -> str:
     return "\n".join(lines)
 
 
+def disturbance(results: dict[str, Rounds]) -> str:
+    """How much of the machine others had meanwhile, in words."""
+    told = []
+    for name, who in (("cores.others", "other processes"), ("cores.stolen", "the host")):
+        values = [
+            figures[name]
+            for rounds in results.values()
+            for each in rounds.values()
+            for figures in each
+            if figures is not None and name in figures
+        ]
+        if values:
+            told.append(f"{who} {statistics.median(values):.2f} cores (at most {max(values):.2f})")
+    return f"Taken meanwhile by {' and by '.join(told)}." if told else ""
+
+
 def _bar(metric: Metric, own: float | None, compared: Iterable[Ratio | None]) -> str:
     sign = "≥" if metric.more else "≤"
     told = [
