@@ -37,7 +37,8 @@ def main() -> int:
     if asked.quick:
         asked.rounds, asked.seconds, asked.sockets, asked.joins = 2, 2.0, 500, 300
     counts = Counts(asked.gateways, asked.callcores, asked.presences)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="signalling-bench-", ignore_cleanup_errors=True) as name:
         try:
             modes = _names(asked.modes, MODES)
@@ -114,7 +115,8 @@ class Run:
             if not self._asked.profile or spec.kind != "ours":
                 return self._load(mode, running)
             seconds = self._asked.warm_seconds + self._asked.seconds
-            spy = profile.Profiler(running.roots, self._asked.out, f"{spec.label}-{mode}", seconds)
+            options = ("--native",) if self._asked.profile == "native" else ()
+            spy = profile.Profiler(running.roots, self._asked.out, f"{spec.label}-{mode}", seconds, options)
             try:
                 figures = self._load(mode, running)
             finally:
@@ -212,7 +214,8 @@ def _arguments() -> argparse.ArgumentParser:
     add("--seconds", type=_at_least(float, 0.1), default=5.0, help="how long at a time (%(default)s)")
     add("--warm-seconds", type=_at_least(float, 0.0), default=2.0, help="load before that (%(default)s)")
     add("--out", type=Path, default=Path("bench-out"), help="folder for JSON, table and plot (%(default)s)")
-    add("--profile", action="store_true", help="py-spy our services meanwhile, stacks to the folder")
+    profiles = {"nargs": "?", "const": "python", "choices": ("python", "native")}
+    add("--profile", **profiles, help="py-spy our services meanwhile; native: C functions too")
     add("--quick", action="store_true", help="two rounds of two seconds, fewer sockets")
     add("--gateways", type=_at_least(int, 1), default=2)
     add("--callcores", type=_at_least(int, 1), default=1)

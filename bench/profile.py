@@ -14,7 +14,7 @@ from bench.servers import BenchError
 from signalling.child import die_with_parent
 
 PYTHON_ROLES = ("gateway", "callcore", "presence")
-LINES = 40
+LINES = 25
 RATE = 250
 STOP_SECONDS = 20.0
 
@@ -29,9 +29,14 @@ def program() -> str:
 
 
 class Profiler:
-    """One py-spy for each of our processes, from now on for ``seconds``; stacks go to ``folder/NAME-ROLE-N.txt``."""
+    """One py-spy for each of our processes, from now on for ``seconds``; stacks go to ``folder/NAME-ROLE-N.txt``.
 
-    def __init__(self, roots: Roots, folder: Path, name: str, seconds: float) -> None:
+    ``options`` are py-spy's own, e.g. ``--native``.
+    """
+
+    def __init__(
+        self, roots: Roots, folder: Path, name: str, seconds: float, options: tuple[str, ...] = ()
+    ) -> None:
         self._folder = folder
         self._running: list[tuple[subprocess.Popen[bytes], str, Path]] = []
         folder.mkdir(parents=True, exist_ok=True)
@@ -40,7 +45,7 @@ class Profiler:
                 out = folder / f"{name.replace('=', '-')}-{role}-{number}.txt"
                 command = [program(), "record", "-p", str(pid), "-d", str(round(seconds)), "-r", str(RATE)]
                 spy = subprocess.Popen(
-                    [*command, "-f", "raw", "--function", "-o", str(out)],
+                    [*command, *options, "-f", "raw", "--function", "-o", str(out)],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
@@ -68,7 +73,10 @@ class Profiler:
 
 
 def summary(raw: str, lines: int = LINES) -> str:
-    """Of collapsed stacks (``outer;…;inner COUNT``), the functions with most below them: share with, and without it."""
+    """Of collapsed stacks (``outer;…;inner COUNT``), most first: shares of functions with, and without, what they call.
+
+    What runs at the bottom of every stack is left out of the first list.
+    """
     below: Counter[str] = Counter()
     own: Counter[str] = Counter()
     whole = 0
@@ -78,8 +86,7 @@ def summary(raw: str, lines: int = LINES) -> str:
         whole += count
         own[frames[-1]] += count
         below.update(dict.fromkeys(frames, count))
-    told = [f"{whole} samples; % of them in a function and what it calls, and in itself"]
-    told += [
-        f"{count / whole:6.1%} {own[name] / whole:6.1%}  {name}" for name, count in below.most_common(lines)
-    ]
-    return "\n".join(told)
+    told = [f"  {whole} samples", "  in a function and what it calls"]
+    told += [f"  {n / whole:6.1%} {name}" for name, n in below.most_common() if n < whole][: lines + 2]
+    told += ["  in a function itself"]
+    return "\n".join([*told, *(f"  {n / whole:6.1%} {name}" for name, n in own.most_common(lines))])
