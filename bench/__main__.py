@@ -29,6 +29,7 @@ from signalling.child import die_with_parent
 EXTRA_SECONDS = 120.0
 """How much longer than what it measures one measurement may take, connecting and settling included."""
 TRIES = 2
+OUT = Path("bench/out")
 
 
 def main() -> int:
@@ -213,9 +214,14 @@ def _arguments() -> argparse.ArgumentParser:
     add("--rounds", type=_at_least(int, 1), default=5, help="how often each is measured (%(default)s)")
     add("--seconds", type=_at_least(float, 0.1), default=5.0, help="how long at a time (%(default)s)")
     add("--warm-seconds", type=_at_least(float, 0.0), default=2.0, help="load before that (%(default)s)")
-    add("--out", type=Path, default=Path("bench-out"), help="folder for JSON, table and plot (%(default)s)")
-    profiles = {"nargs": "?", "const": "python", "choices": ("python", "native")}
-    add("--profile", **profiles, help="py-spy our services meanwhile; native: C functions too")
+    add("--out", type=Path, default=OUT, help="folder for JSON, table and plot (%(default)s)")
+    add(
+        "--profile",
+        nargs="?",
+        const="python",
+        choices=("python", "native"),
+        help="py-spy our services meanwhile; native: C functions too",
+    )
     add("--quick", action="store_true", help="two rounds of two seconds, fewer sockets")
     add("--gateways", type=_at_least(int, 1), default=2)
     add("--callcores", type=_at_least(int, 1), default=1)

@@ -22,6 +22,12 @@ def pss_bytes(roots: Roots) -> dict[str, int]:
     return {role: sum(_pss(pid) for pid in _tree(pids, stats)) for role, pids in roots.items()}
 
 
+def wakeups(roots: Roots) -> dict[str, int]:
+    """Role → how often the threads of its trees have slept so far, waiting for something to do."""
+    stats = _stats()
+    return {role: sum(_sleeps(pid) for pid in _tree(pids, stats)) for role, pids in roots.items()}
+
+
 def machine_seconds() -> tuple[float, float]:
     """What all processes of the machine have used, and what the machine was denied by its host (steal), in seconds."""
     # user nice system idle iowait irq softirq steal
@@ -57,3 +63,14 @@ def _pss(pid: int) -> int:
     except (FileNotFoundError, ProcessLookupError):
         return 0
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+
+
+def _sleeps(pid: int) -> int:
+    count = 0
+    for status in (_PROC / str(pid) / "task").glob("*/status"):
+        try:
+            lines = status.read_text().splitlines()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        count += sum(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches:"))
+    return count

@@ -16,6 +16,7 @@ from signalling.child import die_with_parent
 PYTHON_ROLES = ("gateway", "callcore", "presence")
 LINES = 25
 RATE = 250
+_BOTTOM = 0.95
 STOP_SECONDS = 20.0
 
 
@@ -75,7 +76,7 @@ class Profiler:
 def summary(raw: str, lines: int = LINES) -> str:
     """Of collapsed stacks (``outer;…;inner COUNT``), most first: shares of functions with, and without, what they call.
 
-    What runs at the bottom of every stack is left out of the first list.
+    What is at the bottom of nearly every stack is left out of the first list.
     """
     below: Counter[str] = Counter()
     own: Counter[str] = Counter()
@@ -87,6 +88,6 @@ def summary(raw: str, lines: int = LINES) -> str:
         own[frames[-1]] += count
         below.update(dict.fromkeys(frames, count))
     told = [f"  {whole} samples", "  in a function and what it calls"]
-    told += [f"  {n / whole:6.1%} {name}" for name, n in below.most_common() if n < whole][: lines + 2]
+    told += [f"  {n / whole:6.1%} {name}" for name, n in below.most_common() if n < _BOTTOM * whole][:lines]
     told += ["  in a function itself"]
     return "\n".join([*told, *(f"  {n / whole:6.1%} {name}" for name, n in own.most_common(lines))])

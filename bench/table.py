@@ -28,9 +28,11 @@ class Metric:
 METRICS = (
     Metric("relay", "cpu_us", "CPU per relay, µs", bars={"redis": 0.9, "node": 3.0}),
     Metric("relay", "per_s", "relays/s at saturation", more=True, bars={"redis": 1.1}),
-    Metric("latency", "p50_ms", "there and back at 1,000/s, p50, ms", bars={"redis": 1.3}),
-    Metric("latency", "p99_ms", "there and back at 1,000/s, p99, ms", bars={"redis": 1.0}),
-    Metric("latency", "cpu_us", "CPU per relay at 1,000/s, µs"),
+    Metric("relay", "wakeups", "wake-ups per relay"),
+    Metric("latency", "p50_ms", "there and back at a steady rate, p50, ms", bars={"redis": 1.3}),
+    Metric("latency", "p99_ms", "there and back at a steady rate, p99, ms", bars={"redis": 1.0}),
+    Metric("latency", "cpu_us", "CPU per relay at a steady rate, µs"),
+    Metric("latency", "wakeups", "wake-ups per relay at a steady rate"),
     Metric("calls", "cpu_us", "CPU per whole call, µs", bars={"redis": 1.0}),
     Metric("calls", "per_s", "whole calls/s", more=True),
     Metric("calls", "setup_p50_ms", "call set-up, p50, ms"),
@@ -44,7 +46,9 @@ METRICS = (
 
 _SHARES = (
     ("relay", "cpu_us"),
+    ("relay", "wakeups"),
     ("latency", "cpu_us"),
+    ("latency", "wakeups"),
     ("calls", "cpu_us"),
     ("joins", "cpu_us"),
     ("idle", "pss_kib"),

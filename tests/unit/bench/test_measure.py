@@ -30,6 +30,7 @@ def test_what_a_process_has_started_counts_as_its_own() -> None:
         roots = {"both": [process.pid]}
         assert measure.cpu_seconds(roots)["both"] >= 0.25
         assert measure.pss_bytes(roots)["both"] > 0
+        assert measure.wakeups(roots)["both"] > 0
         process.communicate(b"\n")
         assert measure.cpu_seconds(roots) == {"both": 0}
         assert measure.pss_bytes(roots) == {"both": 0}
