@@ -6,6 +6,7 @@ comes is held, so that it gets all of it in order and once.
 """
 
 import asyncio
+import random
 from typing import NamedTuple
 
 from nats.aio.msg import Msg
@@ -30,6 +31,7 @@ SETTLE_SECONDS = 0.03
 MARGIN_MS = 10_000
 """Clocks of hosts may differ by less than that."""
 DRAIN_SECONDS = 2.0
+READ_TRIES = 3
 
 
 class Missed(NamedTuple):
@@ -115,7 +117,7 @@ class Recoveries:
         after = last_seq if last_seq is not None else (lost_at or 0) * 1000
         after_ms = min(after // 1000, now_ms())
         try:
-            letters = await mailbox.read(self._bus, session, since_ms=max(1, after_ms - MARGIN_MS))
+            letters = await self._read(session, max(1, after_ms - MARGIN_MS))
             at = next((n for n, letter in enumerate(letters) if letter.seq == after), None)
             complete = last_seq is not None and len(letters) < READ_MAX
             if at is not None:
@@ -126,6 +128,16 @@ class Recoveries:
             return Missed([], [], complete=False)
         first = next((n for n, letter in enumerate(letters) if letter.seq > after), len(letters))
         return Missed(letters[:first], _once(letters, first), complete)
+
+    async def _read(self, session: str, since_ms: int) -> list[Letter]:
+        """The mailbox, in a few tries: what cannot be read is lost to the client. Raises :class:`Unavailable`."""
+        for _ in range(READ_TRIES - 1):
+            try:
+                return await mailbox.read(self._bus, session, since_ms=since_ms)
+            except Unavailable:
+                log.info("mailbox not read yet", session=session)
+                await asyncio.sleep(random.uniform(0.1, 0.5))
+        return await mailbox.read(self._bus, session, since_ms=since_ms)
 
     def finish(self, recovery: Recovery) -> None:
         """The client has got what it missed, and what was held: from now on it hears everything as it comes."""

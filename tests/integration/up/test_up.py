@@ -235,11 +235,7 @@ async def _quiet(_: Exception) -> None:
 
 
 def _nats_servers(running: Running) -> list[int]:
-    return [
-        pid
-        for pid in descendants(running.process.pid)
-        if b"nats-server" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
+    return [pid for pid in descendants(running.process.pid) if "nats-server" in command_line(pid)]
 
 
 def test_killed_it_leaves_no_process_and_the_next_one_clears_its_folder(up: Up, tmp_path: Path) -> None:
