@@ -39,7 +39,7 @@ def main() -> int:
         asked.rounds, asked.seconds, asked.sockets, asked.joins = 2, 2.0, 500, 300
     counts = Counts(asked.gateways, asked.callcores, asked.presences)
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
+        signal.signal(number, _stop)
     with tempfile.TemporaryDirectory(prefix="signalling-bench-", ignore_cleanup_errors=True) as name:
         try:
             modes = _names(asked.modes, MODES)
@@ -57,8 +57,8 @@ def main() -> int:
         run = Run(specs, modes, asked, counts, Path(name))
         try:
             run.all()
-        except KeyboardInterrupt:
-            print("stopped", file=sys.stderr)
+        except KeyboardInterrupt as stop:
+            print(f"stopped by {stop}", file=sys.stderr)
             run.failed = True
         run.report()
     return int(run.failed)
@@ -80,6 +80,8 @@ class Run:
         }
         self._machine = machine.describe()
         self._began = time.strftime("%Y-%m-%d %H:%M")
+        self._mishaps: list[str] = []
+        """Tries that failed, also where the next one did not."""
         self.failed = False
 
     def all(self) -> None:
@@ -97,7 +99,8 @@ class Run:
             try:
                 figures = self._measure(spec, mode)
             except BenchError as error:
-                print(f"{number + 1} {mode} {spec.label}: {error}", file=sys.stderr)
+                self._mishaps.append(f"{number + 1} {mode} {spec.label}: {error}")
+                print(self._mishaps[-1], file=sys.stderr)
                 continue
             told = {metric.key: figures[metric.key] for metric in table.METRICS if metric.mode == mode}
             print(
@@ -182,6 +185,8 @@ class Run:
                 table.shares(measured, self._labels),
             )
         )
+        if self._mishaps:
+            text += "\n\nTries that failed:\n\n" + "\n".join(f"- {mishap}" for mishap in self._mishaps)
         print(text)
         self._write("bench.md", text + "\n")
         self._write("bench.json", json.dumps(self._record(), indent=1))
@@ -196,12 +201,17 @@ class Run:
             "machine": self._machine,
             "asked": {name: str(value) for name, value in vars(self._asked).items()},
             "servers": self._labels,
+            "mishaps": self._mishaps,
             "results": self._results,
         }
 
     def _write(self, name: str, text: str) -> None:
         self._asked.out.mkdir(parents=True, exist_ok=True)
         (self._asked.out / name).write_text(text)
+
+
+def _stop(number: int, _frame: object) -> None:
+    raise KeyboardInterrupt(signal.Signals(number).name)
 
 
 def _arguments() -> argparse.ArgumentParser:
