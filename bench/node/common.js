@@ -39,7 +39,25 @@ function relayed(event, data, from, callId) {
   return { candidate: data.candidate, from, callId };
 }
 
+/** Hands an event to `handle` if it comes from a user who has joined and says so; `handle` may be asynchronous. */
+function onJoined(socket, event, handle) {
+  socket.on(event, (data, ack) => {
+    if (socket.data.user === undefined) {
+      return refuse(socket, event, "not_authenticated", "User not authenticated", ack);
+    }
+    if (typeof data !== "object" || data === null) {
+      return refuse(socket, event, "bad_request", "payload: must be an object", ack);
+    }
+    if (data.from !== undefined && data.from !== socket.data.user) {
+      return refuse(socket, event, "unauthorized", "Unauthorized", ack);
+    }
+    return handle(data, ack)?.catch?.(() => {
+      refuse(socket, event, "unavailable", "Temporarily unavailable", ack);
+    });
+  });
+}
+
 const RELAYS = { "call:offer": "offer", "call:answer": "answer", "ice:candidate": "candidate" };
 const RING_MS = 45_000;
 
-module.exports = { serve, isId, refuse, accept, room, relayed, RELAYS, RING_MS };
+module.exports = { serve, isId, refuse, accept, onJoined, room, relayed, RELAYS, RING_MS };

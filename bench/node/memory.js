@@ -2,7 +2,7 @@
 // The old server's design: one process, everything in memory.
 
 const { randomUUID } = require("node:crypto");
-const { serve, isId, refuse, accept, room, relayed, RELAYS, RING_MS } = require("./common");
+const { serve, isId, refuse, accept, onJoined, room, relayed, RELAYS, RING_MS } = require("./common");
 
 const online = new Map(); // user → number of sockets
 const calls = new Map(); // call id → { id, caller, callee, state, ring }
@@ -28,20 +28,7 @@ io.on("connection", (socket) => {
     return undefined;
   };
 
-  /** Handles an event of a user who has joined. */
-  const on = (event, handle) =>
-    socket.on(event, (data, ack) => {
-      if (socket.data.user === undefined) {
-        return refuse(socket, event, "not_authenticated", "User not authenticated", ack);
-      }
-      if (typeof data !== "object" || data === null) {
-        return refuse(socket, event, "bad_request", "payload: must be an object", ack);
-      }
-      if (data.from !== undefined && data.from !== socket.data.user) {
-        return refuse(socket, event, "unauthorized", "Unauthorized", ack);
-      }
-      return handle(data, ack);
-    });
+  const on = (event, handle) => onJoined(socket, event, handle);
 
   socket.on("user:join", (data, ack) => {
     const user = data?.userId;

@@ -7,7 +7,7 @@
 const { randomUUID } = require("node:crypto");
 const { createAdapter } = require("@socket.io/redis-adapter");
 const Redis = require("ioredis");
-const { serve, isId, refuse, accept, room, relayed, RELAYS, RING_MS } = require("./common");
+const { serve, isId, refuse, accept, onJoined, room, relayed, RELAYS, RING_MS } = require("./common");
 
 const PRESENCE_SECONDS = 90; // refreshed every third of it
 const CALL_SECONDS = 4 * 3600;
@@ -106,22 +106,7 @@ const REFUSALS = {
 };
 
 io.on("connection", (socket) => {
-  /** Handles an event of a user who has joined. `handle` may be asynchronous. */
-  const on = (event, handle) =>
-    socket.on(event, (data, ack) => {
-      if (socket.data.user === undefined) {
-        return refuse(socket, event, "not_authenticated", "User not authenticated", ack);
-      }
-      if (typeof data !== "object" || data === null) {
-        return refuse(socket, event, "bad_request", "payload: must be an object", ack);
-      }
-      if (data.from !== undefined && data.from !== socket.data.user) {
-        return refuse(socket, event, "unauthorized", "Unauthorized", ack);
-      }
-      return handle(data, ack)?.catch(() => {
-        refuse(socket, event, "unavailable", "Temporarily unavailable", ack);
-      });
-    });
+  const on = (event, handle) => onJoined(socket, event, handle);
 
   socket.on("user:join", async (data, ack) => {
     const user = data?.userId;

@@ -80,7 +80,7 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
             ping_timeout=ping_timeout,
             max_http_buffer_size=max_frame,
             http_compression=False,
-            client_manager=_Clients(),
+            client_manager=Clients(),
             logger=_Quiet("socketio"),
             engineio_logger=_Quiet("engineio"),
         )
@@ -273,7 +273,7 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         return "\x1e".join(good).encode()
 
 
-class _Clients(socketio.AsyncManager):  # type: ignore[misc]  # untyped
+class Clients(socketio.AsyncManager):  # type: ignore[misc]  # untyped
     """Who is connected, in one room. A room of its own for each would make leaving as dear as there are clients."""
 
     async def pre_connect(self, eio_sid: str, namespace: str) -> str | None:
