@@ -1,8 +1,14 @@
 """What holds for every test."""
 
 import os
+from collections.abc import AsyncIterator
 
 import pytest
+import pytest_asyncio
+
+from tests.support import node_client
+from tests.support.node_client import NodeDriver
+from tests.support.stage import KINDS, usable
 
 _skipped: list[str] = []
 
@@ -29,3 +35,21 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say why it failed."""
     if os.environ.get("CI") and _skipped:
         terminalreporter.write_line(f"CI: {len(_skipped)} skipped, none may be: {_skipped[:5]}", red=True)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def driver() -> AsyncIterator[NodeDriver | None]:
+    """The Node process, where there can be one."""
+    if node_client.missing() is not None:
+        yield None
+        return
+    driver = NodeDriver()
+    await driver.start()
+    yield driver
+    await driver.stop()
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Library and transport of the clients."""
+    return usable(str(request.param))

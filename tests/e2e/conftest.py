@@ -5,11 +5,10 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from tests.support import node_client
 from tests.support.cluster import Cluster
 from tests.support.clusters import Clusters
 from tests.support.node_client import NodeDriver
-from tests.support.stage import KINDS, Stage, usable
+from tests.support.stage import Stage
 
 SHAPES = ("1x1x1", "2x2x2x3")
 
@@ -22,28 +21,10 @@ async def clusters(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cl
     await running.stop()
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def driver() -> AsyncIterator[NodeDriver | None]:
-    """The Node process, where there can be one."""
-    if node_client.missing() is not None:
-        yield None
-        return
-    driver = NodeDriver()
-    await driver.start()
-    yield driver
-    await driver.stop()
-
-
 @pytest.fixture(params=SHAPES, scope="session")
 def shape(request: pytest.FixtureRequest) -> str:
     """gateways × callcores × presences, × NATS servers where that is not one."""
     return str(request.param)
-
-
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> str:
-    """Library and transport of the clients."""
-    return usable(str(request.param))
 
 
 @pytest_asyncio.fixture(loop_scope="session")

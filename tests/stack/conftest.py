@@ -8,9 +8,8 @@ import pytest_asyncio
 from tests.stack import engine, images
 from tests.stack.images import Images
 from tests.stack.stack import Stack
-from tests.support import node_client
 from tests.support.node_client import NodeDriver
-from tests.support.stage import KINDS, Stage, usable
+from tests.support.stage import Stage
 
 
 @pytest.fixture(scope="session")
@@ -30,24 +29,6 @@ async def stack(built: Images, tmp_path_factory: pytest.TempPathFactory) -> Asyn
         yield stack
     finally:
         await stack.down()
-
-
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def driver() -> AsyncIterator[NodeDriver | None]:
-    """The Node process, where there can be one."""
-    if node_client.missing() is not None:
-        yield None
-        return
-    driver = NodeDriver()
-    await driver.start()
-    yield driver
-    await driver.stop()
-
-
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> str:
-    """Library and transport of the clients."""
-    return usable(str(request.param))
 
 
 @pytest_asyncio.fixture(loop_scope="session")

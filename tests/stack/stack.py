@@ -23,7 +23,7 @@ from tests.stack.engine import REPOSITORY, compose_command, docker, environment,
 from tests.stack.images import Images
 from tests.support import stored
 from tests.support.cluster import QUIET_SECONDS, RING_SECONDS, free_port
-from tests.support.service import _alarming
+from tests.support.service import alarms
 
 OURS = ("gateway", "callcore", "presence")
 READY_SECONDS = 90.0
@@ -220,8 +220,8 @@ class Stack:
     def check_logs(self) -> None:
         """No log says since the last check what no log should say."""
         allowed, self.allowed = self.allowed, ()
-        alarms = [line for log in self._logs.values() for line in log.alarms(allowed)]
-        assert not alarms, "\n".join(alarms[:20])
+        found = [line for log in self._logs.values() for line in log.alarms(allowed)]
+        assert not found, "\n".join(found[:20])
 
     async def assert_quiet(self, within: float = QUIET_SECONDS) -> None:
         """Within that many seconds no user is held and no call is live."""
@@ -282,12 +282,5 @@ class _Log:
         return self._file.read_text(errors="replace").splitlines()
 
     def alarms(self, allowed: Iterable[str]) -> list[str]:
-        with self._file.open("rb") as log:
-            log.seek(self._read)
-            fresh = log.read()
-            self._read = log.tell()
-        return [
-            f"{self.name}: {line[:2000]}"
-            for line in fresh.decode(errors="replace").splitlines()
-            if _alarming(line) and not any(text in line for text in allowed)
-        ]
+        found, self._read = alarms(self._file, self._read, allowed)
+        return [f"{self.name}: {line}" for line in found]

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parent.parent.parent
@@ -76,21 +77,28 @@ class Service:
 
     def alarms(self, allowed: tuple[str, ...] = ()) -> list[str]:
         """Lines logged since the last call that should not be there, but for those with a text of ``allowed``."""
-        with self.log.open("rb") as log:
-            log.seek(self._read)
-            fresh = log.read()
-            self._read = log.tell()
-        return [
-            f"{self.name}: {line[:2000]}"
-            for line in fresh.decode(errors="replace").splitlines()
-            if _alarming(line) and not any(text in line for text in allowed)
-        ]
+        found, self._read = alarms(self.log, self._read, allowed)
+        return [f"{self.name}: {line}" for line in found]
 
     def tail(self, lines: int = 20) -> str:
         """The end of the log."""
         return (
             "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:]) if self.log.exists() else ""
         )
+
+
+def alarms(file: Path, start: int, allowed: Iterable[str]) -> tuple[list[str], int]:
+    """Lines of a log from byte ``start`` on that should not be there, but for those with a text of ``allowed``.
+
+    Also where the log ends now.
+    """
+    with file.open("rb") as log:
+        log.seek(start)
+        lines = log.read().decode(errors="replace").splitlines()
+        end = log.tell()
+    return [
+        line[:2000] for line in lines if _alarming(line) and not any(text in line for text in allowed)
+    ], end
 
 
 def _alarming(line: str) -> bool:
