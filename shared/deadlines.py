@@ -72,7 +72,7 @@ class Deadlines:
             try:
                 await self._consume()
             except (nats.errors.Error, Unavailable, OSError) as error:
-                log.warning("deadlines paused", error=str(error) or type(error).__name__)
+                log.warning("deadlines paused", error=_reason(error))
             await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _consume(self) -> None:
@@ -109,3 +109,10 @@ class Deadlines:
             log.warning("deadline not done yet", kind=kind, id=id_, error=str(error) or type(error).__name__)
         except Exception:
             log.exception("deadline failed", kind=kind, id=id_)
+
+
+def _reason(error: Exception) -> str:
+    """In a word; nats-py says "None" three times where the server gave no reason."""
+    if isinstance(error, nats.js.errors.APIError):
+        return error.description or type(error).__name__
+    return str(error) or type(error).__name__

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -113,16 +114,7 @@ class Keeper:
 
         Raises :class:`Unavailable` after :data:`MAKE_SECONDS`.
         """
-        until = time.monotonic() + MAKE_SECONDS
-        while True:
-            try:
-                await self._make()
-                break
-            except Unavailable as error:
-                if time.monotonic() > until:
-                    raise
-                log.warning("streams cannot be made yet", reason=str(error))
-            await asyncio.sleep(random.uniform(*_PAUSE_SECONDS))
+        await self._until_made(time.monotonic() + MAKE_SECONDS)
         self._bus.on_reconnect.append(self._again)
 
     async def stop(self) -> None:
@@ -133,15 +125,24 @@ class Keeper:
 
     async def _again(self) -> None:
         await self.stop()
-        self._task = asyncio.create_task(self._until_made(), name="streams")
+        self._task = asyncio.create_task(self._once_more(), name="streams")
 
-    async def _until_made(self) -> None:
-        """Try until it works; the server may take connections before it has its streams."""
+    async def _once_more(self) -> None:
+        await asyncio.sleep(random.uniform(*_PAUSE_SECONDS))  # not all at the moment that the server is back
+        await self._until_made(math.inf)
+
+    async def _until_made(self, until: float) -> None:
+        """Try until it works; the server may take connections before it has its streams.
+
+        Raises :class:`Unavailable` after ``until`` (monotonic seconds).
+        """
         while True:
-            await asyncio.sleep(random.uniform(*_PAUSE_SECONDS))
             try:
                 await self._make()
             except Unavailable as error:
+                if time.monotonic() > until:
+                    raise
                 log.warning("streams not there yet", reason=str(error))
+                await asyncio.sleep(random.uniform(*_PAUSE_SECONDS))
                 continue
             return

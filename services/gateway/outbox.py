@@ -223,9 +223,12 @@ class Outbox:
     def _full(self, size: int) -> bool:
         return self.count >= RELAYS_MAX or self.size + size > BYTES_MAX
 
-    def next_number(self, flow: Flow, clock: int) -> int:
-        """The number of the flow's next relay; of one whose session has moved above those it got elsewhere."""
-        return max(flow.last, self._highest, clock - 1) + 1 if flow.moved else flow.last + 1
+    def number_after_move(self, flow: Flow, clock: int) -> int:
+        """The number of the next relay of a flow whose session has moved: above those it got elsewhere.
+
+        ``clock``: microseconds since the epoch.
+        """
+        return max(flow.last + 1, self._highest + 1, clock)
 
     def add(self, flow: Flow, sent: Sent, now: float) -> None:
         """Take a relay whose number is the flow's next."""

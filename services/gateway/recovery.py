@@ -31,7 +31,9 @@ SETTLE_SECONDS = 0.03
 MARGIN_MS = 10_000
 """Clocks of hosts may differ by less than that."""
 DRAIN_SECONDS = 2.0
+TRY_AGAIN_SECONDS = (0.1, 0.5)
 READ_TRIES = 3
+"""What cannot be read then, the client is told that it may have missed."""
 
 
 class Missed(NamedTuple):
@@ -136,7 +138,7 @@ class Recoveries:
                 return await mailbox.read(self._bus, session, since_ms=since_ms)
             except Unavailable:
                 log.info("mailbox not read yet", session=session)
-                await asyncio.sleep(random.uniform(0.1, 0.5))
+                await asyncio.sleep(random.uniform(*TRY_AGAIN_SECONDS))
         return await mailbox.read(self._bus, session, since_ms=since_ms)
 
     def finish(self, recovery: Recovery) -> None:

@@ -102,7 +102,7 @@ class Relays:
             raise Unavailable  # known at once, so that the client need not wait to hear it
 
         # From here to where it is published nothing may let another relay of the flow pass.
-        number = self._outbox.next_number(flow, now_seq())
+        number = self._outbox.number_after_move(flow, now_seq()) if flow.moved else flow.last + 1
         payload = stamp(payload, flow.session, number)
         tail = flow.tail(socket.user, relayed.to, asked.event)
         sent = Sent(number, asked.event, tail, payload, wanted, now, starts=flow.moved)

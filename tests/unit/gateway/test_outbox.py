@@ -50,7 +50,7 @@ def test_numbers_of_a_session_that_was_elsewhere_go_on_above_those_from_there(
     monkeypatch.setattr(outbox, "FLOW_MAX", 3)
     first = add(box, flow)
     flow.moved = True
-    assert box.next_number(flow, 50) == 102 and box.next_number(flow, 9_000) == 9_000
+    assert box.number_after_move(flow, 50) == 102 and box.number_after_move(flow, 9_000) == 9_000
     second = Sent(9_000, "ice:candidate", "tail", b"{}", False, 0.0, starts=True)
     box.add(flow, second, 0.0)
     assert flow.marks(second, first, follows=True) == "0s", "nobody waits for the numbers in between"
