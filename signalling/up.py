@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from typing import TypeVar
 
 import aiohttp
 import nats
@@ -28,6 +29,8 @@ DRAIN_SECONDS = 1.0
 NATS_STOP_SECONDS = 1.0
 LOOK_SECONDS = 0.2
 
+S = TypeVar("S", bound=BaseSettings)
+
 
 def say(line: str) -> None:
     """One line for the person in front of it."""
@@ -48,7 +51,10 @@ class Up:
         self._hurry = False
         self._broker: Broker | None = None
         self._children: dict[str, list[Child]] = {"presence": [], "callcore": [], "gateway": []}
-        self._drain = float(_set(gateway.Settings, "drain_seconds", DRAIN_SECONDS))
+        given = _given(gateway.Settings)
+        self._drain = (
+            given.drain_seconds if given and "drain_seconds" in given.model_fields_set else DRAIN_SECONDS
+        )
         self._heard: set[str] = set()
         """Instances that have said that they are ready."""
 
@@ -91,8 +97,9 @@ class Up:
         plan = self._plan
         form = os.environ.get("LOG_FORMAT") or "console"
         common = {"NATS_URL": url, "HOST": plan.host, "LOG_FORMAT": form, "PYTHONUNBUFFERED": "1"}
-        if plan.nats_nodes > 1:
-            common["KV_REPLICAS"] = str(_set(BackendSettings, "kv_replicas", plan.nats_nodes))
+        given = _given(BackendSettings)
+        if plan.nats_nodes > 1 and given and "kv_replicas" not in given.model_fields_set:
+            common["KV_REPLICAS"] = str(plan.nats_nodes)
         counts = {"presence": plan.presences, "callcore": plan.callcores, "gateway": plan.gateways}
         for service, count in counts.items():
             for i in range(count):
@@ -196,13 +203,12 @@ class Up:
         return self._children["callcore"] + self._children["presence"]
 
 
-def _set(settings: type[BaseSettings], name: str, ours: float) -> float:
-    """What the environment or ``.env`` says, or else ``ours``."""
+def _given(settings: type[S]) -> S | None:
+    """What the environment and ``.env`` say; ``None`` if it is wrong, for then the services will say so."""
     try:
-        found = settings()
+        return settings()
     except ValidationError:
-        return ours  # the services will say what is wrong
-    return float(getattr(found, name)) if name in found.model_fields_set else ours
+        return None
 
 
 async def _ready(http: aiohttp.ClientSession, gateway: str) -> bool:
