@@ -1,5 +1,5 @@
 # make up      set up and run the whole system, embedded NATS included   (ARGS="--gateways 2")
-# make test    set up and run the whole test suite                       (ARGS="-k glare")
+# make test    set up and run the whole test suite but tests/stack       (ARGS="-k glare", ARGS=tests/stack)
 # make check   what can be said without running the whole: style, types, walls, unit tests, fresh docs
 # make bench   compare with two other servers, on this machine          (ARGS="--quick"; needs redis-server)
 # make docs    write the generated pages of docs/

@@ -18,7 +18,7 @@ from tests.support.phone import Phone
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
 
 TALKING, RINGING = 25, 25
-ROLLING = 50
+ROLLING = 100
 NODES_TALKING, NODES_PLACING = 25, 10
 SECONDS_BEFORE, SECONDS_AFTER = 1.5, 3.0
 SETTINGS: dict[str, Any] = {"RESUME_WINDOW_SECONDS": "15", "SWEEP_SECONDS": "3", "DRAIN_SECONDS": "3"}
