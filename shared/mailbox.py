@@ -48,12 +48,12 @@ class Postman:
         self._bus = bus
         self._seq = SeqClock()
 
-    async def deliver(self, gateway: str, session: str, event: str, payload: bytes, reply: str = "") -> None:
+    def deliver(self, gateway: str, session: str, event: str, payload: bytes, reply: str = "") -> None:
         """Send ``payload`` (a JSON object that is not empty) with a fresh ``seq``.
 
         ``reply``: the receipt subject that the gateway answers on. Raises :class:`shared.errors.Unavailable`.
         """
-        await self._bus.publish(
+        self._bus.publish(
             subjects.deliver(gateway, session, event),
             b'%b,"seq":%d}' % (payload[:-1], self._seq.next()),
             reply,

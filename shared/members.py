@@ -42,7 +42,7 @@ class Beacon:
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
         if self._bus.connected:
-            await self._bus.publish(self._subject, self._beat.model_copy(update={"leaving": True}).dump())
+            self._bus.publish(self._subject, self._beat.model_copy(update={"leaving": True}).dump())
 
     async def _on_rollcall(self, _: Msg) -> None:
         if self._task is not None:
@@ -55,7 +55,7 @@ class Beacon:
 
     async def _send(self) -> None:
         if self._bus.connected:
-            await self._bus.publish(self._subject, self._beat.dump())
+            self._bus.publish(self._subject, self._beat.dump())
 
 
 class Members:
@@ -111,7 +111,7 @@ class Members:
 
     async def _ask(self) -> None:
         if self._bus.connected:
-            await self._bus.publish(subjects.ROLLCALL)
+            self._bus.publish(subjects.ROLLCALL)
 
     async def _on_beat(self, msg: Msg) -> None:
         service, instance = subjects.parse_live(msg.subject)

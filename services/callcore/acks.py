@@ -36,25 +36,25 @@ class Acknowledger:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        await self._tell()
+        self._tell()
 
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(TELL_SECONDS)
             if self._ledger:
-                await self._tell()
+                self._tell()
 
-    async def _tell(self) -> None:
+    def _tell(self) -> None:
         """What cannot be told now need not be: the relays come again."""
         for gateway, acks in self._ledger.to_tell(self._instance):
             try:
-                await self._bus.publish(subjects.acks(gateway), acks.dump())
+                self._bus.publish(subjects.acks(gateway), acks.dump())
             except Unavailable:
                 log.debug("acknowledgement not sent: NATS is away")
 
     async def _doubt(self) -> None:
         """What was published just before the connection broke may be lost, acknowledged or not."""
         try:
-            await self._bus.publish(subjects.DOUBT)
+            self._bus.publish(subjects.DOUBT)
         except Unavailable:
             log.debug("connection lost again")

@@ -14,9 +14,9 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import nats.errors
-from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from services.callcore import machine
@@ -32,6 +32,7 @@ from shared.contracts.wire import Wire
 from shared.errors import CallNotFound, RateLimited, ReceiverNotFound, SignallingError, Unavailable
 from shared.ids import decode, encode, new_id
 from shared.mailbox import Letter, Postman
+from shared.subjects import Receipt
 
 log = logs.get(__name__)
 
@@ -72,11 +73,24 @@ class Lane:
     """The call could not be read when it was time."""
 
 
+class Relay(NamedTuple):
+    """A relay as it came; users and the call are subject tokens. ``payload``: empty for one that is void."""
+
+    call: str
+    user: str
+    session: str
+    to: str
+    kind: str
+    reply: str
+    receipt: Receipt
+    payload: bytes
+
+
 @dataclass(slots=True)
 class Line:
     """Messages of one call that wait for the long way, in the order they came."""
 
-    waiting: deque[Msg] = field(default_factory=deque)
+    waiting: deque[Relay | Announcement] = field(default_factory=deque)
     size: int = 0
 
 
@@ -102,7 +116,9 @@ class Lanes:
     async def start(self) -> None:
         """Take relays."""
         self._acknowledger.start()
-        self._subscription = await self._bus.subscribe(subjects.relay_all(self._instance), self._on_relay)
+        self._subscription = await self._bus.subscribe_direct(
+            subjects.relay_all(self._instance), self._on_message
+        )
 
     async def stop(self, timeout: float) -> None:
         """Take no more, and finish what NATS has handed to this instance; ``timeout`` seconds at most for each."""
@@ -128,7 +144,7 @@ class Lanes:
         owner = self._owner(call.call)
         if owner is not None:
             told = Announcement(call=call, revision=revision, born=born, rings=rings)
-            await self._bus.publish(subjects.relay_state(owner, call.call), told.dump())
+            self._bus.publish(subjects.relay_state(owner, call.call), told.dump())
 
     def _learn(self, call: Call, revision: int, early: list[Letter]) -> Lane | None:
         """Remember a state, unless a later one is known; forget the call when it has ended."""
@@ -163,7 +179,7 @@ class Lanes:
         early = known.early if known is not None else await self._early_of(call, rings)
         if rings is not None:
             for letter in early:
-                await self._postman.deliver(rings.gateway, rings.session, letter.event, letter.payload)
+                self._postman.deliver(rings.gateway, rings.session, letter.event, letter.payload)
         return self._learn(call, revision, early)
 
     async def _early_of(self, call: Call, rings: Address | None) -> list[Letter]:
@@ -185,49 +201,51 @@ class Lanes:
 
     # --- relays -----------------------------------------------------------------------------------------------------
 
-    async def _on_relay(self, msg: Msg) -> None:
-        _, _, token, user, session, to, kind = msg.subject.split(".")
+    def _on_message(self, subject: str, reply: str, payload: bytes) -> None:
+        _, _, token, user, session, to, kind = subject.split(".")
         line = self._lines.get(token)
-        if line is None and kind == subjects.STATE:
-            if self._learn_at_once(Announcement.model_validate_json(msg.data)):
-                return
-        elif line is None:
+        if kind == subjects.STATE:
+            told = Announcement.model_validate_json(payload)
+            if line is not None or not self._learn_at_once(told):
+                self._wait(token, line, told, 0)
+            return
+        relay = Relay(token, user, session, to, kind, reply, subjects.receipt_of(reply), payload)
+        if line is None:
             lane = self._lanes.get(token)
             if lane is not None and lane.warm_until > time.monotonic():
                 targets = self._route(lane, user, session, to, kind)
                 if targets:
-                    await self._at_once(token, lane, targets, kind, msg)
+                    self._at_once(lane, targets, relay)
                     return
+        elif len(line.waiting) >= WAITING_MAX or line.size + len(payload) > WAITING_MAX_BYTES:
+            log.debug("too many relays wait", call=token)
+            return
+        self._wait(token, line, relay, len(payload))
+
+    def _wait(self, token: str, line: Line | None, message: Relay | Announcement, size: int) -> None:
+        """Put a message into the line of its call, which somebody works off."""
         if line is None:
             line = self._lines[token] = Line()
             task = asyncio.create_task(self._work_off(token, line))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        elif kind != subjects.STATE and (
-            len(line.waiting) >= WAITING_MAX or line.size + len(msg.data) > WAITING_MAX_BYTES
-        ):
-            log.debug("too many relays wait", call=token)
-            return
-        line.waiting.append(msg)
-        line.size += len(msg.data)
+        line.waiting.append(message)
+        line.size += size
 
-    async def _at_once(
-        self, token: str, lane: Lane, targets: tuple[Address, ...], kind: str, msg: Msg
-    ) -> None:
+    def _at_once(self, lane: Lane, targets: tuple[Address, ...], relay: Relay) -> None:
         """Pass a relay on whose way is plain, if it is its turn."""
-        receipt = subjects.receipt_of(msg.reply)
-        turn = self._ledger.turn(token, receipt)
+        turn = self._ledger.turn(relay.call, relay.receipt)
         if turn is not Turn.ITS and turn is not Turn.AGAIN:
             return
         try:
             try:
-                if msg.data:
-                    await self._pass_on(lane, targets, kind, msg, first=turn is Turn.ITS)
+                if relay.payload:
+                    self._pass_on(lane, targets, relay, first=turn is Turn.ITS)
             except RateLimited as error:
-                await self._refuse(msg, error)
+                self._refuse(relay, error)
         except Unavailable:
             return
-        self._ledger.done(token, receipt)
+        self._ledger.done(relay.call, relay.receipt)
 
     def _route(self, lane: Lane, user: str, session: str, to: str, kind: str) -> tuple[Address, ...] | None:
         """Where a relay goes, if that is plain from the state the lane knows; ``None`` for the long way."""
@@ -239,71 +257,69 @@ class Lanes:
             targets = lane.routes[key] = _targets(lane.call, user, session, to)
         return targets
 
-    async def _pass_on(
-        self, lane: Lane, targets: tuple[Address, ...], kind: str, msg: Msg, *, first: bool
-    ) -> None:
+    def _pass_on(self, lane: Lane, targets: tuple[Address, ...], relay: Relay, *, first: bool) -> None:
         """Deliver a relay. ``first``: that was not done before.
 
         Raises :class:`RateLimited`, :class:`Unavailable`.
         """
+        size = len(relay.payload)
         early = first and lane.call.state is State.RINGING and targets[0] != lane.call.caller_at
-        if early and (len(lane.early) >= EARLY_MAX or lane.early_bytes + len(msg.data) > EARLY_MAX_BYTES):
+        if early and (len(lane.early) >= EARLY_MAX or lane.early_bytes + size > EARLY_MAX_BYTES):
             raise RateLimited("Too much sent before the call is accepted", retry_after_ms=1000)
-        reply = msg.reply + subjects.LETTER
+        reply = relay.reply + subjects.LETTER
         for at in targets:
-            await self._postman.deliver(at.gateway, at.session, kind, msg.data, reply)
+            self._postman.deliver(at.gateway, at.session, relay.kind, relay.payload, reply)
         if early:
-            lane.early.append(Letter(kind, msg.data))
-            lane.early_bytes += len(msg.data)
+            lane.early.append(Letter(relay.kind, relay.payload))
+            lane.early_bytes += size
 
     # --- the long way ------------------------------------------------------------------------------------------------
 
     async def _work_off(self, token: str, line: Line) -> None:
         try:
             while line.waiting:
-                msg = line.waiting.popleft()
-                line.size -= len(msg.data)
+                message = line.waiting.popleft()
                 try:
-                    if msg.subject.endswith(f".{subjects.STATE}"):
-                        told = Announcement.model_validate_json(msg.data)
-                        await self._learn_slowly(told.call, told.revision, told.rings)
+                    if isinstance(message, Announcement):
+                        await self._learn_slowly(message.call, message.revision, message.rings)
                     else:
-                        await self._in_line(token, msg)
+                        line.size -= len(message.payload)
+                        await self._in_line(message)
                 except Unavailable as error:
-                    log.debug("not now", call=token, subject=msg.subject, reason=error.message)
+                    log.debug("not now", call=token, reason=error.message)
                 except Exception:
                     log.exception("relay failed", call=token)
         finally:
             del self._lines[token]
 
-    async def _in_line(self, token: str, msg: Msg) -> None:
+    async def _in_line(self, relay: Relay) -> None:
         """One relay that took the long way. Raises :class:`Unavailable` for one that is to come again."""
-        receipt = subjects.receipt_of(msg.reply)
+        token, receipt = relay.call, relay.receipt
         self._ledger.alive(token, receipt)
         turn = self._ledger.turn(token, receipt)
         if turn is not Turn.ITS and turn is not Turn.AGAIN:
             return
         try:
-            if msg.data:
-                await self._decide(token, msg, first=turn is Turn.ITS)
+            if relay.payload:
+                await self._decide(relay, first=turn is Turn.ITS)
         except Unavailable:
             self._ledger.missed(token, receipt)
             raise
         except SignallingError as error:
-            await self._refuse(msg, error)
+            self._refuse(relay, error)
         except Exception:
             log.exception("relay failed", call=token)
-            await self._refuse(msg, Unavailable())
+            self._refuse(relay, Unavailable())
         self._ledger.done(token, receipt)
 
-    async def _decide(self, token: str, msg: Msg, *, first: bool) -> None:
-        _, _, _, user, session, to, kind = msg.subject.split(".")
+    async def _decide(self, relay: Relay, *, first: bool) -> None:
+        token, user, session, to, kind = relay[:5]
         lane = self._lanes.get(token)
         plain = lane is not None and self._route(lane, user, session, to, kind)
         if lane is None or not plain or lane.warm_until <= time.monotonic():
             lane = await self._read(token, known=lane if plain else None)
             # Of a ringing call that is new here, the mailboxes may have told that this one has been passed on.
-            turn = self._ledger.turn(token, subjects.receipt_of(msg.reply))
+            turn = self._ledger.turn(token, relay.receipt)
             if turn is Turn.OVER:
                 return
             first = turn is Turn.ITS
@@ -321,7 +337,7 @@ class Lanes:
         if outcome.call is not lane.call:
             outcome = await self._answer(lane.call.call, event)
             lane = self._lanes.get(token, lane)
-        await self._pass_on(lane, outcome.relay_to, kind, msg, first=first)
+        self._pass_on(lane, outcome.relay_to, relay, first=first)
 
     async def _read(self, token: str, known: Lane | None) -> Lane | None:
         """The lane of a call as it is stored, or as it is ``known`` while it cannot be read.
@@ -348,11 +364,11 @@ class Lanes:
             raise ReceiverNotFound
         return await self.accept(call, event)
 
-    async def _refuse(self, msg: Msg, error: SignallingError) -> None:
+    def _refuse(self, relay: Relay, error: SignallingError) -> None:
         """Tell the sender. Raises :class:`Unavailable` if that is not possible now."""
-        log.debug("relay refused", subject=msg.subject, code=error.code)
-        told = {**error.to_wire(), "event": msg.subject.rsplit(".", 1)[1]}
-        await self._bus.publish(msg.reply, json.dumps(told).encode())
+        log.debug("relay refused", call=relay.call, user=relay.user, relayed=relay.kind, code=error.code)
+        told = {**error.to_wire(), "event": relay.kind}
+        self._bus.publish(relay.reply, json.dumps(told).encode())
 
 
 def _targets(call: Call, user: str, session: str, to: str) -> tuple[Address, ...]:

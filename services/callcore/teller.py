@@ -48,7 +48,7 @@ class Teller:
         if rings is None:
             await self._announce(call, revision, born=what == "initiated")
         for send in outcome.sends:
-            await self._postman.deliver(send.to.gateway, send.to.session, send.event, send.payload.dump())
+            self._postman.deliver(send.to.gateway, send.to.session, send.event, send.payload.dump())
         if rings is not None:
             await self._announce(call, revision, rings=rings)
         if what is not None:

@@ -50,14 +50,12 @@ class Answers:
         asked.socket.acks_pending += 1
         self._wanted[flow.session, sent.number] = Wanted(asked, flow, sent, now)
 
-    async def taken(self, session: str, number: int) -> None:
+    def taken(self, session: str, number: int) -> None:
         """The peer's gateway has it."""
         if wanted := self._done(session, number):
-            await self._replies.ok(wanted.asked)
+            self._replies.ok(wanted.asked)
 
-    async def refused(
-        self, session: str, number: int, error: SignallingError, event: str, *, known: bool
-    ) -> None:
+    def refused(self, session: str, number: int, error: SignallingError, event: str, *, known: bool) -> None:
         """It does not get there. ``known``: its client has been told, unless it is waiting still."""
         wanted = self._done(session, number)
         if wanted is None and known:
@@ -66,19 +64,17 @@ class Answers:
         if socket is not None:
             if isinstance(error, ReceiverNotFound):
                 socket.calls.clear()
-            await self._replies.refuse(
-                wanted.asked if wanted is not None else Asked(socket, event, None), error
-            )
+            self._replies.refuse(wanted.asked if wanted is not None else Asked(socket, event, None), error)
 
-    async def settle(self, socket: Socket) -> None:
+    def settle(self, socket: Socket) -> None:
         """Answer what of ``socket``, which is about to be closed, call control has taken: its peer gets it in time."""
         waiting = itertools.chain(self._late.items(), self._wanted.items())
         mine = [(key, wanted) for key, wanted in waiting if wanted.asked.socket is socket]
         for key, wanted in mine:
             if wanted.sent.number <= wanted.flow.acked and self._done(*key) is not None:
-                await self._replies.ok(wanted.asked, queued=True)
+                self._replies.ok(wanted.asked, queued=True)
 
-    async def expire(self, now: float) -> None:
+    def expire(self, now: float) -> None:
         """Answer who has waited long enough: that it waits for the peer, or else, later, that nobody knows."""
         late = now - min(QUEUED_SECONDS, self._ack_seconds)
         old = itertools.takewhile(lambda item: item[1].since <= late, self._wanted.items())
@@ -87,11 +83,11 @@ class Answers:
         for key, wanted in list(self._late.items()):
             if wanted.sent.number <= max(wanted.flow.acked, wanted.flow.doubted):
                 if self._done(*key) is not None:
-                    await self._replies.ok(wanted.asked, queued=True)
+                    self._replies.ok(wanted.asked, queued=True)
             elif wanted.since <= now - self._ack_seconds and self._done(*key) is not None:
                 # Its client may send it again, so it is not to get through by itself as well.
                 self._outbox.void(wanted.sent)
-                await self._replies.refuse(wanted.asked, Unavailable())
+                self._replies.refuse(wanted.asked, Unavailable())
 
     def _done(self, session: str, number: int) -> Wanted | None:
         wanted = self._wanted.pop((session, number), None) or self._late.pop((session, number), None)

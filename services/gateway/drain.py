@@ -30,7 +30,7 @@ async def drain(transport: Transport, seconds: float) -> None:
     log.info("draining", connections=len(connections), seconds=seconds)
     for connection, turn in zip(connections, turns, strict=True):
         told = Draining(deadline_seconds=math.ceil(seconds), reconnect_after_ms=int(turn * 1000))
-        await transport.send_event(connection, Event.DRAINING, dumps(told.model_dump(by_alias=True)))
+        transport.send_event(connection, Event.DRAINING, dumps(told.model_dump(by_alias=True)))
     for connection, turn in zip(connections, turns, strict=True):
         await asyncio.sleep(max(0.0, begun + turn - loop.time()))
         transport.close_soon(connection)

@@ -11,6 +11,7 @@ from services.gateway.recovery import Recoveries, joined_seq
 from services.gateway.relay import Relays
 from services.gateway.replies import Asked, Replies, call_id_of, dumps
 from services.gateway.sessions import Registry, Socket
+from services.gateway.short import Envelopes, take_apart
 from services.gateway.transport import Transport
 from services.gateway.validation import known, validate
 from shared import logs
@@ -129,7 +130,7 @@ class Inbound:
         """Whether the client waits for the acknowledgement of a relay."""
         socket = self._registry.by_sid(sid)
         if socket is not None and socket.acks_pending:
-            await self._relays.settle(socket)
+            self._relays.settle(socket)
         return socket is not None and socket.acks_pending > 0
 
     # --- messages -------------------------------------------------------------------------------------------------
@@ -139,7 +140,7 @@ class Inbound:
         sid = self._transport.manager.sid_from_eio_sid(eio_sid, "/")
         socket = self._registry.by_sid(sid) if sid is not None else None
         if socket is not None:
-            await self._replies.refuse(Asked(socket, "", ack_id), BadRequest(what))
+            self._replies.refuse(Asked(socket, "", ack_id), BadRequest(what))
         self._strike(eio_sid)
 
     def _strike(self, eio_sid: str) -> None:
@@ -158,13 +159,13 @@ class Inbound:
             await self._handle(asked, packet)
         except SignallingError as error:
             log.debug("refused", refused=packet.name[:64], code=error.code, user=socket.user, call=call_id)
-            await self._replies.refuse(asked, error)
+            self._replies.refuse(asked, error)
             if isinstance(error, BadRequest):
                 self._strike(socket.eio_sid)
         except Exception:
             # A defect of ours: told to the operator in full, to the client as "try again".
             log.exception("event failed", failed=packet.name[:64], user=socket.user, call=call_id)
-            await self._replies.refuse(asked, Unavailable())
+            self._replies.refuse(asked, Unavailable())
 
     async def _handle(self, asked: Asked, packet: EventPacket) -> None:
         event, socket = known(packet.name), asked.socket
@@ -203,7 +204,7 @@ class Inbound:
             else:
                 resumed = False
                 await self._joined(asked, join.user_id, reply, joined_seq(None, []))
-                await self._outbound.catch_up(socket)
+                self._outbound.catch_up(socket)
         if reply.busy:
             await self._attached(socket, resumed=resumed)
 
@@ -246,8 +247,8 @@ class Inbound:
             resumed=resumed,
         )
         fields = {**joined.model_dump(by_alias=True), "seq": seq}
-        await self._transport.send_event(socket.eio_sid, Event.JOINED, dumps(fields))
-        await self._replies.ok(asked, **fields)
+        self._transport.send_event(socket.eio_sid, Event.JOINED, dumps(fields))
+        self._replies.ok(asked, **fields)
 
     async def _attached(self, socket: Socket, *, resumed: bool) -> None:
         """Tell call control that the session is here; what it then sends must not overtake ``user:joined``."""
@@ -269,36 +270,62 @@ class Inbound:
             metadata=initiate.metadata,
         )
         reply = await self._services.ask("calls", "initiate", request, calls.InitiateReply)
-        await self._replies.ok(asked, callId=reply.call, to=reply.to, expiresAt=reply.expires_at)
+        self._replies.ok(asked, callId=reply.call, to=reply.to, expiresAt=reply.expires_at)
 
     async def _accept(self, asked: Asked, message: Wire) -> None:
         call = cast(client.Accept, message).call_id
         request = calls.AcceptRequest(**self._by(asked.socket), call=call)
         await self._services.ask("calls", "accept", request, calls.CallReply)
-        await self._replies.ok(asked, callId=call)
+        self._replies.ok(asked, callId=call)
 
     async def _reject(self, asked: Asked, message: Wire) -> None:
         reject = cast(client.Reject, message)
         request = calls.RejectRequest(**self._by(asked.socket), call=reject.call_id, reason=reject.reason)
         await self._services.ask("calls", "reject", request, calls.CallReply)
-        await self._replies.ok(asked, callId=reject.call_id)
+        self._replies.ok(asked, callId=reject.call_id)
 
     async def _end(self, asked: Asked, message: Wire) -> None:
         end = cast(client.End, message)
         request = calls.EndRequest(**self._by(asked.socket), call=end.call_id, reason=end.reason)
         await self._services.ask("calls", "end", request, calls.CallReply)
-        await self._replies.ok(asked, callId=end.call_id)
+        self._replies.ok(asked, callId=end.call_id)
 
     async def _status(self, asked: Asked, message: Wire) -> None:
         query = cast(client.StatusQuery, message)
         request = presence.StatusRequest(request_id=new_id(), user=query.user_id)
         status = await self._services.ask("presence", "status", request, client.Status)
         fields = status.model_dump(by_alias=True)
-        await self._transport.send_event(asked.socket.eio_sid, Event.STATUS, dumps(fields))
-        await self._replies.ok(asked, **fields)
+        self._transport.send_event(asked.socket.eio_sid, Event.STATUS, dumps(fields))
+        self._replies.ok(asked, **fields)
 
     async def _relay(self, asked: Asked, message: Wire) -> None:
-        await self._relays.send(asked, cast(client.Relayed, message))
+        relayed = cast(client.Relayed, message)
+        await self._relays.send(asked, relayed)
+        if asked.socket.envelopes is not None:
+            asked.socket.envelopes.learn(Event(asked.event), relayed)
+
+    def at_once(self, eio_sid: str, frame: bytes) -> bool:
+        """Take a frame that is a relay as most are; whether it was one. Any other has not been looked at."""
+        socket = self._registry.by_connection(eio_sid)
+        if socket is None or socket.session is None:
+            return False
+        parts = take_apart(frame)
+        if parts is None:
+            return False
+        if socket.envelopes is None:
+            socket.envelopes = Envelopes()
+        envelope = socket.envelopes.find(parts)
+        if envelope is None:
+            return False
+        call = envelope.call or socket.calls.get(envelope.to)
+        payload = envelope.payload(parts.body, call) if call is not None else None
+        if call is None or payload is None or self._relays.crowded(socket, call):
+            return False
+        try:
+            self._relays.pass_on(socket, envelope.event, envelope.to, call, payload)
+        except Unavailable as error:
+            self._replies.refuse(Asked(socket, envelope.event, None, envelope.call), error)
+        return True
 
     def _by(self, socket: Socket) -> dict[str, Any]:
         """Who asks, in every request to call control."""

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from nats.aio.msg import Msg
 
 from services.gateway.heard import Heard
-from services.gateway.recovery import Missed, Recoveries, Recovery
+from services.gateway.recovery import Arrival, Missed, Recoveries, Recovery
 from services.gateway.replies import dumps
 from services.gateway.sessions import Registry, Socket
 from services.gateway.transport import Transport
@@ -44,7 +44,7 @@ class Outbound:
         self._heard = heard
 
         self._joining = 0
-        self._early: dict[str, list[tuple[str, Msg]]] = {}
+        self._early: dict[str, list[Arrival]] = {}
         self._early_count = 0
 
     @contextmanager
@@ -59,62 +59,62 @@ class Outbound:
                 self._early.clear()
                 self._early_count = 0
 
-    async def catch_up(self, socket: Socket) -> None:
+    def catch_up(self, socket: Socket) -> None:
         """Write what came for a socket's session before it was known to be here."""
-        for event, msg in self._early.pop(socket.session or "", ()):
-            await self._write(socket, event, msg)
+        for arrival in self._early.pop(socket.session or "", ()):
+            self._write(socket, arrival)
 
     async def start(self) -> None:
         """Begin to take them."""
-        await self._bus.subscribe(subjects.deliver_all(self._instance), self._on_deliver)
+        await self._bus.subscribe_direct(subjects.deliver_all(self._instance), self._on_deliver)
         await self._bus.subscribe(subjects.control_all(self._instance), self._on_control)
 
     # --- deliveries -----------------------------------------------------------------------------------------------
 
-    async def _on_deliver(self, msg: Msg) -> None:
-        session, event = subjects.parse_deliver(msg.subject)
+    def _on_deliver(self, subject: str, reply: str, payload: bytes) -> None:
+        session, event = subjects.parse_deliver(subject)
         recovery = self._recoveries.get(session)
         if recovery is None or recovery.direct:
-            await self._take(session, event, msg, recovery)
+            self._take(session, Arrival(event, payload, reply), recovery)
 
-    async def on_elsewhere(self, msg: Msg) -> None:
+    def on_elsewhere(self, subject: str, reply: str, payload: bytes) -> None:
         """Something for a session that has just come here, wherever it was sent to."""
-        session, event = subjects.parse_deliver(msg.subject)
-        await self._take(session, event, msg, self._recoveries.get(session))
+        session, event = subjects.parse_deliver(subject)
+        self._take(session, Arrival(event, payload, reply), self._recoveries.get(session))
 
-    async def _take(self, session: str, event: str, msg: Msg, recovery: Recovery | None) -> None:
+    def _take(self, session: str, arrival: Arrival, recovery: Recovery | None) -> None:
         if recovery is not None:
             if recovery.held is not None:
-                recovery.hold(event, msg)
+                recovery.hold(arrival)
                 return
-            if not recovery.first(msg.data):
+            if not recovery.first(arrival.payload):
                 return
         socket = self._registry.by_session(session)
-        if socket is None:
-            if self._joining and self._early_count < EARLY_MAX:
-                self._early.setdefault(session, []).append((event, msg))
-                self._early_count += 1
-            else:
-                log.debug("nobody here for it", session=session, delivered=event)
-            return
-        await self._write(socket, event, msg)
+        if socket is not None:
+            self._write(socket, arrival)
+        elif self._joining and self._early_count < EARLY_MAX:
+            self._early.setdefault(session, []).append(arrival)
+            self._early_count += 1
+        else:
+            log.debug("nobody here for it", session=session, delivered=arrival.event)
 
-    async def _write(self, socket: Socket, event: str, msg: Msg) -> None:
-        payload = self._heard.take(socket, event, msg.data, msg.reply)
-        if payload is None:
+    def _write(self, socket: Socket, arrival: Arrival) -> None:
+        event, payload, reply = arrival
+        written = self._heard.take(socket, event, payload, reply)
+        if written is None:
             return
-        if payload:
-            await self._tell(socket, event, payload)
-        if msg.reply and subjects.receipt_wanted(msg.reply) and self._bus.connected:
-            await self._bus.publish(msg.reply)
+        if written:
+            self._tell(socket, event, written)
+        if reply and subjects.receipt_wanted(reply) and self._bus.connected:
+            self._bus.publish(reply)
 
-    async def _tell(self, socket: Socket, event: str, payload: bytes) -> None:
+    def _tell(self, socket: Socket, event: str, payload: bytes) -> None:
         if event in _TURNS:
             # A request that was tried again may be told again; the client hears it once.
             if not socket.hears_first(event, json.loads(payload)["callId"]):
                 return
             socket.calls.clear()
-        await self._transport.send_event(socket.eio_sid, event, payload)
+        self._transport.send_event(socket.eio_sid, event, payload)
 
     async def replay(self, socket: Socket, recovery: Recovery, missed: Missed) -> None:
         """Write what a session missed, then what came meanwhile, and from then on everything as it comes."""
@@ -128,12 +128,12 @@ class Outbound:
             recovery.first(letter.payload)
             if payload := self._heard.take(socket, letter.event, letter.payload):
                 await self._transport.let_read(socket.eio_sid)
-                await self._tell(socket, letter.event, payload)
+                self._tell(socket, letter.event, payload)
         held = self._early.pop(socket.session or "", [])
         while held or recovery.held:
-            for event, msg in held:
-                if recovery.first(msg.data):
-                    await self._write(socket, event, msg)
+            for arrival in held:
+                if recovery.first(arrival.payload):
+                    self._write(socket, arrival)
             held, recovery.held = recovery.held or [], []
         self._recoveries.finish(recovery)
         if recovery.overflown:
@@ -157,6 +157,6 @@ class Outbound:
         log.info("replaced", user=socket.user, session=socket.session)
         told = dumps({"sessionId": socket.session})
         self._registry.release(socket)
-        await self._transport.send_event(socket.eio_sid, Event.REPLACED, told)
+        self._transport.send_event(socket.eio_sid, Event.REPLACED, told)
         await self._transport.disconnect(socket.sid)
         self._transport.close_soon(socket.eio_sid)

@@ -17,6 +17,10 @@ RELAYS_MAX = 16_384
 BYTES_MAX = 32 * 1024 * 1024
 FLOW_MAX = 4_096
 """Relays of one session for one call."""
+WINDOW = 1_024
+"""Relays of a flow that are not acknowledged, past which its client waits; call control acknowledges every 30 ms."""
+WINDOW_SECONDS = 0.5
+"""How long without an acknowledgement it waits: then there is something that waiting does not help."""
 RESEND_SECONDS = 2.0
 """How long an acknowledgement may take before all that is not acknowledged is sent again."""
 AGAIN_SECONDS = 0.5
@@ -53,7 +57,7 @@ class Flow:
 
     __slots__ = (
         "_kept", "_kept_at", "_tails", "acked", "again_to", "attempt", "behind", "call", "doubted", "generation",
-        "last", "missed", "moved", "owner", "previous", "probing", "progress", "pumped_at", "pumping", "queue",
+        "last", "missed", "moved", "owner", "previous", "probing", "progress", "pumped_at", "queue",
         "session", "token",
     )  # fmt: skip
 
@@ -83,11 +87,10 @@ class Flow:
         """Whether call control has asked for that."""
         self.moved = False
         """Whether the session may have been at another gateway since the last relay, with numbers from there."""
-        self.pumping = False
-        """Whether somebody is doing it."""
         self.pumped_at = -AGAIN_SECONDS
+        """When that was done last."""
         self.probing = False
-        """Whether it was done because no acknowledgement came."""
+        """Whether that was done because no acknowledgement came."""
         self.progress = now
         self._kept = first - 1
         self._kept_at = now
@@ -97,6 +100,10 @@ class Flow:
     def waiting(self) -> bool:
         """Whether something is not acknowledged."""
         return self.last > self.acked
+
+    def crowded(self, now: float) -> bool:
+        """Whether its client sends faster than call control takes."""
+        return self.last - self.acked >= WINDOW and now < self.progress + WINDOW_SECONDS
 
     def count_waiting(self) -> int:
         """How many are not acknowledged."""
@@ -158,7 +165,7 @@ class Flow:
 
     def stalled(self, now: float) -> bool:
         """Whether it is time to send again because no acknowledgement came, or because call control has asked."""
-        if not self.waiting or self.behind or self.pumping:
+        if not self.waiting or self.behind:
             return False
         if self.missed:
             return now >= self.pumped_at + AGAIN_SECONDS
@@ -249,7 +256,7 @@ class Outbox:
     def trim(self, flow: Flow, now: float) -> None:
         """Drop what has been acknowledged for long enough, and the flow if nothing is left of it."""
         self._drop(flow, flow.settled(now))
-        if not flow.queue and not flow.pumping:
+        if not flow.queue:
             del self._flows[flow.session, flow.token]
             flows = self._sessions[flow.session]
             flows.remove(flow)

@@ -9,12 +9,11 @@ import asyncio
 import random
 from typing import NamedTuple
 
-from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
 from shared import logs, mailbox, subjects
-from shared.bus import Bus, Handler, drain
+from shared.bus import Bus, DirectHandler, drain
 from shared.clock import now_ms, now_seq
 from shared.contracts.client import RELAYED
 from shared.errors import Unavailable
@@ -36,6 +35,14 @@ READ_TRIES = 3
 """What cannot be read then, the client is told that it may have missed."""
 
 
+class Arrival(NamedTuple):
+    """Something for a session of this gateway, as it came. ``reply``: where its receipt goes."""
+
+    event: str
+    payload: bytes
+    reply: str
+
+
 class Missed(NamedTuple):
     """What a session was sent. ``complete``: ``missed`` is all that the client has not got.
 
@@ -53,16 +60,16 @@ class Recovery:
     def __init__(self, session: str, *, direct: bool) -> None:
         self.session = session
         self.direct = direct
-        self.held: list[tuple[str, Msg]] | None = []
+        self.held: list[Arrival] | None = []
         self.overflown = False
         self._seen: dict[int, None] = {}
         self.elsewhere: Subscription | None = None
 
-    def hold(self, event: str, msg: Msg) -> None:
-        """Keep a message until the client has got what came before it."""
+    def hold(self, arrival: Arrival) -> None:
+        """Keep it until the client has got what came before it."""
         assert self.held is not None
         if len(self.held) < HELD_MAX:
-            self.held.append((event, msg))
+            self.held.append(arrival)
         else:
             self.overflown = True
 
@@ -90,7 +97,7 @@ class Recoveries:
         """The recovery of a session, while there is one."""
         return self._running.get(session) if self._running else None
 
-    async def begin(self, session: str, take: Handler, *, elsewhere: bool) -> Recovery:
+    async def begin(self, session: str, take: DirectHandler, *, elsewhere: bool) -> Recovery:
         """From now on hold what comes for the session. ``elsewhere``: also what goes to its old address.
 
         Raises :class:`Unavailable`.
@@ -101,7 +108,7 @@ class Recoveries:
             await self._unsubscribe(old)
         if elsewhere:
             try:
-                recovery.elsewhere = await self._bus.subscribe(subjects.mailbox(session), take)
+                recovery.elsewhere = await self._bus.subscribe_direct(subjects.mailbox(session), take)
                 await self._bus.flush()
             except (Unavailable, NatsError) as error:
                 self.abandon(recovery)

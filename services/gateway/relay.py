@@ -23,9 +23,9 @@ from shared import logs, subjects
 from shared.bus import Bus
 from shared.clock import now_seq
 from shared.contracts.calls import CallReply, FindRequest
-from shared.contracts.client import Answer, Candidate, Offer, Relayed
+from shared.contracts.client import Answer, Candidate, Event, Offer, Relayed
 from shared.contracts.relays import Acks, stamp
-from shared.errors import BadRequest, ReceiverNotFound, SignallingError, Unavailable
+from shared.errors import BadRequest, NotAuthenticated, ReceiverNotFound, SignallingError, Unavailable
 from shared.ids import encode, new_id
 from shared.members import Members
 from shared.rpc import Client
@@ -35,6 +35,7 @@ log = logs.get(__name__)
 CALLCORE = "callcore"
 _INSTANCES_MAX = 256
 _TICK_SECONDS = 0.25
+_CROWDED_SECONDS = 0.01
 
 
 class Relays:
@@ -90,32 +91,55 @@ class Relays:
         Raises :class:`Unavailable` for one that will never be sent.
         """
         socket = asked.socket
-        assert socket.user is not None and socket.session is not None
         call = relayed.call_id or await self._find(socket, relayed.to)
-        wanted = asked.ack_id is not None
-        if wanted:
+        if asked.ack_id is not None:
             self._answers.check_room(socket)
-        payload = _payload(relayed, socket.user, call)
+        payload = payload_of(relayed, relayed.from_, call)
+        while self.crowded(socket, call):
+            await asyncio.sleep(_CROWDED_SECONDS)
+        if socket.session is None:
+            raise NotAuthenticated  # replaced meanwhile
+        self.pass_on(socket, Event(asked.event), relayed.to, call, payload, asked)
+
+    def crowded(self, socket: Socket, call: str) -> bool:
+        """Whether a client sends faster than call control takes, and is to wait: :meth:`send` lets it."""
+        flow = self._outbox.get(socket.session or "", encode(call))
+        return flow is not None and flow.crowded(time.monotonic())
+
+    def pass_on(
+        self,
+        socket: Socket,
+        event: Event,
+        to: str,
+        call: str,
+        payload: bytes,
+        asked: Asked | None = None,
+    ) -> None:
+        """Send a relay, of which nothing is left to be checked. ``asked``: if its client wants an acknowledgement.
+
+        Raises :class:`Unavailable` for one that will never be sent.
+        """
+        assert socket.user is not None and socket.session is not None
+        wanted = asked is not None and asked.ack_id is not None
         now = time.monotonic()
         flow = self._flow(socket.session, call, len(payload), now)
         if wanted and (flow.owner is None or not self._bus.connected):
             raise Unavailable  # known at once, so that the client need not wait to hear it
 
-        # From here to where it is published nothing may let another relay of the flow pass.
         number = self._outbox.number_after_move(flow, now_seq()) if flow.moved else flow.last + 1
         payload = stamp(payload, flow.session, number)
-        tail = flow.tail(socket.user, relayed.to, asked.event)
-        sent = Sent(number, asked.event, tail, payload, wanted, now, starts=flow.moved)
+        tail = flow.tail(socket.user, to, event)
+        sent = Sent(number, event, tail, payload, wanted, now, starts=flow.moved)
         before, follows = flow.previous, flow.waiting
         self._outbox.add(flow, sent, now)
         flow.previous = sent
-        if wanted:
+        if asked is not None and wanted:
             self._answers.wait(asked, flow, sent, now)
         if flow.behind:
-            await self._pump(flow)
-        elif not flow.pumping:
+            self._pump(flow)
+        else:
             try:
-                await self._publish(flow, sent, flow.marks(sent, before, follows=follows))
+                self._publish(flow, sent, flow.marks(sent, before, follows=follows))
             except Unavailable:
                 flow.behind = True
 
@@ -142,8 +166,8 @@ class Relays:
                 flow.behind = True
             flow.owner = owner
 
-    async def _publish(self, flow: Flow, sent: Sent, marks: str) -> None:
-        await self._bus.publish(
+    def _publish(self, flow: Flow, sent: Sent, marks: str) -> None:
+        self._bus.publish(
             f"relay.{flow.owner}.{sent.tail}",
             sent.payload,
             subjects.receipt(self._instance, flow.session, sent.number, marks),
@@ -151,34 +175,18 @@ class Relays:
         if sent.first < 0:
             sent.first = subjects.attempt_of(marks)
 
-    async def _pump(self, flow: Flow) -> None:
-        """Send all that is not acknowledged, in order, and what is added meanwhile.
-
-        Another reason to send again that comes up meanwhile makes it begin anew.
-        """
-        if flow.pumping:
+    def _pump(self, flow: Flow) -> None:
+        """Send all that is not acknowledged, in order."""
+        if flow.owner is None or not self._bus.connected:
             return
-        flow.pumping = True
+        flow.begin(time.monotonic())
+        follows = False
         try:
-            while flow.behind:
-                if flow.owner is None or not self._bus.connected:
-                    return
-                flow.begin(time.monotonic())
-                await self._send_again(flow)
+            for before, sent in flow.after(flow.acked):
+                self._publish(flow, sent, flow.marks(sent, before, follows=follows))
+                follows = True
         except Unavailable:
             flow.behind = True
-        finally:
-            flow.pumping = False
-
-    async def _send_again(self, flow: Flow) -> None:
-        first = True
-        number = flow.acked
-        while rest := flow.after(number):
-            for before, sent in rest:
-                await self._publish(flow, sent, flow.marks(sent, before, follows=not first))
-                if flow.behind:
-                    return
-                first, number = False, sent.number
 
     async def _find(self, socket: Socket, peer: str) -> str:
         """The call with ``peer``. Raises :class:`shared.errors.ReceiverNotFound`."""
@@ -217,15 +225,15 @@ class Relays:
         self._doubt = True
         self._doubted_at = 0.0
         if self._bus.connected:
-            await self._bus.publish(subjects.DOUBT)
+            self._bus.publish(subjects.DOUBT)
 
     async def _on_receipt(self, msg: Msg) -> None:
         _, session, number, marks = subjects.receipt_of(msg.subject)
         if msg.headers is not None and msg.headers.get("Status") == "503":
-            await self._nobody(session, number, marks)
+            self._nobody(session, number, marks)
             return
         if not msg.data:
-            await self._answers.taken(session, number)
+            self._answers.taken(session, number)
             return
         flow = self._outbox.find(session, number)
         sent = next((s for s in flow.queue if s.number == number), None) if flow is not None else None
@@ -237,9 +245,9 @@ class Relays:
             again = subjects.attempt_of(marks) != sent.first
             known = known or (again and isinstance(error, ReceiverNotFound))
             self._outbox.void(sent)
-        await self._answers.refused(session, number, error, wire.get("event", ""), known=known)
+        self._answers.refused(session, number, error, wire.get("event", ""), known=known)
 
-    async def _nobody(self, session: str, number: int, marks: str) -> None:
+    def _nobody(self, session: str, number: int, marks: str) -> None:
         """NATS says that nobody took a relay, or the letter that was made of it."""
         flow = self._outbox.find(session, number)
         if flow is None or subjects.attempt_of(marks) != flow.attempt:
@@ -254,7 +262,7 @@ class Relays:
         for other in self._outbox:
             self._look(other)
             if other.behind:
-                await self._pump(other)
+                self._pump(other)
 
     # --- what does not come back ------------------------------------------------------------------------------------
 
@@ -263,13 +271,13 @@ class Relays:
             await asyncio.sleep(_TICK_SECONDS)
             try:
                 now = time.monotonic()
-                await self._answers.expire(now)
+                self._answers.expire(now)
                 if self._bus.connected:
                     self._raise_doubts(now)
-                    await self._tell_missed()
+                    self._tell_missed()
                 for flow in self._outbox:
                     if flow.waiting:
-                        await self._tend(flow, now)
+                        self._tend(flow, now)
                     elif self._bus.connected:
                         self._outbox.trim(flow, now)
             except Unavailable:
@@ -277,9 +285,9 @@ class Relays:
             except Exception:
                 log.exception("relays not tended")
 
-    async def settle(self, socket: Socket) -> None:
+    def settle(self, socket: Socket) -> None:
         """Answer what can be answered to ``socket``, which is about to be closed."""
-        await self._answers.settle(socket)
+        self._answers.settle(socket)
 
     def _raise_doubts(self, now: float) -> None:
         if not (self._doubt or self._lost) or now < self._doubted_at + AGAIN_SECONDS:
@@ -292,17 +300,17 @@ class Relays:
         if flows:
             log.info("relays of late are sent again", flows=len(flows))
 
-    async def _tell_missed(self) -> None:
+    def _tell_missed(self) -> None:
         """Have others send again what clients of this gateway miss."""
         for gateway, sessions in self._heard.take_missed().items():
             told = Acks(by=self._instance, lost=tuple(sessions))
-            await self._bus.publish(subjects.acks(gateway), told.dump())
+            self._bus.publish(subjects.acks(gateway), told.dump())
 
-    async def _tend(self, flow: Flow, now: float) -> None:
+    def _tend(self, flow: Flow, now: float) -> None:
         """Give up what is too old of a flow that waits, and send the rest again if it is time."""
         for sent in self._outbox.give_up(flow, now):
             log.warning("relay given up", session=flow.session, call=flow.call, relayed=sent.event)
-            await self._answers.refused(flow.session, sent.number, Unavailable(), sent.event, known=False)
+            self._answers.refused(flow.session, sent.number, Unavailable(), sent.event, known=False)
         if not self._bus.connected:
             return
         self._look(flow)
@@ -316,11 +324,11 @@ class Relays:
                 self._members.drop(CALLCORE, flow.owner)
                 self._look(flow)
         if flow.behind:
-            await self._pump(flow)
+            self._pump(flow)
         self._outbox.trim(flow, now)
 
 
-def _payload(relayed: Relayed, user: str, call: str) -> bytes:
+def payload_of(relayed: Relayed, user: str, call: str) -> bytes:
     """Exactly what the peer will see, but for ``seq``."""
     match relayed:
         case Offer():

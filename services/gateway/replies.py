@@ -30,21 +30,21 @@ class Replies:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    async def ok(self, asked: Asked, **fields: Any) -> None:
+    def ok(self, asked: Asked, **fields: Any) -> None:
         """It worked. ``fields`` go into the acknowledgement, if one is wanted."""
         if asked.ack_id is not None:
-            await self._transport.send_ack(asked.socket.eio_sid, asked.ack_id, dumps({"ok": True, **fields}))
+            self._transport.send_ack(asked.socket.eio_sid, asked.ack_id, dumps({"ok": True, **fields}))
 
-    async def refuse(self, asked: Asked, error: SignallingError) -> None:
+    def refuse(self, asked: Asked, error: SignallingError) -> None:
         """It did not: an ``error`` event, and the acknowledgement if one is wanted."""
         wire = error.to_wire()
         if "callId" not in wire and asked.call_id is not None:
             wire["callId"] = asked.call_id
         told = {**wire, "event": asked.event[:NAME_MAX]}
-        await self._transport.send_event(asked.socket.eio_sid, Event.ERROR, dumps(told))
+        self._transport.send_event(asked.socket.eio_sid, Event.ERROR, dumps(told))
         if asked.ack_id is not None:
             answer = dumps({"ok": False, "error": wire})
-            await self._transport.send_ack(asked.socket.eio_sid, asked.ack_id, answer)
+            self._transport.send_ack(asked.socket.eio_sid, asked.ack_id, answer)
 
 
 def call_id_of(payload: object) -> str | None:

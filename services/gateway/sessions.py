@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from services.gateway.short import Envelopes
+
 CALLS_REMEMBERED = 16
 HEARD_REMEMBERED = 64
 
@@ -31,6 +33,8 @@ class Socket:
     """Whether it has got all that its session was sent, also before it came."""
     seq: int = 0
     """The ``seq`` of the last letter that the client has got."""
+    envelopes: Envelopes | None = None
+    """Of the relays that it sends; of this user and session."""
 
     def remember_call(self, peer: str, call: str) -> None:
         """Remember the call with ``peer``, and forget the one asked for longest ago if there are too many."""
@@ -49,10 +53,11 @@ class Socket:
 
 
 class Registry:
-    """All sockets, by Socket.IO id and by session."""
+    """All sockets, by Socket.IO id, by connection and by session."""
 
     def __init__(self) -> None:
         self._by_sid: dict[str, Socket] = {}
+        self._by_connection: dict[str, Socket] = {}
         self._by_session: dict[str, Socket] = {}
 
     def __len__(self) -> int:
@@ -60,7 +65,7 @@ class Registry:
 
     def add(self, sid: str, eio_sid: str) -> Socket:
         """A client has connected."""
-        socket = self._by_sid[sid] = Socket(sid, eio_sid)
+        socket = self._by_sid[sid] = self._by_connection[eio_sid] = Socket(sid, eio_sid)
         return socket
 
     def joined(self) -> list[Socket]:
@@ -71,7 +76,7 @@ class Registry:
         """The socket speaks for this session from now on; a socket that did so before no longer does."""
         if socket.session is not None and self._by_session.get(socket.session) is socket:
             del self._by_session[socket.session]
-        socket.user, socket.session = user, session
+        socket.user, socket.session, socket.envelopes = user, session, None
         self._by_session[session] = socket
 
     def release(self, socket: Socket) -> None:
@@ -85,6 +90,8 @@ class Registry:
         socket = self._by_sid.pop(sid, None)
         if socket is not None:
             socket.gone = True
+            if self._by_connection.get(socket.eio_sid) is socket:
+                del self._by_connection[socket.eio_sid]
             if socket.session is not None and self._by_session.get(socket.session) is socket:
                 del self._by_session[socket.session]
         return socket
@@ -92,6 +99,10 @@ class Registry:
     def by_sid(self, sid: str) -> Socket | None:
         """The socket with this Socket.IO id."""
         return self._by_sid.get(sid)
+
+    def by_connection(self, eio_sid: str) -> Socket | None:
+        """The socket on a connection."""
+        return self._by_connection.get(eio_sid)
 
     def by_session(self, session: str) -> Socket | None:
         """The socket that speaks for a session."""

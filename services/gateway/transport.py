@@ -15,6 +15,7 @@ import socketio
 from aiohttp import web
 from bidict import ValueDuplicationError
 from engineio.async_drivers import aiohttp as driver
+from engineio.packet import MESSAGE, Packet
 from engineio.payload import Payload
 
 from services.gateway import packets
@@ -43,6 +44,9 @@ class Receiver(Protocol):
 
     async def event(self, sid: str, packet: EventPacket) -> None:
         """An event of a connected client; the next one of the same client waits until this returns."""
+
+    def at_once(self, eio_sid: str, frame: bytes) -> bool:
+        """A frame that may be a relay, before anybody has looked at it; whether it is done with."""
 
     async def malformed(self, eio_sid: str, what: str, ack_id: int | None = None) -> None:
         """Something that is no packet."""
@@ -104,15 +108,15 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
 
     # --- writing --------------------------------------------------------------------------------------------------
 
-    async def send_event(self, eio_sid: str, event: str, payload: bytes) -> None:
+    def send_event(self, eio_sid: str, event: str, payload: bytes) -> None:
         """Write an event whose only argument is ``payload`` (JSON, taken as it is)."""
-        await self._send(eio_sid, f'2["{event}",{payload.decode()}]')
+        self._send(eio_sid, f'2["{event}",{payload.decode()}]')
 
-    async def send_ack(self, eio_sid: str, ack_id: int, payload: bytes) -> None:
+    def send_ack(self, eio_sid: str, ack_id: int, payload: bytes) -> None:
         """Acknowledge an event with ``payload`` (JSON, taken as it is)."""
-        await self._send(eio_sid, f"3{ack_id}[{payload.decode()}]")
+        self._send(eio_sid, f"3{ack_id}[{payload.decode()}]")
 
-    async def _send(self, eio_sid: str, packet: str) -> None:
+    def _send(self, eio_sid: str, packet: str) -> None:
         connection = self.eio.sockets.get(eio_sid)
         if connection is None or connection.closed:
             return
@@ -121,7 +125,7 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
                 log.warning("client does not read: closing it", bytes=connection.queue.size)
                 self.close_soon(eio_sid)
             return
-        await self.eio.send(eio_sid, packet)
+        connection.queue.put_nowait(Packet(MESSAGE, packet))
 
     async def let_read(self, eio_sid: str) -> None:
         """Wait until a client has read the better part of what was sent to it, :data:`LET_READ_SECONDS` at most."""
@@ -176,6 +180,12 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         await asyncio.gather(*(self.close(eio_sid) for eio_sid in list(self.eio.sockets)))
 
     # --- reading --------------------------------------------------------------------------------------------------
+
+    def at_once(self, eio_sid: str, frame: bytes) -> bool:
+        """Take the short way with a websocket frame, if it has one and nothing is before it."""
+        if eio_sid in self._doomed or eio_sid in self._in_hand:
+            return False
+        return self._receiver.at_once(eio_sid, frame)
 
     async def _handle_eio_connect(self, eio_sid: str, environ: dict[str, Any]) -> None:
         await super()._handle_eio_connect(eio_sid, environ)

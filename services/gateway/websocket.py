@@ -4,14 +4,18 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-from aiohttp import WSMsgType, web
+from aiohttp import WSCloseCode, WSMsgType, web
+from engineio.packet import MESSAGE
 
 from services.gateway import packets
 from services.gateway.packets import Malformed
+from services.gateway.short import PREFIX
 
 LAST_WORDS_SECONDS = 2.0
 """How long a client that is to be closed has to read why."""
 PACKETS_PER_POLL = 16
+UNWRITTEN_BYTES = 32 * 1024
+"""What may wait in a connection before the rest waits for its writer, and counts as not read by the client."""
 
 
 class Server(Protocol):
@@ -19,6 +23,9 @@ class Server(Protocol):
 
     websockets: "dict[str, WebSocket]"
     max_frame: int
+
+    def at_once(self, eio_sid: str, frame: bytes) -> bool:
+        """A frame that may be a relay; whether it is done with."""
 
     async def garbage(self, eio_sid: str, what: str) -> None:
         """A frame that is none."""
@@ -32,7 +39,7 @@ class WebSocket:
         self._connection: Any = handler.__self__  # type: ignore[attr-defined]  # a method of the Engine.IO socket
         self._transport = transport
         self._ws = web.WebSocketResponse(
-            compress=False, max_msg_size=transport.max_frame, timeout=LAST_WORDS_SECONDS
+            compress=False, max_msg_size=transport.max_frame, timeout=LAST_WORDS_SECONDS, decode_text=False
         )
         self._over = asyncio.Event()
         self._request: web.Request | None = None
@@ -41,6 +48,7 @@ class WebSocket:
         eio_sid = self._connection.sid
         self._request = environ["aiohttp.request"]
         await self._ws.prepare(self._request)
+        self._connection.queue.websocket = self
         self._transport.websockets[eio_sid] = self
         try:
             await self._handler(self)
@@ -67,20 +75,55 @@ class WebSocket:
             self._request.transport.abort()
 
     async def wait(self) -> str:
-        """The next frame that Engine.IO can take. Raises ``OSError`` when the websocket is over."""
+        """The next frame that Engine.IO can take. Raises ``OSError`` when the websocket is over.
+
+        Relays that take the short way do not get there: it has a task and a timer for each frame.
+        """
+        sid = self._connection.sid
         while not self._connection.closed:
             message = await self._ws.receive()
             if message.type is WSMsgType.TEXT:
-                try:
-                    packets.check_frame(message.data)
-                except Malformed as error:
-                    await self._transport.garbage(self._connection.sid, str(error))
+                raw: bytes = message.data
+                if raw.startswith(PREFIX) and self._transport.at_once(sid, raw):
                     continue
-                return str(message.data)
+                try:
+                    frame = raw.decode()
+                except UnicodeDecodeError:
+                    await self._ws.close(code=WSCloseCode.INVALID_TEXT)
+                    break
+                try:
+                    packets.check_frame(frame)
+                except Malformed as error:
+                    await self._transport.garbage(sid, str(error))
+                    continue
+                return frame
             if message.type is not WSMsgType.BINARY:
                 break
-            await self._transport.garbage(self._connection.sid, packets.BINARY)
+            await self._transport.garbage(sid, packets.BINARY)
         raise OSError("closed")
+
+    def write(self, frame: str) -> bool:
+        """Write one frame now; whether that was possible. If not, it is to wait for Engine.IO's writer."""
+        transport = self._request.transport if self._request is not None else None
+        if (
+            transport is None
+            or not self._connection.upgraded
+            or self._connection.closed
+            or self._ws.closed
+            or transport.is_closing()
+            or transport.get_write_buffer_size() > UNWRITTEN_BYTES
+        ):
+            return False
+        data = frame.encode()
+        size = len(data)
+        if size < 126:
+            head = bytes((0x81, size))
+        elif size < 65_536:
+            head = b"\x81\x7e%b" % size.to_bytes(2)
+        else:
+            head = b"\x81\x7f%b" % size.to_bytes(8)
+        transport.write(head + data)
+        return True
 
     async def send(self, frame: str | bytes) -> None:
         """Write one frame."""
@@ -95,10 +138,13 @@ class WebSocket:
 class Outgoing(asyncio.Queue[Any]):
     """What waits for a client, and how much it is.
 
-    Engine.IO takes all of it at once; python-engineio's client reads 16 packets a poll and no more.
+    A message for a websocket whose writer is idle does not wait: Engine.IO would wake a task and set a timer for each.
+    Pings do, so that the writer knows that there is somebody. Of what waits Engine.IO takes all at once; but
+    python-engineio's client reads 16 packets a poll and no more.
     """
 
     size = 0
+    websocket: WebSocket | None = None
     _taken = 0
 
     async def get(self) -> Any:
@@ -114,6 +160,16 @@ class Outgoing(asyncio.Queue[Any]):
         return item
 
     def put_nowait(self, item: Any) -> None:
+        # Nothing taken: the writer has written what it took before, and waits for more.
+        if (
+            self.websocket is not None
+            and not self._taken
+            and self.empty()
+            and item is not None
+            and item.packet_type == MESSAGE
+            and self.websocket.write(item.encode())
+        ):
+            return
         super().put_nowait(item)
         self.size += _size(item)
 

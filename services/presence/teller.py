@@ -32,7 +32,7 @@ class Teller:
     async def joined(self, user: str, joined: Joined) -> None:
         """A user joined; sockets that lost their session are told so. Raises :class:`shared.errors.Unavailable`."""
         for old in joined.displaced:
-            await self._bus.publish(
+            self._bus.publish(
                 subjects.control(old.gateway, old.session, subjects.REPLACED), old.socket.encode()
             )
             log.info("socket replaced", user=user, session=old.session, gateway=old.gateway)

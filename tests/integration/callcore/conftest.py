@@ -149,7 +149,7 @@ class World:
         owner = at or self.members.owner("callcore", encode(call))
         assert owner is not None
         payload = {**body, "from": _user(session), "callId": call}
-        await self.bus.publish(
+        self.bus.publish(
             subjects.relay(owner, call, _user(session), session, to, kind),
             json.dumps(payload, separators=(",", ":")).encode(),
             subjects.receipt(GATEWAY, session, self._number),

@@ -197,7 +197,7 @@ async def test_an_instance_in_charge_that_does_not_answer_is_done_without(
 ) -> None:
     await callcore()
     ghost = subjects.live("callcore", "ghost")
-    await world.bus.publish(ghost, Beat(version="0", started_at=0).dump())
+    world.bus.publish(ghost, Beat(version="0", started_at=0).dump())
     await world.until(lambda: "ghost" in world.members.alive("callcore"))
     call = next(c for c in (new_id() for _ in range(100)) if world.members.owner("callcore", c) == "ghost")
     await world.online("ann", "phone")

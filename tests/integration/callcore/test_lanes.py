@@ -233,7 +233,7 @@ class Sender:
         )  # fmt: skip
         owner = at or self._world.members.owner("callcore", encode(self._call))
         assert owner is not None
-        await self._world.bus.publish(
+        self._world.bus.publish(
             subjects.relay(owner, self._call, user, self._session, to, "ice:candidate"),
             b"" if void else stamp(payload, self._session, number),
             subjects.receipt(GATEWAY, self._session, number, marks),

@@ -46,9 +46,7 @@ class Services:
 
     async def beat(self, service: str, instance: str) -> None:
         """Say that an instance is there. It is believed for a few seconds, longer than a test takes."""
-        await self._bus.publish(
-            subjects.live(service, instance), Beat(version="0", started_at=now_ms()).dump()
-        )
+        self._bus.publish(subjects.live(service, instance), Beat(version="0", started_at=now_ms()).dump())
         await self._bus.flush()
 
     def verbs(self) -> list[str]:
@@ -118,7 +116,7 @@ async def gateway(nats_url: str, services: Services) -> AsyncIterator[Start]:
             port = free_port()
             config = {
                 "nats_url": nats_url, "port": port, "request_timeout_seconds": 0.5,
-                "relay_ack_seconds": ACK_SECONDS, **values,
+                "relay_ack_seconds": ACK_SECONDS, "drain_seconds": 1, **values,
             }  # fmt: skip
             await stack.enter_async_context(start(Settings.model_validate(config), GATEWAY))
             await services.beat("callcore", "cc")

@@ -149,9 +149,9 @@ async def test_a_leave_is_told_until_it_is_heard(
 
 async def test_replaced(gateway: Start, connect: Connect, services: Services, bus: Bus) -> None:
     alice = await connect(await gateway(), "alice")
-    await bus.publish(subjects.control(GATEWAY, alice.session, "replaced"), b"another-socket")
+    bus.publish(subjects.control(GATEWAY, alice.session, "replaced"), b"another-socket")
     await alice.ok("user:status", {"userId": "alice"})
-    await bus.publish(subjects.control(GATEWAY, alice.session, "replaced"), alice.socket_id.encode())
+    bus.publish(subjects.control(GATEWAY, alice.session, "replaced"), alice.socket_id.encode())
     assert await alice.expect("session:replaced") == {"sessionId": alice.session}
     await alice.expect_closed()
 
@@ -159,7 +159,7 @@ async def test_replaced(gateway: Start, connect: Connect, services: Services, bu
 async def test_delivered_as_it_came(gateway: Start, connect: Connect, bus: Bus, services: Services) -> None:
     alice = await connect(await gateway(), "alice")
     for n in range(500):
-        await bus.publish(subjects.deliver(GATEWAY, alice.session, "ice:candidate"), b'{"n":%d,"seq":1}' % n)
+        bus.publish(subjects.deliver(GATEWAY, alice.session, "ice:candidate"), b'{"n":%d,"seq":1}' % n)
     got = [await alice.expect("ice:candidate") for _ in range(500)]
     assert [payload["n"] for payload in got] == list(range(500))
 
@@ -179,7 +179,7 @@ async def test_a_turn_of_a_call_is_heard_once(
         ("call:ended", "c2", 8),
     ):
         payload = b'{"callId":"%s","seq":%d}' % (call.encode(), seq)
-        await bus.publish(subjects.deliver(GATEWAY, alice.session, event), payload)
+        bus.publish(subjects.deliver(GATEWAY, alice.session, event), payload)
     await alice.expect("call:ended", callId="c2")
     heard = [r.data["seq"] for r in alice.inbox.all if r.event.startswith("call:")]
     assert heard == [1, 3, 4, 5, 8]

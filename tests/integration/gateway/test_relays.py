@@ -40,11 +40,11 @@ class Callcore:
     async def _on_relay(self, msg: Msg) -> None:
         self.got.append((subjects.parse_relay(msg.subject), msg.data, msg.reply))
         if self.answer is not None and (self.answer or subjects.receipt_wanted(msg.reply)):
-            await self._bus.publish(msg.reply, self.answer)
+            self._bus.publish(msg.reply, self.answer)
         if self.acks:
             _, session, number, marks = subjects.receipt_of(msg.reply)
             done = (session, msg.subject.split(".")[2], number, subjects.attempt_of(marks))
-            await self._bus.publish(subjects.acks(GATEWAY), Acks(by=self.name, done=(done,)).dump())
+            self._bus.publish(subjects.acks(GATEWAY), Acks(by=self.name, done=(done,)).dump())
 
     async def wait_for(self, count: int) -> None:
         async with asyncio.timeout(5):
@@ -88,7 +88,7 @@ async def test_a_call_not_named_is_found_once(
     for _ in range(3):
         await alice.ok("call:offer", unnamed)
     assert services.verbs().count("find") == 1 and cc.got[2][0].call == "call-found"
-    await bus.publish(subjects.deliver(GATEWAY, alice.session, "call:ended"), b'{"callId":"c1","seq":1}')
+    bus.publish(subjects.deliver(GATEWAY, alice.session, "call:ended"), b'{"callId":"c1","seq":1}')
     await alice.expect("call:ended")
     services.answers["find"] = ("receiver_not_found", "Receiver not found")
     await alice.refused("call:offer", unnamed, code="receiver_not_found")
@@ -163,7 +163,7 @@ async def test_a_receipt_goes_out_only_where_wanted(
 
     await bus.subscribe(subjects.receipt_all("other"), note)
     for number, marks in ((2, "0s"), (3, "0w"), (4, "0f"), (5, "0fwl")):
-        await bus.publish(
+        bus.publish(
             subjects.deliver(GATEWAY, alice.session, "call:offer"),
             b'{"offer":{},"relay":"s.%d","seq":1}' % number,
             subjects.receipt("other", "s", number, marks),
@@ -236,7 +236,7 @@ async def test_what_call_control_misses_is_sent_again(
     await cc.wait_for(2)
     first = subjects.receipt_of(cc.got[0][2]).number
     told = Acks(by="cc", done=((alice.session, "c", first, 0),), gaps=((alice.session, "c"),))
-    await bus.publish(subjects.acks(GATEWAY), told.dump())
+    bus.publish(subjects.acks(GATEWAY), told.dump())
     await cc.wait_for(3)
     assert marks(cc)[2] == (1, "1"), (
         "it follows none that is not acknowledged, but one that may not have arrived"
@@ -252,9 +252,9 @@ async def test_what_is_in_doubt_is_sent_again_though_it_is_acknowledged(
     for n in range(2):
         await alice.ok("ice:candidate", candidate(n))
     if told == "doubt":
-        await bus.publish(subjects.DOUBT)
+        bus.publish(subjects.DOUBT)
     else:
-        await bus.publish(subjects.acks(GATEWAY), Acks(by="gw", lost=(alice.session,)).dump())
+        bus.publish(subjects.acks(GATEWAY), Acks(by="gw", lost=(alice.session,)).dump())
     await cc.wait_for(4)
     assert [(n, what.strip("0123f")) for n, what in marks(cc)[2:]] == [(0, "saw"), (1, "aw")]
     await alice.settle()
@@ -315,7 +315,7 @@ async def test_while_nobody_is_there_candidates_wait_and_who_asks_is_told_at_onc
     cc = await Callcore(bus, "cc").start()
     alice = await connect(await gateway(), "alice")
     await alice.ok("ice:candidate", candidate(0))
-    await bus.publish(subjects.live("callcore", "cc"), Beat(version="0", started_at=0, leaving=True).dump())
+    bus.publish(subjects.live("callcore", "cc"), Beat(version="0", started_at=0, leaving=True).dump())
     await bus.flush()
     for n in (1, 2):
         await alice.emit("ice:candidate", candidate(n))
@@ -339,7 +339,7 @@ async def test_a_client_gets_each_once_and_in_order_and_its_gateway_says_what_it
         body = stamp(b'{"candidate":{"n":%d}}' % number, "s", number)
         reply = subjects.receipt("other", "s", number, flags)
         subject = subjects.deliver(GATEWAY, alice.session, "ice:candidate")
-        await bus.publish(subject, b'%b,"seq":%d}' % (body[:-1], now_seq()), reply)
+        bus.publish(subject, b'%b,"seq":%d}' % (body[:-1], now_seq()), reply)
 
     for number, flags in ((5, "0swl"), (6, "0fl"), (5, "1sawl"), (8, "1fawl"), (7, "2fl"), (8, "2fwl")):
         await deliver(number, flags)

@@ -87,7 +87,7 @@ class World:
     async def _deadline(self, call: Call) -> None:
         await asyncio.sleep(0)
 
-    async def deliver(self, gateway: str, session: str, event: str, payload: bytes, reply: str = "") -> None:
+    def deliver(self, gateway: str, session: str, event: str, payload: bytes, reply: str = "") -> None:
         body = json.loads(payload)
         call = self.call(body["callId"])
         assert OWNER[session] in (call.caller, call.callee), f"{event} told to a stranger"

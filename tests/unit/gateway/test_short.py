@@ -1,0 +1,214 @@
+"""The short way against the long way: what it takes, the long way lets through as well, and with the same words."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from services.gateway import packets
+from services.gateway.packets import EventPacket, Malformed
+from services.gateway.relay import payload_of
+from services.gateway.short import ENVELOPES_MAX, PREFIX, Envelopes, take_apart
+from services.gateway.validation import known, validate
+from shared.contracts.client import RELAYED, Relayed
+from shared.errors import SignallingError
+
+CALL = "abcdefghijklmnopqrstuv"
+LINE = "candidate:1 1 udp 2122260223 192.0.2.1 54321 typ host"
+CANDIDATE = {"candidate": LINE, "sdpMid": "0", "sdpMLineIndex": 0, "usernameFragment": "Ab3d"}
+OFFER = {"type": "offer", "sdp": "v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\n" + 'a=x:"\\"\t\r\n' * 20}
+
+
+def frame(event: str, payload: Any) -> bytes:
+    """As a Socket.IO client writes it."""
+    text = json.dumps([event, payload], ensure_ascii=False, separators=(",", ":"))
+    return b"42" + text.encode("utf-8", "surrogatepass")
+
+
+def long_way(raw: bytes) -> tuple[Relayed, bytes] | None:
+    """What the long way reads in a frame, and what the peer would see; ``None`` for a refusal."""
+    try:
+        text = raw.decode()
+        packets.check_frame(text)
+        packet = packets.parse(text[1:])
+        if not isinstance(packet, EventPacket) or packet.ack_id is not None:
+            return None
+        message = validate(known(packet.name), packet.args)
+    except (Malformed, SignallingError, UnicodeDecodeError):
+        return None
+    if not isinstance(message, Relayed):
+        return None
+    return message, payload_of(message, message.from_, message.call_id or CALL)
+
+
+def short_way(envelopes: Envelopes, raw: bytes) -> bytes | None:
+    """What the peer would see of a frame that takes the short way; as the gateway does it."""
+    if not raw.startswith(PREFIX) or (parts := take_apart(raw)) is None:
+        return None
+    envelope = envelopes.find(parts)
+    return None if envelope is None else envelope.payload(parts.body, envelope.call or CALL)
+
+
+def taught(raw: bytes) -> Envelopes:
+    """A socket that has sent this frame the long way."""
+    envelopes = Envelopes()
+    assert short_way(envelopes, raw) is None
+    if (read := long_way(raw)) is not None:
+        envelopes.learn(known(json.loads(raw[2:])[0]), read[0])
+    return envelopes
+
+
+@pytest.mark.parametrize(
+    ("event", "payload"),
+    [
+        ("ice:candidate", {"from": "ann", "to": "bob", "callId": CALL, "candidate": CANDIDATE}),
+        ("ice:candidate", {"candidate": CANDIDATE, "to": "bob", "from": "ann"}),
+        ("ice:candidate", {"candidate": None, "to": "bob", "from": "ann", "callId": CALL}),
+        ("ice:candidate", {"candidates": [CANDIDATE, None], "to": "bob", "from": "ann", "callId": CALL}),
+        ("call:offer", {"from": "ann", "to": "bøb 🙂", "offer": OFFER, "callType": "video"}),
+        ("call:offer", {"offer": OFFER, "to": "bob", "from": "ann", "callId": CALL, "room": "mine"}),
+        ("call:answer", {"to": "bob", "answer": OFFER, "from": "ann", "callId": CALL}),
+    ],
+)
+def test_what_clients_send_takes_the_short_way(event: str, payload: dict[str, Any]) -> None:
+    raw = frame(event, payload)
+    read = long_way(raw)
+    assert read is not None
+    assert short_way(taught(raw), raw) == read[1], "byte for byte"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '"text"', "1", "[]", "[[]]", "[{}]", "{", "{}}", '{"a":1.5}', '{"a":1e999}', '{"a":NaN}', '{"a":-}', '{"a":01}',
+        '{"a":{}}', '{"a":"\\u0041"}', '{"a":"\\ud800"}', '{"a":"\\x"}', '{"a":"\x01"}', '{"a" :1}', "{a:1}",
+        '{"a":1,}', '{"a":1}],{"b":2}', '{"candidate":"' + "x" * 2048 + '"}', "true", "",
+    ],
+)  # fmt: skip
+def test_other_bodies_take_the_long_way(body: str) -> None:
+    def with_body(body: str) -> bytes:
+        return f'42["ice:candidate",{{"from":"ann","to":"bob","candidate":{body}}}]'.encode()
+
+    envelopes = taught(with_body('{"a":1}'))
+    assert short_way(envelopes, with_body('{"a":1}')) is not None
+    assert short_way(envelopes, with_body(body)) is None
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'42["ice:candidate",{"from":"ann","to":"bob","candidate":{"a":"\xff"}}]',  # no UTF-8
+        b'42["ice:candidate",{"from":"ann","to":"bob","candidates":{"a":"b"}}]',
+        b'42["call:offer",{"from":"ann","to":"bob","answer":{"a":"b"}}]',
+        b'42["call:offer",{"from":"ann","from":"eve","to":"bob","offer":{"a":"b"}}]',
+        b'42["call:offer",{"from":"ann","to":"bob","offer":{"a":"b"},"from":"eve"}]',
+        b'42["call:offer",{"from":"ann","offer":"x","to":"bob","offer":{"a":"b"}}]',
+        b'42["call:offer",{"offer":{"to":"eve"},"from":"ann","to":"bob","offer":{"a":"b"}}]',
+        b'42["ice:candidate",{"from":"ann","to":"bob","candidate":{},"candidates":"x"}]',
+        b'421["ice:candidate",{"from":"ann","to":"bob","candidate":{"a":"b"}}]',  # wants an acknowledgement
+        b'42["ice:candidate", {"from":"ann","to":"bob","candidate":{"a":"b"}}]',
+        b'42["ice:candidate",{"from":"ann","to":"bob","candidate":{"a":"b"}},1]',
+        b'42["call:end",{"callId":"ann","offer":{"a":"b"}}]',
+    ],
+)
+def test_envelopes_that_are_not_plain_are_not_learnt(raw: bytes) -> None:
+    envelopes = taught(raw)
+    assert short_way(envelopes, raw) is None
+
+
+def test_an_envelope_is_known_by_every_byte_of_it() -> None:
+    payload = {"from": "ann", "to": "bob", "callId": CALL, "candidate": CANDIDATE}
+    envelopes = taught(frame("ice:candidate", payload))
+    for other in ({"from": "eve"}, {"to": "eve"}, {"callId": CALL[:-1] + "x"}):
+        assert short_way(envelopes, frame("ice:candidate", {**payload, **other})) is None
+    assert short_way(envelopes, frame("ice:candidate", {**payload, "candidate": {}})) is not None
+
+
+def test_no_more_envelopes_are_kept_than_a_call_needs() -> None:
+    envelopes = Envelopes()
+    for n in range(ENVELOPES_MAX * 3):
+        raw = frame("ice:candidate", {"from": "ann", "to": f"bob{n}", "candidate": CANDIDATE})
+        assert short_way(envelopes, raw) is None
+        read = long_way(raw)
+        assert read is not None
+        envelopes.learn(RELAYED[2], read[0])
+        assert short_way(envelopes, raw) is not None
+        assert len(envelopes._known) <= ENVELOPES_MAX
+
+
+_keys = st.sampled_from(
+    ["from", "to", "callId", "callType", "candidate", "candidates", "offer", "answer", "x"]
+)
+_scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(),
+    st.sampled_from(["ann", "bob", "video", CALL]),
+)
+_flat = st.dictionaries(st.text(max_size=8), _scalars, max_size=4)
+_bodies = st.one_of(_flat, st.none(), st.lists(st.one_of(_flat, st.none()), max_size=3), _scalars)
+_payloads = st.fixed_dictionaries(
+    {"from": st.just("ann"), "to": st.just("bob")},
+    optional={
+        "callId": st.just(CALL),
+        "callType": st.sampled_from(["video", "audio", "fax"]),
+        "x": st.text(),
+    },
+)
+_BASE = {"from": "ann", "to": "bob"}
+
+
+@st.composite
+def _frames(draw: st.DrawFn) -> bytes:
+    """Relays of all sorts: good, nearly good, and then perhaps with a byte changed."""
+    event, key = draw(
+        st.sampled_from(
+            [("ice:candidate", "candidate"), ("ice:candidate", "candidates"), ("call:offer", "offer"),
+             ("call:answer", "answer"), ("call:offer", "candidate")]
+        )
+    )  # fmt: skip
+    fields = list({**draw(_payloads), key: draw(_bodies)}.items())
+    raw = bytearray(frame(event, dict(draw(st.permutations(fields)))))
+    for _ in range(draw(st.integers(0, 2))):
+        at = draw(st.integers(0, len(raw) - 1))
+        raw[at : at + draw(st.integers(0, 3))] = draw(
+            st.one_of(
+                st.binary(max_size=3),
+                st.sampled_from([b'"', b"\\", b",", b'":', b"}", b"]", b"\\u", b" ", b"e9"]),
+            )
+        )
+    return bytes(raw)
+
+
+@given(st.lists(_frames(), min_size=1, max_size=3))
+@example([frame("call:offer", {**_BASE, "offer": {"a": "\ud800"}})])
+@example([frame("ice:candidate", {**_BASE, "candidate": {"a": 10**20}})])
+def test_both_ways_agree(frames: list[bytes]) -> None:
+    """Each frame is sent three times, so that the second and the third may take the short way."""
+    envelopes = Envelopes()
+    for raw in [r for r in frames for _ in range(3)]:
+        read = long_way(raw)
+        if (short := short_way(envelopes, raw)) is not None:
+            assert read is not None, "the long way refuses it"
+            assert json.loads(short) == json.loads(read[1])
+        elif read is not None and raw.startswith(PREFIX):
+            envelopes.learn(known(json.loads(raw[2:])[0]), read[0])
+
+
+@given(st.text(max_size=60), st.integers(0, 20))
+def test_what_follows_a_known_envelope_cannot_hide(junk: str, cut: int) -> None:
+    """Bodies with JSON's own signs in them, in an envelope that is known."""
+    first = b'42["ice:candidate",{"from":"ann","to":"bob","candidate":{}}]'
+    envelopes = taught(first)
+    body = '{"a":"' + junk[:cut] + '","b":' + junk[cut:] + "}"
+    raw = b'42["ice:candidate",{"from":"ann","to":"bob","candidate":%b}]' % body.encode(
+        "utf-8", "surrogatepass"
+    )
+    if (short := short_way(envelopes, raw)) is not None:
+        read = long_way(raw)
+        assert read is not None
+        assert json.loads(short) == json.loads(read[1])
