@@ -42,6 +42,8 @@ class WebSocket:
             compress=False, max_msg_size=transport.max_frame, timeout=LAST_WORDS_SECONDS, decode_text=False
         )
         self._over = asyncio.Event()
+        self._frames: list[bytes] = []
+        self._unwritten = 0
         self._request: web.Request | None = None
 
     async def __call__(self, environ: dict[str, Any]) -> web.WebSocketResponse:
@@ -103,16 +105,23 @@ class WebSocket:
         raise OSError("closed")
 
     def write(self, frame: str) -> bool:
-        """Write one frame now; whether that was possible. If not, it is to wait for Engine.IO's writer."""
-        transport = self._request.transport if self._request is not None else None
-        if (
-            transport is None
-            or not self._connection.upgraded
-            or self._connection.closed
-            or self._ws.closed
-            or transport.is_closing()
-            or transport.get_write_buffer_size() > UNWRITTEN_BYTES
-        ):
+        """Write one frame at the end of this turn of the event loop; whether that was possible.
+
+        If not, it is to wait for Engine.IO's writer.
+        """
+        if not self._frames:
+            transport = self._request.transport if self._request is not None else None
+            if (
+                transport is None
+                or transport.is_closing()
+                or transport.get_write_buffer_size() > UNWRITTEN_BYTES
+                or self._ws.closed
+                or not self._connection.upgraded
+                or self._connection.closed
+            ):
+                return False
+            asyncio.get_running_loop().call_soon(self._flush)
+        elif self._unwritten > UNWRITTEN_BYTES:
             return False
         data = frame.encode()
         size = len(data)
@@ -122,16 +131,30 @@ class WebSocket:
             head = b"\x81\x7e%b" % size.to_bytes(2)
         else:
             head = b"\x81\x7f%b" % size.to_bytes(8)
-        transport.write(head + data)
+        self._frames += (head, data)
+        self._unwritten += size
         return True
+
+    def _flush(self) -> None:
+        """Write the frames of this turn: together, because a system call costs more than all else about them."""
+        frames, self._frames, self._unwritten = self._frames, [], 0
+        if (
+            frames
+            and not self._ws.closed
+            and self._request is not None
+            and self._request.transport is not None
+        ):
+            self._request.transport.write(b"".join(frames))
 
     async def send(self, frame: str | bytes) -> None:
         """Write one frame."""
         assert isinstance(frame, str), "nothing here sends binary data"
+        self._flush()
         await self._ws.send_str(frame)
 
     async def close(self) -> None:
         """Close it."""
+        self._flush()
         await self._ws.close()
 
 
