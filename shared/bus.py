@@ -12,6 +12,7 @@ from nats.aio.subscription import Subscription
 
 from shared import logs
 from shared.errors import Unavailable
+from shared.reading import DirectHandler, Reader
 
 log = logs.get(__name__)
 
@@ -27,29 +28,7 @@ UNSENT_BYTES = 32 * 1024 * 1024
 FLUSH_AGAIN_SECONDS = 0.01
 
 Handler = Callable[[Msg], Awaitable[None]]
-DirectHandler = Callable[[str, str, bytes], None]
-"""``(subject, reply subject, payload)``"""
 Hook = Callable[[], Awaitable[None]]
-
-
-class _Client(Client):
-    """nats-py, with a way around the queue and the task that it has for each subscription."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.direct: dict[int, DirectHandler] = {}
-
-    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
-        handler = self.direct.get(sid)
-        if handler is None:
-            await super()._process_msg(sid, subject, reply, data, headers)
-            return
-        self.stats["in_msgs"] += 1
-        self.stats["in_bytes"] += len(data)
-        try:
-            handler(subject.decode(), reply.decode(), data)
-        except Exception:
-            log.exception("message not handled", subject=subject.decode(errors="replace"))
 
 
 class Bus:
@@ -60,8 +39,9 @@ class Bus:
     back; so what can go stale carries a time, or a number.
     """
 
-    def __init__(self, client: _Client) -> None:
+    def __init__(self, client: Client) -> None:
         self.client = client
+        self._reader = client._ps = Reader(client)
         self._flushing = False
         self.on_reconnect: list[Hook] = []
         self.connected_since = time.monotonic()
@@ -71,7 +51,7 @@ class Bus:
     @classmethod
     async def connect(cls, url: str, *, name: str, timeout: float = CONNECT_SECONDS) -> "Bus":
         """Connect to any of the comma separated servers. Raises :class:`Unavailable` after ``timeout`` seconds."""
-        client = _Client()
+        client = Client()
         bus = cls(client)
         reason = ""
 
@@ -207,11 +187,17 @@ class Bus:
         For handlers that never wait; what one raises is logged. Headers are not looked at.
         """
 
+        def handle(subject: str, reply: str, payload: bytes) -> None:
+            try:
+                handler(subject, reply, payload)
+            except Exception:
+                log.exception("message not handled", subject=subject)
+
         async def early(msg: Msg) -> None:
-            handler(msg.subject, msg.reply, msg.data)
+            handle(msg.subject, msg.reply, msg.data)
 
         subscription = await self.client.subscribe(subject, cb=early)
-        self.client.direct[subscription._id] = handler
+        self._reader.direct[b"%d" % subscription._id] = handle
         return subscription
 
     async def flush(self, timeout: float = 2.0) -> None:
@@ -247,6 +233,10 @@ async def drain(subscription: Subscription) -> None:
     when the last messages arrive. So the unsubscribe goes out here first. Raises :class:`nats.errors.Error`.
     """
     client = subscription._conn
-    await client._send_unsubscribe(subscription._id)
-    await client._flush_pending(force_flush=True)
-    await subscription.drain()  # type: ignore[no-untyped-call]
+    try:
+        await client._send_unsubscribe(subscription._id)
+        await client._flush_pending(force_flush=True)
+        await subscription.drain()  # type: ignore[no-untyped-call]
+    finally:
+        if isinstance(client._ps, Reader):
+            client._ps.direct.pop(b"%d" % subscription._id, None)

@@ -13,11 +13,12 @@ from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
 from shared import logs, mailbox, subjects
-from shared.bus import Bus, DirectHandler, drain
+from shared.bus import Bus, drain
 from shared.clock import now_ms, now_seq
 from shared.contracts.client import RELAYED
 from shared.errors import Unavailable
 from shared.mailbox import READ_MAX, Letter, Reach, seq_of
+from shared.reading import DirectHandler
 
 log = logs.get(__name__)
 
