@@ -26,6 +26,8 @@ PENDING_BYTES = 64 * 1024 * 1024
 UNSENT_BYTES = 32 * 1024 * 1024
 """What may wait to be taken by NATS before nothing more is published."""
 FLUSH_AGAIN_SECONDS = 0.01
+TURNS_MAX = 4
+"""Turns of the event loop for which publishes are gathered, as long as each brings more of them."""
 
 Handler = Callable[[Msg], Awaitable[None]]
 Hook = Callable[[], Awaitable[None]]
@@ -102,7 +104,7 @@ class Bus:
         return self.client.is_connected
 
     def publish(self, subject: str, payload: bytes = b"", reply: str = "") -> None:
-        """Send at the end of this turn of the event loop, together with all else that is published in it.
+        """Send, within a few turns of the event loop: together with what else they bring, if they bring more.
 
         ``subject`` and ``reply`` are taken as they are: from :mod:`shared.subjects`, which encodes what comes from
         outside. Raises :class:`Unavailable` while NATS is away, and when it does not take what is sent.
@@ -121,11 +123,14 @@ class Bus:
         client.stats["out_bytes"] += len(payload)
         if not self._flushing:
             self._flushing = True
-            asyncio.get_running_loop().call_soon(self._flush)
+            asyncio.get_running_loop().call_soon(self._flush, len(client._pending), 1)
 
-    def _flush(self) -> None:
-        self._flushing = False
+    def _flush(self, seen: int = 0, turn: int = TURNS_MAX) -> None:
         client = self.client
+        if len(client._pending) > seen and turn < TURNS_MAX:
+            asyncio.get_running_loop().call_soon(self._flush, len(client._pending), turn + 1)
+            return
+        self._flushing = False
         if not client.is_connected or not client._pending:
             return
         writer = client._transport._io_writer  # type: ignore[union-attr]  # connected, and by TCP

@@ -11,7 +11,7 @@ from services.gateway.recovery import Recoveries, joined_seq
 from services.gateway.relay import Relays
 from services.gateway.replies import Asked, Replies, call_id_of, dumps
 from services.gateway.sessions import Registry, Socket
-from services.gateway.short import Envelopes, take_apart
+from services.gateway.short import Envelopes
 from services.gateway.transport import Transport
 from services.gateway.validation import known, validate
 from shared import logs
@@ -309,23 +309,20 @@ class Inbound:
         socket = self._registry.by_connection(eio_sid)
         if socket is None or socket.session is None:
             return False
-        parts = take_apart(frame)
-        if parts is None:
-            return False
         if socket.envelopes is None:
             socket.envelopes = Envelopes()
-        envelope = socket.envelopes.find(parts)
+        envelope = socket.envelopes.find(frame)
         if envelope is None:
             return False
         call = envelope.call or socket.calls.get(envelope.to)
-        payload = envelope.payload(parts.body, call) if call is not None else None
-        if call is None or payload is None or self._relays.crowded(socket, call):
+        payload = envelope.payload(frame, call) if call is not None else None
+        if call is None or payload is None:
             return False
         try:
-            self._relays.pass_on(socket, envelope.event, envelope.to, call, payload)
+            return self._relays.pass_on(socket, envelope.event, envelope.to, call, payload)
         except Unavailable as error:
             self._replies.refuse(Asked(socket, envelope.event, None, envelope.call), error)
-        return True
+            return True
 
     def _by(self, socket: Socket) -> dict[str, Any]:
         """Who asks, in every request to call control."""

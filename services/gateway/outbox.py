@@ -134,11 +134,15 @@ class Flow:
 
         ``follows``: that one is not acknowledged.
         """
+        starts = sent.starts or before is None or not before.payload
+        again = sent.number <= self.again_to
+        if not (starts or again or sent.wanted):
+            return f"{self.attempt}{subjects.FOLLOWS}" if follows else f"{self.attempt}"
         return (
             f"{self.attempt}"
             f"{subjects.FOLLOWS if follows and not sent.starts else ''}"
-            f"{subjects.STARTS if sent.starts or before is None or not before.payload else ''}"
-            f"{subjects.AGAIN if sent.number <= self.again_to else ''}"
+            f"{subjects.STARTS if starts else ''}"
+            f"{subjects.AGAIN if again else ''}"
             f"{subjects.WANTED if sent.wanted else ''}"
         )
 

@@ -25,7 +25,7 @@ from shared.clock import now_seq
 from shared.contracts.calls import CallReply, FindRequest
 from shared.contracts.client import Answer, Candidate, Event, Offer, Relayed
 from shared.contracts.relays import Acks, stamp
-from shared.errors import BadRequest, NotAuthenticated, ReceiverNotFound, SignallingError, Unavailable
+from shared.errors import BadRequest, ReceiverNotFound, SignallingError, Unavailable
 from shared.ids import encode, new_id
 from shared.members import Members
 from shared.rpc import Client
@@ -95,16 +95,8 @@ class Relays:
         if asked.ack_id is not None:
             self._answers.check_room(socket)
         payload = payload_of(relayed, relayed.from_, call)
-        while self.crowded(socket, call):
+        while not self.pass_on(socket, Event(asked.event), relayed.to, call, payload, asked):
             await asyncio.sleep(_CROWDED_SECONDS)
-        if socket.session is None:
-            raise NotAuthenticated  # replaced meanwhile
-        self.pass_on(socket, Event(asked.event), relayed.to, call, payload, asked)
-
-    def crowded(self, socket: Socket, call: str) -> bool:
-        """Whether a client sends faster than call control takes, and is to wait: :meth:`send` lets it."""
-        flow = self._outbox.get(socket.session or "", encode(call))
-        return flow is not None and flow.crowded(time.monotonic())
 
     def pass_on(
         self,
@@ -114,22 +106,26 @@ class Relays:
         call: str,
         payload: bytes,
         asked: Asked | None = None,
-    ) -> None:
+    ) -> bool:
         """Send a relay, of which nothing is left to be checked. ``asked``: if its client wants an acknowledgement.
 
-        Raises :class:`Unavailable` for one that will never be sent.
+        False if the client sends faster than call control takes: it is to wait. Raises :class:`Unavailable` for one
+        that will never be sent.
         """
-        assert socket.user is not None and socket.session is not None
+        if socket.user is None or socket.session is None:
+            raise Unavailable  # replaced meanwhile
         wanted = asked is not None and asked.ack_id is not None
         now = time.monotonic()
         flow = self._flow(socket.session, call, len(payload), now)
+        if flow.crowded(now):
+            return False
         if wanted and (flow.owner is None or not self._bus.connected):
             raise Unavailable  # known at once, so that the client need not wait to hear it
 
-        number = self._outbox.number_after_move(flow, now_seq()) if flow.moved else flow.last + 1
+        moved = flow.moved
+        number = self._outbox.number_after_move(flow, now_seq()) if moved else flow.last + 1
         payload = stamp(payload, flow.session, number)
-        tail = flow.tail(socket.user, to, event)
-        sent = Sent(number, event, tail, payload, wanted, now, starts=flow.moved)
+        sent = Sent(number, event, flow.tail(socket.user, to, event), payload, wanted, now, starts=moved)
         before, follows = flow.previous, flow.waiting
         self._outbox.add(flow, sent, now)
         flow.previous = sent
@@ -142,6 +138,7 @@ class Relays:
                 self._publish(flow, sent, flow.marks(sent, before, follows=follows))
             except Unavailable:
                 flow.behind = True
+        return True
 
     def moved(self, session: str) -> None:
         """A session has come to another socket: what it sends now follows what it may have sent elsewhere."""
@@ -154,7 +151,8 @@ class Relays:
         self._outbox.check_room(flow, size)
         if flow is None:
             flow = self._outbox.open(session, call, now_seq(), now)
-        self._look(flow)
+        if flow.generation != self._members.generation:
+            self._look(flow)
         return flow
 
     def _look(self, flow: Flow) -> None:

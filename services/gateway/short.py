@@ -2,7 +2,7 @@
 
 A relay's frame is an envelope (everything but the description or the candidates) and a body. A client writes the same
 envelope again and again. The first frame in an envelope takes the long way, and if that lets it pass, the envelope is
-remembered; later frames in it need their body checked, which one regular expression does, and nothing decoded. What
+remembered; later frames in it need their body checked, which a regular expression does, and nothing decoded. What
 the expression does not know (acknowledgements, nested or spaced JSON, fractions, ``\\u`` escapes, …) is not refused, it
 takes the long way, which decides; so the two cannot disagree on what is let through.
 """
@@ -10,7 +10,6 @@ takes the long way, which decides; so the two cannot disagree on what is let thr
 import json
 import re
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from shared.contracts.client import CANDIDATE_MAX_BYTES, CANDIDATES_MAX, SDP_MAX_BYTES, Event, Offer, Relayed
 
@@ -18,6 +17,9 @@ PREFIX = b'42["'
 """What every frame begins with that may take the short way."""
 ENVELOPES_MAX = 16
 """Envelopes of one socket; past that all are forgotten."""
+ENVELOPE_BYTES = 2 * 1024
+LEARN_BYTES = 16 * 1024
+"""Of the frame that an envelope is learnt from."""
 
 _BODIES = frozenset(("offer", "answer", "candidate", "candidates"))
 
@@ -27,6 +29,9 @@ _TEXT = rb'"[^"\\\x00-\x1f]*+(?:\\["\\bfnrt][^"\\\x00-\x1f]*+)*+"'
 _VALUE = rb"(?:%b|-?(?:0|[1-9][0-9]{0,14}+)|true|false|null)" % _TEXT
 _OBJECT = rb"\{(?:%b:%b(?:,%b:%b)*+)?+\}" % (_TEXT, _VALUE, _TEXT, _VALUE)
 _BATCH = rb"\[(?:%b|null)(?:,(?:%b|null)){0,%d}+\]" % (_OBJECT, _OBJECT, CANDIDATES_MAX - 1)
+_CANDIDATE = re.compile(rb"%b|null" % _OBJECT)
+_CANDIDATES = re.compile(_BATCH)
+_DESCRIPTION = re.compile(_OBJECT)
 _FRAME = re.compile(
     rb'(42\["(?:ice:candidate|call:offer|call:answer)",\{(?:%b:%b,)*+"(?:candidates?|offer|answer)":)'
     rb"(%b|null|%b)"
@@ -34,49 +39,43 @@ _FRAME = re.compile(
 )
 
 
-class Parts(NamedTuple):
-    """A frame taken apart. ``body``: JSON as the client wrote it, without a space in it."""
-
-    before: bytes
-    body: bytes
-    after: bytes
-
-
-def take_apart(frame: bytes) -> Parts | None:
-    """The parts of a relay's frame; ``None`` for one that is to take the long way."""
-    match = _FRAME.fullmatch(frame)
-    if match is None or not (frame.isascii() or _is_text(frame)):
-        return None
-    return Parts(*match.groups())
-
-
-def _is_text(frame: bytes) -> bool:
-    try:
-        frame.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What a client says around the bodies that it relays. ``call``: ``None`` if it does not name it."""
+    """What a client says around the bodies that it relays. ``call``: ``None`` if it does not name it.
 
+    ``before``, ``after``: its bytes. What comes before a body decides that a value of the key in question begins
+    there, wherever else the same bytes may occur in it; so what lies between the two is a body or nothing.
+    """
+
+    before: bytes
+    after: bytes
+    body: re.Pattern[bytes]
+    """What may be in it."""
+    limit: int
+    """Bytes that a body may have; a longer one takes the long way, where they are counted otherwise."""
     event: Event
     to: str
     call: str | None
-    kinds: bytes
-    """What a body in it may begin with."""
-    limit: int
-    """Bytes that a body may have; a longer one takes the long way, where they are counted otherwise."""
     head: bytes
     tail: bytes
 
-    def payload(self, body: bytes, call: str) -> bytes | None:
-        """What the peer will see, but for ``seq``; ``None`` for a body that is to take the long way."""
-        if len(body) > self.limit or body[0] not in self.kinds:
+    def payload(self, frame: bytes, call: str) -> bytes | None:
+        """What the peer will see of a frame, but for ``seq``; ``None`` for one that is to take the long way."""
+        start, end = len(self.before), len(frame) - len(self.after)
+        if end - start > self.limit or self.body.fullmatch(frame, start, end) is None:
+            return None
+        body = frame[start:end]
+        if not body.isascii() and not _is_text(body):
             return None
         return b'%b%b%b,"callId":"%b"}' % (self.head, body, self.tail, call.encode())
+
+
+def _is_text(raw: bytes) -> bool:
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 class Envelopes:
@@ -85,34 +84,37 @@ class Envelopes:
     __slots__ = ("_known", "_unknown")
 
     def __init__(self) -> None:
-        self._known: dict[tuple[bytes, bytes], Envelope] = {}
-        self._unknown: Parts | None = None
+        self._known: list[Envelope] = []
+        self._unknown = b""
 
-    def find(self, parts: Parts) -> Envelope | None:
+    def find(self, frame: bytes) -> Envelope | None:
         """The envelope of a frame, if it is known. If not, :meth:`learn` may be told later what it says."""
-        envelope = self._known.get((parts.before, parts.after))
-        if envelope is None:
-            self._unknown = parts
-        return envelope
+        for envelope in self._known:
+            if frame.startswith(envelope.before) and frame.endswith(envelope.after):
+                return envelope
+        self._unknown = frame if len(frame) <= LEARN_BYTES else b""
+        return None
 
     def learn(self, event: Event, relayed: Relayed) -> None:
         """The long way has let the last unknown frame pass, and has read this in it."""
-        parts, self._unknown = self._unknown, None
-        if parts is not None and (envelope := _read(parts, event, relayed)) is not None:
+        frame, self._unknown = self._unknown, b""
+        if (match := _FRAME.fullmatch(frame)) is None or not _is_text(frame):
+            return
+        envelope = _read(match[1], match[3], event, relayed)
+        if envelope is not None and envelope not in self._known:
             if len(self._known) >= ENVELOPES_MAX:
                 self._known.clear()
-            self._known[parts.before, parts.after] = envelope
+            self._known.append(envelope)
 
 
-def _read(parts: Parts, event: Event, relayed: Relayed) -> Envelope | None:
-    """The envelope of a frame that says exactly what ``relayed`` says; ``None`` where that is not plain."""
+def _read(before: bytes, after: bytes, event: Event, relayed: Relayed) -> Envelope | None:
+    """An envelope that says exactly what ``relayed`` says; ``None`` where that is not plain."""
     start = b'42["%b",{' % event.encode()
-    if not parts.before.startswith(start):
+    if not before.startswith(start) or len(before) + len(after) > ENVELOPE_BYTES:
         return None
-    members, _, body = parts.before[len(start) : -2].rpartition(b'"')
-    pairs = json.loads(b"[{%b}]" % (members + parts.after[1:-2]).strip(b","), object_pairs_hook=list)[0]
+    members, _, key = before[len(start) : -2].rpartition(b'"')
+    pairs = json.loads(b"[{%b}]" % (members + after[1:-2]).strip(b","), object_pairs_hook=list)[0]
     fields = dict(pairs)
-    key = body.decode()
     call_type = relayed.call_type if isinstance(relayed, Offer) else None
     said = (relayed.from_, relayed.to, relayed.call_id, call_type)
     read = (fields.get("from"), fields.get("to"), fields.get("callId"), fields.get("callType"))
@@ -120,13 +122,15 @@ def _read(parts: Parts, event: Event, relayed: Relayed) -> Envelope | None:
         return None
     tail = f',"callType":"{call_type}"' if call_type is not None else ""
     tail += f',"from":{json.dumps(relayed.from_, ensure_ascii=False)}'
-    candidate = event is Event.CANDIDATE
+    body = _CANDIDATE if event is Event.CANDIDATE else _DESCRIPTION
     return Envelope(
+        before=before,
+        after=after,
+        body=_CANDIDATES if key == b"candidates" else body,
+        limit=CANDIDATE_MAX_BYTES if event is Event.CANDIDATE else SDP_MAX_BYTES,
         event=event,
         to=relayed.to,
         call=relayed.call_id,
-        kinds=b"[" if key == "candidates" else b"{n" if candidate else b"{",
-        limit=CANDIDATE_MAX_BYTES if candidate else SDP_MAX_BYTES,
-        head=b'{"%b":' % body,
+        head=b'{"%b":' % key,
         tail=tail.encode(),
     )

@@ -110,22 +110,25 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
 
     def send_event(self, eio_sid: str, event: str, payload: bytes) -> None:
         """Write an event whose only argument is ``payload`` (JSON, taken as it is)."""
-        self._send(eio_sid, f'2["{event}",{payload.decode()}]')
+        self._send(eio_sid, b'2["%b",%b]' % (event.encode(), payload))
 
     def send_ack(self, eio_sid: str, ack_id: int, payload: bytes) -> None:
         """Acknowledge an event with ``payload`` (JSON, taken as it is)."""
-        self._send(eio_sid, f"3{ack_id}[{payload.decode()}]")
+        self._send(eio_sid, b"3%d[%b]" % (ack_id, payload))
 
-    def _send(self, eio_sid: str, packet: str) -> None:
+    def _send(self, eio_sid: str, packet: bytes) -> None:
         connection = self.eio.sockets.get(eio_sid)
         if connection is None or connection.closed:
             return
-        if connection.queue.size >= self._unread_max:
+        queue: Outgoing = connection.queue
+        if queue.write(packet):
+            return
+        if queue.size >= self._unread_max:
             if eio_sid not in self._doomed:
-                log.warning("client does not read: closing it", bytes=connection.queue.size)
+                log.warning("client does not read: closing it", bytes=queue.size)
                 self.close_soon(eio_sid)
             return
-        connection.queue.put_nowait(Packet(MESSAGE, packet))
+        queue.put_nowait(Packet(MESSAGE, packet.decode()))
 
     async def let_read(self, eio_sid: str) -> None:
         """Wait until a client has read the better part of what was sent to it, :data:`LET_READ_SECONDS` at most."""

@@ -5,7 +5,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from aiohttp import WSCloseCode, WSMsgType, web
-from engineio.packet import MESSAGE
 
 from services.gateway import packets
 from services.gateway.packets import Malformed
@@ -104,7 +103,7 @@ class WebSocket:
             await self._transport.garbage(sid, packets.BINARY)
         raise OSError("closed")
 
-    def write(self, frame: str) -> bool:
+    def write(self, data: bytes) -> bool:
         """Write one frame at the end of this turn of the event loop; whether that was possible.
 
         If not, it is to wait for Engine.IO's writer.
@@ -123,7 +122,6 @@ class WebSocket:
             asyncio.get_running_loop().call_soon(self._flush)
         elif self._unwritten > UNWRITTEN_BYTES:
             return False
-        data = frame.encode()
         size = len(data)
         if size < 126:
             head = bytes((0x81, size))
@@ -161,9 +159,8 @@ class WebSocket:
 class Outgoing(asyncio.Queue[Any]):
     """What waits for a client, and how much it is.
 
-    A message for a websocket whose writer is idle does not wait: Engine.IO would wake a task and set a timer for each.
-    Pings do, so that the writer knows that there is somebody. Of what waits Engine.IO takes all at once; but
-    python-engineio's client reads 16 packets a poll and no more.
+    Messages for a websocket whose writer is idle are written past it: Engine.IO wakes a task and sets a timer for each
+    that waits. Of what waits it takes all at once; but python-engineio's client reads 16 packets a poll and no more.
     """
 
     size = 0
@@ -182,17 +179,17 @@ class Outgoing(asyncio.Queue[Any]):
         self.size -= _size(item)
         return item
 
-    def put_nowait(self, item: Any) -> None:
+    def write(self, packet: bytes) -> bool:
+        """Write a Socket.IO packet past the queue, if it does not overtake anything; whether that was possible."""
         # Nothing taken: the writer has written what it took before, and waits for more.
-        if (
+        return (
             self.websocket is not None
             and not self._taken
             and self.empty()
-            and item is not None
-            and item.packet_type == MESSAGE
-            and self.websocket.write(item.encode())
-        ):
-            return
+            and self.websocket.write(b"4" + packet)
+        )
+
+    def put_nowait(self, item: Any) -> None:
         super().put_nowait(item)
         self.size += _size(item)
 

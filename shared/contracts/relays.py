@@ -42,9 +42,9 @@ class Stamped(NamedTuple):
 
 def stamped(payload: bytes) -> Stamped | None:
     """A relay taken apart, as it was sent or with ``seq`` behind; ``None`` for one without a stamp."""
-    key = payload.rfind(_KEY)
-    if key < 0:
+    body, key, rest = payload.rpartition(_KEY)
+    if not key:
         return None
-    end = payload.index(b'"', key + len(_KEY))
-    session, _, number = payload[key + len(_KEY) : end].rpartition(b".")
-    return Stamped(session.decode(), int(number), payload[:key] + payload[end + 1 :])
+    said, _, rest = rest.partition(b'"')
+    session, _, number = said.rpartition(b".")
+    return Stamped(session.decode(), int(number), body + rest)
