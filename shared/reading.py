@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING
 
 from nats.protocol.parser import MAX_CONTROL_LINE_SIZE, Parser
 
+from shared import logs
+
 if TYPE_CHECKING:
     from nats.aio.client import Client
 
 DirectHandler = Callable[[str, str, bytes], None]
-"""``(subject, reply subject, payload)``; never raises."""
+"""``(subject, reply subject, payload)``"""
+
+log = logs.get(__name__)
 
 _END = b"\r\n"
 
@@ -59,7 +63,10 @@ class Reader(Parser):
                     reply = words[3].decode() if len(words) == 5 else ""
                     self.nc.stats["in_msgs"] += 1
                     self.nc.stats["in_bytes"] += payload_end - after
-                    handler(words[1].decode(), reply, data[after:payload_end])
+                    try:
+                        handler(words[1].decode(), reply, data[after:payload_end])
+                    except Exception:
+                        log.exception("message not handled", subject=words[1].decode(errors="replace"))
                     at = payload_end + 2
                     continue
                 after = payload_end + 2

@@ -73,9 +73,12 @@ class Outbound:
 
     def _on_deliver(self, subject: str, reply: str, payload: bytes) -> None:
         session, event = subjects.parse_deliver(subject)
+        arrival = Arrival(event, payload, reply)
         recovery = self._recoveries.get(session)
-        if recovery is None or recovery.direct:
-            self._take(session, Arrival(event, payload, reply), recovery)
+        if recovery is None and (socket := self._registry.by_session(session)) is not None:
+            self._write(socket, arrival)
+        elif recovery is None or recovery.direct:
+            self._take(session, arrival, recovery)
 
     def on_elsewhere(self, subject: str, reply: str, payload: bytes) -> None:
         """Something for a session that has just come here, wherever it was sent to."""
@@ -104,7 +107,10 @@ class Outbound:
         if written is None:
             return
         if written:
-            self._tell(socket, event, written)
+            if event in _TURNS:
+                self._tell(socket, event, written)
+            else:
+                self._transport.send_event(socket.eio_sid, event, written)
         if reply and subjects.receipt_wanted(reply) and self._bus.connected:
             self._bus.publish(reply)
 
