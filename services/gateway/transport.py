@@ -228,7 +228,8 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
             raise Malformed("Connected already")
         await super()._handle_eio_message(eio_sid, data)
 
-    async def _on_connect(self, sid: str, _environ: object, _auth: object = None) -> None:
+    async def _on_connect(self, sid: str, environ: dict[str, Any], _auth: object = None) -> None:
+        environ.clear()  # kept for as long as the connection, and not needed any more
         self._receiver.connected(sid, self.manager.eio_sid_from_sid(sid, "/"))
 
     async def _on_disconnect(self, sid: str, reason: str) -> None:
