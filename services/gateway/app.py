@@ -101,6 +101,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         bus.on_reconnect.append(lease.renew_soon)
         lease.start()
         join_timeout.start()
+        transport.start()
         runner = web.AppRunner(_application(transport, missing), access_log=None, shutdown_timeout=2.0)
         await runner.setup()
         site = web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG)

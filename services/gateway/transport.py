@@ -30,6 +30,7 @@ Payload.max_decode_packets = (
 )  # 16 by default, which socket.io-client does not know of
 
 PATH = "socket.io"
+POLLS_LOOK_SECONDS = 1.0
 BODY_SECONDS = 10.0
 """How long a polling request may take to bring its body."""
 LET_READ_SECONDS = 5.0
@@ -84,6 +85,7 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
             ping_timeout=ping_timeout,
             max_http_buffer_size=max_frame,
             http_compression=False,
+            monitor_clients=False,  # a task and a timer for each client in turn; see _look_after_polls
             client_manager=Clients(),
             logger=_Quiet("socketio"),
             engineio_logger=_Quiet("engineio"),
@@ -103,8 +105,30 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
             "websocket": lambda handler, _eio: WebSocket(handler, self),
         }
         self.eio.create_queue = Outgoing
+        self._polls: asyncio.Task[None] | None = None
         self.on("connect", self._on_connect)
         self.on("disconnect", self._on_disconnect)
+
+    def start(self) -> None:
+        """Look after clients that poll, from now on; websockets look after themselves."""
+        self._polls = asyncio.create_task(self._look_after_polls(), name="polls")
+
+    async def shutdown(self) -> None:
+        """Stop everything."""
+        if self._polls is not None:
+            self._polls.cancel()
+            await asyncio.gather(self._polls, return_exceptions=True)
+        await super().shutdown()
+
+    async def _look_after_polls(self) -> None:
+        """Close connections of clients that do not answer pings."""
+        while True:
+            await asyncio.sleep(POLLS_LOOK_SECONDS)
+            for eio_sid, connection in list(self.eio.sockets.items()):
+                if connection.closed:
+                    self.eio.sockets.pop(eio_sid, None)
+                elif not connection.upgraded and not connection.closing:
+                    await connection.check_ping_timeout()
 
     # --- writing --------------------------------------------------------------------------------------------------
 
@@ -190,7 +214,18 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
             return False
         return self._receiver.at_once(eio_sid, frame)
 
+    async def message(self, eio_sid: str, packet: str) -> None:
+        """A Socket.IO packet from a websocket."""
+        try:
+            await self._handle_eio_message(eio_sid, packet)
+        except Exception:
+            log.exception("packet not handled", connection=eio_sid)
+
     async def _handle_eio_connect(self, eio_sid: str, environ: dict[str, Any]) -> None:
+        if "HTTP_UPGRADE" in environ:
+            self.eio.sockets[
+                eio_sid
+            ].last_ping = None  # else Engine.IO would ask it, too, whether it is there
         await super()._handle_eio_connect(eio_sid, environ)
         self._receiver.opened(eio_sid)
 

@@ -1,4 +1,9 @@
-"""A websocket, and what waits to be written to it, as Engine.IO wants them."""
+"""A websocket, and what waits to be written to it, in the place of Engine.IO's own loops.
+
+Those have a task and a timer for each frame that is read, and for each that is written. Here a frame is read and
+handled by the task of its connection, what can be written is written at once, and one timer a connection asks whether
+the client is still there.
+"""
 
 import asyncio
 from collections import deque
@@ -6,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from aiohttp import WSCloseCode, WSMsgType, web
+from engineio.packet import NOOP, PING, Packet
 
 from services.gateway import packets
 from services.gateway.packets import Malformed
@@ -14,8 +20,10 @@ from services.gateway.short import PREFIX
 LAST_WORDS_SECONDS = 2.0
 """How long a client that is to be closed has to read why."""
 PACKETS_PER_POLL = 16
+UPGRADE_SECONDS = 10.0
+"""How long an upgrade from polling may take."""
 UNWRITTEN_BYTES = 32 * 1024
-"""What may wait in a connection before the rest waits for its writer, and counts as not read by the client."""
+"""What may wait in a connection before the rest waits for it, and counts as not read by the client."""
 
 
 class Server(Protocol):
@@ -27,34 +35,46 @@ class Server(Protocol):
     def at_once(self, eio_sid: str, frame: bytes) -> bool:
         """A frame that may be a relay; whether it is done with."""
 
+    async def message(self, eio_sid: str, packet: str) -> None:
+        """A Socket.IO packet; the next one waits until this returns. Raises nothing."""
+
     async def garbage(self, eio_sid: str, what: str) -> None:
         """A frame that is none."""
 
 
-class WebSocket:
-    """What Engine.IO talks to a websocket through. Without compression: it costs memory and CPU and saves little."""
+class Over(Exception):
+    """There is nothing more to read."""
 
-    def __init__(self, handler: Callable[["WebSocket"], Awaitable[None]], transport: Server) -> None:
-        self._handler = handler
+
+class WebSocket:
+    """One websocket of an Engine.IO connection. Without compression: it costs memory and CPU and saves little."""
+
+    def __init__(self, handler: Callable[..., Awaitable[None]], transport: Server) -> None:
         self._connection: Any = handler.__self__  # type: ignore[attr-defined]  # a method of the Engine.IO socket
         self._transport = transport
         self._ws = web.WebSocketResponse(
             compress=False, max_msg_size=transport.max_frame, timeout=LAST_WORDS_SECONDS, decode_text=False
         )
-        self._over = False
-        self._ended: asyncio.Event | None = None
+        self._request: web.Request | None = None
+        self._reading = False
+        """Whether nothing that was read is in hand."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._asked = False
+        """Whether the client has still to answer a ping."""
         self._frames: list[bytes] = []
         self._unwritten = 0
-        self._request: web.Request | None = None
+        self._pump: asyncio.Task[None] | None = None
+        self._over = False
+        self._ended: asyncio.Event | None = None
 
     async def __call__(self, environ: dict[str, Any]) -> web.WebSocketResponse:
         eio_sid = self._connection.sid
         self._request = environ["aiohttp.request"]
         await self._ws.prepare(self._request)
-        self._connection.queue.websocket = self
         self._transport.websockets[eio_sid] = self
         try:
-            await self._handler(self)
+            if await self._begin():
+                await self._serve()
         finally:
             self._over = True
             if self._ended is not None:
@@ -81,38 +101,111 @@ class WebSocket:
         if self._request is not None and self._request.transport is not None:
             self._request.transport.abort()
 
-    async def wait(self) -> str:
-        """The next frame that Engine.IO can take. Raises ``OSError`` when the websocket is over.
+    # --- reading --------------------------------------------------------------------------------------------------
 
-        Relays that take the short way do not get there: it has a task and a timer for each frame.
-        """
-        sid = self._connection.sid
-        while not self._connection.closed:
+    async def _begin(self) -> bool:
+        """Have the connection go through here from now on, be it new or on its way from polling; whether it does."""
+        connection = self._connection
+        if connection.connected:
+            connection.upgrading = True
+            if not await self._upgraded():
+                return False
+            connection.upgrading = False
+            self._asked = True  # by Engine.IO, some time
+            self._set_timer(connection.server.ping_interval + connection.server.ping_timeout)
+        else:
+            connection.connected = True
+            self._set_timer(connection.server.ping_interval)
+        connection.upgraded = True
+        connection.queue.websocket = self
+        self.pump()
+        return True
+
+    async def _upgraded(self) -> bool:
+        try:
+            async with asyncio.timeout(UPGRADE_SECONDS):
+                if await self._next() != "2probe":
+                    return False
+                await self._ws.send_str("3probe")
+                self._connection.queue.put_nowait(Packet(NOOP))  # ends the poll
+                return await self._next() == "5"
+        except (Over, TimeoutError, OSError):
+            return False
+
+    async def _serve(self) -> None:
+        connection = self._connection
+        try:
+            while not connection.closed:
+                frame = await self._next()
+                match frame[0]:
+                    case "4":
+                        await self._transport.message(connection.sid, frame[1:])
+                    case "3":
+                        self._asked = False
+                        connection.last_ping = None
+                        self._set_timer(connection.server.ping_interval)
+                    case "1":
+                        reason = connection.server.reason.CLIENT_DISCONNECT
+                        await connection.close(wait=False, abort=True, reason=reason)
+        except Over:
+            pass
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            if (pump := self._pump) is not None:
+                await asyncio.wait({pump}, timeout=LAST_WORDS_SECONDS)
+                pump.cancel()
+            reason = connection.server.reason.TRANSPORT_CLOSE
+            await connection.close(wait=False, abort=True, reason=reason)
+
+    async def _next(self) -> str:
+        """The next frame that takes the long way. Raises :class:`Over`."""
+        eio_sid = self._connection.sid
+        while True:
+            self._reading = True
             message = await self._ws.receive()
+            self._reading = False
             if message.type is WSMsgType.TEXT:
                 raw: bytes = message.data
-                if raw.startswith(PREFIX) and self._transport.at_once(sid, raw):
+                if raw.startswith(PREFIX) and self._transport.at_once(eio_sid, raw):
                     continue
                 try:
                     frame = raw.decode()
+                    packets.check_frame(frame)
                 except UnicodeDecodeError:
                     await self._ws.close(code=WSCloseCode.INVALID_TEXT)
-                    break
-                try:
-                    packets.check_frame(frame)
+                    raise Over from None
                 except Malformed as error:
-                    await self._transport.garbage(sid, str(error))
+                    await self._transport.garbage(eio_sid, str(error))
                     continue
                 return frame
             if message.type is not WSMsgType.BINARY:
-                break
-            await self._transport.garbage(sid, packets.BINARY)
-        raise OSError("closed")
+                raise Over
+            await self._transport.garbage(eio_sid, packets.BINARY)
+
+    # --- asking whether the client is there -----------------------------------------------------------------------
+
+    def _set_timer(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._time_is_up)
+
+    def _time_is_up(self) -> None:
+        if not self._asked:
+            self._asked = True
+            self._connection.queue.put_nowait(Packet(PING))
+        elif self._reading:
+            self.abort()
+            return
+        # Else its answer may have come, and waits until what came before it is done with.
+        self._set_timer(self._connection.server.ping_timeout)
+
+    # --- writing --------------------------------------------------------------------------------------------------
 
     def write(self, data: bytes) -> bool:
         """Write one frame at the end of this turn of the event loop; whether that was possible.
 
-        If not, it is to wait for Engine.IO's writer.
+        If not, because something is before it or the client does not read, it is to wait in the queue.
         """
         if not self._frames:
             transport = self._request.transport if self._request is not None else None
@@ -120,13 +213,13 @@ class WebSocket:
                 transport is None
                 or transport.is_closing()
                 or transport.get_write_buffer_size() > UNWRITTEN_BYTES
+                or self._pump is not None
                 or self._ws.closed
-                or not self._connection.upgraded
                 or self._connection.closed
             ):
                 return False
             asyncio.get_running_loop().call_soon(self._flush)
-        elif self._unwritten > UNWRITTEN_BYTES:
+        elif self._unwritten > UNWRITTEN_BYTES or self._pump is not None:
             return False
         size = len(data)
         if size < 126:
@@ -142,31 +235,35 @@ class WebSocket:
     def _flush(self) -> None:
         """Write the frames of this turn: together, because a system call costs more than all else about them."""
         frames, self._frames, self._unwritten = self._frames, [], 0
-        if (
-            frames
-            and not self._ws.closed
-            and self._request is not None
-            and self._request.transport is not None
-        ):
-            self._request.transport.write(b"".join(frames))
+        transport = self._request.transport if self._request is not None else None
+        if frames and not self._ws.closed and transport is not None:
+            transport.write(b"".join(frames))
 
-    async def send(self, frame: str | bytes) -> None:
-        """Write one frame."""
-        assert isinstance(frame, str), "nothing here sends binary data"
-        self._flush()
-        await self._ws.send_str(frame)
+    def pump(self) -> None:
+        """Write what waits in the queue, as fast as the client reads."""
+        if self._pump is None and not self._connection.queue.empty():
+            self._pump = asyncio.create_task(self._pump_all())
 
-    async def close(self) -> None:
-        """Close it."""
+    async def _pump_all(self) -> None:
         self._flush()
-        await self._ws.close()
+        queue: Outgoing = self._connection.queue
+        try:
+            while not queue.empty():
+                packet = queue.take()
+                queue.task_done()
+                if packet is None:
+                    await self._ws.close()
+                    return
+                await self._ws.send_str(packet.encode())
+        except OSError:  # the connection is over, and its reader about to say so
+            await self._ws.close()
+        finally:
+            self._pump = None
 
 
 class Outgoing:
     """What waits for a client, and how much it is: as much of an ``asyncio.Queue`` as Engine.IO uses.
 
-    Messages for a websocket whose writer is idle are written past it: Engine.IO wakes a task and sets a timer for each
-    that waits. Of what waits it takes all at once; but python-engineio's client reads 16 packets a poll and no more.
     An ``asyncio.Queue`` would have four deques, 3 KiB for each idle client.
     """
 
@@ -176,6 +273,7 @@ class Outgoing:
         self.size = 0
         """Bytes."""
         self.websocket: WebSocket | None = None
+        """Where it all goes; ``None`` while the client polls."""
         self._items: deque[Any] | None = None
         self._taken = 0
         self._unfinished = 0
@@ -184,13 +282,7 @@ class Outgoing:
 
     def write(self, packet: bytes) -> bool:
         """Write a Socket.IO packet past the queue, if it does not overtake anything; whether that was possible."""
-        # Nothing taken: the writer has written what it took before, and waits for more.
-        return (
-            self.websocket is not None
-            and not self._taken
-            and not self._items
-            and self.websocket.write(b"4" + packet)
-        )
+        return self.websocket is not None and not self._items and self.websocket.write(b"4" + packet)
 
     def empty(self) -> bool:
         """Whether nothing waits."""
@@ -207,11 +299,13 @@ class Outgoing:
         self._items.append(item)
         self._unfinished += 1
         self.size += _size(item)
-        if self._getter is not None and not self._getter.done():
+        if self.websocket is not None:
+            self.websocket.pump()
+        elif self._getter is not None and not self._getter.done():
             self._getter.set_result(None)
 
     async def get(self) -> Any:
-        """Wait for the first packet of a batch. One at a time may wait."""
+        """Wait for the first packet of a poll. One at a time may wait."""
         self._taken = 0
         while not self._items:
             self._getter = asyncio.get_running_loop().create_future()
@@ -222,24 +316,32 @@ class Outgoing:
         return self.get_nowait()
 
     def get_nowait(self) -> Any:
-        """The next packet of the batch. Raises ``asyncio.QueueEmpty`` at its end."""
+        """The next packet of the poll; raises ``asyncio.QueueEmpty`` at its end.
+
+        python-engineio's client reads 16 packets a poll and no more.
+        """
         if self._items is None or self._taken == PACKETS_PER_POLL:
             raise asyncio.QueueEmpty
+        self._taken += 1
+        return self.take()
+
+    def take(self) -> Any:
+        """The next packet, which must be there."""
+        assert self._items
         item = self._items.popleft()
         if not self._items:
             self._items = None
-        self._taken += 1
         self.size -= _size(item)
         return item
 
     def task_done(self) -> None:
-        """A packet that was taken is done with."""
+        """A packet has been taken."""
         self._unfinished -= 1
         if not self._unfinished and self._joined is not None:
             self._joined.set()
 
     async def join(self) -> None:
-        """Wait until all packets are done with."""
+        """Wait until all packets have been taken."""
         if self._unfinished:
             if self._joined is None:
                 self._joined = asyncio.Event()
