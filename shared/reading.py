@@ -15,8 +15,8 @@ from shared import logs
 if TYPE_CHECKING:
     from nats.aio.client import Client
 
-DirectHandler = Callable[[str, str, bytes], None]
-"""``(subject, reply subject, payload)``"""
+DirectHandler = Callable[[str, str, bytes, bytes], None]
+"""``(subject, reply subject, payload, NATS headers as they came)``"""
 
 log = logs.get(__name__)
 
@@ -58,13 +58,15 @@ class Reader(Parser):
                     return
                 if payload_end + 2 > end:
                     break
-                handler = self.direct.get(words[2]) if words[0] == b"MSG" and len(words) > 3 else None
+                with_head = words[0] == b"HMSG"
+                handler = self.direct.get(words[2]) if len(words) > 3 + with_head else None
                 if handler is not None:
-                    reply = words[3].decode() if len(words) == 5 else ""
+                    reply = words[3].decode() if len(words) == 5 + with_head else ""
+                    body = after + int(words[-2]) if with_head else after
                     self.nc.stats["in_msgs"] += 1
                     self.nc.stats["in_bytes"] += payload_end - after
                     try:
-                        handler(words[1].decode(), reply, data[after:payload_end])
+                        handler(words[1].decode(), reply, data[body:payload_end], data[after:body])
                     except Exception:
                         log.exception("message not handled", subject=words[1].decode(errors="replace"))
                     at = payload_end + 2

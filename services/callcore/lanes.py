@@ -201,7 +201,7 @@ class Lanes:
 
     # --- relays -----------------------------------------------------------------------------------------------------
 
-    def _on_message(self, subject: str, reply: str, payload: bytes) -> None:
+    def _on_message(self, subject: str, reply: str, payload: bytes, _head: bytes = b"") -> None:
         _, _, token, user, session, to, kind = subject.split(".")
         line = self._lines.get(token)
         if kind == subjects.STATE:

@@ -71,7 +71,7 @@ class Outbound:
 
     # --- deliveries -----------------------------------------------------------------------------------------------
 
-    def _on_deliver(self, subject: str, reply: str, payload: bytes) -> None:
+    def _on_deliver(self, subject: str, reply: str, payload: bytes, _head: bytes = b"") -> None:
         session, event = subjects.parse_deliver(subject)
         arrival = Arrival(event, payload, reply)
         recovery = self._recoveries.get(session)
@@ -80,7 +80,7 @@ class Outbound:
         elif recovery is None or recovery.direct:
             self._take(session, arrival, recovery)
 
-    def on_elsewhere(self, subject: str, reply: str, payload: bytes) -> None:
+    def on_elsewhere(self, subject: str, reply: str, payload: bytes, _head: bytes = b"") -> None:
         """Something for a session that has just come here, wherever it was sent to."""
         session, event = subjects.parse_deliver(subject)
         self._take(session, Arrival(event, payload, reply), self._recoveries.get(session))
