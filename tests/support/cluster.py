@@ -13,7 +13,7 @@ import nats
 
 from signalling import nats_server
 from tests.support import stored
-from tests.support.service import Service
+from tests.support.service import Service, clean_environment
 
 START_SECONDS = 60.0
 QUIET_SECONDS = 20.0
@@ -104,6 +104,10 @@ class Cluster:
     @property
     def _url(self) -> str:
         return nats_server.joint_url(self._nats)
+
+    def tools_env(self) -> dict[str, str]:
+        """The environment in which the operator's tools find this system."""
+        return {**clean_environment(), "NATS_URL": self._url}
 
     async def ready(self, timeout: float = START_SECONDS) -> None:
         """Wait until every gateway says that it is ready and every other service that runs has been heard."""
