@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 
 import nats
 import nats.errors
@@ -33,6 +34,13 @@ Handler = Callable[[Msg], Awaitable[None]]
 Hook = Callable[[], Awaitable[None]]
 
 
+class Login(NamedTuple):
+    """A user of NATS."""
+
+    user: str
+    password: str
+
+
 class Bus:
     """One NATS connection of one service instance.
 
@@ -51,8 +59,19 @@ class Bus:
         self._closing = False
 
     @classmethod
-    async def connect(cls, url: str, *, name: str, timeout: float = CONNECT_SECONDS) -> "Bus":
-        """Connect to any of the comma separated servers. Raises :class:`Unavailable` after ``timeout`` seconds."""
+    async def connect(
+        cls,
+        url: str,
+        *,
+        name: str,
+        inboxes: str = "",
+        login: Login | None = None,
+        timeout: float = CONNECT_SECONDS,
+    ) -> "Bus":
+        """Connect to any of the comma separated servers. Raises :class:`Unavailable` after ``timeout`` seconds.
+
+        ``inboxes``: the service, under whose name NATS lets it have inboxes. ``login``: where ``url`` says no user.
+        """
         client = Client()
         bus = cls(client)
         reason = ""
@@ -73,7 +92,8 @@ class Bus:
 
         async def on_reconnect() -> None:
             bus.connected_since = time.monotonic()
-            log.info("nats reconnected", server=client.connected_url.netloc if client.connected_url else None)
+            server = client.connected_url
+            log.info("nats reconnected", server=f"{server.hostname}:{server.port}" if server else None)
             for hook in bus.on_reconnect:
                 await hook()
 
@@ -82,7 +102,9 @@ class Bus:
                 await client.connect(
                     [part.strip() for part in url.split(",")],
                     name=name,
-                    inbox_prefix=f"_INBOX.{name}",
+                    inbox_prefix=".".join(part for part in ("_INBOX", inboxes, name) if part),
+                    user=login.user if login is not None else None,
+                    password=login.password if login is not None else None,
                     error_cb=on_error,
                     disconnected_cb=on_disconnect,
                     reconnected_cb=on_reconnect,
@@ -94,7 +116,7 @@ class Bus:
                 )
         except (TimeoutError, OSError, nats.errors.Error) as error:
             raise Unavailable(
-                f"NATS at {url} does not answer: {reason or str(error) or 'no connection in time'}"
+                f"NATS at {without_passwords(url)} does not answer: {reason or str(error) or 'no connection in time'}"
             ) from error
         return bus
 
@@ -224,6 +246,16 @@ class Bus:
             nats.errors.Error,
         ):  # RuntimeError: uvloop, while NATS is away
             log.warning("nats connection closed with messages unsent")
+
+
+def without_passwords(url: str) -> str:
+    """Comma separated servers as they may be shown."""
+    return ",".join(_without_password(part.strip()) for part in url.split(","))
+
+
+def _without_password(server: str) -> str:
+    scheme, there, rest = server.rpartition("://")
+    return f"{scheme}{there}{rest.rpartition('@')[2]}"
 
 
 async def drain(subscription: Subscription) -> None:

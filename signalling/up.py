@@ -15,11 +15,13 @@ from pydantic_settings import BaseSettings
 
 from services.gateway import settings as gateway
 from shared import subjects
+from shared.bus import without_passwords
 from shared.contracts.liveness import Beat
 from shared.settings import EXIT_USAGE, BackendSettings
 from signalling import broker, folder
 from signalling.broker import Broker
 from signalling.child import Child, Say
+from signalling.nats_users import MONITOR
 from signalling.plan import Plan, PlanError, gateway_ports
 
 STOP_SECONDS = 7.5
@@ -104,6 +106,8 @@ class Up:
         for service, count in counts.items():
             for i in range(count):
                 env = {**common, "HEALTH_PORT": "0"}
+                if self._broker is not None:
+                    env |= self._broker.env(service)
                 if service == "gateway":
                     env |= {"PORT": str(ports[i]), "DRAIN_SECONDS": str(self._drain)}
                 child = Child(f"{service}-{i + 1}", plan.command(service), env, self._say)
@@ -132,18 +136,26 @@ class Up:
             raise PlanError(f"not ready within {self._plan.ready_seconds:.0f} s: {silent}")
         for task in done:
             if isinstance(error := task.exception(), OSError | nats.errors.Error):
-                raise PlanError(f"NATS at {url} cannot be used: {error}") from None
+                raise PlanError(f"NATS at {without_passwords(url)} cannot be used: {error}") from None
             task.result()
         urls = " ".join(f"http://{host}:{port}" for port in ports)
         counts = f"{self._plan.callcores} callcore, {self._plan.presences} presence"
-        self._say(f"ready: {urls} (NATS {url}, {counts})")
+        self._say(f"ready: {urls} (NATS {without_passwords(url)}, {counts})")
+        if self._broker is not None:
+            env = " ".join(f"{key}={value}" for key, value in self._broker.env(MONITOR).items())
+            self._say(f"watch: NATS_URL={url} {env} signalling monitor")
 
     async def _everybody_ready(self, url: str, gateways: list[str]) -> None:
         await asyncio.gather(self._hear_beats(url), self._ask_gateways(gateways))
 
     async def _hear_beats(self, url: str) -> None:
+        who: dict[str, str] = self._broker.login()._asdict() if self._broker is not None else {}
         client = await nats.connect(
-            broker.split(url), connect_timeout=3, max_reconnect_attempts=-1, error_cb=_quiet
+            broker.split(url),
+            connect_timeout=3,
+            max_reconnect_attempts=-1,
+            error_cb=_quiet,
+            **who,
         )
         try:
             beats = await client.subscribe(subjects.LIVE)

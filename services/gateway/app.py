@@ -42,7 +42,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
 
     ``instance``: a name that no gateway has had before, because sessions of one that died may still be at it.
     """
-    bus = await Bus.connect(settings.nats_url, name=instance)
+    bus = await Bus.connect(settings.nats_url, name=instance, inboxes=SERVICE, login=settings.nats_login())
     try:
         members = Members(bus, *NEEDED)
         registry, errands = Registry(), Errands(lambda: bus.connected)

@@ -25,7 +25,7 @@ DRAIN_SECONDS = 3.0
 @asynccontextmanager
 async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
     """Run one instance of presence. Raises :class:`shared.errors.Unavailable` if NATS is not there."""
-    bus = await Bus.connect(settings.nats_url, name=instance)
+    bus = await Bus.connect(settings.nats_url, name=instance, inboxes=SERVICE, login=settings.nats_login())
     try:
         storage = streams.Keeper(bus, lambda: _storage(bus, settings))
         await storage.start()

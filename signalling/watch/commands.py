@@ -102,7 +102,7 @@ def monitor(nats: str | None, interval: float, once: bool, as_json: bool) -> Non
     async def show() -> None:
         from signalling.watch.screen import Monitor  # it takes a while to load
 
-        async with connected(nats) as bus:
+        async with connected(nats, quiet=True) as bus:
             await Monitor(bus, interval=interval).run_async()
 
     _run(look() if once else show())

@@ -10,20 +10,26 @@ from shared.bus import Bus
 from shared.errors import Unavailable
 from shared.ids import new_id
 from shared.settings import ServiceSettings
+from signalling.nats_users import MONITOR
 
-USER = "monitor"
-"""The NATS user that may read and not write, and the beginning of the inboxes that it may have."""
 CONNECT_SECONDS = 5.0
 
 
 @asynccontextmanager
-async def connected(url: str | None) -> AsyncIterator[Bus]:
-    """NATS at ``url``, else where the environment and ``.env`` say. Raises :class:`click.ClickException`."""
+async def connected(url: str | None, *, quiet: bool = False) -> AsyncIterator[Bus]:
+    """NATS at ``url``, else where the environment and ``.env`` say. Raises :class:`click.ClickException`.
+
+    ``quiet``: do not say on stderr what goes wrong with the connection, for there is a screen.
+    """
     config = settings.load(ServiceSettings)
-    logs.configure("signalling", USER, "error", "console")
+    logs.configure("signalling", MONITOR, "error" if quiet else "warning", "console")
     try:
         bus = await Bus.connect(
-            url or config.nats_url, name=f"{USER}-{new_id()[:6]}", timeout=CONNECT_SECONDS
+            url or config.nats_url,
+            name=f"tools-{new_id()[:6]}",
+            inboxes=MONITOR,
+            login=config.nats_login(),
+            timeout=CONNECT_SECONDS,
         )
     except Unavailable as error:
         raise click.ClickException(error.message) from None

@@ -11,7 +11,15 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parent.parent.parent
 STOP_SECONDS = 15.0
 
-ALARMS = ("Traceback", "never retrieved", "never awaited", "Task was destroyed", "swept: ")
+ALARMS = (
+    "Traceback",
+    "never retrieved",
+    "never awaited",
+    "Task was destroyed",
+    "ermissions Violation",
+    "ermissions violation",
+    "swept: ",
+)
 """What no log line of a service says as long as nothing breaks; ``swept`` is the net below the acrobat."""
 
 
