@@ -78,9 +78,11 @@ class Bus:
 
         async def on_error(error: Exception) -> None:
             nonlocal reason
-            reason = str(error) or type(error).__name__
+            text = str(error) or type(error).__name__
+            if not reason or not isinstance(error, OSError):  # a server that refuses also hangs up
+                reason = text
             # Each try to connect fails with an error of its own; that the connection is gone is said once.
-            (log.warning if client.is_connected else log.debug)("nats error", error=reason)
+            (log.warning if client.is_connected else log.debug)("nats error", error=text)
 
         async def on_disconnect() -> None:
             if not bus._closing:
@@ -115,6 +117,7 @@ class Bus:
                     max_outstanding_pings=2,
                 )
         except (TimeoutError, OSError, nats.errors.Error) as error:
+            await bus.close()
             raise Unavailable(
                 f"NATS at {without_passwords(url)} does not answer: {reason or str(error) or 'no connection in time'}"
             ) from error
