@@ -38,12 +38,17 @@ class Passwords:
     def new(cls, folder: Path) -> "Passwords":
         """Make new ones in ``folder``, in the place of any that are there."""
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        files = {user: folder / user for user in ALL}
-        for file in files.values():
+        passwords = cls.there(folder)
+        for file in passwords.files.values():
             file.unlink(missing_ok=True)
             with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
                 out.write(new_password())
-        return cls(files)
+        return passwords
+
+    @classmethod
+    def there(cls, folder: Path) -> "Passwords":
+        """Those that are in ``folder``."""
+        return cls({user: folder / user for user in ALL})
 
     def of(self, user: str) -> str:
         """The password itself."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shlex
 import signal
 import sys
 import time
@@ -142,7 +143,7 @@ class Up:
         counts = f"{self._plan.callcores} callcore, {self._plan.presences} presence"
         self._say(f"ready: {urls} (NATS {without_passwords(url)}, {counts})")
         if self._broker is not None:
-            env = " ".join(f"{key}={value}" for key, value in self._broker.env(MONITOR).items())
+            env = " ".join(f"{key}={shlex.quote(value)}" for key, value in self._broker.env(MONITOR).items())
             self._say(f"watch: NATS_URL={url} {env} signalling monitor")
 
     async def _everybody_ready(self, url: str, gateways: list[str]) -> None:
