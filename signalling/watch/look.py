@@ -69,7 +69,7 @@ class Looker:
         await self._bus.subscribe(subjects.LIVE, self._on_beat)
         for family in COUNTED:
             await self._bus.subscribe(f"{family}.>", self._on_counted)
-        await self._bus.publish(subjects.ROLLCALL)
+        self._bus.publish(subjects.ROLLCALL)
         await self._bus.flush()
         await asyncio.sleep(ANSWER_SECONDS)
 
@@ -170,7 +170,7 @@ class Looker:
         inbox = self._bus.client.new_inbox()
         subscription = await self._bus.subscribe(inbox, take)
         try:
-            await self._bus.publish(subject, b"", inbox)
+            self._bus.publish(subject, b"", inbox)
             await asyncio.sleep(ANSWER_SECONDS)
         finally:
             if self._bus.connected:
