@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import nats
 import pytest
 from nats.aio.msg import Msg
 
@@ -217,6 +218,24 @@ async def test_with_its_password_everybody_is_but_who_is_a_server(access: Access
 
 async def _quiet(_: Exception) -> None:
     """What is expected."""
+
+
+async def test_what_an_open_server_stored_is_there_when_it_has_users(tmp_path: Path) -> None:
+    server = EmbeddedNats(tmp_path / "server")
+    server.start()
+    client = await nats.connect(server.url)
+    await client.jetstream().add_stream(name="EVENTS", subjects=["event.>"])
+    await client.jetstream().publish(subjects.event_call("x", "ended"), b"{}")
+    await client.close()
+    server.stop()
+    passwords = Passwords.new(tmp_path / "passwords")
+    server = EmbeddedNats(tmp_path / "server", passwords=passwords)
+    server.start()
+    try:
+        async with Access(server.url, passwords).connect(MONITOR) as client:
+            assert (await client.jetstream().stream_info("EVENTS")).state.messages == 1
+    finally:
+        server.kill()
 
 
 # --- passwords ----------------------------------------------------------------------------------------------------
