@@ -70,7 +70,7 @@ class Bus:
     ) -> "Bus":
         """Connect to any of the comma separated servers. Raises :class:`Unavailable` after ``timeout`` seconds.
 
-        ``inboxes``: the service, under whose name NATS lets it have inboxes. ``login``: where ``url`` says no user.
+        ``inboxes``: the service, under whose name NATS lets it have inboxes. ``login``: goes before a user in ``url``.
         """
         client = Client()
         bus = cls(client)

@@ -35,7 +35,7 @@ class ServiceSettings(BaseSettings):
         min_length=1,
         description="NATS servers, comma separated. JetStream must be on.",
     )
-    nats_user: str = Field(default="", description="User at NATS, unless `NATS_URL` names one.")
+    nats_user: str = Field(default="", description="User at NATS; goes before one in `NATS_URL`.")
     nats_password: SecretStr = Field(default=SecretStr(""), description="Its password.")
     nats_password_file: Annotated[Path | None, AfterValidator(_readable)] = Field(
         default=None, description="File with its password; goes before `NATS_PASSWORD`."

@@ -19,15 +19,20 @@ START_LEFT_SECONDS = 0.5
 LOOK_SECONDS = 0.1
 
 
-async def check(url: str) -> None:
-    """Raises :class:`PlanError` unless there is NATS with JetStream at ``url``, one server or several."""
+async def check(url: str, login: Login | None) -> None:
+    """Raises :class:`PlanError` unless there is NATS with JetStream at ``url``, comma separated, for ``login``."""
     shown = without_passwords(url)
     logging.getLogger("nats").setLevel(logging.CRITICAL)  # it says the same again, with a traceback
     client = Client()
     try:
         async with asyncio.timeout(CONNECT_SECONDS * 2):
             await client.connect(
-                split(url), connect_timeout=CONNECT_SECONDS, allow_reconnect=False, max_reconnect_attempts=0
+                split(url),
+                user=login.user if login is not None else None,
+                password=login.password if login is not None else None,
+                connect_timeout=CONNECT_SECONDS,
+                allow_reconnect=False,
+                max_reconnect_attempts=0,
             )
             await client.jetstream().account_info()
     except TimeoutError:

@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings
 
 from services.gateway import settings as gateway
 from shared import subjects
-from shared.bus import without_passwords
+from shared.bus import Login, without_passwords
 from shared.contracts.liveness import Beat
 from shared.settings import EXIT_USAGE, BackendSettings
 from signalling import broker, folder
@@ -85,7 +85,7 @@ class Up:
                     url = self._broker.url
                 else:
                     url = self._plan.nats or ""
-                    await broker.check(url)
+                    await broker.check(url, self._login())
                 self._start_services(url, ports)
                 await self._until_ready(url, ports)
                 await self._stop.wait()
@@ -93,6 +93,13 @@ class Up:
                 watch.cancel()
                 await self._stop_all()
         self._say("stopped")
+
+    def _login(self) -> Login | None:
+        """Who this is at NATS: who watches, or at a server that was there already whoever the services are."""
+        if self._broker is not None:
+            return self._broker.login()
+        given = _given(BackendSettings)
+        return given.nats_login() if given is not None else None
 
     # --- starting ---
 
@@ -150,7 +157,7 @@ class Up:
         await asyncio.gather(self._hear_beats(url), self._ask_gateways(gateways))
 
     async def _hear_beats(self, url: str) -> None:
-        who: dict[str, str] = self._broker.login()._asdict() if self._broker is not None else {}
+        who = login._asdict() if (login := self._login()) is not None else {}
         client = await nats.connect(
             broker.split(url),
             connect_timeout=3,

@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support.cluster import Cluster
+from tests.support.clusters import Clusters
 from tests.support.node_client import NodeDriver
 from tests.support.service import REPOSITORY
 from tests.support.stage import Stage, end, ring, talk
@@ -312,6 +313,24 @@ def _drive(terminal: Terminal, first: str, second: str, carol: str) -> None:
     terminal.until(first, second)
     if folder := os.environ.get("SCREENS"):
         (Path(folder) / "monitor.txt").write_text(terminal.text)
+
+
+async def test_monitor_says_that_nats_is_away_and_goes_on(clusters: Clusters) -> None:
+    cluster = await clusters.get("1x1x1", ring_seconds=8)
+    terminal = Terminal(command("monitor", "--interval", "0.5"), cluster.tools_env())
+    try:
+        await asyncio.to_thread(terminal.until, "gw-1", "cc-1", "pr-1")
+        cluster.kill_nats()
+        try:
+            await asyncio.to_thread(terminal.until, "what is shown is old")
+        finally:
+            await asyncio.to_thread(cluster.restart_nats)
+        await cluster.ready()
+        await asyncio.to_thread(terminal.until, "gw-1", "cc-1", "pr-1", gone="what is shown is old")
+        terminal.type("q")
+        assert await asyncio.to_thread(terminal.process.wait, 10) == 0
+    finally:
+        terminal.close()
 
 
 async def test_monitor_without_a_terminal(stage: Stage) -> None:

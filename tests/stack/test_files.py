@@ -60,7 +60,9 @@ def test_the_example_has_the_defaults() -> None:
     for cls in SETTINGS.values():
         for name, field in cls.model_fields.items():
             default = (
-                ",".join(field.default) if isinstance(field.default, tuple) else str(field.default or "")
+                ",".join(field.default)
+                if isinstance(field.default, tuple)
+                else str("" if field.default is None else field.default)
             )
             assert shown[name.upper()] == default.removesuffix(".0"), name
 
