@@ -44,6 +44,8 @@ def _filled(pattern: str, user: str) -> str:
     """A subject of ``pattern``, as ``user`` would send it."""
     if pattern.startswith("deadline."):
         pattern = pattern.replace("<kind>", _DEADLINES.get(user, subjects.RING))
+    if pattern.startswith("relay."):
+        pattern = pattern.replace("<kind>", "ice:candidate")
     pattern = pattern.replace("<verb>", _VERBS[user]).replace("<service>", user)
     return re.sub(r"<\w+>", "x", pattern)
 
