@@ -78,6 +78,13 @@ class _Asking:
             self.answer.set_exception(Unavailable())
 
 
+class Login(NamedTuple):
+    """A user of NATS."""
+
+    user: str
+    password: str
+
+
 class Bus:
     """One NATS connection of one service instance.
 
@@ -99,17 +106,30 @@ class Bus:
         self._closing = False
 
     @classmethod
-    async def connect(cls, url: str, *, name: str, timeout: float = CONNECT_SECONDS) -> "Bus":
-        """Connect to any of the comma separated servers. Raises :class:`Unavailable` after ``timeout`` seconds."""
+    async def connect(
+        cls,
+        url: str,
+        *,
+        name: str,
+        inboxes: str = "",
+        login: Login | None = None,
+        timeout: float = CONNECT_SECONDS,
+    ) -> "Bus":
+        """Connect to any of the comma separated servers. Raises :class:`Unavailable` after ``timeout`` seconds.
+
+        ``inboxes``: the service, under whose name NATS lets it have inboxes. ``login``: goes before a user in ``url``.
+        """
         client = Client()
         bus = cls(client)
         reason = ""
 
         async def on_error(error: Exception) -> None:
             nonlocal reason
-            reason = str(error) or type(error).__name__
+            text = str(error) or type(error).__name__
+            if not reason or not isinstance(error, OSError):  # a server that refuses also hangs up
+                reason = text
             # Each try to connect fails with an error of its own; that the connection is gone is said once.
-            (log.warning if client.is_connected else log.debug)("nats error", error=reason)
+            (log.warning if client.is_connected else log.debug)("nats error", error=text)
 
         async def on_disconnect() -> None:
             if not bus._closing:
@@ -120,7 +140,8 @@ class Bus:
 
         async def on_reconnect() -> None:
             bus.connected_since = time.monotonic()
-            log.info("nats reconnected", server=client.connected_url.netloc if client.connected_url else None)
+            server = client.connected_url
+            log.info("nats reconnected", server=f"{server.hostname}:{server.port}" if server else None)
             for hook in bus.on_reconnect:
                 await hook()
 
@@ -129,7 +150,9 @@ class Bus:
                 await client.connect(
                     [part.strip() for part in url.split(",")],
                     name=name,
-                    inbox_prefix=f"_INBOX.{name}",
+                    inbox_prefix=".".join(part for part in ("_INBOX", inboxes, name) if part),
+                    user=login.user if login is not None else None,
+                    password=login.password if login is not None else None,
                     error_cb=on_error,
                     disconnected_cb=on_disconnect,
                     reconnected_cb=on_reconnect,
@@ -141,8 +164,9 @@ class Bus:
                 )
                 await bus._open_inbox()
         except (TimeoutError, OSError, nats.errors.Error) as error:
+            await bus.close()
             raise Unavailable(
-                f"NATS at {url} does not answer: {reason or str(error) or 'no connection in time'}"
+                f"NATS at {without_passwords(url)} does not answer: {reason or str(error) or 'no connection in time'}"
             ) from error
         return bus
 
@@ -295,6 +319,16 @@ class Bus:
             nats.errors.Error,
         ):  # RuntimeError: uvloop, while NATS is away
             log.warning("nats connection closed with messages unsent")
+
+
+def without_passwords(url: str) -> str:
+    """Comma separated servers as they may be shown."""
+    return ",".join(_without_password(part.strip()) for part in url.split(","))
+
+
+def _without_password(server: str) -> str:
+    scheme, there, rest = server.rpartition("://")
+    return f"{scheme}{there}{rest.rpartition('@')[2]}"
 
 
 async def drain(subscription: Subscription) -> None:

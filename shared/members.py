@@ -5,6 +5,7 @@ Beats are plain NATS messages, not keys: they need no storage, and after a NATS 
 
 import asyncio
 import time
+from collections.abc import Callable
 from hashlib import blake2b
 
 from nats.aio.msg import Msg
@@ -22,10 +23,16 @@ SILENT_SECONDS = 3.5
 
 
 class Beacon:
-    """Says that this instance is alive, every second and when asked, and says goodbye."""
+    """Says that this instance is alive, every second and when asked, and says goodbye.
 
-    def __init__(self, bus: Bus, service: str, instance: str, version: str) -> None:
+    ``sockets``: how many clients are connected here, at a gateway.
+    """
+
+    def __init__(
+        self, bus: Bus, service: str, instance: str, version: str, *, sockets: Callable[[], int] | None = None
+    ) -> None:
         self._bus = bus
+        self._sockets = sockets
         self._subject = subjects.live(service, instance)
         self._beat = Beat(version=version, started_at=now_ms())
         self._task: asyncio.Task[None] | None = None
@@ -55,7 +62,10 @@ class Beacon:
 
     async def _send(self) -> None:
         if self._bus.connected:
-            self._bus.publish(self._subject, self._beat.dump())
+            beat = self._beat
+            if self._sockets is not None:
+                beat = beat.model_copy(update={"sockets": self._sockets()})
+            self._bus.publish(self._subject, beat.dump())
 
 
 class Members:

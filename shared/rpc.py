@@ -1,12 +1,15 @@
 """Requests between services: asking with a retry, and answering from a ``nats.micro`` endpoint."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import nats.errors
+from nats.micro import add_service
 from nats.micro.request import Request as MicroRequest
-from nats.micro.service import Service
+from nats.micro.service import EndpointStats, Service
 from pydantic import ValidationError
 
 from shared import logs, subjects
@@ -63,13 +66,41 @@ class Client:
         raise AssertionError("unreachable")
 
 
+@dataclass(slots=True)
+class Tally:
+    """``data`` of an endpoint in the answers to ``$SRV.STATS``: what became of its requests since the start.
+
+    ``refused``: answered with an error that is the asker's affair. ``errors``: with one that is ours. ``seconds``: how
+    long all of them together took to answer. What nats-py counts itself ends when a task has the request, at once.
+    """
+
+    requests: int = 0
+    refused: int = 0
+    errors: int = 0
+    seconds: float = 0.0
+
+
 class Server:
     """Answers requests on ``nats.micro`` endpoints, several at once up to a bound, past which it says so."""
 
-    def __init__(self, service: Service, *, concurrency: int = 512) -> None:
+    def __init__(self, service: Service, tallies: dict[str, Tally], *, concurrency: int = 512) -> None:
         self._service = service
+        self._tallies = tallies
         self._free = concurrency
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @classmethod
+    async def open(cls, bus: Bus, name: str, instance: str, version: str) -> "Server":
+        """One that ``$SRV.PING``, ``INFO`` and ``STATS`` find as ``name``, with the instance in its metadata."""
+        tallies: dict[str, Tally] = {}
+
+        def told(endpoint: EndpointStats) -> dict[str, Any]:
+            return asdict(tallies[endpoint.name])
+
+        service = await add_service(
+            bus.client, name=name, version=version, metadata={"instance": instance}, stats_handler=told
+        )
+        return cls(service, tallies)
 
     async def serve(
         self,
@@ -85,19 +116,23 @@ class Server:
         ``at``: only what is sent to this instance by name.
         """
 
-        async def accept(request: MicroRequest) -> None:
-            # One callback of a subscription runs at a time, so the work goes to a task of its own.
-            if self._free == 0:
-                await request.respond(_refusal(Unavailable("Service is at its limit")))
-                return
-            self._free -= 1
-            task = asyncio.create_task(self._answer(request, model, handler))
-            self._tasks.add(task)
-            task.add_done_callback(self._done)
-
         name, subject = verb, subjects.rpc(service, verb)
         if at is not None:
             name, subject = f"{verb}-here", subjects.rpc_at(service, verb, at)
+        tally = self._tallies[name] = Tally()
+
+        async def accept(request: MicroRequest) -> None:
+            # One callback of a subscription runs at a time, so the work goes to a task of its own.
+            tally.requests += 1
+            if self._free == 0:
+                tally.errors += 1
+                await request.respond(_refusal(Unavailable("Service is at its limit")))
+                return
+            self._free -= 1
+            task = asyncio.create_task(self._answer(request, model, handler, tally))
+            self._tasks.add(task)
+            task.add_done_callback(self._done)
+
         await self._service.add_endpoint(name=name, handler=accept, subject=subject, queue_group=QUEUE_GROUP)
 
     def _done(self, task: asyncio.Task[None]) -> None:
@@ -105,23 +140,32 @@ class Server:
         self._free += 1
 
     async def _answer(
-        self, request: MicroRequest, model: type[Q], handler: Callable[[Q], Awaitable[Wire]]
+        self, request: MicroRequest, model: type[Q], handler: Callable[[Q], Awaitable[Wire]], tally: Tally
     ) -> None:
         answer: bytes
+        begun = time.perf_counter()
         try:
             query = model.model_validate_json(request.data)
             if query.expires_at and query.expires_at < now_ms():
                 return  # nobody waits any more: whoever asked has asked elsewhere
             answer = _OK + (await handler(query)).dump() + b"}"
         except ValidationError as error:
+            tally.errors += 1
             log.error("malformed request", subject=request.subject, fields=[e["loc"] for e in error.errors()])
             answer = _refusal(BadRequest("Malformed request"))
         except SignallingError as error:
+            if error.retryable:
+                tally.errors += 1
+            else:
+                tally.refused += 1
             answer = _refusal(error)
         except Exception:
+            tally.errors += 1
             # A defect of ours: told to the operator in full, to the client as "try again".
             log.exception("request failed", subject=request.subject)
             answer = _refusal(Unavailable())
+        finally:
+            tally.seconds += time.perf_counter() - begun
         try:
             await request.respond(answer)
         except nats.errors.Error as error:  # NATS went away between: the asker tries again

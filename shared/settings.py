@@ -1,13 +1,26 @@
 """Settings from the environment and ``.env``: what every service has, and how a wrong value is told."""
 
 import sys
+from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from shared.bus import Login
 
 EXIT_USAGE = 2
 """Exit status of a service whose settings are wrong."""
+
+
+def _readable(file: Path | None) -> Path | None:
+    try:
+        if file is not None:
+            file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text"
+        raise ValueError(f"cannot be read: {reason}") from None
+    return file
 
 
 class ServiceSettings(BaseSettings):
@@ -21,6 +34,11 @@ class ServiceSettings(BaseSettings):
         default="nats://127.0.0.1:4222",
         min_length=1,
         description="NATS servers, comma separated. JetStream must be on.",
+    )
+    nats_user: str = Field(default="", description="User at NATS; goes before one in `NATS_URL`.")
+    nats_password: SecretStr = Field(default=SecretStr(""), description="Its password.")
+    nats_password_file: Annotated[Path | None, AfterValidator(_readable)] = Field(
+        default=None, description="File with its password; goes before `NATS_PASSWORD`."
     )
     instance_id: str = Field(
         default="",
@@ -44,6 +62,16 @@ class ServiceSettings(BaseSettings):
     log_format: Literal["json", "console"] = Field(
         default="json", description="One JSON object a line, or text for people."
     )
+
+    def nats_login(self) -> Login | None:
+        """Who this is at NATS; ``None`` for nobody in particular."""
+        if not self.nats_user:
+            return None
+        file = self.nats_password_file
+        return Login(
+            self.nats_user,
+            file.read_text().strip() if file is not None else self.nats_password.get_secret_value(),
+        )
 
 
 class BackendSettings(ServiceSettings):

@@ -411,8 +411,14 @@ TABLE: tuple[Row, ...] = (
         "one callcore (ring) or presence (grace, lease)",
         "a timer fired",
     ),
-    Row("live.<service>.<instance>", "publish", "callcore, presence", "gateway", "alive; every second"),
-    Row("rollcall", "publish", "anyone", "callcore, presence", "asks for a beat at once"),
+    Row(
+        "live.<service>.<instance>",
+        "publish",
+        "callcore, presence, gateway",
+        "gateway, callcore, signalling monitor",
+        "alive; every second",
+    ),
+    Row("rollcall", "publish", "anyone", "callcore, presence, gateway", "asks for a beat at once"),
     Row(
         "$KV.sessions.user.<user>",
         "key in bucket sessions",

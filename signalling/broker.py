@@ -7,8 +7,10 @@ from pathlib import Path
 
 from nats.aio.client import Client
 
+from shared.bus import Login, without_passwords
 from signalling.child import BACKOFF_FIRST_SECONDS, BACKOFF_LONGEST_SECONDS, Say, describe
 from signalling.nats_server import EmbeddedNats, NatsServerError, cluster, joint_url
+from signalling.nats_users import MONITOR, Passwords
 from signalling.plan import PlanError
 
 CONNECT_SECONDS = 3
@@ -17,21 +19,27 @@ START_LEFT_SECONDS = 0.5
 LOOK_SECONDS = 0.1
 
 
-async def check(url: str) -> None:
-    """Raises :class:`PlanError` unless there is NATS with JetStream at ``url``, one server or several."""
+async def check(url: str, login: Login | None) -> None:
+    """Raises :class:`PlanError` unless there is NATS with JetStream at ``url``, comma separated, for ``login``."""
+    shown = without_passwords(url)
     logging.getLogger("nats").setLevel(logging.CRITICAL)  # it says the same again, with a traceback
     client = Client()
     try:
         async with asyncio.timeout(CONNECT_SECONDS * 2):
             await client.connect(
-                split(url), connect_timeout=CONNECT_SECONDS, allow_reconnect=False, max_reconnect_attempts=0
+                split(url),
+                user=login.user if login is not None else None,
+                password=login.password if login is not None else None,
+                connect_timeout=CONNECT_SECONDS,
+                allow_reconnect=False,
+                max_reconnect_attempts=0,
             )
             await client.jetstream().account_info()
     except TimeoutError:
-        raise PlanError(f"NATS at {url} cannot be used: no answer") from None
+        raise PlanError(f"NATS at {shown} cannot be used: no answer") from None
     except Exception as error:  # noqa: BLE001 - whatever the client library makes of a wrong address
         reason = str(error).removeprefix("nats: ") or type(error).__name__
-        raise PlanError(f"NATS at {url} cannot be used: {reason}") from None
+        raise PlanError(f"NATS at {shown} cannot be used: {reason}") from None
     finally:
         with contextlib.suppress(Exception):
             await client.close()
@@ -48,7 +56,8 @@ class Broker:
     def __init__(self, folder: Path, nodes: int, say: Say) -> None:
         """Raises :class:`PlanError` if ``folder`` holds the store of another number of servers."""
         try:
-            self._servers = cluster(folder, nodes, die_with_parent=True)
+            self._passwords = Passwords.new(folder / "passwords")
+            self._servers = cluster(folder, nodes, die_with_parent=True, passwords=self._passwords)
         except NatsServerError as error:
             raise PlanError(str(error)) from None
         self._say = say
@@ -59,6 +68,14 @@ class Broker:
     def url(self) -> str:
         """Where clients connect, once all have been started; comma separated."""
         return joint_url(self._servers)
+
+    def env(self, user: str) -> dict[str, str]:
+        """What a process needs in its environment to be a user of these servers."""
+        return self._passwords.client_env(user)
+
+    def login(self) -> Login:
+        """Who watches."""
+        return Login(MONITOR, self._passwords.of(MONITOR))
 
     async def start(self) -> None:
         """Start them and keep them running. Raises :class:`PlanError` if one cannot be started."""

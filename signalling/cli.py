@@ -9,6 +9,7 @@ import click
 from shared.runner import distribution_version
 from signalling import up as up_module
 from signalling.plan import Plan
+from signalling.watch import commands as watching
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -71,3 +72,7 @@ def up(
         commands or {},
     )
     sys.exit(up_module.run(plan))
+
+
+for command in (watching.monitor, watching.tail, watching.history, watching.probe):
+    main.add_command(command)

@@ -37,7 +37,7 @@ nobody.
 nats sub 'event.user.alice.>'     # what happens to one user
 nats sub 'relay.*.<call>.>'       # what goes through one call
 nats sub 'deliver.*.<session>.>'  # all that one session is sent
-nats kv get sessions user.alice   # where a user is joined
+nats kv get calls call.<call>     # the record of a call
 nats micro ls                     # the services that answer requests
 ```
 

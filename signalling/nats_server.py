@@ -4,6 +4,7 @@ One, or several that are a cluster.
 """
 
 import json
+import os
 import shutil
 import signal
 import socket
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from signalling import child
+from signalling.nats_users import ACCOUNTS, CLUSTER, Passwords, variable
 
 START_SECONDS = 10.0
 STOP_SECONDS = 5.0
@@ -37,7 +39,8 @@ class EmbeddedNats:
     """One nats-server with its store in ``folder``. It keeps its port when it is started again.
 
     ``die_with_parent``: the kernel ends it when the thread ends that launched it, so launch it from the main thread.
-    ``member``: what it is in a cluster; :func:`members` makes them.
+    ``member``: what it is in a cluster; :func:`members` makes them. ``passwords``: for the users of
+    ``deploy/nats/accounts.conf``; without them anybody may do anything.
     """
 
     def __init__(
@@ -47,8 +50,10 @@ class EmbeddedNats:
         binary: str | None = None,
         die_with_parent: bool = False,
         member: Member | None = None,
+        passwords: Passwords | None = None,
     ) -> None:
         self.folder = folder
+        self._passwords = passwords
         self.name = member.name if member is not None else "nats"
         self.port = 0
         self._member = member
@@ -92,16 +97,29 @@ class EmbeddedNats:
         shutil.rmtree(ports, ignore_errors=True)
         ports.mkdir()
         config = self.folder / "nats.conf"
-        config.write_text(_config(self.folder / "jetstream", self.port or -1, ports, self._member))
+        config.write_text(
+            _config(self.folder, self.port or -1, self._member, locked=self._passwords is not None)
+        )
         with self._log.open("ab") as out:
             self._process = subprocess.Popen(
                 [self._binary or find_binary(), "-c", str(config)],
+                env={**os.environ, **self._environment()},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
                 start_new_session=True,
                 preexec_fn=self._preexec,
             )
+
+    def _environment(self) -> dict[str, str]:
+        """What the configuration takes from the environment; passwords are in no file that the server leaves."""
+        if self._passwords is None:
+            return {}
+        env = self._passwords.server_env()
+        secret = self._passwords.of(CLUSTER)
+        ports = self._member.ports if self._member is not None else ()
+        routes = {_route(n): f"nats://{CLUSTER}:{secret}@127.0.0.1:{port}" for n, port in enumerate(ports)}
+        return env | routes
 
     def wait(self) -> None:
         """Wait until what was launched takes connections. Raises :class:`NatsServerError` with its own last words."""
@@ -142,7 +160,9 @@ class EmbeddedNats:
         self.start()
 
 
-def cluster(folder: Path, nodes: int, *, die_with_parent: bool = False) -> list[EmbeddedNats]:
+def cluster(
+    folder: Path, nodes: int, *, die_with_parent: bool = False, passwords: Passwords | None = None
+) -> list[EmbeddedNats]:
     """The servers of a cluster, none of them started; a single one that is no cluster for ``nodes`` 1.
 
     Start all of them before you wait for any. Raises :class:`NatsServerError` if ``folder`` holds the store of another
@@ -154,9 +174,11 @@ def cluster(folder: Path, nodes: int, *, die_with_parent: bool = False) -> list[
             f"{folder} holds the store of {made} nats-server{'s'[: made > 1]}, not of {nodes}"
         )
     if nodes == 1:
-        return [EmbeddedNats(folder, die_with_parent=die_with_parent)]
+        return [EmbeddedNats(folder, die_with_parent=die_with_parent, passwords=passwords)]
     return [
-        EmbeddedNats(folder / member.name, die_with_parent=die_with_parent, member=member)
+        EmbeddedNats(
+            folder / member.name, die_with_parent=die_with_parent, member=member, passwords=passwords
+        )
         for member in members(nodes)
     ]
 
@@ -184,28 +206,40 @@ def find_binary() -> str:
     return found
 
 
-def _config(store: Path, port: int, ports: Path, member: Member | None) -> str:
+def _config(folder: Path, port: int, member: Member | None, *, locked: bool) -> str:
+    accounts = folder / "accounts.conf"
+    if locked:
+        accounts.write_bytes(ACCOUNTS.read_bytes())  # `include` takes paths below the folder of the file only
     return f"""\
 server_name: {member.name if member is not None else "signalling"}
 host: 127.0.0.1
 port: {port}
-ports_file_dir: {_quoted(ports)}
+ports_file_dir: {_quoted(folder / "ports")}
 max_control_line: {_MAX_CONTROL_LINE}
 max_payload: 1MB
-jetstream {{ store_dir: {_quoted(store)} }}
-{_cluster_config(member) if member is not None else ""}"""
+jetstream {{ store_dir: {_quoted(folder / "jetstream")} }}
+{"include accounts.conf" if locked else ""}
+{_cluster_config(member, locked=locked) if member is not None else ""}"""
 
 
-def _cluster_config(member: Member) -> str:
-    routes = ", ".join(f"nats://127.0.0.1:{port}" for port in member.ports)
+def _cluster_config(member: Member, *, locked: bool) -> str:
+    plain = ", ".join(f"nats://127.0.0.1:{port}" for port in member.ports)
+    routes = ", ".join(f"${_route(n)}" for n in range(len(member.ports))) if locked else plain
+    authorization = f"authorization {{ user: {CLUSTER}, password: ${variable(CLUSTER)} }}" if locked else ""
     return f"""\
 cluster {{
   name: signalling
   host: 127.0.0.1
   port: {member.ports[0]}
   routes: [{routes}]
+  {authorization}
 }}
 """
+
+
+def _route(number: int) -> str:
+    """The environment variable with the number-th route, password included."""
+    return f"NATS_ROUTE_{number + 1}"
 
 
 def _quoted(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shlex
 import signal
 import sys
 import time
@@ -15,11 +16,13 @@ from pydantic_settings import BaseSettings
 
 from services.gateway import settings as gateway
 from shared import subjects
+from shared.bus import Login, without_passwords
 from shared.contracts.liveness import Beat
 from shared.settings import EXIT_USAGE, BackendSettings
 from signalling import broker, folder
 from signalling.broker import Broker
 from signalling.child import Child, Say
+from signalling.nats_users import MONITOR
 from signalling.plan import Plan, PlanError, gateway_ports
 
 STOP_SECONDS = 7.5
@@ -82,7 +85,7 @@ class Up:
                     url = self._broker.url
                 else:
                     url = self._plan.nats or ""
-                    await broker.check(url)
+                    await broker.check(url, self._login())
                 self._start_services(url, ports)
                 await self._until_ready(url, ports)
                 await self._stop.wait()
@@ -90,6 +93,13 @@ class Up:
                 watch.cancel()
                 await self._stop_all()
         self._say("stopped")
+
+    def _login(self) -> Login | None:
+        """Who this is at NATS: who watches, or at a server that was there already whoever the services are."""
+        if self._broker is not None:
+            return self._broker.login()
+        given = _given(BackendSettings)
+        return given.nats_login() if given is not None else None
 
     # --- starting ---
 
@@ -104,6 +114,8 @@ class Up:
         for service, count in counts.items():
             for i in range(count):
                 env = {**common, "HEALTH_PORT": "0"}
+                if self._broker is not None:
+                    env |= self._broker.env(service)
                 if service == "gateway":
                     env |= {"PORT": str(ports[i]), "DRAIN_SECONDS": str(self._drain)}
                 child = Child(f"{service}-{i + 1}", plan.command(service), env, self._say)
@@ -132,18 +144,26 @@ class Up:
             raise PlanError(f"not ready within {self._plan.ready_seconds:.0f} s: {silent}")
         for task in done:
             if isinstance(error := task.exception(), OSError | nats.errors.Error):
-                raise PlanError(f"NATS at {url} cannot be used: {error}") from None
+                raise PlanError(f"NATS at {without_passwords(url)} cannot be used: {error}") from None
             task.result()
         urls = " ".join(f"http://{host}:{port}" for port in ports)
         counts = f"{self._plan.callcores} callcore, {self._plan.presences} presence"
-        self._say(f"ready: {urls} (NATS {url}, {counts})")
+        self._say(f"ready: {urls} (NATS {without_passwords(url)}, {counts})")
+        if self._broker is not None:
+            env = " ".join(f"{key}={shlex.quote(value)}" for key, value in self._broker.env(MONITOR).items())
+            self._say(f"watch: NATS_URL={url} {env} signalling monitor")
 
     async def _everybody_ready(self, url: str, gateways: list[str]) -> None:
         await asyncio.gather(self._hear_beats(url), self._ask_gateways(gateways))
 
     async def _hear_beats(self, url: str) -> None:
+        who = login._asdict() if (login := self._login()) is not None else {}
         client = await nats.connect(
-            broker.split(url), connect_timeout=3, max_reconnect_attempts=-1, error_cb=_quiet
+            broker.split(url),
+            connect_timeout=3,
+            max_reconnect_attempts=-1,
+            error_cb=_quiet,
+            **who,
         )
         try:
             beats = await client.subscribe(subjects.LIVE)

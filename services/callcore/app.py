@@ -4,8 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from nats.micro import add_service
-
 from services.callcore.charge import Charge
 from services.callcore.control import Control
 from services.callcore.handlers import Handlers
@@ -32,7 +30,7 @@ DRAIN_SECONDS = 3.0
 @asynccontextmanager
 async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
     """Run one instance of call control. Raises :class:`shared.errors.Unavailable` if NATS is not there."""
-    bus = await Bus.connect(settings.nats_url, name=instance)
+    bus = await Bus.connect(settings.nats_url, name=instance, inboxes=SERVICE, login=settings.nats_login())
     try:
         storage = streams.Keeper(bus, lambda: _storage(bus, settings))
         await storage.start()
@@ -63,8 +61,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
 
         await members.start()
         await lanes.start()
-        micro = await add_service(bus.client, name=SERVICE, version=distribution_version())
-        server = rpc.Server(micro)
+        server = await rpc.Server.open(bus, SERVICE, instance, distribution_version())
         await Handlers(placing, control, charge).register(server, instance)
         await bus.flush()  # NATS knows the endpoints before anybody hears of this instance
         deadlines.start()

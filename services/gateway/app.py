@@ -21,11 +21,13 @@ from services.gateway.settings import Settings
 from services.gateway.transport import PATH, Transport, origin_check
 from shared import health, logs
 from shared.bus import Bus
-from shared.members import Members
+from shared.members import Beacon, Members
 from shared.rpc import Client
+from shared.runner import distribution_version
 
 log = logs.get(__name__)
 
+SERVICE = "gateway"
 NEEDED = ("callcore", "presence")
 STOP_SECONDS = 3.0
 BACKLOG = 4096
@@ -40,7 +42,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
 
     ``instance``: a name that no gateway has had before, because sessions of one that died may still be at it.
     """
-    bus = await Bus.connect(settings.nats_url, name=instance)
+    bus = await Bus.connect(settings.nats_url, name=instance, inboxes=SERVICE, login=settings.nats_login())
     try:
         members = Members(bus, *NEEDED)
         registry, errands = Registry(), Errands(lambda: bus.connected)
@@ -86,6 +88,8 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             resume_window=settings.resume_window_seconds,
         )
 
+        beacon = Beacon(bus, SERVICE, instance, distribution_version(), sockets=lambda: len(registry))
+
         def missing() -> list[str]:
             if transport.draining:
                 return ["draining"]
@@ -102,6 +106,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         lease.start()
         join_timeout.start()
         transport.start()
+        await beacon.start()
         runner = web.AppRunner(_application(transport, missing), access_log=None, shutdown_timeout=2.0)
         await runner.setup()
         site = web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG)
@@ -120,6 +125,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             await errands.drain(STOP_SECONDS)
             await lease.stop()
             await recoveries.stop()
+            await beacon.stop()
             await relays.stop(STOP_SECONDS)
             await runner.cleanup()
             await members.stop()

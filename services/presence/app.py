@@ -3,8 +3,6 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from nats.micro import add_service
-
 from services.presence.grace import Graces
 from services.presence.handlers import Handlers
 from services.presence.leases import Leases
@@ -27,7 +25,7 @@ DRAIN_SECONDS = 3.0
 @asynccontextmanager
 async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
     """Run one instance of presence. Raises :class:`shared.errors.Unavailable` if NATS is not there."""
-    bus = await Bus.connect(settings.nats_url, name=instance)
+    bus = await Bus.connect(settings.nats_url, name=instance, inboxes=SERVICE, login=settings.nats_login())
     try:
         storage = streams.Keeper(bus, lambda: _storage(bus, settings))
         await storage.start()
@@ -46,8 +44,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         beacon = Beacon(bus, SERVICE, instance, distribution_version())
 
         http = await health.serve(settings.host, settings.health_port, bus)
-        micro = await add_service(bus.client, name=SERVICE, version=distribution_version())
-        server = rpc.Server(micro)
+        server = await rpc.Server.open(bus, SERVICE, instance, distribution_version())
         await handlers.register(server)
         await bus.flush()  # NATS knows the endpoints before anybody hears of this instance
         for kind in deadlines:

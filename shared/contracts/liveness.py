@@ -4,8 +4,12 @@ from shared.contracts.wire import Millis, Wire
 
 
 class Beat(Wire):
-    """``live.<service>.<instance>``. ``leaving`` is the last one of an instance that stops."""
+    """``live.<service>.<instance>``. ``leaving`` is the last one of an instance that stops.
+
+    ``sockets``: how many clients are connected, at a gateway.
+    """
 
     version: str
     started_at: Millis
     leaving: bool = False
+    sockets: int | None = None

@@ -17,12 +17,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import nats
+import nats.errors
 
+from signalling.nats_users import MONITOR, Passwords
 from tests.stack.engine import REPOSITORY, compose_command, docker, environment, run
 from tests.stack.images import Images
 from tests.support import stored
 from tests.support.cluster import QUIET_SECONDS, RING_SECONDS, free_port
+from tests.support.nats_users import Access
 from tests.support.service import alarms
 
 OURS = ("gateway", "callcore", "presence")
@@ -77,8 +79,10 @@ class Stack:
         self.gateways = [Door(f"http://127.0.0.1:{self.port}")]
         self.allowed: tuple[str, ...] = ()
         """Texts that make an alarming log line all right, for the test that is running."""
+        self._passwords = Passwords.new(folder / "passwords")
         self._settings = {
             **images.variables,
+            **self._passwords.server_env(),
             "PUBLISH": f"127.0.0.1:{self.port}",
             "RING_TIMEOUT_SECONDS": str(RING_SECONDS),
             "DRAIN_SECONDS": "3",
@@ -135,8 +139,7 @@ class Stack:
     async def _heard(self, until: float) -> None:
         heard: set[str] = set()
         wanted = {kind: len(self.containers(kind)) for kind in ("callcore", "presence")}
-        client = await nats.connect(self.nats_url)
-        try:
+        async with self.access.connect(MONITOR) as client:
             beats = await client.subscribe("live.*.*")
             while missing := {
                 k: n for k, n in wanted.items() if sum(b.split(".")[1] == k for b in heard) < n
@@ -146,8 +149,6 @@ class Stack:
                     heard.add((await beats.next_msg(timeout=0.2)).subject)
                 except nats.errors.TimeoutError:
                     await client.publish("rollcall")
-        finally:
-            await client.close()
 
     # --- what is there ---
 
@@ -178,9 +179,9 @@ class Stack:
         return list(csv.DictReader(io.StringIO(text.lstrip("# "))))
 
     @property
-    def nats_url(self) -> str:
+    def access(self) -> Access:
         """NATS as the host reaches it; nobody else outside does."""
-        return f"nats://{self.one('nats').address('bus')}:4222"
+        return Access(f"nats://{self.one('nats').address('bus')}:4222", self._passwords)
 
     def get(self, path: str) -> tuple[int, bytes]:
         """Status and body of a ``GET`` through the proxy; 0 if there is no answer."""
@@ -226,13 +227,13 @@ class Stack:
     async def assert_quiet(self, within: float = QUIET_SECONDS) -> None:
         """Within that many seconds no user is held and no call is live."""
         until = time.monotonic() + within
-        while busy := await stored.busy(self.nats_url):
+        while busy := await stored.busy(self.access):
             assert time.monotonic() < until, f"after {within} s: {busy[:20]} ({len(busy)})"
             await asyncio.sleep(0.1)
 
     async def events(self, subject: str) -> list[dict[str, Any]]:
         """What stream ``EVENTS`` has at a subject."""
-        return await stored.events(self.nats_url, subject)
+        return await stored.events(self.access, subject)
 
     def said(self, text: str) -> list[str]:
         """Every line of any service, removed containers included, that has this text."""

@@ -5,13 +5,14 @@ import json
 import pytest
 
 from services.gateway.settings import Settings
+from signalling.nats_users import ALL
 from tests.stack.engine import docker
 from tests.stack.images import OURS, Images
 from tests.stack.stack import Stack
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
 
-IMAGE_MB = 60
+IMAGE_MB = 70
 """What our layers may add to the base."""
 
 
@@ -57,6 +58,17 @@ async def test_who_talks_to_nats_cannot_be_reached_from_outside(stack: Stack) ->
     }
     (bus,) = json.loads(docker("network", "inspect", f"{stack.project}_bus"))
     assert bus["Internal"]
+
+
+async def test_it_can_be_watched_and_each_container_knows_its_own_password_only(stack: Stack) -> None:
+    look = await stack.compose("run", "--rm", "-T", "watch", "monitor", "--once", "--json")
+    view = json.loads(look[look.index("{") :])
+    assert {each["service"] for each in view["instances"]} == {"gateway", "callcore", "presence"}
+    assert view["nats"]["servers"] == 1
+    for container in stack.containers():
+        env = "\n".join(container.found["Config"]["Env"] or ())
+        known = {user for user in ALL if stack.access.passwords.of(user) in env}
+        assert known == (set(ALL) if container.service == "nats" else {container.service} & set(ALL))
 
 
 async def test_stopping_may_take_as_long_as_it_takes(stack: Stack) -> None:

@@ -13,10 +13,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
-import nats
 import pytest
 import pytest_asyncio
 
+from signalling.nats_users import MONITOR
 from tests.stack.images import Images
 from tests.stack.phones import Talk, callees_poll
 from tests.stack.stack import Stack
@@ -87,11 +87,8 @@ async def everything(built: Images, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 async def test_everything_is_kept_three_times(everything: Everything) -> None:
-    client = await nats.connect(everything.nats_url)
-    try:
+    async with everything.access.connect(MONITOR) as client:
         streams = await client.jetstream().streams_info()
-    finally:
-        await client.close()
     assert {"DELIVER", "EVENTS", "KV_calls", "KV_sessions"} <= {stream.config.name for stream in streams}
     for stream in streams:
         assert stream.config.num_replicas == 3, stream.config.name

@@ -9,11 +9,13 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-import nats
+import nats.errors
 
 from signalling import nats_server
+from signalling.nats_users import MONITOR, Passwords
 from tests.support import stored
-from tests.support.service import Service
+from tests.support.nats_users import Access
+from tests.support.service import Service, clean_environment
 
 START_SECONDS = 60.0
 QUIET_SECONDS = 20.0
@@ -65,7 +67,8 @@ class Cluster:
             "KV_REPLICAS": str(nats_nodes),
             **settings,
         }
-        self._nats = nats_server.cluster(folder / "nats", nats_nodes)
+        self._passwords = Passwords.new(folder / "passwords")
+        self._nats = nats_server.cluster(folder / "nats", nats_nodes, passwords=self._passwords)
         self._services: dict[str, Service] = {}
         self.gateways: list[Gateway] = []
         self.allowed: tuple[str, ...] = ()
@@ -86,8 +89,8 @@ class Cluster:
             server.launch()
         for server in self._nats:
             await asyncio.to_thread(server.wait)
-        env = {**self._settings, "NATS_URL": self._url}
         for kind, count in self._counts.items():
+            env = {**self._settings, "NATS_URL": self._url, **self._passwords.client_env(kind)}
             for number in range(1, count + 1):
                 name = f"{_NAMES[kind]}-{number}"
                 service = (
@@ -105,12 +108,20 @@ class Cluster:
     def _url(self) -> str:
         return nats_server.joint_url(self._nats)
 
+    def tools_env(self) -> dict[str, str]:
+        """The environment in which the operator's tools find this system."""
+        return {**clean_environment(), "NATS_URL": self._url, **self._passwords.client_env(MONITOR)}
+
+    @property
+    def access(self) -> Access:
+        """Where NATS is, and how to be let in."""
+        return Access(self._url, self._passwords)
+
     async def ready(self, timeout: float = START_SECONDS) -> None:
         """Wait until every gateway says that it is ready and every other service that runs has been heard."""
         until = time.monotonic() + timeout
         silent = {s.name for s in self._services.values() if s.running and s.kind != "gateway"}
-        client = await nats.connect(self._url.split(","))
-        try:
+        async with self.access.connect(MONITOR) as client:
             beats = await client.subscribe("live.*.*")
             while silent:
                 assert time.monotonic() < until, f"not heard: {silent}\n{self.tails()}"
@@ -119,8 +130,6 @@ class Cluster:
                 except nats.errors.TimeoutError:
                     self._none_died()
                     await client.publish("rollcall")
-        finally:
-            await client.close()
         waiting = [gateway for gateway in self.gateways if gateway.running]
         while waiting:
             assert time.monotonic() < until, f"not ready: {[g.name for g in waiting]}\n{self.tails()}"
@@ -172,7 +181,7 @@ class Cluster:
     async def whole(self, timeout: float = START_SECONDS) -> None:
         """Wait until each of the NATS servers has all that the others have."""
         until = time.monotonic() + timeout
-        while behind := await stored.behind(self._url):
+        while behind := await stored.behind(self.access):
             assert time.monotonic() < until, f"streams not replicated: {behind}"
             await asyncio.sleep(0.2)
 
@@ -212,17 +221,17 @@ class Cluster:
     async def assert_quiet(self, within: float = QUIET_SECONDS) -> None:
         """Within that many seconds no user is held and no call is live."""
         until = time.monotonic() + within
-        while busy := await stored.busy(self._url):
+        while busy := await stored.busy(self.access):
             assert time.monotonic() < until, f"after {within} s: {busy[:20]} ({len(busy)})"
             await asyncio.sleep(0.1)
 
     async def sessions(self) -> list[str]:
         """The keys of bucket ``sessions`` that have a value, but for those of gateways."""
-        return await stored.sessions(self._url)
+        return await stored.sessions(self.access)
 
     async def events(self, subject: str) -> list[dict[str, Any]]:
         """What stream ``EVENTS`` has at a subject."""
-        return await stored.events(self._url, subject)
+        return await stored.events(self.access, subject)
 
     def tails(self) -> str:
         """The end of every log."""

@@ -11,7 +11,15 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parent.parent.parent
 STOP_SECONDS = 15.0
 
-ALARMS = ("Traceback", "never retrieved", "never awaited", "Task was destroyed", "swept: ")
+ALARMS = (
+    "Traceback",
+    "never retrieved",
+    "never awaited",
+    "Task was destroyed",
+    "ermissions Violation",
+    "ermissions violation",
+    "swept: ",
+)
 """What no log line of a service says as long as nothing breaks; ``swept`` is the net below the acrobat."""
 
 
@@ -22,7 +30,7 @@ class Service:
         self.kind = kind
         self.name = name
         self.log = folder / f"{name}.log"
-        self._env = {**_clean_environment(), **env, "INSTANCE_ID": name}
+        self._env = {**clean_environment(), **env, "INSTANCE_ID": name}
         self._process: subprocess.Popen[bytes] | None = None
         self._read = 0
         self.killed = False
@@ -111,7 +119,7 @@ def _alarming(line: str) -> bool:
     return isinstance(entry, dict) and (entry.get("level") in ("error", "critical") or "exception" in entry)
 
 
-def _clean_environment() -> dict[str, str]:
+def clean_environment() -> dict[str, str]:
     """The environment of the tests without what would set a service."""
     keep = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "PYTHONPATH", "SYSTEMROOT")
     return {key: os.environ[key] for key in keep if key in os.environ} | {"PYTHONUNBUFFERED": "1"}

@@ -4,20 +4,23 @@ import asyncio
 import json
 from typing import Any
 
-import nats
+import nats.errors
 from nats.aio.client import Client
 from nats.js.client import JetStreamContext
 from nats.js.errors import NotFoundError
+
+from signalling.nats_users import MONITOR
+from tests.support.nats_users import Access
 
 _CALLS = "calls"
 _SESSIONS = "sessions"
 _AT_ONCE = 64
 
 
-async def busy(url: str) -> list[str]:
+async def busy(access: Access) -> list[str]:
     """Everything in bucket ``calls`` that holds a user or lives: ``user.*`` with a value, calls that have not ended."""
     found = []
-    for key, value in (await _values(url, _CALLS)).items():
+    for key, value in (await _values(access, "callcore", _CALLS)).items():
         if key.startswith("user."):
             found.append(f"{key} is held: {value}")
         elif value["state"] != "ended":
@@ -25,30 +28,29 @@ async def busy(url: str) -> list[str]:
     return found
 
 
-async def sessions(url: str) -> list[str]:
+async def sessions(access: Access) -> list[str]:
     """The keys of bucket ``sessions`` with a value: ``user.*`` and ``at.*``, not those of the gateways themselves."""
-    return [key for key in await _values(url, _SESSIONS) if not key.startswith("gateway.")]
+    return [key for key in await _values(access, "presence", _SESSIONS) if not key.startswith("gateway.")]
 
 
-async def events(url: str, subject: str) -> list[dict[str, Any]]:
+async def events(access: Access, subject: str) -> list[dict[str, Any]]:
     """The records at a subject of stream ``EVENTS``, oldest first."""
-    client: Client = await nats.connect(url.split(","), allow_reconnect=False)
-    try:
-        consumer = await client.jetstream().subscribe(subject, ordered_consumer=True)
-        found: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
+    async with access.connect(MONITOR) as client:
+        js, seq = client.jetstream(), 1
         while True:
             try:
-                found.append(json.loads((await consumer.next_msg(0.3)).data))
-            except nats.errors.TimeoutError:
+                message = await js.get_msg("EVENTS", seq=seq, subject=subject, next=True)
+            except NotFoundError:
                 return found
-    finally:
-        await client.close()
+            assert message.seq is not None
+            found.append(json.loads(message.data or b"{}"))
+            seq = message.seq + 1
 
 
-async def behind(url: str) -> list[str]:
+async def behind(access: Access) -> list[str]:
     """The streams of a cluster of which not every replica is up to date, or whose leader is being elected."""
-    client: Client = await nats.connect(url.split(","), allow_reconnect=False)
-    try:
+    async with access.connect(MONITOR) as client:
         try:
             answer = json.loads((await client.request("$JS.API.STREAM.LIST", b"", timeout=5)).data)
         except nats.errors.Error as error:  # who answers is being elected
@@ -56,8 +58,6 @@ async def behind(url: str) -> list[str]:
         assert "error" not in answer, answer
         groups = {stream["config"]["name"]: stream.get("cluster", {}) for stream in answer["streams"] or ()}
         missing = answer.get("missing") or []
-    finally:
-        await client.close()
     return [*missing, *(name for name, group in groups.items() if not _whole(group))]
 
 
@@ -66,10 +66,9 @@ def _whole(group: dict[str, Any]) -> bool:
     return bool(group.get("leader")) and all(r["current"] and not r.get("offline") for r in replicas)
 
 
-async def _values(url: str, bucket: str) -> dict[str, Any]:
+async def _values(access: Access, owner: str, bucket: str) -> dict[str, Any]:
     """Key → value of all keys of a bucket that have one."""
-    client: Client = await nats.connect(url.split(","), allow_reconnect=False)
-    try:
+    async with access.connect(owner) as client:
         js = client.jetstream()
         free = asyncio.Semaphore(_AT_ONCE)
 
@@ -79,8 +78,6 @@ async def _values(url: str, bucket: str) -> dict[str, Any]:
 
         found = await asyncio.gather(*(look(subject) for subject in await _subjects(client, bucket)))
         return dict(each for each in found if each is not None)
-    finally:
-        await client.close()
 
 
 async def _subjects(client: Client, bucket: str) -> list[str]:

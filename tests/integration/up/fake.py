@@ -15,7 +15,7 @@ from aiohttp import web
 from shared import health
 from shared.bus import Bus
 from shared.members import Beacon
-from shared.settings import EXIT_USAGE
+from shared.settings import EXIT_USAGE, ServiceSettings
 
 
 async def main(service: str, trace: Path) -> None:
@@ -37,7 +37,8 @@ async def main(service: str, trace: Path) -> None:
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
     note("born")
-    bus = await Bus.connect(os.environ["NATS_URL"], name=instance)
+    settings = ServiceSettings()
+    bus = await Bus.connect(settings.nats_url, name=instance, inboxes=service, login=settings.nats_login())
     beacon = Beacon(bus, service, instance, "0")
     if manner != "mute":
         await beacon.start()

@@ -5,20 +5,24 @@ import contextlib
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-import nats
+import nats.errors
 import pytest
 
 from signalling.nats_server import EmbeddedNats
+from signalling.nats_users import ALL, MONITOR, Passwords
 from tests.integration.up.conftest import ROOT, Running, alive, command_line, descendants
+from tests.support.nats_users import Access
 from tests.support.raw_client import RawClient
 
 Up = Callable[..., Running]
@@ -84,6 +88,25 @@ def test_lines_of_services_are_passed_on_with_their_name(up: Up) -> None:
     running.stop()
     assert "callcore-1 | hello from callcore\n" in running.out
     assert "gateway-1 | goodbye from gateway\n" in running.out
+
+
+def test_the_passwords_of_nats_are_shown_nowhere(up: Up) -> None:
+    running = up(*ANY)
+    running.ready()
+    access = _access(running)
+    secrets = [access.passwords.of(user) for user in ALL]
+    texts = [running.out, *(command_line(pid) for pid in descendants(running.process.pid))]
+    assert len(texts) > 4
+    assert not [text for text in texts for secret in secrets if secret in text]
+    watch = next(line for line in running.out.splitlines() if line.startswith("watch: "))
+    env = dict(part.split("=", 1) for part in shlex.split(watch)[1:4])
+    once = [sys.executable, "-m", "signalling", "monitor", "--once", "--json"]
+    done = subprocess.run(
+        once, cwd=ROOT, env={**os.environ, **env}, capture_output=True, timeout=20, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert json.loads(done.stdout)["nats"]["servers"] == 1
+    assert running.stop() == 0
 
 
 def _two_free_ports() -> int:
@@ -182,21 +205,41 @@ def test_a_service_that_dies_is_started_again(up: Up, service: str) -> None:
 async def test_nats_that_dies_is_started_again_on_its_port_and_store(up: Up) -> None:
     running = up(*ANY)
     await asyncio.to_thread(running.ready)
-    url = running.out.split("(NATS ")[1].split(",")[0]
+    access = _access(running)
     first = running.nats()
-    client = await nats.connect(url)
-    await client.jetstream().add_stream(name="KEPT", subjects=["kept"], storage="file")
-    await client.jetstream().publish("kept", b"1")
-    await client.close()
+    async with access.connect("callcore") as client:
+        await client.jetstream().add_stream(**KEPT, storage="file")
+        await client.jetstream().publish(KEPT_AT, b"1")
     os.kill(first, signal.SIGKILL)
     await asyncio.to_thread(running.until, lambda: any(pid != first for pid in _nats_servers(running)))
     assert f"nats ended (pid {first}, SIGKILL); starting it again" in running.out
-    client = await nats.connect(url, max_reconnect_attempts=60, reconnect_time_wait=0.1, error_cb=_quiet)
-    assert (await client.jetstream().stream_info("KEPT")).state.messages == 1
-    await client.close()
+    async with asyncio.timeout(20):
+        while not await _kept(access):
+            await asyncio.sleep(0.1)
     pids = everything(running)
     assert running.stop() == 0
     nothing_left(running, pids)
+
+
+KEPT_AT = "event.call.x.kept"
+KEPT = {"name": "EVENTS", "subjects": ["event.>"]}
+"""A stream that a service may make."""
+
+
+def _access(running: Running, data: Path | None = None) -> Access:
+    """NATS of a system that runs, with the passwords that it has made."""
+    url = running.out.split("(NATS ")[1].split(", ")[0]
+    (folder,) = [data / "passwords"] if data is not None else running.temp.glob("signalling-*/passwords")
+    return Access(url, Passwords.there(folder))
+
+
+async def _kept(access: Access) -> bool:
+    """Whether the message is there; ``False`` while the server starts."""
+    try:
+        async with access.connect(MONITOR, error_cb=_quiet) as client:
+            return (await client.jetstream().stream_info("EVENTS")).state.messages == 1
+    except (nats.errors.Error, OSError):
+        return False
 
 
 async def test_three_nats_servers_are_a_cluster_and_one_that_dies_is_started_again(
@@ -205,19 +248,17 @@ async def test_three_nats_servers_are_a_cluster_and_one_that_dies_is_started_aga
     data = tmp_path / "data"
     running = up(*ANY, "--nats-nodes", "3", "--data", str(data))
     await asyncio.to_thread(running.ready)
-    urls = running.out.split("(NATS ")[1].split(", ")[0].split(",")
-    assert len(urls) == 3
-    stream = {"name": "KEPT", "subjects": ["kept"], "num_replicas": 3}
-    client = await nats.connect(urls, allow_reconnect=False)
-    async with asyncio.timeout(20):  # until there is a leader
+    access = _access(running, data)
+    assert len(access.url.split(",")) == 3
+    async with asyncio.timeout(20), access.connect("callcore") as client:  # until there is a leader
         while True:
             with contextlib.suppress(nats.errors.Error):
-                answer = await client.request("$JS.API.STREAM.CREATE.KEPT", json.dumps(stream).encode(), 2)
+                create = json.dumps({**KEPT, "num_replicas": 3}).encode()
+                answer = await client.request("$JS.API.STREAM.CREATE.EVENTS", create, 2)
                 if "error" not in json.loads(answer.data):
                     break
             await asyncio.sleep(0.1)
-    await client.jetstream().publish("kept", b"1")
-    await client.close()
+        await client.jetstream().publish(KEPT_AT, b"1")
     first = set(_nats_servers(running))
     victim = next(pid for pid in first if "nats-2" in command_line(pid))
     os.kill(victim, signal.SIGKILL)

@@ -1,0 +1,63 @@
+"""The users of NATS that ``deploy/nats/accounts.conf`` knows, and random passwords for those of one run."""
+
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+SERVICES = ("gateway", "callcore", "presence")
+MONITOR = "monitor"
+SYSTEM = "system"
+CLUSTER = "cluster"
+"""What the servers of a cluster show each other."""
+ALL = (*SERVICES, MONITOR, SYSTEM, CLUSTER)
+
+_REPOSITORY = Path(__file__).resolve().parent.parent / "deploy" / "nats" / "accounts.conf"
+_INSTALLED = Path(__file__).with_name("accounts.conf")
+ACCOUNTS = _INSTALLED if _INSTALLED.exists() else _REPOSITORY
+"""Who may do what. A wheel has it beside this module."""
+
+
+def variable(user: str) -> str:
+    """The environment variable from which nats-server takes a user's password."""
+    return f"NATS_PASSWORD_{user.upper()}"
+
+
+def new_password() -> str:
+    """One that nats-server reads as it is: letters and digits, a letter first."""
+    return f"p{secrets.token_hex(16)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Passwords:
+    """The passwords of one run, as files that nobody else can read: user → file."""
+
+    files: dict[str, Path]
+
+    @classmethod
+    def new(cls, folder: Path) -> "Passwords":
+        """Make new ones in ``folder``, in the place of any that are there."""
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        passwords = cls.there(folder)
+        for file in passwords.files.values():
+            file.unlink(missing_ok=True)
+            with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
+                out.write(new_password())
+        return passwords
+
+    @classmethod
+    def there(cls, folder: Path) -> "Passwords":
+        """Those that are in ``folder``."""
+        return cls({user: folder / user for user in ALL})
+
+    def of(self, user: str) -> str:
+        """The password itself."""
+        return self.files[user].read_text()
+
+    def server_env(self) -> dict[str, str]:
+        """What a nats-server of this run needs in its environment."""
+        return {variable(user): self.of(user) for user in ALL}
+
+    def client_env(self, user: str) -> dict[str, str]:
+        """What a process needs in its environment to be ``user``."""
+        return {"NATS_USER": user, "NATS_PASSWORD_FILE": str(self.files[user])}

@@ -1,0 +1,144 @@
+"""The commands that watch a running system: ``tail``, ``history``, ``probe``, ``monitor``."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Coroutine
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+
+from shared import subjects
+from shared.errors import Unavailable
+from signalling.watch import history as history_module
+from signalling.watch import tables
+from signalling.watch.connection import connected
+from signalling.watch.look import Looker
+from signalling.watch.probe import Probe
+from signalling.watch.tail import follow
+
+_NATS_HELP = "NATS servers, comma separated. Default: NATS_URL of the environment and .env."
+ONCE_SECONDS = 1.0
+"""Over how long ``--once`` measures rates."""
+nats_option = click.option("--nats", metavar="URL", help=_NATS_HELP)
+
+
+def _run(doing: Coroutine[Any, Any, None]) -> None:
+    try:
+        asyncio.run(doing)
+    except Unavailable as error:
+        raise click.ClickException(error.message) from None
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # Nobody reads any more (``| head``); nor may Python's own last flush fail.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@click.command()
+@nats_option
+@click.option("--user", metavar="U", help="Only what names this user, or goes to a device of theirs.")
+@click.option("--call", metavar="C", help="Only what names this call.")
+@click.option("--subject", metavar="S", help="Subscribe to this instead, e.g. 'deliver.>' or 'live.>'.")
+@click.option("--raw", is_flag=True, help="Show SDP, candidates and metadata, too. Tokens are never shown.")
+def tail(nats: str | None, user: str | None, call: str | None, subject: str | None, raw: bool) -> None:
+    """What passes on the bus, a line a message, until Ctrl-C."""
+
+    async def main() -> None:
+        async with connected(nats) as bus:
+            await follow(bus, _say, user=user, call=call, subject=subject, raw=raw)
+
+    _run(main())
+
+
+@click.command()
+@nats_option
+@click.argument("call")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def history(nats: str | None, call: str, as_json: bool) -> None:
+    """The life of a call, as long as the stream EVENTS keeps it."""
+
+    async def main() -> None:
+        async with connected(nats) as bus:
+            found = await history_module.read(bus, call)
+        if found is None:
+            raise click.ClickException(f"no call {call!r} in {subjects.STREAM_EVENTS}")
+        for line in (json.dumps(found.to_dict()),) if as_json else history_module.page(found):
+            _say(line)
+
+    _run(main())
+
+
+@click.command()
+@nats_option
+@click.option(
+    "--interval",
+    default=2.0,
+    show_default=True,
+    type=click.FloatRange(0.5, 60),
+    help="Seconds between looks.",
+)
+@click.option("--once", is_flag=True, help="Look for a second, print, and end.")
+@click.option("--json", "as_json", is_flag=True, help="With --once: one JSON object.")
+def monitor(nats: str | None, interval: float, once: bool, as_json: bool) -> None:
+    """Services, users, calls, traffic and storage, live. Enter shows a call's timeline, / filters, q quits."""
+    if as_json and not once:
+        raise click.UsageError("--json goes with --once")
+    if not once and not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise click.UsageError("this needs a terminal; --once does not")
+
+    async def look() -> None:
+        async with connected(nats) as bus:
+            looker = Looker(bus)
+            await looker.start()
+            await looker.look()
+            await asyncio.sleep(ONCE_SECONDS)
+            view = await looker.look()
+        for line in (json.dumps(view.to_dict()),) if as_json else tables.page(view, tables.Order()):
+            _say(line)
+
+    async def show() -> None:
+        from signalling.watch.screen import Monitor  # it takes a while to load
+
+        async with connected(nats, quiet=True) as bus:
+            await Monitor(bus, interval=interval).run_async()
+
+    _run(look() if once else show())
+
+
+@click.command()
+@click.option("--url", default="http://127.0.0.1:8001", show_default=True, help="Where clients connect.")
+@click.option(
+    "--transport", type=click.Choice(["websocket", "polling"]), default="websocket", show_default=True
+)
+@click.option(
+    "--timeout", default=5.0, show_default=True, type=click.FloatRange(0.1, 300), help="Seconds a step."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def probe(url: str, transport: str, timeout: float, as_json: bool) -> None:
+    """Place a call between two users that nobody else has, and say how long each step took.
+
+    The exit status is 1 if a step failed.
+    """
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise click.BadParameter("must begin with http:// or https://", param_hint="--url")
+    trial = Probe(url, transport=transport, seconds=timeout)
+    _run(trial.run())
+    if as_json:
+        steps = [
+            {"name": s.name, "ms": round(s.ms, 2), **({"error": s.error} if s.error else {})}
+            for s in trial.steps
+        ]
+        _say(json.dumps({"ok": trial.ok, "url": url, "steps": steps}))
+    else:
+        for step in trial.steps:
+            _say(f"{step.name:<14} {step.ms:9.1f} ms" + (f"  failed: {step.error}" if step.error else ""))
+        total = sum(step.ms for step in trial.steps)
+        _say(f"{'ok' if trial.ok else 'failed':<14} {total:9.1f} ms  {url}")
+    sys.exit(0 if trial.ok else 1)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

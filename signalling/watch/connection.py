@@ -1,0 +1,39 @@
+"""The connection of the tools that watch: read only, and told in one line if there is none."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import click
+
+from shared import logs, settings
+from shared.bus import Bus
+from shared.errors import Unavailable
+from shared.ids import new_id
+from shared.settings import ServiceSettings
+from signalling.nats_users import MONITOR
+
+CONNECT_SECONDS = 5.0
+
+
+@asynccontextmanager
+async def connected(url: str | None, *, quiet: bool = False) -> AsyncIterator[Bus]:
+    """NATS at ``url``, else where the environment and ``.env`` say. Raises :class:`click.ClickException`.
+
+    ``quiet``: do not say on stderr what goes wrong with the connection, for there is a screen.
+    """
+    config = settings.load(ServiceSettings)
+    logs.configure("signalling", MONITOR, "error" if quiet else "warning", "console")
+    try:
+        bus = await Bus.connect(
+            url or config.nats_url,
+            name=f"tools-{new_id()[:6]}",
+            inboxes=MONITOR,
+            login=config.nats_login(),
+            timeout=CONNECT_SECONDS,
+        )
+    except Unavailable as error:
+        raise click.ClickException(error.message) from None
+    try:
+        yield bus
+    finally:
+        await bus.close()

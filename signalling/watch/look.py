@@ -1,0 +1,245 @@
+"""Looking at a running system: beats, ``$SRV.STATS``, what streams hold, and what NATS says of its connections."""
+
+import asyncio
+import json
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from nats.aio.msg import Msg
+
+from services.callcore.model import Call, State
+from shared import subjects
+from shared.bus import Bus
+from shared.contracts.liveness import Beat
+from shared.members import SILENT_SECONDS
+from signalling.watch import stored
+from signalling.watch.view import Instance, LiveCall, Nats, Stored, View
+
+CALLS_MAX = 5_000
+"""Live calls that are listed."""
+RECORDS_MAX = 50_000
+"""Records of calls that are read for that, ended ones of the last minute included."""
+ANSWER_SECONDS = 0.3
+"""How long answers are waited for of which nobody knows how many come."""
+
+COUNTED = ("relay", "receipt", "acks", "control")
+"""Families that pass through here to be counted; those that a stream captures are counted by it."""
+STREAMS = {
+    subjects.STREAM_DELIVER: "deliver",
+    subjects.STREAM_EVENTS: "event",
+    subjects.STREAM_DEADLINES: "deadline",
+    f"KV_{subjects.BUCKET_SESSIONS}": "$KV.sessions",
+    f"KV_{subjects.BUCKET_CALLS}": "$KV.calls",
+}
+_KV_CALLS = f"$KV.{subjects.BUCKET_CALLS}.call.*"
+_KV_USERS = f"$KV.{subjects.BUCKET_SESSIONS}.user.*"
+
+
+@dataclass(slots=True)
+class _Heard:
+    """The last beat of an instance, and when it came (monotonic seconds)."""
+
+    service: str
+    beat: Beat
+    at: float
+
+
+@dataclass(slots=True)
+class _Counts:
+    """Numbers that only grow, at a time (monotonic seconds). ``work``: instance → (requests, seconds)."""
+
+    at: float
+    families: Counter[str] = field(default_factory=Counter)
+    work: dict[str, tuple[int, float]] = field(default_factory=dict)
+
+
+class Looker:
+    """Looks, again and again; a rate is one since the look before. All raise :class:`shared.errors.Unavailable`."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._heard: dict[str, _Heard] = {}
+        self._passed: Counter[str] = Counter()
+        self._before: _Counts | None = None
+
+    async def start(self) -> None:
+        """Begin to listen."""
+        await self._bus.subscribe(subjects.LIVE, self._on_beat)
+        for family in COUNTED:
+            await self._bus.subscribe(f"{family}.>", self._on_counted)
+        self._bus.publish(subjects.ROLLCALL)
+        await self._bus.flush()
+        await asyncio.sleep(ANSWER_SECONDS)
+
+    async def _on_beat(self, msg: Msg) -> None:
+        service, instance = subjects.parse_live(msg.subject)
+        beat = Beat.model_validate_json(msg.data)
+        if beat.leaving:
+            self._heard.pop(instance, None)
+        else:
+            self._heard[instance] = _Heard(service, beat, time.monotonic())
+
+    async def _on_counted(self, msg: Msg) -> None:
+        self._passed[msg.subject.partition(".")[0]] += 1
+
+    async def look(self) -> View:
+        """Look at everything once."""
+        infos, users, calls, stats, nats = await asyncio.gather(
+            self._infos(), self._users(), self._calls(), self._stats(), self._nats()
+        )
+        now = _Counts(time.monotonic(), Counter(self._passed))
+        for name, info in infos.items():
+            now.families[STREAMS[name]] = info["state"]["last_seq"]
+        for instance, tallies in stats.items():
+            requests = sum(tally["requests"] for tally in tallies)
+            now.families["rpc"] += requests
+            now.work[instance] = (requests, sum(tally["seconds"] for tally in tallies))
+        before, self._before = self._before or now, now
+        instances = self._instances(stats, before, now)
+        return View(
+            at=time.time(),
+            instances=instances,
+            users=users,
+            sockets=sum(instance.sockets or 0 for instance in instances),
+            calls=tuple(calls[:CALLS_MAX]),
+            calls_left=max(0, len(calls) - CALLS_MAX),
+            rates=_rates(before, now),
+            nats=nats,
+            streams=tuple(_stored(info) for info in infos.values()),
+        )
+
+    # --- what is asked --------------------------------------------------------------------------------------------
+
+    async def _infos(self) -> dict[str, dict[str, Any]]:
+        found = await asyncio.gather(*(stored.info(self._bus, name) for name in STREAMS))
+        return {name: info for name, info in zip(STREAMS, found, strict=True) if info is not None}
+
+    async def _users(self) -> int:
+        info = await stored.info(self._bus, f"KV_{subjects.BUCKET_SESSIONS}", count=_KV_USERS)
+        return int(info.get("total", 0)) if info is not None else 0
+
+    async def _calls(self) -> list[LiveCall]:
+        bucket, now, found = f"KV_{subjects.BUCKET_CALLS}", time.time() * 1000, []
+        if await stored.info(self._bus, bucket) is None:
+            return []
+        async for message in stored.scan(self._bus, bucket, _KV_CALLS, most=RECORDS_MAX):
+            if message.deleted:
+                continue
+            call = Call.model_validate_json(message.payload)
+            if call.state is not State.ENDED:
+                found.append(_live(call, now))
+        return found
+
+    async def _stats(self) -> dict[str, list[dict[str, Any]]]:
+        """Instance → what its endpoints have done."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for answer in await self._everybody("$SRV.STATS"):
+            instance = answer.get("metadata", {}).get("instance")
+            tallies = [
+                each["data"] for each in answer.get("endpoints", []) if isinstance(each.get("data"), dict)
+            ]
+            if isinstance(instance, str):
+                found[instance] = tallies
+        return found
+
+    async def _nats(self) -> Nats:
+        statz, connz = await asyncio.gather(
+            self._everybody("$SYS.REQ.ACCOUNT.PING.STATZ"), self._everybody("$SYS.REQ.ACCOUNT.PING.CONNZ")
+        )
+        accounts = [each for answer in statz for each in answer["data"].get("account_statz") or []]
+        connections = [each for answer in connz for each in answer["data"].get("connections") or []]
+        fullest: dict[str, Any] = max(connections, key=lambda each: each["pending_bytes"], default={})
+        return Nats(
+            servers=len(statz),
+            connections=sum(each["conns"] for each in accounts),
+            slow_consumers=sum(each["slow_consumers"] for each in accounts),
+            pending=sum(each["pending_bytes"] for each in connections),
+            pending_for=fullest.get("name", "") if fullest.get("pending_bytes") else "",
+        )
+
+    async def _everybody(self, subject: str) -> list[dict[str, Any]]:
+        """The answers of all who answer in time."""
+        answers: list[dict[str, Any]] = []
+
+        async def take(msg: Msg) -> None:
+            if msg.data:
+                answers.append(json.loads(msg.data))
+
+        inbox = self._bus.client.new_inbox()
+        subscription = await self._bus.subscribe(inbox, take)
+        try:
+            self._bus.publish(subject, b"", inbox)
+            await asyncio.sleep(ANSWER_SECONDS)
+        finally:
+            if self._bus.connected:
+                await subscription.unsubscribe()
+        return answers
+
+    # --- what is made of it ---------------------------------------------------------------------------------------
+
+    def _instances(
+        self, stats: dict[str, list[dict[str, Any]]], before: _Counts, now: _Counts
+    ) -> tuple[Instance, ...]:
+        found = []
+        for name, heard in sorted(self._heard.items(), key=lambda item: (item[1].service, item[0])):
+            if now.at - heard.at > SILENT_SECONDS:
+                continue
+            uptime = max(0.0, time.time() - heard.beat.started_at / 1000)
+            instance = Instance(heard.service, name, heard.beat.version, uptime, heard.beat.sockets)
+            found.append(_with_work(instance, stats[name], before, now) if name in stats else instance)
+        return tuple(found)
+
+
+def _with_work(instance: Instance, tallies: list[dict[str, Any]], before: _Counts, now: _Counts) -> Instance:
+    requests, seconds = now.work[instance.name]
+    then = before.work.get(instance.name, (0, 0.0) if before is not now else (requests, seconds))
+    done, took, passed = requests - then[0], seconds - then[1], now.at - before.at
+    return Instance(
+        instance.service,
+        instance.name,
+        instance.version,
+        instance.uptime,
+        instance.sockets,
+        requests=requests,
+        refused=sum(tally["refused"] for tally in tallies),
+        errors=sum(tally["errors"] for tally in tallies),
+        rate=done / passed if passed else None,
+        ms=took / done * 1000 if done > 0 else None,
+    )
+
+
+def _rates(before: _Counts, now: _Counts) -> dict[str, float]:
+    passed = now.at - before.at
+    if not passed:
+        return {}
+    families = ("rpc", *COUNTED, *STREAMS.values())
+    then = {name: now.families[name] for name in ("rpc", *STREAMS.values())} | before.families
+    # A number that shrinks belongs to a stream or service that began anew.
+    return {name: max(0, now.families[name] - then.get(name, 0)) / passed for name in families}
+
+
+def _live(call: Call, now: float) -> LiveCall:
+    return LiveCall(
+        call=call.call,
+        state=call.state,
+        caller=call.caller,
+        callee=call.callee,
+        call_type=call.call_type,
+        age=max(0.0, now - call.created_at) / 1000,
+        talking=max(0.0, now - call.accepted_at) / 1000 if call.accepted_at is not None else None,
+    )
+
+
+def _stored(info: dict[str, Any]) -> Stored:
+    config, state = info["config"], info["state"]
+    replicas = (info.get("cluster") or {}).get("replicas") or []
+    return Stored(
+        name=config["name"],
+        messages=state["messages"],
+        size=state["bytes"],
+        size_max=config["max_bytes"] if config["max_bytes"] > 0 else None,
+        replicas=config["num_replicas"],
+        behind=sum(not replica.get("current", False) for replica in replicas),
+    )

@@ -1,0 +1,93 @@
+"""``signalling tail``: what passes on the bus, as lines."""
+
+import asyncio
+import sys
+from collections import OrderedDict
+from collections.abc import Callable
+from datetime import datetime
+
+from nats.aio.msg import Msg
+
+from shared import subjects
+from shared.bus import Bus
+from shared.errors import Unavailable
+from signalling.watch import lines
+from signalling.watch.stored import scan
+
+FAMILIES = ("event.>", "rpc.>", "relay.>", "deliver.>", "control.>")
+"""What is followed unless a subject is named: all but receipts, acknowledgements and beats."""
+NOISE = frozenset({subjects.rpc("presence", "renew")})
+"""What every gateway sends all the time; not shown unless a subject is named."""
+SESSIONS_MAX = 100_000
+_RECENT_MAX = 1_000
+
+Say = Callable[[str], None]
+
+
+class Tail:
+    """Follows the bus. ``user``, ``call``: only messages that name them, or go to a session of that user."""
+
+    def __init__(self, bus: Bus, say: Say, *, user: str | None, call: str | None, raw: bool) -> None:
+        self._bus = bus
+        self._say = say
+        self._user = user
+        self._call = call
+        self._raw = raw
+        self._all = True
+        self._whose: OrderedDict[str, str] = OrderedDict()
+        """Session → user, as far as it has been heard."""
+
+    async def start(self, subject: str | None) -> None:
+        """Begin. Raises :class:`Unavailable`."""
+        self._all = subject is not None
+        if self._user is not None:
+            await self._remember(self._user)
+        for each in (subject,) if subject is not None else FAMILIES:
+            await self._bus.subscribe(each, self._on_message)
+        await self._bus.flush()
+
+    async def _remember(self, user: str) -> None:
+        """The sessions that the user has, from what has been recorded of them."""
+        try:
+            async for message in scan(
+                self._bus, subjects.STREAM_EVENTS, subjects.event_user(user, "*"), most=_RECENT_MAX
+            ):
+                self._learn(message.subject, message.payload)
+        except Unavailable:
+            return  # no such stream yet: nobody has joined
+
+    async def _on_message(self, msg: Msg) -> None:
+        if msg.subject in NOISE and not self._all:
+            return
+        self._learn(msg.subject, msg.data)
+        owner = self._owner(msg.subject)
+        users = lines.users_of(msg.subject, msg.data) | ({owner} if owner else set())
+        if self._user is not None and self._user not in users:
+            return
+        if self._call is not None and self._call not in lines.calls_of(msg.subject, msg.data):
+            return
+        note = f"({lines.printable(owner)})" if owner else ""
+        self._say(lines.line(msg.subject, msg.data, datetime.now().astimezone(), raw=self._raw, note=note))
+
+    def _learn(self, subject: str, payload: bytes) -> None:
+        for session, user in lines.sessions_of(subject, payload):
+            self._whose[session] = user
+            self._whose.move_to_end(session)
+        while len(self._whose) > SESSIONS_MAX:
+            self._whose.popitem(last=False)
+
+    def _owner(self, subject: str) -> str | None:
+        """Whose session a delivery goes to."""
+        match subject.split("."):
+            case ["deliver" | "control", _, session, _]:
+                return self._whose.get(session)
+        return None
+
+
+async def follow(
+    bus: Bus, say: Say, *, user: str | None, call: str | None, subject: str | None, raw: bool
+) -> None:
+    """Say a line for each message until cancelled; on stderr, when it listens. Raises :class:`Unavailable`."""
+    await Tail(bus, say, user=user, call=call, raw=raw).start(subject)
+    print("following", subject or " ".join(FAMILIES), file=sys.stderr, flush=True)
+    await asyncio.Event().wait()

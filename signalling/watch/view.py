@@ -1,0 +1,85 @@
+"""What a look at a running system comes to; no I/O."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One process. ``requests``, ``refused``, ``errors``: since it started; ``rate``: requests a second just now.
+
+    ``ms``: what a request took on average just now, ``None`` without any. ``sockets``: at a gateway.
+    """
+
+    service: str
+    name: str
+    version: str
+    uptime: float
+    sockets: int | None = None
+    requests: int | None = None
+    refused: int | None = None
+    errors: int | None = None
+    rate: float | None = None
+    ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LiveCall:
+    """A call that has not ended. ``age``: seconds since it was placed; ``talking``: since it was accepted."""
+
+    call: str
+    state: str
+    caller: str
+    callee: str
+    call_type: str
+    age: float
+    talking: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A stream or bucket. ``size_max``: bytes, ``None`` for no limit. ``behind``: replicas that lack something."""
+
+    name: str
+    messages: int
+    size: int
+    size_max: int | None
+    replicas: int
+    behind: int
+
+
+@dataclass(frozen=True, slots=True)
+class Nats:
+    """The servers. ``slow_consumers``: connections cut off since they started; ``pending``: bytes, and for whom."""
+
+    servers: int
+    connections: int
+    slow_consumers: int
+    pending: int
+    pending_for: str
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One look. ``rates``: messages a second by family of subjects. ``calls_left``: live calls beyond those listed."""
+
+    at: float
+    instances: tuple[Instance, ...]
+    users: int
+    sockets: int
+    calls: tuple[LiveCall, ...]
+    calls_left: int
+    rates: dict[str, float]
+    nats: Nats
+    streams: tuple[Stored, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For programs."""
+        return asdict(self)
+
+    def by_state(self) -> dict[str, int]:
+        """How many of the calls listed are in which state."""
+        counts: dict[str, int] = {}
+        for call in self.calls:
+            counts[call.state] = counts.get(call.state, 0) + 1
+        return counts
