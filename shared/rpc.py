@@ -71,7 +71,7 @@ class Tally:
     """``data`` of an endpoint in the answers to ``$SRV.STATS``: what became of its requests since the start.
 
     ``refused``: answered with an error that is the asker's affair. ``errors``: with one that is ours. ``seconds``: how
-    long all of them together took to answer. ``num_requests`` and the other figures that micro itself has are these, too.
+    long all of them together took to answer. The figures that micro itself has, like ``num_requests``, are these as well.
     """
 
     requests: int = 0
