@@ -71,7 +71,7 @@ class Tally:
     """``data`` of an endpoint in the answers to ``$SRV.STATS``: what became of its requests since the start.
 
     ``refused``: answered with an error that is the asker's affair. ``errors``: with one that is ours. ``seconds``: how
-    long all of them together took to answer. The figures that micro itself has, like ``num_requests``, are these as well.
+    long all of them together took to answer. Micro's own figures, like ``num_requests``, are made of these.
     """
 
     requests: int = 0
