@@ -72,6 +72,17 @@ class Terminal:
             assert self.process.poll() is None, f"it has ended\n{text}"
             time.sleep(0.05)
 
+    def press(self, keys: str, *texts: str) -> None:
+        """Press the same again and again, a second apart, until the screen has all of ``texts``."""
+        for _ in range(10):
+            self.type(keys)
+            end = time.monotonic() + 1
+            while time.monotonic() < end:
+                if all(each in self.text for each in texts):
+                    return
+                time.sleep(0.05)
+        raise AssertionError(f"not on the screen: {texts}\n{self.text}")
+
     def close(self) -> None:
         """End it, if it has not."""
         if self.process.poll() is None:
