@@ -94,4 +94,5 @@ class Sweep:
             return  # whoever ended it is about to let the user go
         if await self._store.void(held.hold, now_ms()):
             log.warning("swept: hold without a call", user=user, call=held.hold.call)
-            await self._store.let_go(user, held.hold.call)
+            for held_by_it in (user, held.hold.peer):
+                await self._store.let_go(held_by_it, held.hold.call)

@@ -10,7 +10,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from services.callcore import control, placing
@@ -266,6 +266,7 @@ async def play(world: World, script: list[tuple[Any, ...]]) -> None:
 
 @settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(script=scripts)
+@example(script=[("initiate", "b1", "ann"), ("leave", "b1"), *[("turn", 0)] * 3, ("overtake", 0)])
 def test_any_interleaving(script: list[tuple[Any, ...]]) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
         asyncio.run(_one(monkeypatch, script))
