@@ -97,6 +97,7 @@ class Bus:
         self.client = client
         self._reader = client._ps = Reader(client)
         self._flushing = False
+        self._hangs = False
         self._inbox = ""
         self._asked = 0
         self._asking: dict[str, _Asking] = {}
@@ -134,9 +135,7 @@ class Bus:
         async def on_disconnect() -> None:
             if not bus._closing:
                 log.warning("nats disconnected")
-            # Whoever waits for an answer now would wait for nothing until its time is over.
-            for asking in bus._asking.values():
-                asking.give_up()
+            bus._give_up_asking()
 
         async def on_reconnect() -> None:
             bus.connected_since = time.monotonic()
@@ -177,7 +176,26 @@ class Bus:
     @property
     def connected(self) -> bool:
         """Whether something published now would leave now."""
-        return self.client.is_connected
+        return self.client.is_connected and not self._hangs
+
+    def hangs(self, hangs: bool) -> None:
+        """NATS does not answer, though it has not hung up; or it answers again. See :class:`shared.pulse.Pulse`."""
+        self._hangs = hangs
+        if hangs:
+            self._give_up_asking()
+
+    async def ping(self) -> asyncio.Future[bool] | None:
+        """Ask NATS whether it is there; what is returned is done when it answers. ``None`` without a connection."""
+        if not self.client.is_connected:
+            return None
+        pong: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        await self.client._send_ping(pong)
+        return pong
+
+    def _give_up_asking(self) -> None:
+        """Whoever waits for an answer now would wait for nothing until its time is over."""
+        for asking in self._asking.values():
+            asking.give_up()
 
     def publish(
         self, subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, str] | None = None
@@ -190,7 +208,7 @@ class Bus:
         # nats-py's own publish costs four times as much: a coroutine, a future and a task woken for each message.
         client = self.client
         size = len(payload)
-        if not client.is_connected:
+        if self._hangs or not client.is_connected:
             raise Unavailable
         if size > client._max_payload:
             raise Unavailable(f"a message of {size} bytes is more than NATS takes")

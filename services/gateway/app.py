@@ -22,6 +22,7 @@ from services.gateway.transport import PATH, Transport, origin_check
 from shared import health, logs
 from shared.bus import Bus
 from shared.members import Beacon, Members
+from shared.pulse import Pulse
 from shared.rpc import Client
 from shared.runner import distribution_version
 
@@ -44,7 +45,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
     """
     bus = await Bus.connect(settings.nats_url, name=instance, inboxes=SERVICE, login=settings.nats_login())
     try:
-        members = Members(bus, *NEEDED)
+        members, pulse = Members(bus, *NEEDED), Pulse(bus)
         registry, errands = Registry(), Errands(lambda: bus.connected)
         transport = Transport(
             origin_allowed=origin_check(settings.client_url),
@@ -104,6 +105,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         await bus.flush()
         bus.on_reconnect.append(lease.renew_soon)
         lease.start()
+        pulse.start()
         join_timeout.start()
         transport.start()
         await beacon.start()
@@ -129,6 +131,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             await relays.stop(STOP_SECONDS)
             await runner.cleanup()
             await members.stop()
+            await pulse.stop()
     finally:
         await bus.close()
 

@@ -1,0 +1,59 @@
+"""Whether NATS answers, known within a second: a server that hangs keeps its connections, and takes what is sent."""
+
+import asyncio
+
+from shared import logs
+from shared.bus import Bus
+
+log = logs.get(__name__)
+
+EVERY_SECONDS = 0.25
+LATE_SECONDS = 0.6
+"""How long an answer may take. With the time between two pings it is less than a second."""
+
+
+class Pulse:
+    """Pings NATS over the connection of ``bus``, and has the bus say that it is away while no answer comes.
+
+    What is asked then, and what was asked just before, fails at once. A false alarm costs no more than that: clients
+    are told that they may try again, and relays wait.
+    """
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin."""
+        self._task = asyncio.create_task(self._run(), name="pulse")
+
+    async def stop(self) -> None:
+        """Ask no more."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._bus.hangs(False)
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(EVERY_SECONDS)
+            since = self._bus.connected_since
+            pong = await self._bus.ping()
+            if pong is None or await self._comes(pong):
+                continue
+            log.warning("nats does not answer")
+            self._bus.hangs(True)
+            while not pong.done() and self._bus.connected_since == since:
+                await asyncio.sleep(EVERY_SECONDS)
+            self._bus.hangs(False)
+            log.info("nats answers")
+
+    @staticmethod
+    async def _comes(pong: asyncio.Future[bool]) -> bool:
+        await asyncio.wait({pong}, timeout=LATE_SECONDS)
+        # If it was this process that hung, the answer is there and only has to be read.
+        for _ in range(3):
+            if pong.done():
+                return True
+            await asyncio.sleep(0)
+        return pong.done()
