@@ -12,7 +12,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from shared import logs
-from shared.errors import Unavailable
+from shared.errors import NotSent, Unavailable
 from shared.reading import DirectHandler, Reader
 
 log = logs.get(__name__)
@@ -209,7 +209,7 @@ class Bus:
         client = self.client
         size = len(payload)
         if self._hangs or not client.is_connected:
-            raise Unavailable
+            raise NotSent
         if size > client._max_payload:
             raise Unavailable(f"a message of {size} bytes is more than NATS takes")
         if client._pending_data_size > UNSENT_BYTES:
@@ -246,10 +246,13 @@ class Bus:
     async def request(
         self, subject: str, payload: bytes, *, timeout: float, headers: dict[str, str] | None = None
     ) -> Answer:
-        """One try of a request. Raises :class:`Unavailable` for no answer, nobody there, or NATS away."""
+        """One try of a request.
+
+        Raises :class:`Unavailable` if there is no answer, :class:`NotSent` if nobody is there or NATS away.
+        """
         answer = await self._ask(_Asking(), subject, payload, timeout, headers)
         if answer.nobody_there:
-            raise Unavailable
+            raise NotSent
         return answer
 
     async def request_many(self, subject: str, payload: bytes, *, most: int, timeout: float) -> list[Answer]:

@@ -109,5 +109,9 @@ class Unavailable(SignallingError):
     code, default, retryable = "unavailable", "Temporarily unavailable", True
 
 
+class NotSent(Unavailable):
+    """Nobody can have got what was asked: nothing has happened, and nothing will."""
+
+
 BY_CODE: dict[str, type[SignallingError]] = {cls.code: cls for cls in SignallingError.__subclasses__()}
 """Code → class, for reading errors off the wire."""

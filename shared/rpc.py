@@ -17,7 +17,7 @@ from shared.bus import Bus, drain
 from shared.clock import now_ms
 from shared.contracts.rpc import Reply, Request
 from shared.contracts.wire import Wire
-from shared.errors import BadRequest, SignallingError, Unavailable
+from shared.errors import BadRequest, NotSent, SignallingError, Unavailable
 
 log = logs.get(__name__)
 
@@ -34,7 +34,7 @@ class Client:
 
     def __init__(self, bus: Bus, *, timeout: float) -> None:
         self._bus = bus
-        self._timeout = timeout
+        self.timeout = timeout
 
     async def ask(
         self, service: str, verb: str, request: Request, reply: type[R], *, at: str | None = None
@@ -42,18 +42,21 @@ class Client:
         """Send ``request`` and return what was answered. ``at``: to this instance, which is tried once.
 
         Both tries carry the same request id, so that the second is no second deed. Raises the
-        :class:`SignallingError` that was answered, or :class:`Unavailable` if nothing was.
+        :class:`SignallingError` that was answered; if nothing was, :class:`NotSent` where nobody can have got it, else
+        :class:`Unavailable`.
         """
         subject = subjects.rpc(service, verb) if at is None else subjects.rpc_at(service, verb, at)
         tries = TRIES if at is None else 1
+        sent = False
         for attempt in range(1, tries + 1):
-            until = now_ms() + int(self._timeout * 1000)
+            until = now_ms() + int(self.timeout * 1000)
             stamped = request.model_copy(update={"expires_at": until, "attempt": attempt})
             try:
-                msg = await self._bus.request(subject, stamped.dump(), timeout=self._timeout)
-            except Unavailable:
+                msg = await self._bus.request(subject, stamped.dump(), timeout=self.timeout)
+            except Unavailable as error:
+                sent = sent or not isinstance(error, NotSent)
                 if attempt == tries or not self._bus.connected:
-                    raise
+                    raise (Unavailable() if sent else error) from error
                 log.warning("request tried again", subject=subject, request=request.request_id)
                 continue
             try:

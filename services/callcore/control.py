@@ -30,14 +30,22 @@ class Control:
         expires_at: int = 0,
         attempt: int = 1,
         initiated: bool = False,
+        settle: bool = False,
     ) -> Outcome:
         """Let ``happening`` happen to the call, on the instance in charge of it, or here if that does not answer.
 
         ``expires_at``: when the asker stops waiting (ms); later, nobody is told, for the asker has asked elsewhere.
         ``attempt``: a request that is tried again is done here, for the instance in charge may be why.
         ``initiated``: tell its author ``call:initiated`` first, for it is their own call that became this one.
+        ``settle``: only tell what came of it if it has happened before; else raises :class:`CallNotFound`.
         Raises the refusal that the table names, :class:`CallNotFound` for an unknown call.
         """
+        if settle:
+            async with self._charge.turn(call_id):
+                found = await self._store.call(call_id)
+                if found is None or found.call.caused_by != happening.cause:
+                    raise CallNotFound(call_id=call_id)
+                return await self._repeat(found, happening, expires_at, initiated)
         done = await self._charge.pass_on(call_id, happening, initiated=initiated) if attempt == 1 else None
         if done is None:
             done = await self.happen_here(call_id, happening, expires_at=expires_at, initiated=initiated)

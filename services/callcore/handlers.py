@@ -43,7 +43,8 @@ class Handlers:
         await server.serve("calls", "left", LeftRequest, self.left)
 
     async def initiate(self, request: InitiateRequest) -> InitiateReply:
-        return await self._charge.pass_on_initiate(request) or await self.initiate_here(request)
+        there = await self._charge.pass_on_initiate(request) if not request.settle else None
+        return there or await self.initiate_here(request)
 
     async def happen_here(self, deed: Deed) -> DeedDone:
         outcome = await self._control.happen_here(
@@ -78,7 +79,9 @@ class Handlers:
 
     async def _happen(self, call: str, request: ByClient, kind: Kind, reason: str | None = None) -> CallReply:
         happening = _happening(request, kind, reason)
-        await self._control.happen(call, happening, expires_at=request.expires_at, attempt=request.attempt)
+        await self._control.happen(
+            call, happening, expires_at=request.expires_at, attempt=request.attempt, settle=request.settle
+        )
         return CallReply(call=call)
 
     async def _happen_to_user(

@@ -60,6 +60,8 @@ class Placing:
             try:
                 if (done := await self._begun_elsewhere(request, mine, theirs)) is not None:
                     return done
+                if request.settle:
+                    return await self._settle(request, _hold_of_pair(request, mine, theirs))
                 if not await self._free(mine, request, pair=request.to):
                     raise AlreadyInCall
                 if (hold := _hold_of_pair(request, mine, theirs)) is not None:
@@ -84,6 +86,16 @@ class Placing:
             place = rules.place(found.call)
             await self._teller.tell(place, found.revision, what="initiated", expires_at=request.expires_at)
         return found.call
+
+    async def _settle(self, request: InitiateRequest, hold: Hold | None) -> Call:
+        """A request that nobody waits for any more: if it has accepted the peer's call (glare), that is told again."""
+        if hold is None:
+            raise CallNotFound(call_id=request.call)
+        happening = Happening(Kind.ACCEPT, request.request_id, request.user, _address(request))
+        outcome = await self._control.happen(
+            hold.call, happening, expires_at=request.expires_at, initiated=True, settle=True
+        )
+        return outcome.call
 
     async def _free(self, held: Held, request: InitiateRequest, *, pair: str | None = None) -> bool:
         """Whether the user can be taken for ``request``, or is held for a call with ``pair``.
@@ -112,8 +124,7 @@ class Placing:
             call.caller != request.to or call.state is not State.RINGING
         ):
             raise AlreadyInCall
-        at = Address(session=request.session, gateway=request.gateway)
-        happening = Happening(Kind.ACCEPT, request.request_id, request.user, at)
+        happening = Happening(Kind.ACCEPT, request.request_id, request.user, _address(request))
         try:
             outcome = await self._control.happen(
                 call.call,
@@ -162,7 +173,7 @@ class Placing:
             state=State.RINGING,
             caller=request.user,
             callee=request.to,
-            caller_at=Address(session=request.session, gateway=request.gateway),
+            caller_at=_address(request),
             ringing=tuple(Address(session=s.session, gateway=s.gateway) for s in theirs),
             call_type=request.call_type,
             metadata=request.metadata,
@@ -195,6 +206,10 @@ class Placing:
 
 class _Forming(Exception):
     """Somebody else is about to decide; look again in a moment."""
+
+
+def _address(request: InitiateRequest) -> Address:
+    return Address(session=request.session, gateway=request.gateway)
 
 
 def _key_order(want: tuple[str, str, Held]) -> str:

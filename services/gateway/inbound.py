@@ -1,7 +1,9 @@
 """What clients send: checked, and forwarded to the service whose business it is."""
 
+import asyncio
 from collections.abc import Callable
-from typing import Any, cast
+from contextlib import suppress
+from typing import Any, TypeVar, cast
 
 from services.gateway.errands import Errands
 from services.gateway.limits import JoinTimeout, Strikes
@@ -23,6 +25,7 @@ from shared.errors import (
     BadRequest,
     CallNotFound,
     NotAuthenticated,
+    NotSent,
     ReceiverNotFound,
     SignallingError,
     Unauthorized,
@@ -32,6 +35,8 @@ from shared.ids import could_be_minted, new_id
 from shared.rpc import Client
 
 log = logs.get(__name__)
+
+R = TypeVar("R", bound=Wire)
 
 
 class Inbound:
@@ -269,26 +274,43 @@ class Inbound:
             call_type=initiate.call_type,
             metadata=initiate.metadata,
         )
-        reply = await self._services.ask("calls", "initiate", request, calls.InitiateReply)
+        reply = await self._ask("initiate", request, calls.InitiateReply)
         self._replies.ok(asked, callId=reply.call, to=reply.to, expiresAt=reply.expires_at)
 
     async def _accept(self, asked: Asked, message: Wire) -> None:
         call = cast(client.Accept, message).call_id
         request = calls.AcceptRequest(**self._by(asked.socket), call=call)
-        await self._services.ask("calls", "accept", request, calls.CallReply)
+        await self._ask("accept", request, calls.CallReply)
         self._replies.ok(asked, callId=call)
 
     async def _reject(self, asked: Asked, message: Wire) -> None:
         reject = cast(client.Reject, message)
         request = calls.RejectRequest(**self._by(asked.socket), call=reject.call_id, reason=reject.reason)
-        await self._services.ask("calls", "reject", request, calls.CallReply)
+        await self._ask("reject", request, calls.CallReply)
         self._replies.ok(asked, callId=reject.call_id)
 
     async def _end(self, asked: Asked, message: Wire) -> None:
         end = cast(client.End, message)
         request = calls.EndRequest(**self._by(asked.socket), call=end.call_id, reason=end.reason)
-        await self._services.ask("calls", "end", request, calls.CallReply)
+        await self._ask("end", request, calls.CallReply)
         self._replies.ok(asked, callId=end.call_id)
+
+    async def _ask(self, verb: str, request: calls.ByClient, reply: type[R]) -> R:
+        """Have call control do something. What it may have done without anybody hearing of it is told later."""
+        try:
+            return await self._services.ask("calls", verb, request, reply)
+        except NotSent:
+            raise
+        except Unavailable:
+            settle = request.model_copy(update={"settle": True})
+
+            async def settled() -> None:
+                await asyncio.sleep(self._services.timeout)  # from then on nobody does it any more
+                with suppress(CallNotFound):
+                    await self._services.ask("calls", verb, settle, reply)
+
+            self._errands.run("settle", settled)
+            raise
 
     async def _status(self, asked: Asked, message: Wire) -> None:
         query = cast(client.StatusQuery, message)

@@ -13,6 +13,8 @@ class ByClient(Request):
     user: UserId
     session: str
     gateway: str
+    settle: bool = False
+    """Do nothing; but if this very request was done before, tell everybody once more what came of it."""
 
 
 class InitiateRequest(ByClient):

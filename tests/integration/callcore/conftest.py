@@ -114,8 +114,10 @@ class World:
         request = InitiateRequest(user=_user(session), session=session, gateway=GATEWAY, to=to, **values)
         return await self.client.ask("calls", "initiate", request, InitiateReply)
 
-    async def accept(self, session: str, call: str, *, request_id: str | None = None) -> CallReply:
-        request = AcceptRequest(**self._by(session, request_id), call=call)
+    async def accept(
+        self, session: str, call: str, *, request_id: str | None = None, settle: bool = False
+    ) -> CallReply:
+        request = AcceptRequest(**self._by(session, request_id), call=call, settle=settle)
         return await self.client.ask("calls", "accept", request, CallReply)
 
     async def reject(self, session: str, call: str) -> CallReply:
@@ -123,8 +125,10 @@ class World:
             "calls", "reject", RejectRequest(**self._by(session), call=call), CallReply
         )
 
-    async def end(self, session: str, call: str, *, request_id: str | None = None) -> CallReply:
-        request = EndRequest(**self._by(session, request_id), call=call)
+    async def end(
+        self, session: str, call: str, *, request_id: str | None = None, settle: bool = False
+    ) -> CallReply:
+        request = EndRequest(**self._by(session, request_id), call=call, settle=settle)
         return await self.client.ask("calls", "end", request, CallReply)
 
     async def attached(self, session: str) -> None:
@@ -133,7 +137,7 @@ class World:
     async def left(self, session: str, reason: str = "connection_lost") -> None:
         await self.client.ask("calls", "left", LeftRequest(**self._by(session), reason=reason), Done)
 
-    def _by(self, session: str, request_id: str | None = None) -> dict[str, str]:
+    def _by(self, session: str, request_id: str | None = None) -> dict[str, Any]:
         return {
             "request_id": request_id or new_id(),
             "user": _user(session),

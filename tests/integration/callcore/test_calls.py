@@ -131,6 +131,51 @@ async def test_the_same_request_again_is_the_same_deed(world: World, callcore: S
     assert {s.body["reason"] for s in world.to("ann-phone", "call:ended")} == {"hangup"}
 
 
+async def test_settling_tells_what_was_done_and_does_nothing(world: World, callcore: Start) -> None:
+    await callcore()
+    await world.online("ann", "phone")
+    await world.online("bob", "phone")
+
+    async def told_again(session: str, event: str, count: int) -> None:
+        await world.until(lambda: len(world.to(session, event)) == count)
+
+    with pytest.raises(CallNotFound):
+        await world.initiate("ann-phone", "bob", request_id="r1", call="c1", settle=True)
+    assert not await world.held("ann") and not await world.held("bob")
+    await world.initiate("ann-phone", "bob", request_id="r1", call="c1")
+    assert (await world.initiate("ann-phone", "bob", request_id="r1", call="c1", settle=True)).call == "c1"
+    await told_again("ann-phone", "call:initiated", 2)
+    await told_again("bob-phone", "call:incoming", 2)
+
+    with pytest.raises(CallNotFound):
+        await world.accept("bob-phone", "c1", request_id="r2", settle=True)
+    assert not world.to("ann-phone", "call:accepted")
+    await world.accept("bob-phone", "c1", request_id="r2")
+    await world.accept("bob-phone", "c1", request_id="r2", settle=True)
+    for session in ("ann-phone", "bob-phone"):
+        await told_again(session, "call:accepted", 2)
+
+    with pytest.raises(CallNotFound):
+        await world.end("ann-phone", "c1", request_id="r3", settle=True)
+    await world.end("ann-phone", "c1", request_id="r3")
+    await world.end("ann-phone", "c1", request_id="r3", settle=True)
+    for session in ("ann-phone", "bob-phone"):
+        await told_again(session, "call:ended", 2)
+
+
+async def test_settling_glare_tells_of_the_call_that_was_accepted(world: World, callcore: Start) -> None:
+    await callcore()
+    await world.online("ann", "phone")
+    await world.online("bob", "phone")
+    await world.initiate("ann-phone", "bob", call="c1")
+    await world.initiate("bob-phone", "ann", request_id="r2", call="c2")
+    again = await world.initiate("bob-phone", "ann", request_id="r2", call="c2", settle=True)
+    assert again.call == "c1"
+    await world.until(lambda: len(world.to("ann-phone", "call:accepted")) == 2)
+    with pytest.raises(CallNotFound):
+        await world.initiate("bob-phone", "ann", request_id="r3", call="c3", settle=True)
+
+
 async def test_a_hold_whose_call_never_came_about_is_void_after_a_moment(
     world: World, callcore: Start
 ) -> None:

@@ -11,6 +11,7 @@ from services.gateway.app import start
 from services.gateway.settings import Settings
 from shared import subjects
 from shared.bus import Bus
+from signalling.nats_server import EmbeddedNats
 from tests.integration.gateway.conftest import GATEWAY, Connect, Services, Start
 
 
@@ -183,6 +184,32 @@ async def test_a_turn_of_a_call_is_heard_once(
     await alice.expect("call:ended", callId="c2")
     heard = [r.data["seq"] for r in alice.inbox.all if r.event.startswith("call:")]
     assert heard == [1, 3, 4, 5, 8]
+
+
+async def test_a_request_without_an_answer_is_settled(
+    gateway: Start, connect: Connect, services: Services
+) -> None:
+    """Its client has been told ``unavailable``; if it was done all the same, everybody is to be told."""
+    alice = await connect(await gateway(request_timeout_seconds=0.2), "alice")
+    services.slow["accept"] = 1.0
+    assert (await alice.refused("call:accept", {"callId": "c1"}))["code"] == "unavailable"
+    services.slow.clear()
+    async with asyncio.timeout(5):
+        while not (settled := [r for verb, r in services.asked if verb == "accept" and r.get("settle")]):
+            await asyncio.sleep(0.02)
+    first = await services.wait_for("accept")
+    assert settled[0]["requestId"] == first["requestId"] and settled[0]["call"] == "c1"
+
+
+async def test_what_was_never_sent_is_not_settled(
+    gateway: Start, connect: Connect, services: Services, nats_server: EmbeddedNats
+) -> None:
+    alice = await connect(await gateway(request_timeout_seconds=0.2), "alice")
+    nats_server.kill()
+    assert (await alice.refused("call:end", {"callId": "c1"}))["code"] == "unavailable"
+    nats_server.start()
+    await asyncio.sleep(2)
+    assert "end" not in services.verbs()
 
 
 async def test_ready_only_with_everything_it_needs(nats_url: str, bus: Bus) -> None:
