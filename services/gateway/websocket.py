@@ -193,7 +193,8 @@ class WebSocket:
     def _time_is_up(self) -> None:
         if not self._asked:
             self._asked = True
-            self._connection.queue.put_nowait(Packet(PING))
+            if not self.write(b"2"):
+                self._connection.queue.put_nowait(Packet(PING))
         elif self._reading:
             self.abort()
             return
