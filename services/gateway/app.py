@@ -9,6 +9,7 @@ from aiohttp import web
 from services.gateway.drain import drain
 from services.gateway.errands import Errands
 from services.gateway.heard import Heard
+from services.gateway.ice import IceServers
 from services.gateway.inbound import Inbound
 from services.gateway.lease import Lease
 from services.gateway.limits import JoinTimeout, Strikes
@@ -21,6 +22,7 @@ from services.gateway.settings import Settings
 from services.gateway.transport import PATH, Transport, origin_check
 from shared import health, logs
 from shared.bus import Bus
+from shared.clock import now_ms
 from shared.members import Beacon, Members
 from shared.pulse import Pulse
 from shared.rpc import Client
@@ -85,7 +87,13 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             Strikes(settings.strikes_max, asyncio.get_running_loop().time),
             join_timeout,
             lease_held=lambda: lease.held,
-            ice_servers=settings.ice_servers_wire(),
+            ice_servers=IceServers(
+                settings.ice_servers_wire(),
+                settings.turn_urls,
+                settings.turn_secret.get_secret_value(),
+                settings.turn_ttl_seconds,
+                now_ms,
+            ),
             resume_window=settings.resume_window_seconds,
         )
 

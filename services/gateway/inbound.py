@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 from services.gateway.errands import Errands
+from services.gateway.ice import IceServers
 from services.gateway.limits import JoinTimeout, Strikes
 from services.gateway.outbound import Outbound
 from services.gateway.packets import EventPacket
@@ -57,7 +58,7 @@ class Inbound:
         join_timeout: JoinTimeout,
         *,
         lease_held: Callable[[], bool],
-        ice_servers: list[dict[str, Any]],
+        ice_servers: IceServers,
         resume_window: int,
     ) -> None:
         self._instance = instance
@@ -83,6 +84,7 @@ class Inbound:
             Event.REJECT: self._reject,
             Event.END: self._end,
             Event.STATUS: self._status,
+            Event.ICE_SERVERS: self._ice,
             Event.OFFER: self._relay,
             Event.ANSWER: self._relay,
             Event.CANDIDATE: self._relay,
@@ -243,15 +245,17 @@ class Inbound:
         socket.device, socket.token = reply.device, reply.resume_token
         self._join_timeout.joined_or_gone(socket.eio_sid)
         log.info("joined", user=user, session=reply.session, resumed=resumed)
+        ice = self._ice_servers.issue(user)
         joined = client.Joined(
             user_id=user,
             socket_id=socket.sid,
             session_id=reply.session,
             resume=client.ResumeOffer(token=reply.resume_token, window_seconds=self._resume_window),
-            ice_servers=self._ice_servers,
+            ice_servers=ice.servers,
+            ice_expires_at=ice.expires_at,
             resumed=resumed,
         )
-        fields = {**joined.model_dump(by_alias=True), "seq": seq}
+        fields = {**joined.model_dump(by_alias=True, exclude_none=True), "seq": seq}
         self._transport.send_event(socket.eio_sid, Event.JOINED, dumps(fields))
         self._replies.ok(asked, **fields)
 
@@ -318,6 +322,14 @@ class Inbound:
         status = await self._services.ask("presence", "status", request, client.Status)
         fields = status.model_dump(by_alias=True)
         self._transport.send_event(asked.socket.eio_sid, Event.STATUS, dumps(fields))
+        self._replies.ok(asked, **fields)
+
+    async def _ice(self, asked: Asked, _: Wire) -> None:
+        assert asked.socket.user is not None
+        ice = self._ice_servers.issue(asked.socket.user)
+        servers = client.IceServers(ice_servers=ice.servers, expires_at=ice.expires_at)
+        fields = servers.model_dump(by_alias=True, exclude_none=True)
+        self._transport.send_event(asked.socket.eio_sid, Event.ICE_SERVERS, dumps(fields))
         self._replies.ok(asked, **fields)
 
     async def _relay(self, asked: Asked, message: Wire) -> None:

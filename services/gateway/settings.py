@@ -1,9 +1,18 @@
 """Settings of the gateway."""
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import NoDecode
 
 from shared.settings import CommaList, ServiceSettings, split
@@ -35,6 +44,17 @@ class Settings(ServiceSettings):
     ice_servers: Annotated[tuple[IceServer, ...], NoDecode] = Field(
         default=(),
         description='What clients are told as `iceServers`: a JSON list of `{"urls", "username"?, "credential"?}`.',
+    )
+    turn_urls: CommaList = Field(
+        default=(),
+        description="TURN servers that share `TURN_SECRET` (coturn's `use-auth-secret`), comma separated: "
+        "`turn:host:port`, `turns:host:port?transport=tcp`. Each client is told of them with credentials of its own.",
+    )
+    turn_secret: SecretStr = Field(
+        default=SecretStr(""), description="What the credentials for `TURN_URLS` are made with."
+    )
+    turn_ttl_seconds: int = Field(
+        default=3600, ge=60, le=86_400, description="How long a credential for `TURN_URLS` is good."
     )
     ping_interval_seconds: int = Field(default=10, ge=1, le=300, description="How often a client is pinged.")
     ping_timeout_seconds: int = Field(
@@ -82,6 +102,20 @@ class Settings(ServiceSettings):
                     raise ValueError("must be '*' or origins like https://example.com, comma separated")
             return tuple(str(part).rstrip("/") for part in parts)
         return parts
+
+    @field_validator("turn_urls", mode="before")
+    @classmethod
+    def _turns(cls, value: object) -> object:
+        parts = split(value)
+        if isinstance(parts, tuple) and not all(str(part).startswith(("turn:", "turns:")) for part in parts):
+            raise ValueError("must be addresses like turn:turn.example.com:3478, comma separated")
+        return parts
+
+    @model_validator(mode="after")
+    def _turn_is_whole(self) -> Self:
+        if bool(self.turn_urls) != bool(self.turn_secret.get_secret_value()):
+            raise ValueError("TURN_URLS and TURN_SECRET go together: set both or neither")
+        return self
 
     @field_validator("ice_servers", mode="before")
     @classmethod

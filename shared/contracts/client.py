@@ -32,6 +32,7 @@ class Event(StrEnum):
     OFFER = "call:offer"
     ANSWER = "call:answer"
     CANDIDATE = "ice:candidate"
+    ICE_SERVERS = "ice:servers"
     END = "call:end"
     ENDED = "call:ended"
     REPLACED = "session:replaced"
@@ -101,6 +102,10 @@ class StatusQuery(Wire):
     user_id: UserId
 
 
+class IceQuery(Wire):
+    """``ice:servers``, asked"""
+
+
 class Relayed(Wire):
     """What offers, answers and candidates have in common."""
 
@@ -151,6 +156,7 @@ INBOUND: dict[Event, type[Wire]] = {
     Event.CANDIDATE: Candidate,
     Event.END: End,
     Event.STATUS: StatusQuery,
+    Event.ICE_SERVERS: IceQuery,
 }
 """Every event that a client may send, with the shape of its payload."""
 
@@ -166,13 +172,14 @@ class ResumeOffer(Wire):
 
 
 class Joined(Wire):
-    """``user:joined``; ``socketId`` equals ``socket.id``."""
+    """``user:joined``; ``socketId`` equals ``socket.id``, ``iceExpiresAt`` is there if ``iceServers`` expire."""
 
     user_id: str
     socket_id: str
     session_id: str
     resume: ResumeOffer
     ice_servers: list[dict[str, Any]]
+    ice_expires_at: Millis | None = None
     resumed: bool
 
 
@@ -225,6 +232,13 @@ class Status(Wire):
     is_in_call: bool
 
 
+class IceServers(Wire):
+    """``ice:servers``, answered; ``expiresAt`` is there if they expire."""
+
+    ice_servers: list[dict[str, Any]]
+    expires_at: Millis | None = None
+
+
 class Draining(Wire):
     """``server:draining``: this server stops within ``deadlineSeconds``; come back after ``reconnectAfterMs``."""
 
@@ -251,6 +265,7 @@ OUTBOUND: dict[Event, type[Wire]] = {
     Event.REJECTED: Rejected,
     Event.ENDED: Ended,
     Event.STATUS: Status,
+    Event.ICE_SERVERS: IceServers,
     Event.DRAINING: Draining,
     Event.ERROR: ErrorEvent,
 }

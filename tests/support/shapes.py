@@ -27,7 +27,7 @@ SHAPES: dict[str, Shape] = {
             "iceServers": list,
             "resumed": bool,
         },
-        {"seq": int},
+        {"seq": int, "iceExpiresAt": int},
     ),
     "call:incoming": Shape({**_CALL, "from": str, "callType": str, "expiresAt": int}, {"metadata": object}),
     "call:initiated": Shape({**_CALL, "to": str, "expiresAt": int}, {}),
@@ -38,6 +38,7 @@ SHAPES: dict[str, Shape] = {
     "call:answer": Shape({**_RELAYED, "answer": dict}, {"callType": str}),
     "ice:candidate": Shape(_RELAYED, {"candidate": object, "candidates": list, "callType": str}),
     "user:status": Shape({"userId": str, "isOnline": bool, "isInCall": bool}, {}),
+    "ice:servers": Shape({"iceServers": list}, {"expiresAt": int}),
     "session:replaced": Shape({"sessionId": str}, {"seq": int}),
     "server:draining": Shape({"deadlineSeconds": int, "reconnectAfterMs": int}, {}),
     "error": Shape(

@@ -15,15 +15,15 @@ def test_the_pages_are_fresh() -> None:
 def test_stale_and_missing_pages_are_named(tmp_path: Path) -> None:
     docs.write(tmp_path)
     assert docs.stale(tmp_path) == []
-    (tmp_path / "settings.md").write_text("old")
-    (tmp_path / "subjects.md").unlink()
-    assert docs.stale(tmp_path) == ["settings.md", "subjects.md"]
+    (tmp_path / "docs/settings.md").write_text("old")
+    (tmp_path / "docs/subjects.md").unlink()
+    assert docs.stale(tmp_path) == ["docs/settings.md", "docs/subjects.md"]
 
 
 def test_check_names_the_page_and_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(docs, "stale", lambda: ["settings.md"])
+    monkeypatch.setattr(docs, "stale", lambda: ["docs/settings.md"])
     monkeypatch.setattr("sys.argv", ["docs", "--check"])
     assert docs.main() == 1
     assert "docs/settings.md is stale" in capsys.readouterr().err

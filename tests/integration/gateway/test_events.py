@@ -11,6 +11,7 @@ from services.gateway.app import start
 from services.gateway.settings import Settings
 from shared import subjects
 from shared.bus import Bus
+from shared.clock import now_ms
 from signalling.nats_server import EmbeddedNats
 from tests.integration.gateway.conftest import GATEWAY, Connect, Services, Start
 
@@ -32,6 +33,23 @@ async def test_join(gateway: Start, connect: Connect, services: Services) -> Non
     await alice.ok("user:join", {"userId": "alice"})
     await alice.expect("user:joined")
     await alice.refused("user:join", {"userId": "bob"}, code="unauthorized")
+
+
+async def test_turn_credentials_with_the_join_and_when_asked_for(gateway: Start, connect: Connect) -> None:
+    url = await gateway(turn_urls=("turn:t",), turn_secret="s", turn_ttl_seconds=60)
+    alice = await connect(url)
+    await alice.refused("ice:servers", {}, code="not_authenticated")
+    before = now_ms()
+    await alice.ok("user:join", {"userId": "alice"})
+    joined = await alice.expect("user:joined")
+    assert before + 59_000 <= joined["iceExpiresAt"] <= now_ms() + 60_000
+    ack = await alice.ok("ice:servers", {})
+    told = await alice.expect("ice:servers")
+    assert ack == {"ok": True, **told}
+    (turn,) = told["iceServers"]
+    assert turn["urls"] == ["turn:t"] and turn["credential"]
+    assert turn["username"] == f"{told['expiresAt'] // 1000}:alice"
+    assert told["expiresAt"] >= joined["iceExpiresAt"]
 
 
 async def test_a_busy_user_who_joins_is_attached_after_user_joined(

@@ -1,0 +1,313 @@
+import type { Incoming } from "./contracts.js";
+import { Emitter } from "./emitter.js";
+import { SignallingError } from "./errors.js";
+import { capture, captureWhatIsThere, type Kind, type Wanted } from "./media.js";
+import { Negotiation, type Signal } from "./negotiation.js";
+import type { CallEvent, Session } from "./session.js";
+import { summarize, type StatsSummary } from "./stats.js";
+
+export type CallState = "ringing" | "connecting" | "connected" | "reconnecting" | "ended";
+
+export interface CallEvents {
+  state: CallState;
+  /** The peer's stream has another track; it is always the same stream. */
+  remote: MediaStream;
+  /** One of the protocol's end reasons, or `rejected` with the word of who did. */
+  ended: { reason: string; by: string };
+  /** What went wrong without ending the call. */
+  error: unknown;
+}
+
+const CONNECT_MS = 30_000;
+const RESTARTS_MAX = 3;
+const EARLY_MAX = 64;
+const RESYNC_MS = 1_000;
+
+/** One call, in the browser: its state, its media and its connection. */
+export class Call extends Emitter<CallEvents> {
+  readonly local: MediaStream;
+  readonly remote = new MediaStream();
+  #state: CallState = "ringing";
+  #peer: RTCPeerConnection | undefined;
+  #negotiation: Negotiation | undefined;
+  #early: Signal[] = [];
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #resync: ReturnType<typeof setTimeout> | undefined;
+  #restarts = 0;
+  #mine = false;
+  #directions: Map<RTCRtpTransceiver, RTCRtpTransceiverDirection> | undefined;
+
+  /** @internal Use {@link SignallingClient}. `local` is there for a call of one's own. */
+  constructor(
+    private readonly session: Session,
+    readonly id: string,
+    readonly user: string,
+    readonly type: Incoming["callType"],
+    readonly incoming: boolean,
+    readonly metadata: unknown,
+    local?: MediaStream,
+  ) {
+    super();
+    this.local = local ?? new MediaStream();
+    if (!incoming) {
+      this.#connect();
+    }
+  }
+
+  get state(): CallState {
+    return this.#state;
+  }
+
+  get onHold(): boolean {
+    return this.#directions !== undefined;
+  }
+
+  /** Take an incoming call, with what is there of the media wanted. Rejects if another device was faster. */
+  async accept(wanted: Wanted = { audio: true, video: this.type === "video" }): Promise<void> {
+    this.#mustBe("ringing");
+    const media = await captureWhatIsThere(wanted);
+    try {
+      this.#mustBe("ringing");
+      await this.session.ask("call:accept", { callId: this.id });
+    } catch (error) {
+      // Sent again after a break, it may have been done before.
+      if (!this.#mine) {
+        stop(media);
+        throw error;
+      }
+    }
+    media.getTracks().forEach((track) => this.local.addTrack(track));
+    if (this.state === "ended") {
+      return stop(this.local);
+    }
+    this.#connect();
+    this.#accepted();
+  }
+
+  /** Decline an incoming call. */
+  async reject(reason?: string): Promise<void> {
+    this.#mustBe("ringing");
+    await this.session.ask("call:reject", { callId: this.id, ...(reason !== undefined && { reason }) });
+    this.finish("rejected", this.session.userId);
+  }
+
+  /** End the call. It is over here at once, whatever becomes of telling the server. */
+  async hangup(reason?: string): Promise<void> {
+    if (this.state !== "ended") {
+      this.finish(reason ?? "hangup", this.session.userId);
+      await this.session.ask("call:end", { callId: this.id, ...(reason !== undefined && { reason }) });
+    }
+  }
+
+  mute(kind: Kind, muted = true): void {
+    this.#tracks(kind).forEach((track) => (track.enabled = !muted));
+  }
+
+  /** Send video too, from now on. Rejects with what the browser says if there is no camera to be had. */
+  async addVideo(deviceId?: string): Promise<void> {
+    await this.switchDevice("video", deviceId);
+  }
+
+  /** Send from another microphone or camera; the first of its kind starts sending. */
+  async switchDevice(kind: Kind, deviceId?: string): Promise<void> {
+    const wanted = deviceId ?? true;
+    const media = await capture({ audio: kind === "audio" && wanted, video: kind === "video" && wanted });
+    const track = media.getTracks()[0];
+    const peer = this.#peer;
+    if (track === undefined || peer === undefined || this.state === "ended") {
+      stop(media);
+      throw new SignallingError("invalid_state", "There is no connection to send on");
+    }
+    const sender = peer.getSenders().find((one) => one.track?.kind === kind);
+    if (sender === undefined) {
+      peer.addTrack(track, this.local);
+    } else {
+      track.enabled = sender.track?.enabled ?? true;
+      await sender.replaceTrack(track);
+    }
+    for (const old of this.#tracks(kind)) {
+      old.stop();
+      this.local.removeTrack(old);
+    }
+    this.local.addTrack(track);
+  }
+
+  /** Stop all media both ways, or let it flow again. */
+  hold(on = true): void {
+    const transceivers = this.#peer?.getTransceivers() ?? [];
+    if (on && !this.onHold) {
+      this.#directions = new Map(transceivers.map((one) => [one, one.direction]));
+      transceivers.forEach((one) => (one.direction = "inactive"));
+    } else if (!on) {
+      this.#directions?.forEach((direction, one) => (one.direction = direction));
+      this.#directions = undefined;
+    }
+  }
+
+  async stats(): Promise<StatsSummary> {
+    const report = await this.#peer?.getStats();
+    return summarize((report ?? new Map()) as Iterable<[string, Record<string, unknown>]>);
+  }
+
+  /** @internal Take an event of this call. */
+  take(event: CallEvent): void {
+    switch (event.name) {
+      case "call:accepted":
+        this.#mine = true;
+        return this.incoming ? undefined : this.#accepted();
+      case "call:rejected":
+        return this.finish(event.payload.reason ?? "rejected", event.payload.by);
+      case "call:ended":
+        return this.finish(event.payload.reason, event.payload.by);
+      case "call:offer":
+        return this.#receive({ description: event.payload.offer as RTCSessionDescriptionInit });
+      case "call:answer":
+        return this.#receive({ description: event.payload.answer as RTCSessionDescriptionInit });
+      case "ice:candidate":
+        return this.#receive({ candidates: event.payload.candidates ?? [event.payload.candidate ?? null] });
+    }
+  }
+
+  /** @internal Something may have been missed: negotiate anew. */
+  resync(): void {
+    this.#negotiation?.again();
+  }
+
+  /** @internal */
+  setIceServers(iceServers: RTCIceServer[]): void {
+    this.#peer?.setConfiguration({ ...this.#peer.getConfiguration(), iceServers });
+  }
+
+  /** @internal The call is over. */
+  finish(reason: string, by: string): void {
+    if (this.state !== "ended") {
+      clearTimeout(this.#timer);
+      clearTimeout(this.#resync);
+      this.#negotiation?.stop();
+      this.#peer?.close();
+      stop(this.local);
+      this.#become("ended");
+      this.emit("ended", { reason, by });
+    }
+  }
+
+  /** @internal Hand over what came for this call before it was known to be one's own (both called at once). */
+  early(): Signal[] {
+    return this.#early.splice(0);
+  }
+
+  /** @internal */
+  receiveAll(signals: Signal[]): void {
+    signals.forEach((signal) => this.#receive(signal));
+  }
+
+  #connect(): void {
+    const peer = new RTCPeerConnection({ iceServers: this.session.iceServers });
+    this.#peer = peer;
+    this.#negotiation = new Negotiation(
+      peer,
+      { polite: this.session.userId < this.user, waits: this.incoming },
+      (signal) => this.#send(signal),
+      (error) => this.emit("error", error),
+    );
+    peer.ontrack = ({ track }) => {
+      this.remote.addTrack(track);
+      this.emit("remote", this.remote);
+    };
+    peer.onconnectionstatechange = () => this.#connection(peer.connectionState);
+    this.local.getTracks().forEach((track) => peer.addTrack(track, this.local));
+    if (!this.incoming) {
+      const kinds: Kind[] = this.type === "video" ? ["audio", "video"] : ["audio"];
+      kinds
+        .filter((kind) => this.#tracks(kind).length === 0)
+        .forEach((kind) => peer.addTransceiver(kind, { direction: "recvonly" }));
+    }
+    this.receiveAll(this.early());
+  }
+
+  #connection(state: RTCPeerConnectionState): void {
+    if (state === "connected") {
+      clearTimeout(this.#timer);
+      this.#restarts = 0;
+      this.#become("connected");
+    } else if (state === "disconnected") {
+      this.#give("ice_failed");
+      this.#become("reconnecting");
+    } else if (state === "failed") {
+      this.#restarts += 1;
+      if (this.#restarts > RESTARTS_MAX) {
+        return this.#giveUp("ice_failed");
+      }
+      this.#become("reconnecting");
+      this.resync();
+    }
+  }
+
+  #accepted(): void {
+    if (this.state === "ringing") {
+      this.#give("ice_timeout");
+      this.#become(this.#peer?.connectionState === "connected" ? "connected" : "connecting");
+    }
+  }
+
+  /** End the call with `reason` unless it connects in time. */
+  #give(reason: string): void {
+    clearTimeout(this.#timer);
+    if (this.#peer?.connectionState !== "connected") {
+      this.#timer = setTimeout(() => this.#giveUp(reason), CONNECT_MS);
+    }
+  }
+
+  #giveUp(reason: string): void {
+    this.hangup(reason).catch((error: unknown) => this.emit("error", error));
+  }
+
+  #receive(signal: Signal): void {
+    if (this.#negotiation !== undefined) {
+      void this.#negotiation.receive(signal);
+    } else if (this.#early.length < EARLY_MAX) {
+      this.#early.push(signal);
+    }
+  }
+
+  #send(signal: Signal): void {
+    const to = { from: this.session.userId, to: this.user, callId: this.id };
+    const sent =
+      "candidates" in signal
+        ? this.session.ask("ice:candidate", { ...to, candidates: signal.candidates })
+        : signal.description.type === "offer"
+          ? this.session.ask("call:offer", { ...to, offer: signal.description, callType: this.type })
+          : this.session.ask("call:answer", { ...to, answer: signal.description });
+    sent.catch((error: unknown) => {
+      if (this.state === "ended") {
+        return;
+      }
+      this.emit("error", error);
+      if (error instanceof SignallingError && error.retryable) {
+        clearTimeout(this.#resync);
+        this.#resync = setTimeout(() => this.resync(), RESYNC_MS);
+      }
+    });
+  }
+
+  #become(state: CallState): void {
+    if (this.#state !== state && this.#state !== "ended") {
+      this.#state = state;
+      this.emit("state", state);
+    }
+  }
+
+  #mustBe(state: CallState): void {
+    if (!this.incoming || this.state !== state) {
+      throw new SignallingError("invalid_state", `The call is ${this.state}`);
+    }
+  }
+
+  #tracks(kind: Kind): MediaStreamTrack[] {
+    return this.local.getTracks().filter((track) => track.kind === kind);
+  }
+}
+
+function stop(media: MediaStream): void {
+  media.getTracks().forEach((track) => track.stop());
+}

@@ -1,0 +1,31 @@
+/** What to send: `true` for the default device, a `deviceId` for a certain one. */
+export interface Wanted {
+  audio: boolean | string;
+  video: boolean | string;
+}
+
+export type Kind = "audio" | "video";
+
+/** Tracks of the microphone and the camera. Rejects with what the browser says, `NotAllowedError` for one. */
+export function capture({ audio, video }: Wanted): Promise<MediaStream> {
+  return navigator.mediaDevices.getUserMedia({ audio: device(audio), video: device(video) });
+}
+
+/** As {@link capture}, but without what is not there: a call needs neither camera nor microphone. */
+export async function captureWhatIsThere(wanted: Wanted): Promise<MediaStream> {
+  const tries: Wanted[] = [wanted, { ...wanted, video: false }, { ...wanted, audio: false }];
+  for (const one of tries) {
+    if (one.audio || one.video) {
+      try {
+        return await capture(one);
+      } catch (error) {
+        console.debug("no media", one, error);
+      }
+    }
+  }
+  return new MediaStream();
+}
+
+function device(wanted: boolean | string): boolean | MediaTrackConstraints {
+  return typeof wanted === "string" ? { deviceId: { exact: wanted } } : wanted;
+}
