@@ -151,7 +151,7 @@ class Up:
         self._say(f"ready: {urls} (NATS {without_passwords(url)}, {counts})")
         if self._broker is not None:
             env = " ".join(f"{key}={shlex.quote(value)}" for key, value in self._broker.env(MONITOR).items())
-            self._say(f"watch: NATS_URL={url} {env} signalling monitor")
+            self._say(f"watch: NATS_URL={url} {env} {shlex.quote(sys.executable)} -m signalling monitor")
 
     async def _everybody_ready(self, url: str, gateways: list[str]) -> None:
         await asyncio.gather(self._hear_beats(url), self._ask_gateways(gateways))

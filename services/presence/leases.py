@@ -62,9 +62,10 @@ class Leases:
         await self._store.revoke(gateway)
         left = [(session, user) for session, user in await self._store.at(gateway) if session > after]
         if not after:
-            log.warning("gateway is gone", gateway=gateway, sessions=len(left))
+            log.warning("gateway is gone", gateway=gateway)
         batch = left[:BATCH]
-        await self._lose(gateway, batch)
+        lost = await self._lose(gateway, batch)
+        log.info("sessions of a gateway that is gone begin their grace", gateway=gateway, sessions=lost)
         if len(left) > len(batch) and await self._store.lease(gateway) is None:
             await set_deadline(self._bus, subjects.LEASE, gateway, now_ms(), batch[-1][0].encode())
 
@@ -80,13 +81,16 @@ class Leases:
             return self._bus.connected
         return False
 
-    async def _lose(self, gateway: str, batch: list[tuple[str, str]]) -> None:
+    async def _lose(self, gateway: str, batch: list[tuple[str, str]]) -> int:
+        """Put those of them into their grace that are still there; how many that are."""
         free = asyncio.Semaphore(AT_ONCE)
 
-        async def lose(session: str, user: str) -> None:
+        async def lose(session: str, user: str) -> bool:
             async with free:
-                if not await self._graces.begin(user, session, gateway):
+                begun = await self._graces.begin(user, session, gateway)
+                if not begun:
                     await self._store.forget(gateway, session, user)  # it has moved on, or is gone
+                return begun
 
         done = await asyncio.gather(*(lose(*each) for each in batch), return_exceptions=True)
         for error in done:
@@ -94,3 +98,4 @@ class Leases:
                 raise error
             if isinstance(error, BaseException):
                 log.error("session not given up", gateway=gateway, error=repr(error))
+        return sum(each is True for each in done)

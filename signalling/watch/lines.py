@@ -99,7 +99,7 @@ def _fields(body: dict[str, Any], *, raw: bool) -> Iterator[str]:
             continue
         elif raw:
             yield printable(f"{key}={_json(_without_secrets(value))[:RAW_MAX]}")
-        elif key in SHOWN and not isinstance(value, dict | list):
+        elif isinstance(value, bool) or (key in SHOWN and not isinstance(value, dict | list)):
             yield printable(f"{key}={_scalar(value)}")
         elif key == "call" and isinstance(value, dict):
             yield from _fields({k: v for k, v in value.items() if k in SHOWN}, raw=False)

@@ -56,6 +56,10 @@ def test_a_field_that_is_not_known_is_told_by_its_size(value: object) -> None:
     assert "203.0" not in shown("rpc.calls.x", {"metadata": value, "whatever": value, "from": {"ip": value}})
 
 
+def test_a_yes_or_no_is_told_as_it_is() -> None:
+    assert "settle=false" in shown("rpc.calls.accept", {"user": "ann", "settle": False})
+
+
 def test_what_is_no_object_is_told_by_its_size() -> None:
     assert shown("control.gw.s.replaced", b"203.0.113.7").endswith("<11 bytes>")
     assert shown("rollcall", b"") == "03:04:05.678  rollcall"
