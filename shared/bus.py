@@ -12,6 +12,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from shared import logs
+from shared.answers import Answer, Asking
 from shared.errors import NotSent, Unavailable
 from shared.reading import DirectHandler, Reader
 
@@ -32,50 +33,6 @@ TURNS_MAX = 4
 
 Handler = Callable[[Msg], Awaitable[None]]
 Hook = Callable[[], Awaitable[None]]
-
-
-class Answer(NamedTuple):
-    """What came back for a request. ``head``: its NATS headers as they came."""
-
-    data: bytes
-    head: bytes
-
-    @property
-    def nobody_there(self) -> bool:
-        """Whether NATS itself says that nobody could take the request."""
-        return self.head.startswith(b"NATS/1.0 503")
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """Its headers; ``Status`` and ``Description`` where the server says something."""
-        first, *lines = self.head.decode().split("\r\n")
-        _, status, description = (*first.split(" ", 2), "", "")[:3]
-        said = {"Status": status, "Description": description} if status else {}
-        pairs = (line.partition(":") for line in lines if line)
-        return said | {key: value.strip() for key, _, value in pairs}
-
-
-class _Asking:
-    """A request under way. ``before``: the answers before the last one, ``most`` at most, if there may be several."""
-
-    def __init__(self, before: list[Answer] | None = None, most: int = 1) -> None:
-        self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self.before = before
-        self._most = most
-
-    def take(self, answer: Answer) -> None:
-        if self.answer.done():
-            return
-        if self.before is None or "Status" in answer.headers:
-            self.answer.set_result(answer)
-        elif len(self.before) < self._most:
-            self.before.append(answer)
-        else:
-            self.give_up()
-
-    def give_up(self) -> None:
-        if not self.answer.done():
-            self.answer.set_exception(Unavailable())
 
 
 class Login(NamedTuple):
@@ -100,7 +57,7 @@ class Bus:
         self._hangs = False
         self._inbox = ""
         self._asked = 0
-        self._asking: dict[str, _Asking] = {}
+        self._asking: dict[str, Asking] = {}
         self.on_reconnect: list[Hook] = []
         self.connected_since = time.monotonic()
         """When the connection was made that is there now, or was last."""
@@ -250,7 +207,7 @@ class Bus:
 
         Raises :class:`Unavailable` if there is no answer, :class:`NotSent` if nobody is there or NATS away.
         """
-        answer = await self._ask(_Asking(), subject, payload, timeout, headers)
+        answer = await self._ask(Asking(), subject, payload, timeout, headers)
         if answer.nobody_there:
             raise NotSent
         return answer
@@ -260,13 +217,13 @@ class Bus:
 
         Raises :class:`Unavailable` unless the last one has come within ``timeout`` seconds.
         """
-        asking = _Asking(before=[], most=most)
+        asking = Asking(before=[], most=most)
         last = await self._ask(asking, subject, payload, timeout)
         return [*(asking.before or ()), last]
 
     async def _ask(
         self,
-        asking: "_Asking",
+        asking: "Asking",
         subject: str,
         payload: bytes,
         timeout: float,

@@ -19,8 +19,9 @@ from engineio.packet import MESSAGE, Packet
 from engineio.payload import Payload
 
 from services.gateway import packets
+from services.gateway.outgoing import Outgoing
 from services.gateway.packets import ConnectPacket, DisconnectPacket, EventPacket, Malformed
-from services.gateway.websocket import LAST_WORDS_SECONDS, Outgoing, WebSocket
+from services.gateway.websocket import LAST_WORDS_SECONDS, WebSocket
 from shared import logs
 
 log = logs.get(__name__)

@@ -1,4 +1,4 @@
-"""A websocket, and what waits to be written to it, in the place of Engine.IO's own loops.
+"""A websocket, in the place of Engine.IO's own loops.
 
 Those have a task and a timer for each frame that is read, and for each that is written. Here a frame is read and
 handled by the task of its connection, what can be written is written at once, and one timer a connection asks whether
@@ -6,7 +6,6 @@ the client is still there.
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
@@ -14,12 +13,12 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from engineio.packet import NOOP, PING, Packet
 
 from services.gateway import packets
+from services.gateway.outgoing import Outgoing
 from services.gateway.packets import Malformed
 from services.gateway.short import PREFIX
 
 LAST_WORDS_SECONDS = 2.0
 """How long a client that is to be closed has to read why."""
-PACKETS_PER_POLL = 16
 UPGRADE_SECONDS = 10.0
 """How long an upgrade from polling may take."""
 UNWRITTEN_BYTES = 32 * 1024
@@ -260,95 +259,3 @@ class WebSocket:
             await self._ws.close()
         finally:
             self._pump = None
-
-
-class Outgoing:
-    """What waits for a client, and how much it is: as much of an ``asyncio.Queue`` as Engine.IO uses.
-
-    An ``asyncio.Queue`` would have four deques, 3 KiB for each idle client.
-    """
-
-    __slots__ = ("_getter", "_items", "_joined", "_taken", "_unfinished", "size", "websocket")
-
-    def __init__(self) -> None:
-        self.size = 0
-        """Bytes."""
-        self.websocket: WebSocket | None = None
-        """Where it all goes; ``None`` while the client polls."""
-        self._items: deque[Any] | None = None
-        self._taken = 0
-        self._unfinished = 0
-        self._getter: asyncio.Future[None] | None = None
-        self._joined: asyncio.Event | None = None
-
-    def write(self, packet: bytes) -> bool:
-        """Write a Socket.IO packet past the queue, if it does not overtake anything; whether that was possible."""
-        return self.websocket is not None and not self._items and self.websocket.write(b"4" + packet)
-
-    def empty(self) -> bool:
-        """Whether nothing waits."""
-        return not self._items
-
-    async def put(self, item: Any) -> None:
-        """Add a packet, or ``None`` for the end."""
-        self.put_nowait(item)
-
-    def put_nowait(self, item: Any) -> None:
-        """Add a packet, or ``None`` for the end."""
-        if self._items is None:
-            self._items = deque()
-        self._items.append(item)
-        self._unfinished += 1
-        self.size += _size(item)
-        if self.websocket is not None:
-            self.websocket.pump()
-        elif self._getter is not None and not self._getter.done():
-            self._getter.set_result(None)
-
-    async def get(self) -> Any:
-        """Wait for the first packet of a poll. One at a time may wait."""
-        self._taken = 0
-        while not self._items:
-            self._getter = asyncio.get_running_loop().create_future()
-            try:
-                await self._getter
-            finally:
-                self._getter = None
-        return self.get_nowait()
-
-    def get_nowait(self) -> Any:
-        """The next packet of the poll; raises ``asyncio.QueueEmpty`` at its end.
-
-        python-engineio's client reads 16 packets a poll and no more.
-        """
-        if self._items is None or self._taken == PACKETS_PER_POLL:
-            raise asyncio.QueueEmpty
-        self._taken += 1
-        return self.take()
-
-    def take(self) -> Any:
-        """The next packet, which must be there."""
-        assert self._items
-        item = self._items.popleft()
-        if not self._items:
-            self._items = None
-        self.size -= _size(item)
-        return item
-
-    def task_done(self) -> None:
-        """A packet has been taken."""
-        self._unfinished -= 1
-        if not self._unfinished and self._joined is not None:
-            self._joined.set()
-
-    async def join(self) -> None:
-        """Wait until all packets have been taken."""
-        if self._unfinished:
-            if self._joined is None:
-                self._joined = asyncio.Event()
-            self._joined.clear()
-            await self._joined.wait()
-
-
-def _size(item: Any) -> int:
-    return len(item.data) if item is not None and isinstance(item.data, str) else 0
