@@ -1,6 +1,8 @@
 """The bus while NATS is away, and when it is back."""
 
 import asyncio
+import os
+import signal
 import time
 from contextlib import AsyncExitStack
 
@@ -10,7 +12,7 @@ from nats.aio.msg import Msg
 from services.callcore.app import start
 from services.callcore.settings import Settings
 from shared import streams
-from shared.bus import Bus
+from shared.bus import UNSENT_BYTES, Bus
 from shared.errors import Unavailable
 from shared.members import Members
 from signalling.nats_server import EmbeddedNats
@@ -62,3 +64,23 @@ async def test_services_and_streams_are_there_again_after_a_restart(
                 while "error" in await streams.api(bus, f"STREAM.INFO.{stream}", {}):
                     await asyncio.sleep(0.1)
     await members.stop()
+
+
+async def test_what_nats_does_not_take_is_bounded(nats_server: EmbeddedNats, bus: Bus) -> None:
+    """A server that hangs: publishing goes on up to a bound, is refused past it, and works again afterwards."""
+    pid, message = nats_server.pid, bytes(512 * 1024)
+    assert pid is not None
+
+    async def publish_much() -> None:
+        for _ in range(4 * UNSENT_BYTES // len(message)):
+            bus.publish("much", message)
+            await asyncio.sleep(0)
+
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(Unavailable):
+            await publish_much()
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    await bus.flush(10)
+    bus.publish("much")

@@ -1,0 +1,76 @@
+"""The queue of a client: nothing overtakes anything, whether it is written at once or waits."""
+
+import asyncio
+
+import pytest
+from engineio.packet import MESSAGE, Packet
+
+from services.gateway.outgoing import PACKETS_PER_POLL, Outgoing
+
+
+class Websocket:
+    """One that can be blocked; ``pump`` is left to the test."""
+
+    def __init__(self) -> None:
+        self.blocked = False
+        self.written: list[bytes] = []
+        self.pumps = 0
+
+    def write(self, data: bytes) -> bool:
+        if self.blocked:
+            return False
+        self.written.append(data)
+        return True
+
+    def pump(self) -> None:
+        self.pumps += 1
+
+
+def test_what_waits_is_not_overtaken() -> None:
+    queue, websocket = Outgoing(), Websocket()
+    assert not queue.write(b"2[1]"), "a client that polls"
+    queue.websocket = websocket
+    assert queue.write(b"2[1]")
+    websocket.blocked = True
+    assert not queue.write(b"2[2]")
+    queue.put_nowait(Packet(MESSAGE, "2[2]"))
+    websocket.blocked = False
+    assert not queue.write(b"2[3]"), "something waits"
+    assert queue.size == len("2[2]") and websocket.pumps == 1
+    assert queue.take().data == "2[2]"
+    assert queue.write(b"2[3]")
+    assert websocket.written == [b"42[1]", b"42[3]"] and queue.size == 0
+
+
+async def test_a_poll_gets_what_waits_in_order_and_not_too_much() -> None:
+    queue = Outgoing()
+    poll = asyncio.create_task(queue.get())
+    await asyncio.sleep(0)
+    for n in range(PACKETS_PER_POLL + 3):
+        queue.put_nowait(Packet(MESSAGE, str(n)))
+    got = [await poll]
+    got += [queue.get_nowait() for _ in range(PACKETS_PER_POLL - 1)]
+    with pytest.raises(asyncio.QueueEmpty):
+        queue.get_nowait()
+    assert [packet.data for packet in got] == [str(n) for n in range(PACKETS_PER_POLL)]
+    assert (await queue.get()).data == str(PACKETS_PER_POLL)
+
+
+async def test_join_waits_until_all_is_taken() -> None:
+    queue = Outgoing()
+    queue.put_nowait(None)
+    joining = asyncio.create_task(queue.join())
+    await asyncio.sleep(0)
+    assert not joining.done()
+    assert await queue.get() is None
+    queue.task_done()
+    await asyncio.wait_for(joining, 1)
+    await asyncio.wait_for(queue.join(), 1)
+
+
+async def test_a_poll_that_is_given_up_loses_nothing() -> None:
+    queue = Outgoing()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(queue.get(), 0.01)
+    queue.put_nowait(None)
+    assert await asyncio.wait_for(queue.get(), 1) is None

@@ -1,0 +1,111 @@
+"""The short way of reading NATS, against nats-py's parser: the same messages, however the bytes come."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nats.errors import ProtocolError
+from nats.protocol.parser import Parser
+
+from shared.reading import Reader
+
+Seen = tuple[int, str, str, bytes, bytes]
+"""(subscription, subject, reply, payload, headers)"""
+HEAD = b"NATS/1.0 503\r\n\r\n"
+
+
+class Client:
+    """What a parser needs of nats-py's client."""
+
+    def __init__(self) -> None:
+        self.stats = {"in_msgs": 0, "in_bytes": 0}
+        self.seen: list[Seen] = []
+        self.pings = 0
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Any) -> None:
+        self.seen.append((sid, subject.decode(), reply.decode(), bytes(data), bytes(headers or b"")))
+
+    async def _process_ping(self) -> None:
+        self.pings += 1
+
+    async def _process_pong(self) -> None:
+        pass
+
+    async def _process_err(self, _: str) -> None:
+        pass
+
+
+def message(sid: int, reply: str, payload: bytes, head: bytes) -> bytes:
+    to = f"a.b {sid} {reply}".strip()
+    if head:
+        return f"HMSG {to} {len(head)} {len(head) + len(payload)}\r\n".encode() + head + payload + b"\r\n"
+    return f"MSG {to} {len(payload)}\r\n".encode() + payload + b"\r\n"
+
+
+payloads = st.one_of(
+    st.binary(max_size=40), st.sampled_from([b"", b"\r\n", b"MSG a 1 3\r\nabc\r\n", b"PING\r\n"])
+)
+units = st.one_of(
+    st.sampled_from([b"PING\r\n", b"PONG\r\n", b"+OK\r\n"]),
+    st.builds(
+        message, st.integers(1, 3), st.sampled_from(["", "inbox.1"]), payloads, st.sampled_from([b"", HEAD])
+    ),
+)
+
+
+@given(st.lists(units, max_size=8), st.lists(st.integers(1, 60), max_size=30))
+def test_it_reads_what_nats_py_reads(sent: list[bytes], sizes: list[int]) -> None:
+    stream, pieces = b"".join(sent), []
+    for size in [*sizes, len(b"".join(sent)) + 1]:
+        pieces.append(stream[:size])
+        stream = stream[size:]
+
+    async def read() -> tuple[Client, Client]:
+        ours, theirs = Client(), Client()
+        reader, parser = Reader(ours), Parser(theirs)  # type: ignore[arg-type]
+        for sid in (1, 2):  # 3 takes nats-py's way
+
+            def direct(subject: str, reply: str, payload: bytes, head: bytes, sid: int = sid) -> None:
+                ours.seen.append((sid, subject, reply, payload, head))
+
+            reader.direct[b"%d" % sid] = direct
+        for piece in pieces:
+            await reader.parse(piece)
+            await parser.parse(piece)
+        return ours, theirs
+
+    ours, theirs = asyncio.run(read())
+    assert ours.seen == theirs.seen
+    assert ours.pings == theirs.pings
+
+
+@pytest.mark.parametrize("garbage", [b"MSG a 1 x\r\n", b"NONSENSE\r\n", b"x" * 5_000])
+def test_what_is_no_nats_is_refused(garbage: bytes) -> None:
+    async def read() -> None:
+        await Reader(Client()).parse(garbage)  # type: ignore[arg-type]
+
+    if garbage.startswith(b"x"):
+        asyncio.run(
+            read()
+        )  # as nats-py does: it may be the beginning of a line; the connection's pings decide
+    else:
+        with pytest.raises(ProtocolError):
+            asyncio.run(read())
+
+
+def test_a_handler_that_fails_does_not_stop_the_reading() -> None:
+    async def read() -> list[bytes]:
+        reader, seen = Reader(Client()), []  # type: ignore[arg-type,var-annotated]
+
+        def handle(_subject: str, _reply: str, payload: bytes, _head: bytes) -> None:
+            seen.append(payload)
+            if payload == b"bad":
+                raise ValueError
+
+        reader.direct[b"1"] = handle
+        await reader.parse(message(1, "", b"bad", b"") + message(1, "", b"good", b""))
+        return seen
+
+    assert asyncio.run(read()) == [b"bad", b"good"]
