@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
+import aiohttp
 import pytest
 import pytest_asyncio
 from nats.aio.msg import Msg
@@ -104,6 +105,13 @@ async def services(bus: Bus) -> AsyncIterator[Services]:
     await services.stop()
 
 
+async def ready(url: str) -> None:
+    """Wait until the gateway says that it can do its work."""
+    async with asyncio.timeout(5), aiohttp.ClientSession() as http:
+        while (await http.get(f"{url}/readyz")).status != 200:
+            await asyncio.sleep(0.01)
+
+
 Start = Callable[..., Awaitable[str]]
 
 
@@ -120,8 +128,9 @@ async def gateway(nats_url: str, services: Services) -> AsyncIterator[Start]:
             }  # fmt: skip
             await stack.enter_async_context(start(Settings.model_validate(config), GATEWAY))
             await services.beat("callcore", "cc")
-            await services.wait_for("renew")
-            return f"http://127.0.0.1:{port}"
+            url = f"http://127.0.0.1:{port}"
+            await ready(url)
+            return url
 
         yield start_one
 
