@@ -162,7 +162,7 @@ class Bus:
         ``subject`` and ``reply`` are taken as they are: from :mod:`shared.subjects`, which encodes what comes from
         outside. Raises :class:`Unavailable` while NATS is away, and when it does not take what is sent.
         """
-        # nats-py's own publish costs four times as much: a coroutine, a future and a task woken for each message.
+        # nats-py's own publish costs more: a coroutine, a future and a task woken for each message.
         client = self.client
         size = len(payload)
         if self._hangs or not client.is_connected:
@@ -229,7 +229,7 @@ class Bus:
         timeout: float,
         headers: dict[str, str] | None = None,
     ) -> Answer:
-        # nats-py's own requests cost five times as much, for a task and a random token each.
+        # nats-py's own requests cost more: a task and a random token for each.
         self._asked += 1
         token = str(self._asked)
         self._asking[token] = asking

@@ -20,7 +20,7 @@ class Writer(Protocol):
 class Outgoing:
     """What waits for a client, and how much it is: as much of an ``asyncio.Queue`` as Engine.IO uses.
 
-    An ``asyncio.Queue`` would have four deques, 3 KiB for each idle client.
+    An ``asyncio.Queue`` has several deques, which is much for each idle client.
     """
 
     __slots__ = ("_getter", "_items", "_joined", "_taken", "_unfinished", "size", "websocket")
