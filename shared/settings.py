@@ -13,7 +13,8 @@ EXIT_USAGE = 2
 """Exit status of a service whose settings are wrong."""
 
 
-def _readable(file: Path | None) -> Path | None:
+def readable(file: Path | None) -> Path | None:
+    """A validator: the file is there, and a text."""
     try:
         if file is not None:
             file.read_text()
@@ -37,7 +38,7 @@ class ServiceSettings(BaseSettings):
     )
     nats_user: str = Field(default="", description="User at NATS; goes before one in `NATS_URL`.")
     nats_password: SecretStr = Field(default=SecretStr(""), description="Its password.")
-    nats_password_file: Annotated[Path | None, AfterValidator(_readable)] = Field(
+    nats_password_file: Annotated[Path | None, AfterValidator(readable)] = Field(
         default=None, description="File with its password; goes before `NATS_PASSWORD`."
     )
     instance_id: str = Field(
@@ -112,10 +113,13 @@ def load(cls: type[S]) -> S:
 
 
 def explain(error: ValidationError) -> list[str]:
-    """One line a wrong key: the key, the value it has, and what is allowed."""
+    """One line a wrong key: the key, the value it has, and what is allowed. Keys that do not go together: only why."""
     lines = []
     for item in error.errors(include_url=False):
-        key = str(item["loc"][0]).upper() if item["loc"] else "settings"
+        if not item["loc"]:
+            lines.append(item["msg"].removeprefix("Value error, "))
+            continue
+        key = str(item["loc"][0]).upper()
         value = item["input"] if isinstance(item["input"], str | int | float) else "…"
         allowed = item["msg"].removeprefix("Value error, ")
         lines.append(f"{key}={value}: {allowed[:1].lower()}{allowed[1:]}")

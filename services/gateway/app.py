@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
+from services.gateway.admission import Admission
+from services.gateway.auth import Auth
 from services.gateway.drain import drain
 from services.gateway.errands import Errands
 from services.gateway.heard import Heard
@@ -49,6 +51,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
     try:
         members, pulse = Members(bus, *NEEDED), Pulse(bus)
         registry, errands = Registry(), Errands(lambda: bus.connected)
+        auth = Auth.of(settings)
         transport = Transport(
             origin_allowed=origin_check(settings.client_url),
             ping_interval=settings.ping_interval_seconds,
@@ -72,9 +75,16 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             errands,
             presence_there=lambda: bool(members.alive("presence")),
             replaced=outbound.replaced,
-            lost=lambda socket: inbound.lost(socket),
+            lost=lambda socket: admission.lost(socket),
         )
-        inbound = transport.receiver = Inbound(
+        ice_servers = IceServers(
+            settings.ice_servers_wire(),
+            settings.turn_urls,
+            settings.turn_secret.get_secret_value(),
+            settings.turn_ttl_seconds,
+            now_ms,
+        )
+        admission = Admission(
             instance,
             registry,
             transport,
@@ -84,17 +94,24 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             outbound,
             recoveries,
             errands,
-            Strikes(settings.strikes_max, asyncio.get_running_loop().time),
+            auth,
             join_timeout,
             lease_held=lambda: lease.held,
-            ice_servers=IceServers(
-                settings.ice_servers_wire(),
-                settings.turn_urls,
-                settings.turn_secret.get_secret_value(),
-                settings.turn_ttl_seconds,
-                now_ms,
-            ),
+            ice_servers=ice_servers,
             resume_window=settings.resume_window_seconds,
+        )
+        inbound = transport.receiver = Inbound(
+            registry,
+            transport,
+            replies,
+            services,
+            relays,
+            admission,
+            auth,
+            errands,
+            Strikes(settings.strikes_max, asyncio.get_running_loop().time),
+            join_timeout,
+            ice_servers,
         )
 
         beacon = Beacon(bus, SERVICE, instance, distribution_version(), sockets=lambda: len(registry))
@@ -115,6 +132,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         lease.start()
         pulse.start()
         join_timeout.start()
+        auth.start()
         transport.start()
         await beacon.start()
         runner = web.AppRunner(_application(transport, missing), access_log=None, shutdown_timeout=2.0)
@@ -130,6 +148,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             inbound.stopping = True
             await site.stop()
             await join_timeout.stop()
+            await auth.stop()
             await transport.close_all()
             await transport.shutdown()
             await errands.drain(STOP_SECONDS)

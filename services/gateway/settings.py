@@ -15,7 +15,8 @@ from pydantic import (
 )
 from pydantic_settings import NoDecode
 
-from shared.settings import CommaList, ServiceSettings, split
+from services.gateway.auth_settings import AuthSettings
+from shared.settings import CommaList, split
 
 
 class IceServer(BaseModel):
@@ -31,7 +32,7 @@ class IceServer(BaseModel):
 _ICE_SERVERS = TypeAdapter(tuple[IceServer, ...])
 
 
-class Settings(ServiceSettings):
+class Settings(AuthSettings):
     """What a gateway can be told."""
 
     port: int = Field(

@@ -41,8 +41,8 @@ LET_READ_SECONDS = 5.0
 class Receiver(Protocol):
     """Who takes what clients send."""
 
-    def connected(self, sid: str, eio_sid: str) -> None:
-        """A client has connected to the namespace."""
+    def connected(self, sid: str, eio_sid: str, auth: object) -> None:
+        """A client has connected to the namespace. ``auth``: what it sent along, any JSON."""
 
     async def event(self, sid: str, packet: EventPacket) -> None:
         """An event of a connected client; the next one of the same client waits until this returns."""
@@ -264,9 +264,9 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
             raise Malformed("Connected already")
         await super()._handle_eio_message(eio_sid, data)
 
-    async def _on_connect(self, sid: str, environ: dict[str, Any], _auth: object = None) -> None:
+    async def _on_connect(self, sid: str, environ: dict[str, Any], auth: object = None) -> None:
         environ.clear()  # kept for as long as the connection, and not needed any more
-        self._receiver.connected(sid, self.manager.eio_sid_from_sid(sid, "/"))
+        self._receiver.connected(sid, self.manager.eio_sid_from_sid(sid, "/"), auth)
 
     async def _on_disconnect(self, sid: str, reason: str) -> None:
         self._receiver.disconnected(sid, on_purpose=reason == self.reason.CLIENT_DISCONNECT)

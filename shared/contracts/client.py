@@ -14,6 +14,8 @@ SDP_MAX_BYTES = 64 * 1024
 CANDIDATE_MAX_BYTES = 2 * 1024
 CANDIDATES_MAX = 64
 METADATA_MAX_BYTES = 4 * 1024
+TOKEN_MAX = 8 * 1024
+"""Characters of a token that says who a client is."""
 
 
 class Event(StrEnum):
@@ -21,6 +23,7 @@ class Event(StrEnum):
 
     JOIN = "user:join"
     JOINED = "user:joined"
+    REFRESH = "user:refresh"
     STATUS = "user:status"
     INITIATE = "call:initiate"
     INITIATED = "call:initiated"
@@ -36,6 +39,7 @@ class Event(StrEnum):
     END = "call:end"
     ENDED = "call:ended"
     REPLACED = "session:replaced"
+    EXPIRED = "session:expired"
     DRAINING = "server:draining"
     ERROR = "error"
 
@@ -57,11 +61,14 @@ class Resume(Wire):
     last_seq: Annotated[int, Field(ge=0)]
 
 
+Token = Annotated[str, Field(max_length=TOKEN_MAX)]
+
+
 class Join(Wire):
     """``user:join``"""
 
     user_id: UserId
-    token: Annotated[str, Field(max_length=8192)] | None = None
+    token: Token | None = None
     device_id: DeviceId | None = None
     resume: Resume | None = None
 
@@ -100,6 +107,12 @@ class StatusQuery(Wire):
     """``user:status``"""
 
     user_id: UserId
+
+
+class Refresh(Wire):
+    """``user:refresh``: a fresh token for a session that goes on"""
+
+    token: Token
 
 
 class IceQuery(Wire):
@@ -157,6 +170,7 @@ INBOUND: dict[Event, type[Wire]] = {
     Event.END: End,
     Event.STATUS: StatusQuery,
     Event.ICE_SERVERS: IceQuery,
+    Event.REFRESH: Refresh,
 }
 """Every event that a client may send, with the shape of its payload."""
 
@@ -172,7 +186,10 @@ class ResumeOffer(Wire):
 
 
 class Joined(Wire):
-    """``user:joined``; ``socketId`` equals ``socket.id``, ``iceExpiresAt`` is there if ``iceServers`` expire."""
+    """``user:joined``; ``socketId`` equals ``socket.id``, ``iceExpiresAt`` is there if ``iceServers`` expire.
+
+    ``tokenSeconds``: how long the client's token holds, where it needs one. Not a time, as its clock may be wrong.
+    """
 
     user_id: str
     socket_id: str
@@ -180,6 +197,7 @@ class Joined(Wire):
     resume: ResumeOffer
     ice_servers: list[dict[str, Any]]
     ice_expires_at: Millis | None = None
+    token_seconds: int | None = None
     resumed: bool
 
 
@@ -232,6 +250,12 @@ class Status(Wire):
     is_in_call: bool
 
 
+class Refreshed(Wire):
+    """``user:refresh``, answered; ``tokenSeconds``: how long the token holds, where one is needed."""
+
+    token_seconds: int | None = None
+
+
 class IceServers(Wire):
     """``ice:servers``, answered; ``expiresAt`` is there if they expire."""
 
@@ -266,6 +290,7 @@ OUTBOUND: dict[Event, type[Wire]] = {
     Event.ENDED: Ended,
     Event.STATUS: Status,
     Event.ICE_SERVERS: IceServers,
+    Event.REFRESH: Refreshed,
     Event.DRAINING: Draining,
     Event.ERROR: ErrorEvent,
 }

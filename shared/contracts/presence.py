@@ -125,6 +125,7 @@ class Lease(Wire):
 
 
 class StatusRequest(Request):
-    """``rpc.presence.status``; answered with :class:`shared.contracts.client.Status`."""
+    """``rpc.presence.status``; answered with :class:`shared.contracts.client.Status`. ``asker``: who wants to know."""
 
     user: UserId
+    asker: UserId

@@ -86,6 +86,7 @@ class Stack:
             "PUBLISH": f"127.0.0.1:{self.port}",
             "RING_TIMEOUT_SECONDS": str(RING_SECONDS),
             "DRAIN_SECONDS": "3",
+            "AUTH_MODE": "none",
             **settings,
         }
         self._env_file = folder / "stack.env"

@@ -107,4 +107,4 @@ def test_there_is_a_password_for_each_user_and_nothing_starts_without() -> None:
     assert set(names) == {nats_users.variable(user) for user in nats_users.ALL}
     assert len(names) == len(made.splitlines()) == len(set(made.splitlines()))
     required = set(re.findall(r"\$\{([A-Z_]+):\?", COMPOSE))
-    assert required == set(names)
+    assert required == {*names, "AUTH_MODE"}

@@ -40,9 +40,11 @@ class RawClient(Client):
         self._ws = await self._http.ws_connect(address, max_msg_size=0, compress=0)
         self._reader = asyncio.create_task(self._read())
 
-    async def connect(self, url: str) -> None:
+    async def connect(self, url: str, *, auth: object = None) -> None:
+        """``auth``: what goes along, any JSON."""
+        self.closed.clear()
         await self.open(url)
-        await self.send("40")
+        await self.send("40" + ("" if auth is None else json.dumps(auth)))
         assert self._connected is not None
         self._socket_id = await asyncio.wait_for(self._connected, PATIENCE_SECONDS)
 

@@ -79,11 +79,10 @@ class Gateway:
         request = RenewRequest(request_id=new_id(), gateway=self.name, leaving=leaving)
         return (await self._client.ask("presence", "renew", request, RenewReply)).known
 
-    async def status(self, user: str) -> tuple[bool, bool]:
+    async def status(self, user: str, *, asker: str = "somebody") -> tuple[bool, bool]:
         """``(isOnline, isInCall)``."""
-        status = await self._client.ask(
-            "presence", "status", StatusRequest(request_id=new_id(), user=user), Status
-        )
+        request = StatusRequest(request_id=new_id(), user=user, asker=asker)
+        status = await self._client.ask("presence", "status", request, Status)
         return status.is_online, status.is_in_call
 
 

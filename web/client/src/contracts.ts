@@ -69,6 +69,10 @@ export interface StatusQuery {
 export interface IceQuery {
 }
 
+export interface Refresh {
+  token: string;
+}
+
 export interface ResumeOffer {
   token: string;
   windowSeconds: number;
@@ -81,6 +85,7 @@ export interface Joined {
   resume: ResumeOffer;
   iceServers: object[];
   iceExpiresAt?: number | null;
+  tokenSeconds?: number | null;
   resumed: boolean;
 }
 
@@ -126,6 +131,10 @@ export interface IceServers {
   expiresAt?: number | null;
 }
 
+export interface Refreshed {
+  tokenSeconds?: number | null;
+}
+
 export interface Draining {
   deadlineSeconds: number;
   reconnectAfterMs: number;
@@ -154,6 +163,7 @@ export interface ClientToServer {
   "call:end": End;
   "user:status": StatusQuery;
   "ice:servers": IceQuery;
+  "user:refresh": Refresh;
 }
 
 export interface ServerToClient {
@@ -165,6 +175,7 @@ export interface ServerToClient {
   "call:ended": Ended;
   "user:status": Status;
   "ice:servers": IceServers;
+  "user:refresh": Refreshed;
   "server:draining": Draining;
   "error": ErrorEvent;
   "call:offer": FromPeer<Offer>;

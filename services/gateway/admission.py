@@ -1,0 +1,212 @@
+"""How a socket comes to speak for a session, and how that ends."""
+
+from collections.abc import Callable
+from typing import Any
+
+from services.gateway.auth import Auth
+from services.gateway.errands import Errands
+from services.gateway.ice import IceServers
+from services.gateway.limits import JoinTimeout
+from services.gateway.outbound import Outbound
+from services.gateway.recovery import Recoveries, joined_seq
+from services.gateway.relay import Relays
+from services.gateway.replies import Asked, Replies, dumps
+from services.gateway.sessions import Registry, Socket
+from services.gateway.transport import Transport
+from shared import logs
+from shared.contracts import calls, client, presence
+from shared.contracts.client import Event
+from shared.contracts.rpc import Done
+from shared.errors import NotAuthenticated, Unauthorized, Unavailable
+from shared.ids import new_id
+from shared.rpc import Client
+
+log = logs.get(__name__)
+
+
+class Admission:
+    """Lets clients in, and sends them away when their token ends. ``instance`` is this gateway's name in addresses."""
+
+    def __init__(
+        self,
+        instance: str,
+        registry: Registry,
+        transport: Transport,
+        replies: Replies,
+        services: Client,
+        relays: Relays,
+        outbound: Outbound,
+        recoveries: Recoveries,
+        errands: Errands,
+        auth: Auth,
+        join_timeout: JoinTimeout,
+        *,
+        lease_held: Callable[[], bool],
+        ice_servers: IceServers,
+        resume_window: int,
+    ) -> None:
+        self._instance = instance
+        self._registry = registry
+        self._transport = transport
+        self._replies = replies
+        self._services = services
+        self._relays = relays
+        self._outbound = outbound
+        self._recoveries = recoveries
+        self._errands = errands
+        self._auth = auth
+        self._join_timeout = join_timeout
+        self._lease_held = lease_held
+        self._ice_servers = ice_servers
+        self._resume_window = resume_window
+        auth.expired = self._expired
+
+    # --- in -------------------------------------------------------------------------------------------------------
+
+    async def join(self, asked: Asked, join: client.Join) -> None:
+        """``user:join``"""
+        socket = asked.socket
+        if socket.user is not None and socket.user != join.user_id:
+            raise Unauthorized
+        await self._auth.joining(socket.sid, join.user_id, join.token)
+        if socket.gone:
+            self._auth.gone(socket.sid)
+            raise NotAuthenticated  # nobody hears it
+        request = presence.JoinRequest(
+            request_id=new_id(),
+            user=join.user_id,
+            gateway=self._instance,
+            socket=socket.sid,
+            device=join.device_id,
+            resume_session=join.resume.session_id if join.resume else None,
+            resume_token=join.resume.token if join.resume else None,
+        )
+        if not self._lease_held():
+            raise Unavailable
+        with self._outbound.joining():
+            reply = await self._services.ask("presence", "join", request, presence.JoinReply)
+            if reply.resumed or reply.continued:
+                resumed = await self._continue(asked, join, reply)
+            else:
+                resumed = False
+                await self._joined(asked, join.user_id, reply, joined_seq(None, []))
+                self._outbound.catch_up(socket)
+        if reply.busy:
+            await self._attached(socket, resumed=resumed)
+
+    async def _continue(self, asked: Asked, join: client.Join, reply: presence.JoinReply) -> bool:
+        """A session comes here from another socket: its client gets what it missed. Whether that is all of it."""
+        recovery = await self._recoveries.begin(
+            reply.session, self._outbound.on_elsewhere, elsewhere=reply.busy
+        )
+        last_seq = join.resume.last_seq if join.resume is not None and reply.resumed else None
+        try:
+            missed = await self._recoveries.look(
+                reply.session, last_seq=last_seq, lost_at=reply.lost_at, since=reply.since
+            )
+            seq = joined_seq(last_seq, missed.missed)
+            await self._joined(asked, join.user_id, reply, seq, resumed=missed.complete)
+            await self._outbound.replay(asked.socket, recovery, missed)
+        except BaseException:
+            self._recoveries.abandon(recovery)
+            raise
+        return missed.complete
+
+    async def _joined(
+        self, asked: Asked, user: str, reply: presence.JoinReply, seq: int, *, resumed: bool = False
+    ) -> None:
+        socket = asked.socket
+        if socket.gone:
+            self._lose(user, reply.session, socket.sid)
+            raise NotAuthenticated  # nobody hears it
+        self._registry.bind(socket, user, reply.session)
+        self._relays.moved(reply.session)
+        socket.device, socket.token = reply.device, reply.resume_token
+        self._join_timeout.joined_or_gone(socket.eio_sid)
+        self._auth.joined(socket.sid)
+        log.info("joined", user=user, session=reply.session, resumed=resumed)
+        ice = self._ice_servers.issue(user)
+        joined = client.Joined(
+            user_id=user,
+            socket_id=socket.sid,
+            session_id=reply.session,
+            resume=client.ResumeOffer(token=reply.resume_token, window_seconds=self._resume_window),
+            ice_servers=ice.servers,
+            ice_expires_at=ice.expires_at,
+            token_seconds=self._auth.seconds_left(socket.sid),
+            resumed=resumed,
+        )
+        fields = {**joined.model_dump(by_alias=True, exclude_none=True), "seq": seq}
+        self._transport.send_event(socket.eio_sid, Event.JOINED, dumps(fields))
+        self._replies.ok(asked, **fields)
+
+    async def _attached(self, socket: Socket, *, resumed: bool) -> None:
+        """Tell call control that the session is here; what it then sends must not overtake ``user:joined``."""
+        request = calls.AttachedRequest(**self.by(socket), resumed=resumed)
+        try:
+            await self._services.ask("calls", "attached", request, Done)
+        except Unavailable:
+            self._errands.run("attached", lambda: self._services.ask("calls", "attached", request, Done))
+
+    async def refresh(self, asked: Asked, refresh: client.Refresh) -> None:
+        """``user:refresh``: the session goes on for as long as the fresh token holds."""
+        socket = asked.socket
+        assert socket.user is not None
+        await self._auth.refresh(socket.sid, socket.user, refresh.token)
+        if socket.gone:
+            self._auth.gone(socket.sid)
+            raise NotAuthenticated  # nobody hears it
+        refreshed = client.Refreshed(token_seconds=self._auth.seconds_left(socket.sid))
+        fields = refreshed.model_dump(by_alias=True, exclude_none=True)
+        self._transport.send_event(socket.eio_sid, Event.REFRESH, dumps(fields))
+        self._replies.ok(asked, **fields)
+
+    # --- out ------------------------------------------------------------------------------------------------------
+
+    def leave(self, socket: Socket, *, reason: str) -> None:
+        """The session of a socket ends. ``reason``: what a peer in a call is told."""
+        assert socket.user is not None and socket.session is not None
+        leave = presence.LeaveRequest(
+            request_id=new_id(),
+            user=socket.user,
+            session=socket.session,
+            gateway=self._instance,
+            socket=socket.sid,
+            reason=reason,
+        )
+        self._errands.run("leave", lambda: self._services.ask("presence", "leave", leave, Done))
+
+    def lost(self, socket: Socket) -> None:
+        """The transport of a socket broke; its session begins its grace."""
+        assert socket.user is not None and socket.session is not None
+        self._lose(socket.user, socket.session, socket.sid)
+
+    def _lose(self, user: str, session: str, sid: str) -> None:
+        lost = presence.LostRequest(
+            request_id=new_id(), user=user, session=session, gateway=self._instance, socket=sid
+        )
+        self._errands.run("lost", lambda: self._services.ask("presence", "lost", lost, Done))
+
+    def _expired(self, sid: str) -> None:
+        """The token of a socket has run out, and its session with it: its client is told, and goes."""
+        socket = self._registry.by_sid(sid)
+        if socket is None or socket.session is None:
+            return
+        log.info("token expired", user=socket.user, session=socket.session)
+        self.leave(socket, reason="connection_lost")
+        told = dumps({"sessionId": socket.session})
+        self._registry.release(socket)
+        self._transport.send_event(socket.eio_sid, Event.EXPIRED, told)
+        self._transport.close_soon(socket.eio_sid)
+
+    # --- who asks -------------------------------------------------------------------------------------------------
+
+    def by(self, socket: Socket) -> dict[str, Any]:
+        """Who asks, in every request to call control."""
+        assert socket.user is not None and socket.session is not None
+        return {
+            "request_id": new_id(),
+            "user": socket.user,
+            "session": socket.session,
+            "gateway": self._instance,
+        }

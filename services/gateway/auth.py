@@ -1,0 +1,137 @@
+"""Who a socket's client is, by what it has shown, and until when that holds."""
+
+import asyncio
+from collections.abc import Callable
+
+from services.gateway.auth_settings import AuthSettings, is_loopback
+from services.gateway.jwks import Jwks
+from services.gateway.tokens import OneKey, Refused, Verifier
+from shared import logs
+from shared.clock import now_ms
+from shared.contracts.client import TOKEN_MAX
+from shared.errors import Unauthorized
+from shared.seldom import Seldom
+
+log = logs.get(__name__)
+
+TICK_SECONDS = 0.5
+
+
+class TokenRefused(Unauthorized):
+    """The token is not good, is not the user's, or there is none. Why is for the log."""
+
+
+class Auth:
+    """Checks tokens, and calls ``expired`` with each socket whose token has run out.
+
+    ``verifier``: ``None`` where everybody is who they say they are.
+    """
+
+    def __init__(self, verifier: Verifier | None, jwks: Jwks | None = None) -> None:
+        self._verifier = verifier
+        self._jwks = jwks
+        self.expired: Callable[[str], None] = lambda _: None
+        self._shown: dict[str, str] = {}
+        """Socket → the token with which it connected, until it has joined."""
+        self._until: dict[str, tuple[str, int]] = {}
+        """Socket → its user and until when, in milliseconds since the epoch."""
+        self._refusals = Seldom(lambda why: log.warning("tokens refused", why=why))
+        self._task: asyncio.Task[None] | None = None
+
+    @classmethod
+    def of(cls, settings: AuthSettings) -> "Auth":
+        """What the settings say; loudly if that is nothing."""
+        if settings.auth_mode == "none":
+            if not is_loopback(settings.host):
+                log.warning(
+                    "AUTH_MODE=none: ANYBODY WHO REACHES THIS GATEWAY CAN JOIN AS ANYBODY, ring as them and take "
+                    "their calls",
+                    host=settings.host,
+                )
+            return cls(None)
+        key, url = settings.jwt_key(), settings.jwt_jwks_url
+        jwks = Jwks(url, refresh=settings.jwt_jwks_refresh_seconds) if key is None else None
+        keys = OneKey(key) if key is not None else jwks
+        assert keys is not None, "the settings see to it"
+        verifier = Verifier(
+            keys,
+            issuer=settings.jwt_issuer,
+            audience=settings.jwt_audience,
+            leeway=settings.jwt_leeway_seconds,
+        )
+        return cls(verifier, jwks)
+
+    def start(self) -> None:
+        """Watch what runs out."""
+        if self._jwks is not None:
+            self._jwks.start()
+        if self._verifier is not None:
+            self._task = asyncio.create_task(self._run(), name="token expiry")
+
+    async def stop(self) -> None:
+        """Stop watching."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        if self._jwks is not None:
+            await self._jwks.stop()
+        self._refusals.stop()
+
+    def connected(self, sid: str, auth: object) -> None:
+        """A client connected and showed ``auth``; its token is looked at when it joins."""
+        token = auth.get("token") if isinstance(auth, dict) else None
+        # One that is too large is as good as none, and is not kept.
+        if self._verifier is not None and isinstance(token, str) and len(token) <= TOKEN_MAX:
+            self._shown[sid] = token
+
+    def gone(self, sid: str) -> None:
+        """The client is gone, or no longer anybody."""
+        self._shown.pop(sid, None)
+        self._until.pop(sid, None)
+
+    async def joining(self, sid: str, user: str, token: str | None) -> None:
+        """Let ``user`` join on a socket, by ``token`` or else by what the socket has shown before.
+
+        Raises :class:`TokenRefused`, and :class:`shared.errors.Unavailable` if the keys are away.
+        """
+        if self._verifier is None:
+            return
+        token = token if token is not None else self._shown.get(sid)
+        if token is None and (known := self._until.get(sid)) is not None and known[0] == user:
+            return
+        await self._take(sid, user, token)
+
+    def joined(self, sid: str) -> None:
+        """It has; what it showed is not needed any more."""
+        self._shown.pop(sid, None)
+
+    async def refresh(self, sid: str, user: str, token: str) -> None:
+        """A fresh token of the same user prolongs what the one before began. Raises like :meth:`joining`."""
+        if self._verifier is not None:
+            await self._take(sid, user, token)
+
+    def seconds_left(self, sid: str) -> int | None:
+        """How long the socket's token holds; ``None`` if it needs none."""
+        known = self._until.get(sid)
+        return None if known is None else max(0, (known[1] - now_ms()) // 1000)
+
+    async def _take(self, sid: str, user: str, token: str | None) -> None:
+        assert self._verifier is not None
+        try:
+            if token is None:
+                raise Refused("none shown")
+            claims = await self._verifier.verify(token)
+            if claims.user != user:
+                raise Refused("another user's")
+        except Refused as refused:
+            self._refusals.note(str(refused))
+            raise TokenRefused from None
+        self._until[sid] = (user, claims.until)
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            now = now_ms()
+            for sid in [sid for sid, (_, until) in self._until.items() if until <= now]:
+                self.gone(sid)
+                self.expired(sid)

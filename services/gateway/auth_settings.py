@@ -1,0 +1,109 @@
+"""Settings of the gateway about who its clients are."""
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
+
+from services.gateway.tokens import KeyUnusable, PublicKey, SecretKey
+from shared.settings import ServiceSettings, readable
+
+KeyFile = Annotated[Path | None, AfterValidator(readable)]
+
+
+class AuthSettings(ServiceSettings):
+    """Whether clients have to show a token, and what makes one good."""
+
+    auth_mode: Literal["none", "jwt"] = Field(
+        default="none",
+        description="`jwt`: a client is who its token says. `none`: a client is who it says it is; away from loopback "
+        "that has to be set by name.",
+    )
+    jwt_secret: SecretStr = Field(
+        default=SecretStr(""),
+        description="Tokens are signed with HS256 and this secret of 32 bytes or more. One of `JWT_SECRET`, "
+        "`JWT_PUBLIC_KEY` and `JWT_JWKS_URL` says how tokens are signed, never two.",
+    )
+    jwt_secret_file: KeyFile = Field(default=None, description="File with it, instead.")
+    jwt_public_key: str = Field(
+        default="",
+        description="Tokens are signed with the private key to this one (PEM; `\\n` may stand for a line's end): "
+        "RS256, ES256 or EdDSA, whichever its kind is for.",
+    )
+    jwt_public_key_file: KeyFile = Field(default=None, description="File with it, instead.")
+    jwt_jwks_url: str = Field(
+        default="", description="Tokens are signed with one of the keys that are published here (JWKS)."
+    )
+    jwt_jwks_refresh_seconds: float = Field(
+        default=300,
+        ge=1,
+        le=86_400,
+        description="How often they are read again: a key withdrawn counts so long.",
+    )
+    jwt_issuer: str = Field(default="", description="`iss` that a token must have. Empty: any.")
+    jwt_audience: str = Field(default="", description="`aud` that a token must have. Empty: any.")
+    jwt_leeway_seconds: float = Field(
+        default=5, ge=0, le=60, description="How far the clock of who signs tokens may be off."
+    )
+
+    @field_validator("jwt_jwks_url")
+    @classmethod
+    def _is_url(cls, value: str) -> str:
+        if value and (urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname):
+            raise ValueError("must begin with https:// or http://")
+        return value
+
+    @model_validator(mode="after")
+    def _somebody_is_known(self) -> Self:
+        """Never open by mistake, and never two ways to sign a token: that is how one key is taken for another."""
+        explicit = "auth_mode" in self.model_fields_set
+        given = [
+            name
+            for name in (
+                "jwt_secret",
+                "jwt_secret_file",
+                "jwt_public_key",
+                "jwt_public_key_file",
+                "jwt_jwks_url",
+            )
+            if getattr(self, name) not in (None, "", SecretStr(""))
+        ]
+        if self.auth_mode == "jwt":
+            if len(given) != 1:
+                raise ValueError(
+                    "AUTH_MODE=jwt needs one of JWT_SECRET, JWT_PUBLIC_KEY and JWT_JWKS_URL, has "
+                    + (" and ".join(name.upper() for name in given) or "none")
+                )
+            try:
+                self.jwt_key()
+            except KeyUnusable as error:
+                raise ValueError(f"{given[0].upper()} {error}") from None
+        elif given and not explicit:
+            raise ValueError(f"{given[0].upper()} is set, but AUTH_MODE=jwt is not")
+        elif not explicit and not is_loopback(self.host):
+            raise ValueError(
+                f"AUTH_MODE is not set, and HOST={self.host} is not loopback: set AUTH_MODE=jwt and a key, or "
+                "AUTH_MODE=none, with which anybody who reaches the gateway can join as anybody"
+            )
+        return self
+
+    def jwt_key(self) -> SecretKey | PublicKey | None:
+        """The one key that signs tokens; ``None`` where there is no such. Raises :class:`KeyUnusable`."""
+        if self.jwt_secret_file is not None:
+            return SecretKey.of(self.jwt_secret_file.read_text().strip())
+        if secret := self.jwt_secret.get_secret_value():
+            return SecretKey.of(secret)
+        if self.jwt_public_key_file is not None:
+            return PublicKey.from_pem(self.jwt_public_key_file.read_text())
+        pem = self.jwt_public_key.replace("\\n", "\n")
+        return PublicKey.from_pem(pem) if pem else None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens there."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

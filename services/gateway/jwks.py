@@ -1,0 +1,137 @@
+"""The keys that an issuer publishes: read now and then, kept while it cannot be reached."""
+
+import asyncio
+import json
+from typing import Any
+
+import aiohttp
+import jwt
+
+from services.gateway.tokens import Key, KeyUnusable, PublicKey
+from shared import logs
+from shared.errors import Unavailable
+from shared.seldom import Seldom
+
+log = logs.get(__name__)
+
+FETCH_SECONDS = 3.0
+AGAIN_SECONDS = 5.0
+"""Least time between two looks, whatever tokens ask for: a token can name any key."""
+DOCUMENT_MAX_BYTES = 256 * 1024
+KEYS_MAX = 100
+
+
+class Jwks:
+    """Keys by id, from ``url``. A key that it does not know makes it look again, at most every ``again`` seconds.
+
+    While the issuer is away, the keys known last count. ``refresh``: seconds after which all are read anew.
+    """
+
+    def __init__(self, url: str, *, refresh: float, again: float = AGAIN_SECONDS) -> None:
+        self._url = url
+        self._refresh = refresh
+        self._again = again
+        self._keys: dict[str | None, Key] | None = None
+        self._current = False
+        """Whether the last look succeeded."""
+        self._looked_at = float("-inf")
+        self._looking: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._told = Seldom(lambda why: log.warning("keys of tokens not read", url=url, why=why))
+
+    def start(self) -> None:
+        """Read the keys, now and from then on."""
+        self._task = asyncio.create_task(self._run(), name="jwks")
+
+    async def stop(self) -> None:
+        """Stop reading."""
+        tasks = [task for task in (self._task, self._looking) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._told.stop()
+
+    async def key(self, kid: str | None) -> Key | None:
+        """The key of this id; without one, the key if there is only one.
+
+        Raises :class:`Unavailable` if it is not known and the issuer cannot be asked.
+        """
+        if (found := self._known(kid)) is not None:
+            return found
+        await self._look(soon=True)
+        if (found := self._known(kid)) is None and not self._current:
+            raise Unavailable
+        return found
+
+    def _known(self, kid: str | None) -> Key | None:
+        keys = self._keys or {}
+        if kid is None:
+            return next(iter(keys.values())) if len(keys) == 1 else None
+        return keys.get(kid)
+
+    async def _run(self) -> None:
+        while True:
+            await self._look()
+            await asyncio.sleep(self._refresh if self._current else min(self._refresh, self._again))
+
+    async def _look(self, *, soon: bool = False) -> None:
+        """Read the keys; all who want that at one time wait for one look. ``soon``: not if it was just done."""
+        loop = asyncio.get_running_loop()
+        if self._looking is None or self._looking.done():
+            if soon and loop.time() - self._looked_at < self._again:
+                return
+            self._looking = asyncio.create_task(self._read())
+        await asyncio.shield(self._looking)
+
+    async def _read(self) -> None:
+        try:
+            self._keys, self._current = _keys(await self._fetch()), True
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            self._current = False
+            self._told.note(type(error).__name__)
+        finally:
+            self._looked_at = asyncio.get_running_loop().time()
+
+    async def _fetch(self) -> bytes:
+        timeout = aiohttp.ClientTimeout(total=FETCH_SECONDS)
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as http,
+            http.get(self._url, allow_redirects=False, headers={"Accept": "application/json"}) as answer,
+        ):
+            if answer.status != 200:
+                raise ValueError(f"status {answer.status}")
+            body = b""
+            async for part in answer.content.iter_any():
+                body += part
+                if len(body) > DOCUMENT_MAX_BYTES:
+                    raise ValueError("too large")
+            return body
+
+
+def _keys(document: bytes) -> dict[str | None, Key]:
+    """The keys of a JWKS that can sign tokens here. Raises ``ValueError`` where it is none, or has none."""
+    try:
+        entries = json.loads(document)["keys"]
+    except (KeyError, TypeError, RecursionError):
+        raise ValueError("not a JWKS") from None
+    if not isinstance(entries, list):
+        raise ValueError("not a JWKS")
+    keys: dict[str | None, Key] = {}
+    for entry in entries[:KEYS_MAX]:
+        if isinstance(entry, dict) and (key := _key(entry)) is not None:
+            kid = entry.get("kid")
+            keys[kid if isinstance(kid, str) else None] = key
+    if not keys:
+        raise ValueError("no key for tokens in it")
+    return keys
+
+
+def _key(entry: dict[str, Any]) -> Key | None:
+    """A key for signatures, of a kind taken here. A secret (``oct``) is not: whoever reads it could sign."""
+    if entry.get("use", "sig") != "sig" or entry.get("kty") == "oct":
+        return None
+    try:
+        key = PublicKey.of(jwt.PyJWK.from_dict(entry).key)
+    except (jwt.PyJWTError, KeyUnusable, ValueError, TypeError, KeyError):
+        return None
+    return key if entry.get("alg", key.algorithm) == key.algorithm else None

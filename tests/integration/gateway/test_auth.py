@@ -1,0 +1,242 @@
+"""Who gets in with which token, for how long, and what refusing costs."""
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from services.gateway import auth
+from services.gateway.jwks import Jwks
+from shared.contracts.client import TOKEN_MAX
+from tests.integration.gateway.conftest import Connect, Services, Start
+from tests.support.issuer import SECRET, Issuer, Pair, claims, hs256, unsigned
+from tests.support.raw_client import RawClient
+
+JWT = {"auth_mode": "jwt", "jwt_secret": SECRET, "jwt_leeway_seconds": 0}
+Show = Callable[..., Awaitable[RawClient]]
+
+
+@pytest.fixture
+def show(connect: Connect) -> Show:
+    """Connects with ``auth``, without joining."""
+
+    async def one(url: str, *, auth: object = None) -> RawClient:
+        client = await connect(url)
+        if auth is not None:
+            await client.close()
+            await client.connect(url, auth=auth)
+        return client
+
+    return one
+
+
+async def test_the_token_of_the_connection_lets_its_user_in(gateway: Start, show: Show) -> None:
+    url = await gateway(**JWT)
+    client = await show(url, auth={"token": hs256(claims("alice", 60))})
+    await client.ok("user:join", {"userId": "alice"})
+    joined = await client.expect("user:joined")
+    assert 55 <= joined["tokenSeconds"] <= 60
+    await client.ok("user:join", {"userId": "alice"})  # once more: it is known who that is
+
+
+async def test_the_token_of_the_join_goes_before_that_of_the_connection(gateway: Start, show: Show) -> None:
+    url = await gateway(**JWT)
+    client = await show(url, auth={"token": hs256(claims("alice", -60))})
+    await client.refused("user:join", {"userId": "alice"}, code="unauthorized")
+    await client.ok("user:join", {"userId": "alice", "token": hs256(claims("alice"))})
+
+
+async def test_what_is_shown_may_be_anything(gateway: Start, show: Show, services: Services) -> None:
+    url = await gateway(**JWT)
+    for shown in ({}, {"token": 7}, {"token": None}, {"token": ""}, {"token": ["x"]}, {"TOKEN": "x"}):
+        client = await show(url, auth=shown)
+        await client.refused("user:join", {"userId": "alice"}, code="unauthorized")
+    assert "join" not in services.verbs()
+
+
+async def test_bad_tokens_are_refused_alike_and_nobody_is_asked(
+    gateway: Start, connect: Connect, services: Services
+) -> None:
+    url = await gateway(**JWT, jwt_issuer="us", jwt_audience="calls", strikes_max=100)
+    good = {"iss": "us", "aud": "calls"}
+    bad = (
+        None,
+        unsigned(claims(**good)),
+        hs256(claims(**good), "another secret, just as long as ours"),
+        hs256(claims("bob", **good)),
+        hs256(claims(**good | {"iss": "them"})),
+        hs256(claims(**good | {"aud": "chat"})),
+        hs256(claims(seconds=-5, **good)),
+        hs256(claims(nbf=time.time() + 60, **good)),
+        Pair("RS256").sign(claims(**good)),
+        "junk",
+    )
+    client = await connect(url)
+    errors = []
+    for token in bad:
+        join = {"userId": "alice", **({} if token is None else {"token": token})}
+        errors.append(await client.refused("user:join", join))
+    assert errors == [{"code": "unauthorized", "message": "Unauthorized", "retryable": False}] * len(bad)
+    await client.refused("user:status", {"userId": "bob"}, code="not_authenticated")
+    assert services.verbs() == []
+    await client.ok("user:join", {"userId": "alice", "token": hs256(claims(**good))})
+
+
+async def test_a_giant_token_is_no_token(gateway: Start, show: Show) -> None:
+    url = await gateway(**JWT)
+    giant = hs256(claims(padding="x" * TOKEN_MAX))
+    client = await show(url, auth={"token": giant})
+    await client.refused("user:join", {"userId": "alice"}, code="unauthorized")
+    error = await client.refused("user:join", {"userId": "alice", "token": giant}, code="bad_request")
+    assert "token" in error["message"] and "xxx" not in error["message"]
+
+
+async def test_whoever_goes_on_showing_bad_tokens_is_sent_away_and_the_log_stays_short(
+    gateway: Start, connect: Connect, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = await gateway(**JWT, strikes_max=10)
+    hostile = await connect(url)
+    for _ in range(50):
+        await hostile.emit("user:join", {"userId": "alice", "token": "junk"})
+    await hostile.expect_closed()
+    logged = "".join(capsys.readouterr()) + caplog.text
+    assert logged.count("tokens refused") == 1 and "junk" not in logged
+
+
+# --- until when ---------------------------------------------------------------------------------------------------
+
+
+async def joined_for(client: RawClient, seconds: float) -> None:
+    token = hs256(claims("alice", seconds + 1))
+    await client.ok("user:join", {"userId": "alice", "token": token})
+    await client.expect("user:joined")
+
+
+async def test_the_session_ends_with_the_token(gateway: Start, connect: Connect, services: Services) -> None:
+    client = await connect(await gateway(**JWT))
+    begun = time.time()
+    await joined_for(client, 1)
+    session = (await client.expect("session:expired", timeout=5))["sessionId"]
+    assert 0.5 < time.time() - begun < 4
+    left = await services.wait_for("leave")
+    assert (left["user"], left["session"]) == ("alice", session)
+    await client.expect_closed()
+    assert services.verbs() == ["join", "leave"], "and its grace does not begin"
+
+
+async def test_a_fresh_token_prolongs_it(gateway: Start, connect: Connect, services: Services) -> None:
+    client = await connect(await gateway(**JWT))
+    await joined_for(client, 1)
+    ack = await client.ok("user:refresh", {"token": hs256(claims("alice", 60))})
+    assert ack == {"ok": True, **await client.expect("user:refresh")} and 55 <= ack["tokenSeconds"] <= 60
+    await asyncio.sleep(2.6)
+    await client.ok("user:status", {"userId": "bob"})
+    assert not client.closed.is_set()
+
+
+async def test_a_bad_one_changes_nothing(gateway: Start, connect: Connect) -> None:
+    client = await connect(await gateway(**JWT))
+    await joined_for(client, 1)
+    for token in (hs256(claims("bob", 60)), hs256(claims("alice", -1)), unsigned(claims("alice", 60)), "x"):
+        await client.refused("user:refresh", {"token": token}, code="unauthorized")
+    await client.refused("user:refresh", {}, code="bad_request")
+    await client.ok("user:status", {"userId": "bob"})
+    await client.expect("session:expired", timeout=5)
+
+
+async def test_before_the_join_there_is_nothing_to_refresh(gateway: Start, connect: Connect) -> None:
+    client = await connect(await gateway(**JWT))
+    await client.refused("user:refresh", {"token": hs256(claims())}, code="not_authenticated")
+
+
+async def test_nothing_is_kept_of_who_is_gone(
+    gateway: Start, show: Show, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[auth.Auth] = []
+    create = auth.Auth.__init__
+
+    def noted(self: auth.Auth, *args: Any) -> None:
+        create(self, *args)
+        made.append(self)
+
+    monkeypatch.setattr(auth.Auth, "__init__", noted)
+    url = await gateway(**JWT)
+    (door,) = made
+    joined = await show(url, auth={"token": hs256(claims("alice"))})
+    idle = await show(url, auth={"token": hs256(claims("alice"))})
+    await joined.ok("user:join", {"userId": "alice"})
+    assert len(door._shown) == 1 and len(door._until) == 1
+    await joined.disconnect()
+    await idle.tear()
+    async with asyncio.timeout(5):
+        while door._shown or door._until:
+            await asyncio.sleep(0.02)
+
+
+# --- other keys -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("algorithm", ["RS256", "ES256", "EdDSA"])
+async def test_a_public_key_will_do(gateway: Start, connect: Connect, algorithm: str) -> None:
+    pair = Pair(algorithm)
+    client = await connect(await gateway(auth_mode="jwt", jwt_public_key=pair.pem))
+    await client.refused(
+        "user:join", {"userId": "alice", "token": hs256(claims(), pair.pem)}, code="unauthorized"
+    )
+    await client.ok("user:join", {"userId": "alice", "token": pair.sign(claims())})
+
+
+async def test_published_keys_will_do_and_while_they_are_not_there_clients_are_to_come_again(
+    gateway: Start, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(Jwks.__init__.__kwdefaults__, "again", 0.1)
+    issuer, pair = Issuer(), Pair("ES256", "one")
+    async with issuer.running():
+        pass
+    client = await connect(await gateway(auth_mode="jwt", jwt_jwks_url=issuer.url))
+    join = {"userId": "alice", "token": pair.sign(claims())}
+    error = await client.refused("user:join", join, code="unavailable")
+    assert error["retryable"] is True
+    issuer.pairs = (pair,)
+    async with issuer.running(), asyncio.timeout(10):
+        while (await client.ask("user:join", join))["ok"] is not True:
+            await asyncio.sleep(0.1)
+
+
+# --- open -----------------------------------------------------------------------------------------------------------
+
+
+async def test_with_none_tokens_are_not_looked_at(gateway: Start, show: Show) -> None:
+    client = await show(await gateway(), auth={"token": "x" * 20_000})
+    await client.ok("user:join", {"userId": "alice", "token": "junk"})
+    assert "tokenSeconds" not in await client.expect("user:joined")
+    assert await client.ok("user:refresh", {"token": "junk"}) == {"ok": True}
+    assert await client.expect("user:refresh") == {}
+
+
+async def test_none_for_all_to_reach_is_told_loudly(
+    gateway: Start, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await gateway(auth_mode="none", host="0.0.0.0")
+    assert "ANYBODY" in "".join(capsys.readouterr()) + caplog.text
+
+
+async def test_a_token_is_in_no_log(
+    gateway: Start, connect: Connect, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = await connect(await gateway(**JWT, log_level="debug"))
+    good, bad = hs256(claims("alice", 60)), hs256(claims("alice", -60))
+    await client.refused("user:join", {"userId": "alice", "token": bad})
+    await client.ok("user:join", {"userId": "alice", "token": good})
+    await client.refused("user:refresh", {"token": bad})
+    logged = (
+        "".join(capsys.readouterr())
+        + caplog.text
+        + json.dumps([r.__dict__ for r in caplog.records], default=str)
+    )
+    assert "tokens refused" in logged
+    for token in (good, bad):
+        assert token.split(".")[2] not in logged
