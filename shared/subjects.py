@@ -44,7 +44,7 @@ LIVE = "live.*.*"
 
 
 def rpc(service: str, verb: str) -> str:
-    """A request to a service's queue group. ``service``: ``presence`` or ``calls``."""
+    """A request to a service's queue group. ``service``: ``presence``, ``calls``, or ``policy``, which is not ours."""
     return f"rpc.{service}.{verb}"
 
 
@@ -332,6 +332,20 @@ TABLE: tuple[Row, ...] = (
         "callcore",
         "the callcore in charge of the call",
         "initiate, happen: a deed passed on to where the call's relays run",
+    ),
+    Row(
+        "rpc.policy.may_call",
+        "request",
+        "callcore",
+        "a policy service, if there is one",
+        "whether `caller` may ring `callee`; answered with `allowed`",
+    ),
+    Row(
+        "rpc.policy.may_see",
+        "request",
+        "presence",
+        "a policy service, if there is one",
+        "whether `asker` may know if `user` is online; answered with `allowed`",
     ),
     Row(
         "relay.<callcore>.<call>.<user>.<session>.<to>.<kind>",

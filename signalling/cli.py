@@ -6,7 +6,10 @@ from typing import Any
 
 import click
 
+from services.gateway.auth_settings import AuthSettings
+from shared import settings
 from shared.runner import distribution_version
+from signalling import tokens
 from signalling import up as up_module
 from signalling.plan import Plan
 from signalling.watch import commands as watching
@@ -72,6 +75,24 @@ def up(
         commands or {},
     )
     sys.exit(up_module.run(plan))
+
+
+@main.command()
+@click.option("--user", metavar="U", required=True, help="Whose it is: `userId` of `user:join`.")
+@click.option(
+    "--seconds",
+    default=3600,
+    show_default=True,
+    type=click.IntRange(1, 31_536_000),
+    help="How long it holds.",
+)
+def token(user: str, seconds: int) -> None:
+    """Mint a token for development, with the JWT_SECRET of the environment and .env."""
+    config = settings.load(AuthSettings)
+    try:
+        click.echo(tokens.mint(config, user, seconds))
+    except tokens.NoToken as error:
+        raise click.ClickException(str(error)) from None
 
 
 for command in (watching.monitor, watching.tail, watching.history, watching.probe):

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SERVICES = ("gateway", "callcore", "presence")
+POLICY = "policy"
+"""Who says who may call whom; not a service of ours."""
 MONITOR = "monitor"
 SYSTEM = "system"
 CLUSTER = "cluster"
 """What the servers of a cluster show each other."""
-ALL = (*SERVICES, MONITOR, SYSTEM, CLUSTER)
+ALL = (*SERVICES, POLICY, MONITOR, SYSTEM, CLUSTER)
 
 _REPOSITORY = Path(__file__).resolve().parent.parent / "deploy" / "nats" / "accounts.conf"
 _INSTALLED = Path(__file__).with_name("accounts.conf")

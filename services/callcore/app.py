@@ -21,6 +21,7 @@ from shared.events import Recorder
 from shared.kv import Bucket
 from shared.mailbox import Postman
 from shared.members import Beacon, Members
+from shared.policy import Policy
 from shared.runner import distribution_version
 
 SERVICE = "callcore"
@@ -52,7 +53,13 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         charge = Charge(instance, owner, rpc.Client(bus, timeout=settings.request_timeout_seconds))
         control = Control(store, teller, charge)
         placing = Placing(
-            store, teller, control, charge, set_ring, ring_timeout=settings.ring_timeout_seconds
+            store,
+            teller,
+            control,
+            charge,
+            Policy(bus, settings.policy),
+            set_ring,
+            ring_timeout=settings.ring_timeout_seconds,
         )
         lanes.accept = control.happen
         deadlines = Deadlines(bus, subjects.RING, ring_due)

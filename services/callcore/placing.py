@@ -22,6 +22,7 @@ from shared.errors import (
     UserUnavailable,
 )
 from shared.kv import Conflict
+from shared.policy import Policy
 
 log = logs.get(__name__)
 
@@ -35,6 +36,7 @@ class Placing:
         teller: Teller,
         control: Control,
         charge: Charge,
+        policy: Policy,
         set_deadline: SetDeadline,
         *,
         ring_timeout: float,
@@ -42,6 +44,7 @@ class Placing:
         self._store = store
         self._control = control
         self._charge = charge
+        self._policy = policy
         self._teller = teller
         self._set_deadline = set_deadline
         self._ring_ms = int(ring_timeout * 1000)
@@ -51,6 +54,7 @@ class Placing:
 
         Raises :class:`AlreadyInCall`, :class:`UserNotFound`, :class:`UserUnavailable`.
         """
+        allowed: bool | None = None
         for attempt in range(TRIES):
             mine, theirs, sessions = await asyncio.gather(
                 self._store.held(request.user),
@@ -66,7 +70,10 @@ class Placing:
                     raise AlreadyInCall
                 if (hold := _hold_of_pair(request, mine, theirs)) is not None:
                     return await self._answer_glare(request, hold)
-                if not sessions:
+                if allowed is None:
+                    # Asked about users that are not there, too: a refusal takes as long as they do.
+                    allowed = await self._policy.may_call(request.user, request.to)
+                if not (allowed and sessions):
                     raise UserNotFound
                 if not await self._free(theirs, request):
                     raise UserUnavailable

@@ -1,5 +1,7 @@
 """Settings of call control."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from shared.settings import BackendSettings
@@ -10,6 +12,11 @@ class Settings(BackendSettings):
 
     ring_timeout_seconds: float = Field(
         default=45.0, ge=1, le=600, description="How long a call rings before it ends with `timeout`."
+    )
+    policy: Literal["off", "optional", "required"] = Field(
+        default="off",
+        description="Whether `rpc.policy.may_call` is asked before a call rings. `optional`: what nobody answers "
+        "within 300 ms is allowed. `required`: it is refused with `unavailable`.",
     )
     sweep_seconds: float = Field(
         default=15.0,

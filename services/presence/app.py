@@ -16,6 +16,7 @@ from shared.deadlines import Deadlines
 from shared.events import Recorder
 from shared.kv import Bucket
 from shared.members import Beacon
+from shared.policy import Policy as Contacts
 from shared.runner import distribution_version
 
 SERVICE = "presence"
@@ -36,7 +37,8 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         teller = Teller(bus, recorder, calls, store.busy)
         graces = Graces(bus, store, teller, policy)
         leases = Leases(bus, store, graces)
-        handlers = Handlers(store, teller, graces, leases, policy)
+        contacts = Contacts(bus, "required" if settings.status_visibility == "contacts" else "off")
+        handlers = Handlers(store, teller, graces, leases, policy, contacts)
         deadlines = (
             Deadlines(bus, subjects.GRACE, graces.due),
             Deadlines(bus, subjects.LEASE, leases.due),

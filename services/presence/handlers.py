@@ -24,6 +24,7 @@ from shared.contracts.presence import (
 )
 from shared.contracts.rpc import Done
 from shared.ids import new_id
+from shared.policy import Policy as Contacts
 from shared.rpc import Server
 
 log = logs.get(__name__)
@@ -32,12 +33,21 @@ log = logs.get(__name__)
 class Handlers:
     """One method a verb of ``rpc.presence.<verb>``."""
 
-    def __init__(self, store: Store, teller: Teller, graces: Graces, leases: Leases, policy: Policy) -> None:
+    def __init__(
+        self,
+        store: Store,
+        teller: Teller,
+        graces: Graces,
+        leases: Leases,
+        policy: Policy,
+        contacts: Contacts,
+    ) -> None:
         self._store = store
         self._teller = teller
         self._graces = graces
         self._leases = leases
         self._policy = policy
+        self._contacts = contacts
 
     async def register(self, server: Server) -> None:
         """Answer requests."""
@@ -114,9 +124,15 @@ class Handlers:
         return RenewReply(known=await self._leases.renew(request.gateway))
 
     async def status(self, request: StatusRequest) -> Status:
-        """Whether a user is connected now, and in a call."""
-        sessions, busy = await asyncio.gather(
-            self._store.sessions(request.user), self._store.busy(request.user)
+        """Whether a user is connected now, and in a call; neither, as for a user that is not there, to a stranger."""
+        known, sessions, busy = await asyncio.gather(
+            self._known(request),
+            self._store.sessions(request.user),
+            self._store.busy(request.user),
         )
         online = any(session.lost_at is None for session in sessions)
-        return Status(user_id=request.user, is_online=online, is_in_call=busy)
+        return Status(user_id=request.user, is_online=known and online, is_in_call=known and busy)
+
+    async def _known(self, request: StatusRequest) -> bool:
+        """Whether the asker may know. All know of themselves."""
+        return request.asker == request.user or await self._contacts.may_see(request.asker, request.user)

@@ -17,3 +17,8 @@ class Settings(BackendSettings):
     sessions_per_user: int = Field(
         default=10, ge=1, le=100, description="Devices that a user may be joined from at a time."
     )
+    status_visibility: Literal["everyone", "contacts"] = Field(
+        default="everyone",
+        description="Who is told in `user:status` whether a user is online: anybody, or whom `rpc.policy.may_see` "
+        "allows; to others the user is offline. With `contacts` somebody has to answer that, within 300 ms.",
+    )

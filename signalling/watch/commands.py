@@ -10,8 +10,12 @@ from urllib.parse import urlsplit
 
 import click
 
+from services.gateway.auth_settings import AuthSettings
 from shared import subjects
 from shared.errors import Unavailable
+from shared.ids import new_id
+from shared.settings import load
+from signalling import tokens
 from signalling.watch import history as history_module
 from signalling.watch import tables
 from signalling.watch.connection import connected
@@ -22,6 +26,8 @@ from signalling.watch.tail import follow
 _NATS_HELP = "NATS servers, comma separated. Default: NATS_URL of the environment and .env."
 ONCE_SECONDS = 1.0
 """Over how long ``--once`` measures rates."""
+PROBE_TOKEN_SECONDS = 3600
+"""More than all of its steps can take."""
 nats_option = click.option("--nats", metavar="URL", help=_NATS_HELP)
 
 
@@ -116,15 +122,30 @@ def monitor(nats: str | None, interval: float, once: bool, as_json: bool) -> Non
 @click.option(
     "--timeout", default=5.0, show_default=True, type=click.FloatRange(0.1, 300), help="Seconds a step."
 )
+@click.option(
+    "--token",
+    "given",
+    multiple=True,
+    metavar="T",
+    envvar="PROBE_TOKENS",
+    help="Twice: of the caller and the callee, where AUTH_MODE=jwt. Also PROBE_TOKENS, space between, where no list of "
+    "processes shows them. Default: minted with JWT_SECRET.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-def probe(url: str, transport: str, timeout: float, as_json: bool) -> None:
-    """Place a call between two users that nobody else has, and say how long each step took.
+def probe(url: str, transport: str, timeout: float, given: tuple[str, ...], as_json: bool) -> None:
+    """Place a call between two users that nobody else has, or those of two tokens, and say how long each step took.
 
     The exit status is 1 if a step failed.
     """
+    if len(given) not in (0, 2):
+        raise click.BadParameter("needs two, of the caller and the callee", param_hint="--token")
     if urlsplit(url).scheme not in ("http", "https"):
         raise click.BadParameter("must begin with http:// or https://", param_hint="--url")
-    trial = Probe(url, transport=transport, seconds=timeout)
+    try:
+        users = [(tokens.user_of(token), token) for token in given] or _throw_away_users()
+    except tokens.NoToken as error:
+        raise click.ClickException(str(error)) from None
+    trial = Probe(url, *users, transport=transport, seconds=timeout)
     _run(trial.run())
     if as_json:
         steps = [
@@ -138,6 +159,14 @@ def probe(url: str, transport: str, timeout: float, as_json: bool) -> None:
         total = sum(step.ms for step in trial.steps)
         _say(f"{'ok' if trial.ok else 'failed':<14} {total:9.1f} ms  {url}")
     sys.exit(0 if trial.ok else 1)
+
+
+def _throw_away_users() -> list[tuple[str, str | None]]:
+    """A caller and a callee that nobody else is, with tokens where the environment and ``.env`` say they need them."""
+    config, some = load(AuthSettings), new_id()[:8]
+    names = (f"probe-caller-{some}", f"probe-callee-{some}")
+    needed = config.auth_mode == "jwt"
+    return [(name, tokens.mint(config, name, PROBE_TOKEN_SECONDS) if needed else None) for name in names]
 
 
 def _say(line: str) -> None:

@@ -11,7 +11,6 @@ import socketio.exceptions
 from socketio.packet import DISCONNECT, Packet
 
 from shared.contracts.client import Event
-from shared.ids import new_id
 from signalling.watch.lines import printable
 
 _OFFER = {"type": "offer", "sdp": "v=0\r\ns=probe\r\n"}
@@ -34,8 +33,9 @@ class _Refused(Exception):
 class _Phone:
     """One user's socket; what it is sent waits until it is asked for."""
 
-    def __init__(self, user: str) -> None:
+    def __init__(self, user: str, token: str | None) -> None:
         self.user = user
+        self._auth = None if token is None else {"token": token}
         self._sio = socketio.AsyncClient(reconnection=False, handle_sigint=False)
         self._got: asyncio.Queue[tuple[str, Any]] = asyncio.Queue(1_000)
         self._sio.on("*", self._on_event)
@@ -45,7 +45,7 @@ class _Phone:
             self._got.put_nowait((event, args[0] if args else None))
 
     async def connect(self, url: str, transport: str, seconds: float) -> None:
-        await self._sio.connect(url, transports=[transport], wait_timeout=seconds)
+        await self._sio.connect(url, auth=self._auth, transports=[transport], wait_timeout=seconds)
 
     async def ask(self, event: Event, payload: dict[str, Any]) -> dict[str, Any]:
         """Send and return the acknowledgement. Raises :class:`_Refused`."""
@@ -79,10 +79,22 @@ class _Phone:
 
 
 class Probe:
-    """Places the call. ``steps``: what has been done, with how long each took. ``seconds``: for each at most."""
+    """Places the call. ``caller``, ``callee``: user and token. ``seconds``: for each step at most.
 
-    def __init__(self, url: str, *, transport: str, seconds: float) -> None:
+    ``steps``: what has been done, with how long each took.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        caller: tuple[str, str | None],
+        callee: tuple[str, str | None],
+        *,
+        transport: str,
+        seconds: float,
+    ) -> None:
         self._url = url
+        self._users = (caller, callee)
         self._transport = transport
         self._seconds = seconds
         self.steps: list[Step] = []
@@ -94,8 +106,7 @@ class Probe:
 
     async def run(self) -> None:
         """Do all steps, or as many as work."""
-        token = new_id()[:8]
-        caller, callee = _Phone(f"probe-caller-{token}"), _Phone(f"probe-callee-{token}")
+        caller, callee = (_Phone(user, token) for user, token in self._users)
         try:
             await self._call(caller, callee)
         except _Failed:

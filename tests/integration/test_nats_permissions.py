@@ -14,10 +14,10 @@ from shared import subjects
 from shared.bus import Bus, Login
 from shared.errors import Unavailable
 from signalling.nats_server import EmbeddedNats
-from signalling.nats_users import ALL, CLUSTER, MONITOR, SERVICES, SYSTEM, Passwords
+from signalling.nats_users import ALL, CLUSTER, MONITOR, POLICY, SERVICES, SYSTEM, Passwords
 from tests.support.nats_users import Access
 
-USERS = (*SERVICES, MONITOR)
+USERS = (*SERVICES, POLICY, MONITOR)
 SECONDS = 2.0
 
 
@@ -36,7 +36,7 @@ def access(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Access]:
 
 # --- subjects: who sends what docs/subjects.md says that they send, and nobody else -------------------------------
 
-_VERBS = {"callcore": "happen", "presence": "left", "gateway": "accept", "monitor": "left"}
+_VERBS = {"callcore": "happen", "presence": "left", "gateway": "accept", "monitor": "left", "policy": "left"}
 _DEADLINES = {"callcore": subjects.RING, "presence": subjects.GRACE}
 
 
@@ -98,6 +98,15 @@ async def test_everybody_sends_what_is_theirs(access: Access, row: subjects.Row,
         ("presence", "rpc.calls.accept"),
         ("presence", "event.call.x.ended"),
         ("presence", "$JS.API.CONSUMER.MSG.NEXT.DEADLINES.ring"),
+        ("policy", "rpc.policy.may_call"),
+        ("policy", "rpc.calls.initiate"),
+        ("policy", "deliver.gw.session.call:ended"),
+        ("policy", "_INBOX.gateway.x.y"),
+        ("policy", "$KV.sessions.user.x"),
+        ("policy", "$JS.API.INFO"),
+        ("callcore", "rpc.policy.may_see"),
+        ("presence", "rpc.policy.may_call"),
+        ("gateway", "rpc.policy.may_see"),
         ("monitor", "_INBOX.gateway.x.y"),
         ("monitor", "live.gateway.x"),
         ("monitor", "$JS.API.STREAM.CREATE.X"),
@@ -134,6 +143,11 @@ async def test_nobody_reads_the_inbox_of_another_service_or_everything(access: A
         ),
         ("callcore", ["relay.cc.>", "rpc.calls.*", "rpc.calls.happen.cc"], ["deliver.>", "rpc.presence.*"]),
         ("presence", ["rpc.presence.join"], ["deliver.>", "relay.>", "rpc.calls.*"]),
+        (
+            "policy",
+            ["rpc.policy.*", "rpc.policy.may_call"],
+            ["rpc.calls.*", "rpc.>", "event.>", "live.>", "$SRV.>"],
+        ),
         ("monitor", ["event.>", "rpc.>", "relay.>", "deliver.>", "live.>"], ["rpc.presence.join", "$SRV.>"]),
     ],
 )

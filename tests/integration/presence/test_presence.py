@@ -244,7 +244,7 @@ async def test_an_instance_that_stops_answers_what_it_was_handed(nats_url: str, 
     async def ask_on(user: str) -> None:
         """Ask for as long as somebody stops, and once more; no request is tried again."""
         nonlocal unanswered
-        query = StatusRequest(request_id="r", user=user).dump()
+        query = StatusRequest(request_id="r", user=user, asker=user).dump()
         try:
             while not stopped.is_set():
                 await bus.request(subjects.rpc("presence", "status"), query, timeout=2)

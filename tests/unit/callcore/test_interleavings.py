@@ -25,6 +25,7 @@ from shared.contracts.calls import Hold, InitiateRequest
 from shared.contracts.presence import Session, Sessions
 from shared.errors import SignallingError
 from shared.kv import Conflict, Entry
+from shared.policy import Policy
 from tests.support.gated import Gate, GatedBucket
 
 USERS = {"ann": ("a1", "a2"), "bob": ("b1", "b2"), "cem": ("c1",)}
@@ -55,8 +56,9 @@ class World:
         # Each thinks that it is in charge of every call: the worst that can happen to the order of things.
         charges = [Charge(name, lambda _, name=name: name, None) for name in ("one", "two", "three")]  # type: ignore
         self._controls = [Control(state, teller, charge) for charge in charges]
+        policy = Policy(None, "off")  # type: ignore[arg-type]  # nobody is asked
         self._placings = [
-            Placing(state, teller, its, charge, self._deadline, ring_timeout=45)
+            Placing(state, teller, its, charge, policy, self._deadline, ring_timeout=45)
             for its, charge in zip(self._controls, charges, strict=True)
         ]
         self.sweep = Sweep(state, self.control, lambda _: True, seconds=15)

@@ -1,0 +1,74 @@
+"""A policy service: who may call whom, by a block list. Start here to connect the one that knows your users.
+
+    NATS_URL=nats://127.0.0.1:4222 NATS_USER=policy NATS_PASSWORD=… python examples/policy.py blocked.json
+
+``{"bob": ["alice"]}`` in the file says that bob blocks alice: alice cannot call him, and does not see him online where
+``STATUS_VISIBILITY=contacts``. The file is read again when it changes. Run as many as you like: NATS asks one of them.
+
+It needs nothing but nats-py. What is asked and answered is JSON: ``rpc.policy.may_call`` ``{caller, callee}`` and
+``rpc.policy.may_see`` ``{asker, user}``, answered with ``{"allowed": true}`` or false, within 300 ms. Take as long to
+say no as to say yes: who is blocked can measure it.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import nats
+from nats.aio.msg import Msg
+
+
+class BlockList:
+    """Who blocks whom, from a JSON file: user → list of users."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._read_at = -1
+        self._blocked: dict[str, list[str]] = {}
+
+    def blocks(self, user: str, other: str) -> bool:
+        """Whether ``user`` blocks ``other``. Raises ``OSError`` or ``ValueError`` while the file cannot be read."""
+        changed = self._file.stat().st_mtime_ns
+        if changed != self._read_at:
+            self._blocked, self._read_at = json.loads(self._file.read_text()), changed
+        return other in self._blocked.get(user, ())
+
+
+async def main(file: Path) -> None:
+    """Answer until SIGINT or SIGTERM."""
+    block_list = BlockList(file)
+    client = await nats.connect(
+        os.environ.get("NATS_URL", "nats://127.0.0.1:4222").split(","),
+        user=os.environ.get("NATS_USER"),
+        password=os.environ.get("NATS_PASSWORD"),
+        inbox_prefix="_INBOX.policy",
+        max_reconnect_attempts=-1,
+    )
+
+    async def may_call(message: Msg) -> None:
+        asked = json.loads(message.data)
+        await answer(message, block_list.blocks(asked["callee"], asked["caller"]))
+
+    async def may_see(message: Msg) -> None:
+        asked = json.loads(message.data)
+        await answer(message, block_list.blocks(asked["user"], asked["asker"]))
+
+    async def answer(message: Msg, blocked: bool) -> None:
+        await message.respond(json.dumps({"allowed": not blocked}).encode())
+
+    await client.subscribe("rpc.policy.may_call", queue="policy", cb=may_call)
+    await client.subscribe("rpc.policy.may_see", queue="policy", cb=may_see)
+    await client.flush()
+    print("ready", flush=True)
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await stop.wait()
+    await client.drain()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Path(sys.argv[1])))

@@ -1,0 +1,45 @@
+"""Asking who may call whom, and who may see whom: a service that is not ours, and may not be there."""
+
+from typing import Literal
+
+from shared import logs, subjects
+from shared.bus import Bus
+from shared.contracts.policy import MayCall, MaySee, Verdict
+from shared.errors import Unavailable
+from shared.seldom import Seldom
+
+log = logs.get(__name__)
+
+TIMEOUT_SECONDS = 0.3
+Mode = Literal["off", "optional", "required"]
+
+
+class Policy:
+    """Asks. ``off``: never, all is allowed. ``optional``: what is not answered is allowed. ``required``: it is not."""
+
+    def __init__(self, bus: Bus, mode: Mode) -> None:
+        self._bus = bus
+        self._mode = mode
+        self._silent = Seldom(lambda asked: log.warning("no answer from the policy service", asked=asked))
+
+    async def may_call(self, caller: str, callee: str) -> bool:
+        """Whether ``caller`` may ring ``callee``. Raises :class:`Unavailable` where only an answer would do."""
+        return await self._ask("may_call", MayCall(caller=caller, callee=callee))
+
+    async def may_see(self, asker: str, user: str) -> bool:
+        """Whether ``asker`` may know if ``user`` is online. Raises like :meth:`may_call`."""
+        return await self._ask("may_see", MaySee(asker=asker, user=user))
+
+    async def _ask(self, verb: str, question: MayCall | MaySee) -> bool:
+        if self._mode == "off":
+            return True
+        try:
+            answer = await self._bus.request(
+                subjects.rpc("policy", verb), question.dump(), timeout=TIMEOUT_SECONDS
+            )
+            return Verdict.model_validate_json(answer.data).allowed
+        except (Unavailable, ValueError) as error:
+            if self._mode == "optional":
+                return True
+            self._silent.note(verb)
+            raise Unavailable from error

@@ -1,0 +1,152 @@
+"""Who may call whom: asked where that is wanted, obeyed, and not waited for longer than it takes."""
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from shared import policy
+from shared.bus import Bus
+from shared.errors import AlreadyInCall, SignallingError, Unavailable, UserNotFound
+from tests.integration.callcore.conftest import Start, World
+from tests.support.policy import PolicyService
+
+SLOW = policy.TIMEOUT_SECONDS * 4
+
+
+@pytest_asyncio.fixture
+async def pair(world: World) -> World:
+    """ann and bob are there."""
+    for user in ("ann", "bob"):
+        await world.online(user, "phone")
+    return world
+
+
+async def answering(bus: Bus) -> PolicyService:
+    service = PolicyService()
+    await service.answer(bus.client)
+    return service
+
+
+@pytest.mark.parametrize("mode", ["optional", "required"])
+async def test_a_yes_is_a_yes_and_a_no_is_a_no(pair: World, bus: Bus, callcore: Start, mode: str) -> None:
+    service = await answering(bus)
+    await callcore(policy=mode)
+    service.blocked.add(("ann", "bob"))
+    with pytest.raises(UserNotFound):
+        await pair.initiate("ann-phone", "bob")
+    assert not await pair.held("ann") and not await pair.held("bob")
+    assert pair.to("bob-phone") == []
+    assert (await pair.initiate("bob-phone", "ann")).call, "the other way nobody is blocked"
+    assert service.asked == [
+        ("may_call", {"caller": "ann", "callee": "bob"}),
+        ("may_call", {"caller": "bob", "callee": "ann"}),
+    ]
+
+
+async def test_off_nobody_is_asked(pair: World, bus: Bus, callcore: Start) -> None:
+    service = await answering(bus)
+    service.blocked.add(("ann", "bob"))
+    await callcore()
+    assert (await pair.initiate("ann-phone", "bob")).call
+    assert service.asked == []
+
+
+async def test_without_anybody_to_ask_optional_allows_and_required_does_not(
+    pair: World, callcore: Start
+) -> None:
+    await callcore(policy="optional")
+    begun = time.monotonic()
+    call = (await pair.initiate("ann-phone", "bob")).call
+    assert time.monotonic() - begun < policy.TIMEOUT_SECONDS, "nobody there is known at once"
+    await pair.end("ann-phone", call)
+
+
+async def test_without_anybody_to_ask_required_is_unavailable(pair: World, callcore: Start) -> None:
+    await callcore(policy="required")
+    with pytest.raises(Unavailable):
+        await pair.initiate("ann-phone", "bob")
+    assert not await pair.held("ann") and not await pair.held("bob")
+
+
+@pytest.mark.parametrize("raw", [b"", b"no", b"{}", b"[]", b'{"allowed": "false"}', b'{"allowed": 0}'])
+async def test_what_is_no_answer_counts_as_none(pair: World, bus: Bus, callcore: Start, raw: bytes) -> None:
+    service = await answering(bus)
+    service.raw = raw
+    await callcore(policy="required")
+    with pytest.raises(Unavailable):
+        await pair.initiate("ann-phone", "bob")
+
+
+@pytest.mark.parametrize(("mode", "rings"), [("optional", True), ("required", False)])
+async def test_a_slow_answer_is_none(pair: World, bus: Bus, callcore: Start, mode: str, rings: bool) -> None:
+    service = await answering(bus)
+    service.delay = SLOW
+    service.blocked.add(("ann", "bob"))
+    await callcore(policy=mode)
+    begun = time.monotonic()
+    if rings:
+        await pair.initiate("ann-phone", "bob")
+    else:
+        with pytest.raises(Unavailable):
+            await pair.initiate("ann-phone", "bob")
+    assert policy.TIMEOUT_SECONDS <= time.monotonic() - begun < SLOW
+
+
+async def _refusal(world: World, session: str, to: str) -> tuple[dict[str, Any], float]:
+    begun = time.monotonic()
+    with pytest.raises(SignallingError) as raised:
+        await world.initiate(session, to)
+    return raised.value.to_wire(), time.monotonic() - begun
+
+
+async def test_blocked_reads_as_not_there_in_words_and_in_time(
+    pair: World, bus: Bus, callcore: Start
+) -> None:
+    """Whether bob is there, busy or away: who is blocked learns nothing, and waits as long as for nobody."""
+    service = await answering(bus)
+    service.delay = policy.TIMEOUT_SECONDS / 2
+    service.blocked |= {("ann", "bob"), ("ann", "away")}
+    await callcore(policy="required")
+    answers = [await _refusal(pair, "ann-phone", to) for to in ("bob", "away", "nobody")]
+    await pair.online("cem", "phone")
+    await pair.initiate("cem-phone", "bob")
+    answers.append(await _refusal(pair, "ann-phone", "bob"))
+    assert [wire for wire, _ in answers] == [UserNotFound().to_wire()] * 4
+    assert all(seconds >= service.delay for _, seconds in answers), "asked about each of them alike"
+
+
+async def test_who_was_called_may_answer_by_calling(pair: World, bus: Bus, callcore: Start) -> None:
+    """Glare: the call is there already, and it was the other who wanted it."""
+    service = await answering(bus)
+    service.blocked.add(("ann", "bob"))
+    await callcore(policy="required")
+    call = (await pair.initiate("bob-phone", "ann")).call
+    assert (await pair.initiate("ann-phone", "bob")).call == call
+    await pair.expect("bob-phone", "call:accepted")
+
+
+async def test_a_caller_in_a_call_is_told_so_whoever_is_blocked(
+    pair: World, bus: Bus, callcore: Start
+) -> None:
+    service = await answering(bus)
+    service.blocked.add(("ann", "cem"))
+    await callcore(policy="required")
+    await pair.initiate("ann-phone", "bob")
+    with pytest.raises(AlreadyInCall):
+        await pair.initiate("ann-phone", "cem")
+
+
+async def test_many_without_an_answer_are_told_in_one_line(
+    pair: World, callcore: Start, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await callcore(policy="required")
+
+    async def fail() -> None:
+        with pytest.raises(Unavailable):
+            await pair.initiate("ann-phone", "bob")
+
+    await asyncio.gather(*(fail() for _ in range(20)))
+    assert ("".join(capsys.readouterr()) + caplog.text).count("no answer from the policy service") == 1
