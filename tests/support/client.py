@@ -15,6 +15,8 @@ class Client(ABC):
     def __init__(self, name: str, transport: str) -> None:
         self.name = name
         self.transport = transport
+        self.auth: dict[str, Any] | None = None
+        """What goes along when it connects."""
         self.user = ""
         self.session = ""
         self.inbox = Inbox(name)

@@ -136,7 +136,7 @@ class NodeClient(Client):
         return await self._driver.command(op, self._number, timeout, **fields)
 
     async def connect(self, url: str) -> None:
-        self._socket_id = await self._do("connect", url=url, transport=self.transport)
+        self._socket_id = await self._do("connect", url=url, transport=self.transport, auth=self.auth)
 
     async def emit(self, event: str, *args: Any) -> None:
         await self._do("emit", event=event, args=args)

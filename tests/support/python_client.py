@@ -34,7 +34,9 @@ class PythonClient(Client):
         return str(self._sio.get_sid())
 
     async def connect(self, url: str) -> None:
-        await self._sio.connect(url, transports=[self.transport], wait_timeout=PATIENCE_SECONDS)
+        await self._sio.connect(
+            url, auth=self.auth, transports=[self.transport], wait_timeout=PATIENCE_SECONDS
+        )
 
     async def emit(self, event: str, *args: Any) -> None:
         await self._sio.emit(event, args or None)

@@ -40,11 +40,10 @@ class RawClient(Client):
         self._ws = await self._http.ws_connect(address, max_msg_size=0, compress=0)
         self._reader = asyncio.create_task(self._read())
 
-    async def connect(self, url: str, *, auth: object = None) -> None:
-        """``auth``: what goes along, any JSON."""
+    async def connect(self, url: str) -> None:
         self.closed.clear()
         await self.open(url)
-        await self.send("40" + ("" if auth is None else json.dumps(auth)))
+        await self.send("40" + ("" if self.auth is None else json.dumps(self.auth)))
         assert self._connected is not None
         self._socket_id = await asyncio.wait_for(self._connected, PATIENCE_SECONDS)
 

@@ -27,7 +27,7 @@ SHAPES: dict[str, Shape] = {
             "iceServers": list,
             "resumed": bool,
         },
-        {"seq": int, "iceExpiresAt": int},
+        {"seq": int, "iceExpiresAt": int, "tokenSeconds": int},
     ),
     "call:incoming": Shape({**_CALL, "from": str, "callType": str, "expiresAt": int}, {"metadata": object}),
     "call:initiated": Shape({**_CALL, "to": str, "expiresAt": int}, {}),
@@ -39,6 +39,8 @@ SHAPES: dict[str, Shape] = {
     "ice:candidate": Shape(_RELAYED, {"candidate": object, "candidates": list, "callType": str}),
     "user:status": Shape({"userId": str, "isOnline": bool, "isInCall": bool}, {}),
     "ice:servers": Shape({"iceServers": list}, {"expiresAt": int}),
+    "user:refresh": Shape({}, {"tokenSeconds": int}),
+    "session:expired": Shape({"sessionId": str}, {}),
     "session:replaced": Shape({"sessionId": str}, {"seq": int}),
     "server:draining": Shape({"deadlineSeconds": int, "reconnectAfterMs": int}, {}),
     "error": Shape(

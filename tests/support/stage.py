@@ -41,7 +41,9 @@ class Stage:
         """A user id that no other test has."""
         return f"{name}-{self._token}"
 
-    async def socket(self, name: str, *, gateway: int | None = None) -> Client:
+    async def socket(
+        self, name: str, *, gateway: int | None = None, auth: dict[str, Any] | None = None
+    ) -> Client:
         """A connected socket that has not joined; one after the other on different gateways."""
         client: Client
         if self.library == NODE:
@@ -49,6 +51,7 @@ class Stage:
             client = self._driver.client(name, self.transport)
         else:
             client = PythonClient(name, self.transport)
+        client.auth = auth
         number = len(self.clients) if gateway is None else gateway
         self.clients.append(client)
         await client.connect(self.cluster.gateways[number % len(self.cluster.gateways)].url)

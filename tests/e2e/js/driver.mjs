@@ -9,9 +9,9 @@ const sockets = new Map();
 const tell = (message) => process.stdout.write(JSON.stringify(message) + "\n");
 
 const commands = {
-  connect({ client, url, transport }) {
+  connect({ client, url, transport, auth }) {
     return new Promise((resolve, reject) => {
-      const socket = io(url, { transports: [transport], reconnection: false, forceNew: true, timeout: 15000 });
+      const socket = io(url, { auth, transports: [transport], reconnection: false, forceNew: true, timeout: 15000 });
       sockets.set(client, socket);
       socket.onAny((event, ...args) => tell({ client, event, args }));
       socket.on("connect", () => resolve(socket.id));

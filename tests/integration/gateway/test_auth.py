@@ -23,11 +23,12 @@ Show = Callable[..., Awaitable[RawClient]]
 def show(connect: Connect) -> Show:
     """Connects with ``auth``, without joining."""
 
-    async def one(url: str, *, auth: object = None) -> RawClient:
+    async def one(url: str, *, auth: dict[str, Any] | None = None) -> RawClient:
         client = await connect(url)
         if auth is not None:
             await client.close()
-            await client.connect(url, auth=auth)
+            client.auth = auth
+            await client.connect(url)
         return client
 
     return one
