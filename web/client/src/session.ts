@@ -1,16 +1,17 @@
 import { io, type Socket } from "socket.io-client";
 import type {
-  Accepted, ClientToServer, Ended, ErrorEvent, IceServers, Initiated, Joined, ServerToClient, Status,
+  Accepted, ClientToServer, Ended, ErrorEvent, IceServers, Initiated, Joined, Refreshed, ServerToClient, Status,
 } from "./contracts.js";
 import { Emitter } from "./emitter.js";
 import { SignallingError } from "./errors.js";
 import { refreshDelay } from "./ice.js";
+import { tokenDelay } from "./token.js";
 
 /** How to get to the server, and as whom. */
 export interface SessionOptions {
   url: string;
   userId: string;
-  /** Asked for a token before each join. */
+  /** Asked for a token each time the client connects, and before the one it gave runs out. */
   token?: () => string | Promise<string>;
   deviceId?: string;
   /** For tests. */
@@ -28,6 +29,7 @@ export interface Answers {
   "ice:candidate": object;
   "user:status": Status;
   "ice:servers": IceServers;
+  "user:refresh": Refreshed;
 }
 
 /** An event of a call, as the server sent it. */
@@ -79,11 +81,15 @@ export class Session extends Emitter<SessionEvents> {
   #closed = false;
   #joinTimer: ReturnType<typeof setTimeout> | undefined;
   #iceTimer: ReturnType<typeof setTimeout> | undefined;
+  #tokenTimer: ReturnType<typeof setTimeout> | undefined;
 
   constructor(private readonly options: SessionOptions) {
     super();
     const connect = options.connect ?? ((url: string) => io(url, { autoConnect: false, forceNew: true }));
     this.#socket = connect(options.url);
+    if (options.token !== undefined) {
+      this.#socket.auth = (give) => void this.#token().then((token) => token !== undefined && give({ token }));
+    }
     this.#socket.on("connect", () => void this.#join());
     this.#socket.on("disconnect", (reason) => this.#lost(reason));
     this.#socket.on("session:replaced", () =>
@@ -164,14 +170,20 @@ export class Session extends Emitter<SessionEvents> {
     }
   }
 
-  async #join(): Promise<void> {
-    const id = this.#socket.id;
-    let token: string | undefined;
+  /** A fresh token; without one the session is over. */
+  async #token(): Promise<string | undefined> {
     try {
-      token = await this.options.token?.();
+      return await this.options.token?.();
     } catch {
-      return this.#close(new SignallingError("unauthorized", "No token was to be had"));
+      this.#close(new SignallingError("unauthorized", "No token was to be had"));
+      return undefined;
     }
+  }
+
+  /** `again`: the token that the connection showed may have run out meanwhile. */
+  async #join(again = false): Promise<void> {
+    const id = this.#socket.id;
+    const token = again ? await this.#token() : undefined;
     if (this.#closed || !this.#socket.connected || this.#socket.id !== id) {
       return;
     }
@@ -187,7 +199,7 @@ export class Session extends Emitter<SessionEvents> {
       } else if (answer?.ok === false && !answer.error.retryable) {
         this.#close(refusal(answer.error));
       } else if (this.#socket.connected && failed === null) {
-        this.#joinTimer = setTimeout(() => void this.#join(), retryAfter(answer));
+        this.#joinTimer = setTimeout(() => void this.#join(true), retryAfter(answer));
       } else if (this.#socket.connected) {
         this.#socket.disconnect().connect();
       }
@@ -205,6 +217,7 @@ export class Session extends Emitter<SessionEvents> {
     this.#saw(joined.seq);
     this.#joined = true;
     this.#takeIce(joined.iceServers, joined.iceExpiresAt);
+    this.#refreshTokenIn(joined.tokenSeconds);
     for (const pending of [...this.#pending]) {
       this.#send(pending);
     }
@@ -227,6 +240,31 @@ export class Session extends Emitter<SessionEvents> {
     );
   }
 
+  #refreshTokenIn(seconds: number | null | undefined): void {
+    clearTimeout(this.#tokenTimer);
+    if (seconds != null && this.options.token !== undefined) {
+      const until = Date.now() + seconds * 1000;
+      this.#tokenTimer = setTimeout(() => void this.#refreshToken(until), tokenDelay(until, Date.now()));
+    }
+  }
+
+  /** Prolong the session with a fresh token; if none is to be had, try again for as long as the old one holds. */
+  async #refreshToken(until: number): Promise<void> {
+    let seconds: number | null | undefined = (until - Date.now()) / 1000;
+    try {
+      const token = (await this.options.token?.()) ?? "";
+      if (!this.#joined) {
+        return; // the next join shows a token of its own
+      }
+      seconds = (await this.ask("user:refresh", { token }, { resend: false })).tokenSeconds;
+    } catch {
+      seconds = (until - Date.now()) / 1000;
+    }
+    if (this.#joined && (seconds == null || seconds > 0)) {
+      this.#refreshTokenIn(seconds);
+    }
+  }
+
   #saw(seq: number | undefined): void {
     this.#lastSeq = Math.max(this.#lastSeq, seq ?? 0);
   }
@@ -234,6 +272,7 @@ export class Session extends Emitter<SessionEvents> {
   #lost(reason: string): void {
     this.#joined = false;
     clearTimeout(this.#joinTimer);
+    clearTimeout(this.#tokenTimer);
     if (!this.#closed) {
       this.emit("disconnected", reason);
       if (reason === "io server disconnect") {
@@ -256,6 +295,7 @@ export class Session extends Emitter<SessionEvents> {
     this.#joined = false;
     clearTimeout(this.#joinTimer);
     clearTimeout(this.#iceTimer);
+    clearTimeout(this.#tokenTimer);
     this.#socket.disconnect();
     this.#dropAll(error);
     this.emit("closed", error);

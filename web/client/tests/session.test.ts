@@ -9,6 +9,8 @@ type Ack = (failed: Error | null, answer?: object) => void;
 class FakeSocket {
   id: string | undefined;
   connected = false;
+  auth: ((give: (data: object) => void) => void) | undefined;
+  shown: object | undefined;
   sent: { event: string; payload: Record<string, unknown>; ack: Ack }[] = [];
   #handlers = new Map<string, (payload: unknown) => void>();
   #connections = 0;
@@ -20,11 +22,18 @@ class FakeSocket {
     return { emit: (event: string, payload: Record<string, unknown>, ack: Ack) => this.sent.push({ event, payload, ack }) };
   }
   connect() {
+    if (this.auth === undefined) {
+      this.#open();
+    } else {
+      this.auth((shown) => ((this.shown = shown), this.#open()));
+    }
+    return this;
+  }
+  #open() {
     this.connected = true;
     this.#connections += 1;
     this.id = `socket ${this.#connections}`;
     this.say("connect");
-    return this;
   }
   disconnect() {
     this.lose("io client disconnect");
@@ -73,7 +82,8 @@ async function join(values: object = {}) {
 
 test("it resumes after the last seq, with the token of the last join", async () => {
   session.open();
-  expect(await join()).toEqual({ userId: "alice", token: "jwt" });
+  expect(await join()).toEqual({ userId: "alice" });
+  expect(socket.shown).toEqual({ token: "jwt" });
   socket.say("call:incoming", { callId: "c", seq: 77 });
   socket.lose();
   socket.connect();
@@ -136,6 +146,7 @@ test("a join that may work later is tried again; one that is refused ends it", a
   await vi.advanceTimersByTimeAsync(1000);
   const closed = vi.fn();
   session.on("closed", closed);
+  expect(socket.sent[0]?.payload).toEqual({ userId: "alice", token: "jwt" }); // a fresh one: the first may be old by now
   socket.take("user:join").ack(null, { ok: false, error: { code: "unauthorized", message: "", retryable: false } });
   expect(closed.mock.calls[0]?.[0]).toMatchObject({ code: "unauthorized" });
   expect(socket.connected).toBe(false);
@@ -160,6 +171,77 @@ test("ICE servers are renewed before they expire", async () => {
   ack(null, { ok: true, iceServers: [{ urls: "turn:b" }], expiresAt: Date.now() + 100_000 });
   await vi.advanceTimersByTimeAsync(0);
   expect(session.iceServers).toEqual([{ urls: "turn:b" }]);
+});
+
+const provided = (token: () => string | Promise<string>) =>
+  (session = new Session({ url: "", userId: "alice", token, connect: () => socket as unknown as Socket }));
+
+test("each connection shows a token of its own, and none is connected without", async () => {
+  const tokens = ["one", "two"];
+  provided(() => tokens.shift() ?? Promise.reject(new Error("no more"))).open();
+  await join();
+  expect(socket.shown).toEqual({ token: "one" });
+  socket.lose();
+  socket.connect();
+  await join();
+  expect(socket.shown).toEqual({ token: "two" });
+  const closed = vi.fn();
+  session.on("closed", closed);
+  socket.lose();
+  socket.connect();
+  await vi.advanceTimersByTimeAsync(0);
+  expect(closed.mock.calls[0]?.[0]).toMatchObject({ code: "unauthorized" });
+  expect(socket.connected).toBe(false);
+});
+
+test("a token is refreshed before it runs out, again and again", async () => {
+  let count = 0;
+  provided(() => `token ${++count}`).open();
+  await join({ tokenSeconds: 100 });
+  for (const token of ["token 2", "token 3"]) {
+    await vi.advanceTimersByTimeAsync(79_000);
+    expect(socket.sent).toEqual([]);
+    await vi.advanceTimersByTimeAsync(2_000);
+    const { payload, ack } = socket.take("user:refresh");
+    expect(payload).toEqual({ token });
+    ack(null, { ok: true, tokenSeconds: 100 });
+    await vi.advanceTimersByTimeAsync(0);
+  }
+});
+
+test("a token that cannot be refreshed is tried again while it holds, and no longer", async () => {
+  const token = vi.fn().mockResolvedValueOnce("one").mockRejectedValueOnce(new Error("offline")).mockResolvedValue("two");
+  provided(token).open();
+  await join({ tokenSeconds: 100 });
+  await vi.advanceTimersByTimeAsync(81_000);
+  expect(socket.sent).toEqual([]); // the app had none
+  await vi.advanceTimersByTimeAsync(17_000);
+  const refusal = { ok: false, error: { code: "unauthorized", message: "", retryable: false } };
+  socket.take("user:refresh").ack(null, refusal);
+  let tries = 1;
+  for (let ms = 0; ms < 60_000; ms += 500) {
+    await vi.advanceTimersByTimeAsync(500);
+    for (const { ack } of socket.sent.splice(0)) {
+      tries += 1;
+      ack(null, refusal);
+    }
+  }
+  expect(tries).toBeGreaterThan(1);
+  expect(tries).toBeLessThan(12);
+  expect(vi.getTimerCount()).toBe(0);
+});
+
+test("without a need for tokens nothing is refreshed, and after a break nothing of before", async () => {
+  session.open();
+  await join();
+  await vi.advanceTimersByTimeAsync(3600_000);
+  expect(socket.sent).toEqual([]);
+  socket.lose();
+  socket.connect();
+  await join({ tokenSeconds: 100 });
+  socket.lose();
+  await vi.advanceTimersByTimeAsync(200_000);
+  expect(socket.sent).toEqual([]);
 });
 
 test("a session taken over by another connection stays closed", async () => {
