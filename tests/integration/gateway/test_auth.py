@@ -58,6 +58,17 @@ async def test_what_is_shown_may_be_anything(gateway: Start, show: Show, service
     assert "join" not in services.verbs()
 
 
+async def test_a_token_whose_join_failed_lets_nobody_else_in(
+    gateway: Start, connect: Connect, services: Services
+) -> None:
+    client = await connect(await gateway(**JWT))
+    services.answers["join"] = ("rate_limited", "Too many requests")
+    await client.refused("user:join", {"userId": "alice", "token": hs256(claims())}, code="rate_limited")
+    del services.answers["join"]
+    await client.refused("user:join", {"userId": "bob"}, code="unauthorized")
+    await client.ok("user:join", {"userId": "alice"})
+
+
 async def test_bad_tokens_are_refused_alike_and_nobody_is_asked(
     gateway: Start, connect: Connect, services: Services
 ) -> None:
@@ -169,7 +180,8 @@ async def test_nothing_is_kept_of_who_is_gone(
     joined = await show(url, auth={"token": hs256(claims("alice"))})
     idle = await show(url, auth={"token": hs256(claims("alice"))})
     await joined.ok("user:join", {"userId": "alice"})
-    assert len(door._shown) == 1 and len(door._until) == 1
+    await show(url, auth={"token": "x" * (TOKEN_MAX + 1)})
+    assert len(door._shown) == 1 and len(door._until) == 1, "nor of who has joined, nor of what is too large"
     await joined.disconnect()
     await idle.tear()
     async with asyncio.timeout(5):

@@ -1,7 +1,6 @@
 """Tokens: the good ones, and every way in which one can be bad."""
 
 import base64
-import json
 import time
 from typing import Any
 
@@ -89,9 +88,9 @@ async def test_what_a_token_must_say() -> None:
         await refused(hs256({**good, "sub": subject}), "wrong subject")
 
 
-@pytest.mark.parametrize("at", ["soon", [], {}, float("inf"), float("nan")])
+@pytest.mark.parametrize("at", ["soon", [], {}, float("inf"), float("nan"), 10**400])
 async def test_an_expiry_that_is_no_time_is_refused(at: object) -> None:
-    await refused(hs256({**claims(), "exp": at}), "malformed")
+    await refused(hs256({**claims(), "exp": at}), "malformed", leeway=0.5)
 
 
 async def test_times_are_kept_but_for_the_leeway() -> None:
@@ -143,12 +142,12 @@ async def test_a_giant_token_is_not_even_read(monkeypatch: pytest.MonkeyPatch) -
     await refused(token, "too large")
 
 
-async def test_nested_payload_that_somebody_signed_is_refused() -> None:
-    deep: Any = "x"
-    for _ in range(900):
-        deep = [deep]
+@pytest.mark.parametrize(
+    "payload", [b"[" * 2500 + b"]" * 2500, b'{"sub":' + b"[" * 2500, b"", b"null", b"\xff"]
+)
+async def test_a_payload_that_nobody_means_is_refused_although_it_is_signed(payload: bytes) -> None:
     with pytest.raises(Refused):
-        await verifier().verify(hs256({**json.loads(json.dumps(claims())), "sub": deep}))
+        await verifier().verify(hs256(payload))
 
 
 # --- keys ---------------------------------------------------------------------------------------------------------
