@@ -131,8 +131,8 @@ async def test_the_session_ends_with_the_token(gateway: Start, connect: Connect,
     client = await connect(await gateway(**JWT))
     begun = time.time()
     await joined_for(client, 1)
-    session = (await client.expect("session:expired", timeout=5))["sessionId"]
-    assert 0.5 < time.time() - begun < 4
+    session = (await client.expect("session:expired", timeout=8))["sessionId"]
+    assert time.time() - begun > 0.9
     left = await services.wait_for("leave")
     assert (left["user"], left["session"]) == ("alice", session)
     await client.expect_closed()
@@ -156,7 +156,7 @@ async def test_a_bad_one_changes_nothing(gateway: Start, connect: Connect) -> No
         await client.refused("user:refresh", {"token": token}, code="unauthorized")
     await client.refused("user:refresh", {}, code="bad_request")
     await client.ok("user:status", {"userId": "bob"})
-    await client.expect("session:expired", timeout=5)
+    await client.expect("session:expired", timeout=8)
 
 
 async def test_before_the_join_there_is_nothing_to_refresh(gateway: Start, connect: Connect) -> None:
