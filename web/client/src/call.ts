@@ -18,6 +18,18 @@ export interface CallEvents {
   error: unknown;
 }
 
+/** What another page needs to go on with a call after a reload. */
+export interface RememberedCall {
+  id: string;
+  user: string;
+  type: Incoming["callType"];
+  incoming: boolean;
+  metadata?: unknown;
+  accepted: boolean;
+  sends: Kind[];
+  muted: Kind[];
+}
+
 const CONNECT_MS = 30_000;
 const RESTARTS_MAX = 3;
 const EARLY_MAX = 64;
@@ -31,13 +43,14 @@ export class Call extends Emitter<CallEvents> {
   #peer: RTCPeerConnection | undefined;
   #negotiation: Negotiation | undefined;
   #early: Signal[] = [];
+  #received: Promise<void> = Promise.resolve();
   #timer: ReturnType<typeof setTimeout> | undefined;
   #resync: ReturnType<typeof setTimeout> | undefined;
   #restarts = 0;
   #mine = false;
   #directions: Map<RTCRtpTransceiver, RTCRtpTransceiverDirection> | undefined;
 
-  /** @internal Use {@link SignallingClient}. `local` is there for a call of one's own. */
+  /** @internal Use {@link SignallingClient}. `local` is there for a call that one has just made. */
   constructor(
     private readonly session: Session,
     readonly id: string,
@@ -49,7 +62,7 @@ export class Call extends Emitter<CallEvents> {
   ) {
     super();
     this.local = local ?? new MediaStream();
-    if (!incoming) {
+    if (local !== undefined) {
       this.#connect();
     }
   }
@@ -168,6 +181,32 @@ export class Call extends Emitter<CallEvents> {
     }
   }
 
+  /** @internal What another page needs to go on with this call; nothing if it is not one's own yet. */
+  remember(): RememberedCall | undefined {
+    const { id, user, type, incoming, metadata } = this;
+    const accepted = this.state !== "ringing";
+    if (this.state === "ended" || (incoming && !accepted)) {
+      return undefined;
+    }
+    const kinds = (["audio", "video"] as const).filter((kind) => this.#tracks(kind).length > 0);
+    const muted = kinds.filter((kind) => this.#tracks(kind).every((track) => !track.enabled));
+    return { id, user, type, incoming, metadata, accepted, sends: kinds, muted };
+  }
+
+  /** @internal Go on with a call of before the page was reloaded: on a new connection, with the same media. */
+  async restore({ accepted, sends, muted }: RememberedCall): Promise<void> {
+    if (accepted) {
+      this.#accepted();
+    }
+    const media = await captureWhatIsThere({ audio: sends.includes("audio"), video: sends.includes("video") });
+    if (this.state === "ended") {
+      return stop(media);
+    }
+    media.getTracks().forEach((track) => this.local.addTrack(track));
+    muted.forEach((kind) => this.mute(kind));
+    this.#connect(false);
+  }
+
   /** @internal Something may have been missed: negotiate anew. */
   resync(): void {
     this.#negotiation?.again();
@@ -201,14 +240,16 @@ export class Call extends Emitter<CallEvents> {
     signals.forEach((signal) => this.#receive(signal));
   }
 
-  #connect(): void {
+  /** `waits`: the first offer is the peer's. */
+  #connect(waits = this.incoming): void {
     const peer = new RTCPeerConnection({ iceServers: this.session.iceServers });
     this.#peer = peer;
     this.#negotiation = new Negotiation(
       peer,
-      { polite: this.session.userId < this.user, waits: this.incoming },
+      { polite: this.session.userId < this.user, waits },
       (signal) => this.#send(signal),
       (error) => this.emit("error", error),
+      (offer) => this.#renew(offer),
     );
     peer.ontrack = ({ track }) => {
       this.remote.addTrack(track);
@@ -216,13 +257,32 @@ export class Call extends Emitter<CallEvents> {
     };
     peer.onconnectionstatechange = () => this.#connection(peer.connectionState);
     this.local.getTracks().forEach((track) => peer.addTrack(track, this.local));
-    if (!this.incoming) {
+    if (!waits) {
       const kinds: Kind[] = this.type === "video" ? ["audio", "video"] : ["audio"];
       kinds
         .filter((kind) => this.#tracks(kind).length === 0)
         .forEach((kind) => peer.addTransceiver(kind, { direction: "recvonly" }));
     }
     this.receiveAll(this.early());
+  }
+
+  /** The peer has another connection than before, and so must this side. */
+  async #renew(offer: Signal | undefined): Promise<void> {
+    this.#negotiation?.stop();
+    if (this.#peer !== undefined) {
+      this.#peer.ontrack = this.#peer.onconnectionstatechange = null;
+      this.#peer.close();
+    }
+    this.remote.getTracks().forEach((track) => this.remote.removeTrack(track));
+    this.#directions = undefined;
+    this.#connect(offer !== undefined);
+    if (this.state !== "ringing") {
+      this.#give("ice_failed");
+      this.#become("reconnecting");
+    }
+    if (offer !== undefined) {
+      await this.#negotiation?.receive(offer);
+    }
   }
 
   #connection(state: RTCPeerConnectionState): void {
@@ -264,7 +324,8 @@ export class Call extends Emitter<CallEvents> {
 
   #receive(signal: Signal): void {
     if (this.#negotiation !== undefined) {
-      void this.#negotiation.receive(signal);
+      // In order, also across a new connection.
+      this.#received = this.#received.then(() => this.#negotiation?.receive(signal));
     } else if (this.#early.length < EARLY_MAX) {
       this.#early.push(signal);
     }

@@ -1,6 +1,6 @@
 import { io, type Socket } from "socket.io-client";
 import type {
-  Accepted, ClientToServer, Ended, ErrorEvent, IceServers, Initiated, Joined, ServerToClient, Status,
+  Accepted, ClientToServer, Ended, ErrorEvent, IceServers, Initiated, Joined, Resume, ServerToClient, Status,
 } from "./contracts.js";
 import { Emitter } from "./emitter.js";
 import { SignallingError } from "./errors.js";
@@ -13,6 +13,8 @@ export interface SessionOptions {
   /** Asked for a token before each join. */
   token?: () => string | Promise<string>;
   deviceId?: string;
+  /** The session to go on with, as {@link Session.resumable} told it. */
+  resume?: Resume;
   /** For tests. */
   connect?: (url: string) => Socket;
 }
@@ -82,6 +84,8 @@ export class Session extends Emitter<SessionEvents> {
 
   constructor(private readonly options: SessionOptions) {
     super();
+    this.#resume = options.resume;
+    this.#lastSeq = options.resume?.lastSeq ?? 0;
     const connect = options.connect ?? ((url: string) => io(url, { autoConnect: false, forceNew: true }));
     this.#socket = connect(options.url);
     this.#socket.on("connect", () => void this.#join());
@@ -100,6 +104,11 @@ export class Session extends Emitter<SessionEvents> {
 
   get userId(): string {
     return this.options.userId;
+  }
+
+  /** With what another page may go on with this session; nothing before the first join. */
+  get resumable(): Resume | undefined {
+    return this.#resume && { ...this.#resume, lastSeq: this.#lastSeq };
   }
 
   /** Connect and go on doing so; the events tell how it went. */
