@@ -64,6 +64,12 @@ class Person:
     async def dial(self, other: "Person", kind: str = "video") -> None:
         await self.page.get_by_role("button", name=f"Call {other.name} by {kind}").click()
 
+    async def dial_at(self, other: "Person", moment_ms: float) -> None:
+        """Click at that moment, ms since the epoch."""
+        await self.page.get_by_role("button", name=f"Call {other.name} by video").evaluate(
+            "(button, at) => setTimeout(() => button.click(), at - Date.now())", moment_ms
+        )
+
     async def click(self, name: str) -> None:
         await self.page.get_by_role("button", name=name, exact=True).click()
 

@@ -63,16 +63,20 @@ async def _states(people: People, album: _Album, width: int, scheme: str) -> Non
     await carol.ended("busy")
     await album.take(carol, "busy")
     await alice.click("Devices")
+    await expect(alice.page.get_by_label("Microphone", exact=True).locator("option").first).to_be_attached()
     await album.take(alice, "devices")
     await alice.click("Devices")
     await alice.click("Developer log")
     await album.take(alice, "log")
     await alice.click("Close the developer log")
     await bob.page.context.set_offline(True)
+    await expect(bob.page.locator("#call-banner")).to_contain_text("goes on")
+    await album.take(bob, "reconnecting")
+    await bob.page.context.set_offline(False)
+    await expect(bob.page.locator("#call-banner")).to_be_hidden()
     await alice.click("Hang up")
     await alice.ended("ended")
     await album.take(alice, "ended")
-    await bob.page.context.set_offline(False)
     await bob.ended("hung up")
     await alice.click("Close")
     await expect(alice.page.locator(".dot.online").first).to_be_visible()
@@ -81,6 +85,11 @@ async def _states(people: People, album: _Album, width: int, scheme: str) -> Non
     await talk(alice, bob, "audio")
     await alice.hears()
     await album.take(alice, "audio-call")
+    await alice.click("Hang up")
+    await alice.click("Close")
+    await bob.click("Close")
+    for person in (alice, bob, carol):
+        await person.click("Sign out")
 
 
 async def main(widths: list[int]) -> None:

@@ -1,6 +1,7 @@
 """Calls between two browsers, through two gateways."""
 
 import asyncio
+import time
 
 from playwright.async_api import expect
 
@@ -96,7 +97,8 @@ async def test_two_tabs_ring_and_one_answers(people: People) -> None:
 
 async def test_both_call_at_once(people: People) -> None:
     alice, bob = await people.pair()
-    await asyncio.gather(alice.dial(bob), bob.dial(alice))
+    moment = (time.time() + 0.5) * 1000
+    await asyncio.gather(alice.dial_at(bob, moment), bob.dial_at(alice, moment))
     for person in (alice, bob):
         await person.connected()
         await person.sees()

@@ -94,7 +94,8 @@ export class People {
   }
 
   #recent({ user, type, incoming, missed, at }: Recent): HTMLElement {
-    const when = new Date(at).toLocaleString([], { weekday: "short", hour: "2-digit", minute: "2-digit" });
+    const today = new Date(at).toDateString() === new Date().toDateString();
+    const when = new Date(at).toLocaleString([], { ...(!today && { weekday: "short" }), hour: "2-digit", minute: "2-digit" });
     const what = missed ? "Missed" : incoming ? "Incoming" : "Outgoing";
     const text = make("span", missed ? { class: "missed" } : {}, `${what} ${type}, ${when}`);
     const back = this.#button("act", `Call ${user} back by ${type}`, type === "video" ? "video" : "phone", () => this.dial(user, type));

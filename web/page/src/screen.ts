@@ -148,15 +148,9 @@ export class Screen {
     this.#call = call;
     let rang = call.state === "ringing";
     this.#tellMedia(call.type === "video");
-    this.#remote.srcObject = call.remote;
     this.#self.srcObject = call.local;
-    call.on("remote", () => {
-      // Chromium goes on with tracks that a stream got later only if it is told.
-      this.#remote.srcObject = call.remote;
-      this.#play();
-      call.remote.getTracks().forEach((track) => (track.onunmute = track.onmute = track.onended = () => this.#draw()));
-      this.#draw();
-    });
+    this.#show(call.remote);
+    call.on("remote", (remote) => this.#show(remote));
     call.on("state", (state) => {
       rang = rang && state === "ended";
       this.log.note("call", { state });
@@ -276,7 +270,12 @@ export class Screen {
     byId("call-state").textContent = words;
   }
 
-  #play(): void {
+  /** Show what there is of the other side's stream, which gets its tracks one by one. */
+  #show(remote: MediaStream): void {
+    // Chromium goes on with tracks that a stream got later only if it is told.
+    this.#remote.srcObject = remote;
+    remote.getTracks().forEach((track) => (track.onunmute = track.onmute = track.onended = () => this.#draw()));
+    this.#draw();
     this.#remote.play().catch(() => {
       // Without a click on this page it may not sound; the next click will do.
       document.addEventListener("click", () => void this.#remote.play().catch(() => undefined), { once: true });
@@ -305,7 +304,6 @@ export class Screen {
 function button(id: string, on: boolean, name: string, [off, turnOn]: [string, string]): void {
   const element = byId(id);
   element.classList.toggle("off", !on);
-  element.setAttribute("aria-pressed", String(!on));
   element.setAttribute("aria-label", on ? off : turnOn);
   element.title = on ? off : turnOn;
   element.querySelector("use")?.setAttribute("href", `#i-${on ? name : `${name}-off`}`);
