@@ -130,14 +130,11 @@ class People:
         *,
         gateway: int = 0,
         sign_in: bool = True,
-        permissions: tuple[str, ...] = (),
         **options: Any,
     ) -> Person:
-        """Somebody, signed in. ``permissions``: these only; none given: all that are asked for."""
+        """Somebody, signed in."""
         context = await self._browser.new_context(**options)
         self._contexts.append(context)
-        if permissions:
-            await context.grant_permissions(list(permissions))
         person = Person(f"{name}{self._token}", await context.new_page())
         self.all.append(person)
         if sign_in:

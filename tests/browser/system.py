@@ -12,7 +12,7 @@ from tests.support.service import REPOSITORY, clean_environment
 
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
-RING_SECONDS = 12
+RING_SECONDS = 8
 
 
 class System:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Page, expect
+from playwright.async_api import Page, Route, expect
 
 from tests.browser.people import People, talk
 from tests.support.service import REPOSITORY
@@ -72,7 +72,15 @@ async def test_the_keyboard_is_enough(people: People) -> None:
 
 
 async def test_without_leave_to_use_the_camera(people: People) -> None:
-    alice = await people.person("alice", permissions=("microphone",))
+    alice = await people.person("alice", sign_in=False)
+
+    async def refuse(route: Route) -> None:
+        answer = await route.fetch()
+        headers = {**answer.headers, "permissions-policy": "camera=(), microphone=(self)"}
+        await route.fulfill(response=answer, headers=headers)
+
+    await alice.page.route(f"{people.urls[0]}/", refuse)
+    await alice.sign_in(people.urls[0])
     bob = await people.person("bob", gateway=1)
     await alice.add(bob)
     await alice.dial(bob)

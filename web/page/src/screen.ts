@@ -16,7 +16,7 @@ export interface Outcome {
   missed: boolean;
 }
 
-const FIGURES_MS = 1_000;
+const FIGURES_MS = 500;
 const AFTER_MS = 6_000;
 
 /** The screen of a call, from dialling to how it ended. One call at a time. */
@@ -25,12 +25,16 @@ export class Screen {
   #call: Call | undefined;
   #user = "";
   #type: Type = "audio";
+  /** Whether one's own camera is wanted. */
+  #wanted = false;
   #dialling = 0;
   #figures: StatsSummary | undefined;
   #ticker: ReturnType<typeof setInterval> | undefined;
   #closer: ReturnType<typeof setTimeout> | undefined;
   #offline = false;
   #media = "";
+  /** Whether pictures came between the last two looks at the figures. */
+  #moves = false;
   readonly #screen = byId("call");
   readonly #remote = byId<HTMLVideoElement>("remote");
   readonly #self = byId<HTMLVideoElement>("self");
@@ -75,6 +79,7 @@ export class Screen {
       }
       this.#dialling = 0;
       this.#take(call);
+      this.#tellMedia(type === "video");
     } catch (error) {
       if (this.#dialling === attempt) {
         this.#dialling = 0;
@@ -89,10 +94,10 @@ export class Screen {
     this.#open(call.user, call.type);
     this.#say("Connecting…");
     this.#take(call);
+    this.#wanted = video;
     try {
       await call.accept({ audio: true, video });
       this.#tellMedia(video);
-      this.#draw();
     } catch (error) {
       if (call.state !== "ended") {
         this.log.note("not accepted", { message: String(error) });
@@ -129,6 +134,8 @@ export class Screen {
     clearTimeout(this.#closer);
     this.#user = user;
     this.#type = type;
+    this.#wanted = type === "video";
+    this.#moves = false;
     this.#call = undefined;
     this.since = undefined;
     this.#figures = undefined;
@@ -147,7 +154,6 @@ export class Screen {
   #take(call: Call): void {
     this.#call = call;
     let rang = call.state === "ringing";
-    this.#tellMedia(call.type === "video");
     this.#self.srcObject = call.local;
     this.#show(call.remote);
     call.on("remote", (remote) => this.#show(remote));
@@ -162,6 +168,7 @@ export class Screen {
       } else if (state === "connected") {
         this.since ??= Date.now();
         this.#say("");
+        this.#tellMedia(this.#wanted);
       }
       this.#draw();
     });
@@ -219,7 +226,9 @@ export class Screen {
       return;
     }
     const { level, text } = quality(stats, this.#figures);
+    this.#moves = stats.framesDecoded > (this.#figures?.framesDecoded ?? 0);
     this.#figures = stats;
+    this.#draw();
     const bars = byId("quality");
     bars.className = `quality ${level}`;
     bars.setAttribute("aria-label", text);
@@ -249,7 +258,7 @@ export class Screen {
   /** Say what is missing of the media that was wanted. */
   #tellMedia(video: boolean): void {
     const call = this.#call;
-    if (call === undefined || (call.incoming && call.local.getTracks().length === 0 && call.state === "ringing")) {
+    if (call === undefined || call.state === "ended") {
       return;
     }
     const missing = (["audio", "video"] as const).filter(
@@ -287,7 +296,7 @@ export class Screen {
     const live = call !== undefined && call.state !== "ended";
     const on = (kind: string) => live && call.local.getTracks().some((track) => track.kind === kind && track.enabled);
     const up = live && (call.state === "connected" || call.state === "reconnecting");
-    const seen = up && call.remote.getVideoTracks().some((track) => !track.muted && track.readyState === "live");
+    const seen = up && call.remote.getVideoTracks().some((track) => track.readyState === "live" && (!track.muted || this.#moves));
     this.#screen.classList.toggle("seen", seen && this.#remote.videoWidth > 0);
     this.#self.hidden = !on("video");
     byId("top").hidden = !up;
