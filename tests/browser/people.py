@@ -11,13 +11,13 @@ from playwright.async_api import Browser, BrowserContext, Locator, Page, async_p
 PATIENCE_MS = 20_000.0
 ARGS = [
     "--no-sandbox",
-    "--use-fake-ui-for-media-stream",
     "--use-fake-device-for-media-stream",
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
     "--disable-gpu",
 ]
+GRANT = "--use-fake-ui-for-media-stream"
 FRAMES = "document.querySelector('#remote').getVideoPlaybackQuality().totalVideoFrames"
 _LEVEL = "[...document.querySelectorAll('#figures dt')].find(e => e.textContent == 'Level')"
 LEVEL = f"Number({_LEVEL}?.nextSibling.textContent)"
@@ -31,10 +31,12 @@ def chromium() -> str | None:
 
 
 @asynccontextmanager
-async def browser() -> AsyncIterator[Browser]:
-    """A headless Chromium with a camera and a microphone that are not there."""
+async def browser(*, granting: bool = True) -> AsyncIterator[Browser]:
+    """A headless Chromium with a camera and a microphone that are not there; ``granting`` leave to use them."""
     async with async_playwright() as playwright:
-        running = await playwright.chromium.launch(executable_path=chromium(), args=ARGS)
+        running = await playwright.chromium.launch(
+            executable_path=chromium(), args=[*ARGS, *([GRANT] if granting else [])]
+        )
         yield running
         await running.close()
 
@@ -105,7 +107,7 @@ class Person:
         """The other side's sound comes, and is not always the same."""
         await self.until(f"{LEVEL} > 0.001")
         level = await self.page.evaluate(LEVEL)
-        await self.until(f"Math.abs({LEVEL} - {level}) > 0.0005")
+        await self.until(f"Math.abs({LEVEL} - {level}) > 0.0001")
 
     async def until(self, condition: str) -> None:
         await self.page.wait_for_function(f"() => {condition}", timeout=PATIENCE_MS)

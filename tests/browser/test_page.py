@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Page, Route, expect
+from playwright.async_api import Page, expect
 
-from tests.browser.people import People, talk
+from tests.browser.people import People, browser, talk
 from tests.support.service import REPOSITORY
 
 AXE = Path(REPOSITORY) / "web" / "client" / "node_modules" / "axe-core" / "axe.min.js"
@@ -72,23 +72,18 @@ async def test_the_keyboard_is_enough(people: People) -> None:
 
 
 async def test_without_leave_to_use_the_camera(people: People) -> None:
-    alice = await people.person("alice", sign_in=False)
-
-    async def refuse(route: Route) -> None:
-        answer = await route.fetch()
-        headers = {**answer.headers, "permissions-policy": "camera=(), microphone=(self)"}
-        await route.fulfill(response=answer, headers=headers)
-
-    await alice.page.route(f"{people.urls[0]}/", refuse)
-    await alice.sign_in(people.urls[0])
-    bob = await people.person("bob", gateway=1)
-    await alice.add(bob)
-    await alice.dial(bob)
-    await bob.rung_by(alice)
-    await bob.click("Accept")
-    await alice.sees()
-    await bob.hears()
-    await expect(alice.page.locator("#call-banner")).to_contain_text("No access to your camera")
+    async with browser(granting=False) as strict:
+        careful = People(strict, people.urls)
+        alice = await careful.person("alice")
+        await alice.page.context.grant_permissions(["microphone"])
+        bob = await people.person("bob", gateway=1)
+        await alice.add(bob)
+        await alice.dial(bob)
+        await bob.rung_by(alice)
+        await bob.click("Accept")
+        await alice.sees()
+        await bob.hears()
+        await expect(alice.page.locator("#call-banner")).to_contain_text("No access to your camera")
 
 
 async def test_an_injected_script_does_not_run(people: People) -> None:

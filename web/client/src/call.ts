@@ -31,6 +31,8 @@ export interface RememberedCall {
 }
 
 const CONNECT_MS = 30_000;
+/** When the impolite side negotiates once more if there is no connection yet. */
+const AGAIN_MS = 8_000;
 const RESTARTS_MAX = 3;
 const EARLY_MAX = 64;
 const RESYNC_MS = 1_000;
@@ -50,7 +52,7 @@ export class Call extends Emitter<CallEvents> {
   #mine = false;
   #directions: Map<RTCRtpTransceiver, RTCRtpTransceiverDirection> | undefined;
 
-  /** @internal Use {@link SignallingClient}. `local` is there for a call that one has just made. */
+  /** @internal Use {@link SignallingClient}. `local` is there for a call that one has just made; `waits`: the first offer is the peer's. */
   constructor(
     private readonly session: Session,
     readonly id: string,
@@ -59,11 +61,12 @@ export class Call extends Emitter<CallEvents> {
     readonly incoming: boolean,
     readonly metadata: unknown,
     local?: MediaStream,
+    waits = incoming,
   ) {
     super();
     this.local = local ?? new MediaStream();
     if (local !== undefined) {
-      this.#connect();
+      this.#connect(waits);
     }
   }
 
@@ -315,6 +318,10 @@ export class Call extends Emitter<CallEvents> {
     clearTimeout(this.#timer);
     if (this.#peer?.connectionState !== "connected") {
       this.#timer = setTimeout(() => this.#giveUp(reason), CONNECT_MS);
+      clearTimeout(this.#resync);
+      if (this.session.userId > this.user) {
+        this.#resync = setTimeout(() => this.#peer?.connectionState !== "connected" && this.resync(), AGAIN_MS);
+      }
     }
   }
 

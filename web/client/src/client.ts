@@ -116,7 +116,11 @@ export class SignallingClient extends Emitter<ClientEvents> {
       const initiate = { to: userId, callType, ...(metadata !== undefined && { metadata }) } as const;
       const { callId } = await this.#session.ask("call:initiate", initiate, { resend: false });
       const theirs = this.#calls.get(callId);
-      const call = new Call(this.#session, callId, userId, callType, false, metadata, local);
+      // Both called at once and theirs was first: this is its acceptance, and the first offer is theirs.
+      const second = theirs !== undefined || this.#early.some(
+        ({ name, payload }) => name === "call:accepted" && payload.callId === callId && payload.by === this.#session.userId,
+      );
+      const call = new Call(this.#session, callId, userId, callType, false, metadata, local, second);
       this.#keep(call);
       if (theirs !== undefined) {
         // Both called at once: one call came of it, and it is the one that the app has just made.

@@ -16,7 +16,7 @@ export interface Outcome {
   missed: boolean;
 }
 
-const FIGURES_MS = 500;
+const FIGURES_MS = 700;
 const AFTER_MS = 6_000;
 
 /** The screen of a call, from dialling to how it ended. One call at a time. */
@@ -110,8 +110,8 @@ export class Screen {
   restore(call: Call, since: number | undefined): void {
     this.#open(call.user, call.type);
     this.since = since;
-    this.#say("Reconnecting…");
     this.#take(call);
+    this.#say("Reconnecting…");
   }
 
   hangup(): void {
@@ -185,6 +185,7 @@ export class Screen {
       this.#say("Ringing…");
     } else if (call.state !== "ringing") {
       this.tones.stop();
+      this.#say(call.state === "connecting" ? "Connecting…" : "");
     }
     if (call.state === "connected") {
       this.since ??= Date.now();
