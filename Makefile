@@ -24,7 +24,7 @@ help:
 	@sed -n 's/^# //p' Makefile
 
 up: .venv/.run
-	@$(MAKE) -s page >/dev/null || echo "the page is missing: it could not be built (\`make page\` says why)" >&2
+	@npm_config_fetch_retries=1 $(MAKE) -s page >/dev/null || echo "the page is missing: it could not be built (\`make page\` says why)" >&2
 	@exec $(BIN)/signalling up --with-parent $(ARGS)
 
 test: .venv/.dev $(JS)/node_modules/.package-lock.json $(PAGE)/dist/index.html
