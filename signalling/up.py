@@ -14,6 +14,7 @@ import nats.errors
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
+from services.gateway import page
 from services.gateway import settings as gateway
 from shared import subjects
 from shared.bus import Login, without_passwords
@@ -58,6 +59,7 @@ class Up:
         self._drain = (
             given.drain_seconds if given and "drain_seconds" in given.model_fields_set else DRAIN_SECONDS
         )
+        self._demo = given is None or given.demo or "demo" not in given.model_fields_set
         self._heard: set[str] = set()
         """Instances that have said that they are ready."""
 
@@ -117,7 +119,7 @@ class Up:
                 if self._broker is not None:
                     env |= self._broker.env(service)
                 if service == "gateway":
-                    env |= {"PORT": str(ports[i]), "DRAIN_SECONDS": str(self._drain)}
+                    env |= {"PORT": str(ports[i]), "DRAIN_SECONDS": str(self._drain), "DEMO": str(self._demo)}
                 child = Child(f"{service}-{i + 1}", plan.command(service), env, self._say)
                 self._children[service].append(child)
                 child.start()
@@ -149,6 +151,10 @@ class Up:
         urls = " ".join(f"http://{host}:{port}" for port in ports)
         counts = f"{self._plan.callcores} callcore, {self._plan.presences} presence"
         self._say(f"ready: {urls} (NATS {without_passwords(url)}, {counts})")
+        if self._demo:
+            self._say(
+                f"page: http://{reach}:{ports[0]}/" if page.built() else "page: not built (`make page`)"
+            )
         if self._broker is not None:
             env = " ".join(f"{key}={shlex.quote(value)}" for key, value in self._broker.env(MONITOR).items())
             self._say(f"watch: NATS_URL={url} {env} {shlex.quote(sys.executable)} -m signalling monitor")

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
+from services.gateway import page
 from services.gateway.admission import Admission
 from services.gateway.auth import Auth
 from services.gateway.drain import drain
@@ -135,7 +136,9 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         auth.start()
         transport.start()
         await beacon.start()
-        runner = web.AppRunner(_application(transport, missing), access_log=None, shutdown_timeout=2.0)
+        runner = web.AppRunner(
+            _application(transport, missing, demo=settings.demo), access_log=None, shutdown_timeout=2.0
+        )
         await runner.setup()
         site = web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG)
         try:
@@ -163,10 +166,12 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         await bus.close()
 
 
-def _application(transport: Transport, missing: health.Check) -> web.Application:
+def _application(transport: Transport, missing: health.Check, *, demo: bool) -> web.Application:
     app = web.Application()
     health.add_routes(app, missing)
     transport.attach(app, PATH)
+    if demo:
+        page.add_routes(app)
     # No middleware: it would be two more frames on the stack of every connection.
     app.router.add_route("*", "/{path:.*}", _not_found)
     app.on_response_prepare.append(_say_little)

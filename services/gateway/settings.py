@@ -42,6 +42,9 @@ class Settings(AuthSettings):
         default=("http://localhost:3000",),
         description="Origins of web pages that may connect, comma separated, besides the gateway's own. `*`: any.",
     )
+    demo: bool = Field(
+        default=False, description="Serve the demo page at `/`. `signalling up` does unless told not to."
+    )
     ice_servers: Annotated[tuple[IceServer, ...], NoDecode] = Field(
         default=(),
         description='What clients are told as `iceServers`: a JSON list of `{"urls", "username"?, "credential"?}`.',

@@ -18,7 +18,21 @@ export interface CallEvents {
   error: unknown;
 }
 
+/** What another page needs to go on with a call after a reload. */
+export interface RememberedCall {
+  id: string;
+  user: string;
+  type: Incoming["callType"];
+  incoming: boolean;
+  metadata?: unknown;
+  accepted: boolean;
+  sends: Kind[];
+  muted: Kind[];
+}
+
 const CONNECT_MS = 30_000;
+/** When the impolite side negotiates once more if there is no connection yet. */
+const AGAIN_MS = 8_000;
 const RESTARTS_MAX = 3;
 const EARLY_MAX = 64;
 const RESYNC_MS = 1_000;
@@ -31,13 +45,14 @@ export class Call extends Emitter<CallEvents> {
   #peer: RTCPeerConnection | undefined;
   #negotiation: Negotiation | undefined;
   #early: Signal[] = [];
+  #received: Promise<void> = Promise.resolve();
   #timer: ReturnType<typeof setTimeout> | undefined;
   #resync: ReturnType<typeof setTimeout> | undefined;
   #restarts = 0;
   #mine = false;
   #directions: Map<RTCRtpTransceiver, RTCRtpTransceiverDirection> | undefined;
 
-  /** @internal Use {@link SignallingClient}. `local` is there for a call of one's own. */
+  /** @internal Use {@link SignallingClient}. `local` is there for a call that one has just made; `waits`: the first offer is the peer's. */
   constructor(
     private readonly session: Session,
     readonly id: string,
@@ -46,11 +61,12 @@ export class Call extends Emitter<CallEvents> {
     readonly incoming: boolean,
     readonly metadata: unknown,
     local?: MediaStream,
+    waits = incoming,
   ) {
     super();
     this.local = local ?? new MediaStream();
-    if (!incoming) {
-      this.#connect();
+    if (local !== undefined) {
+      this.#connect(waits);
     }
   }
 
@@ -168,6 +184,32 @@ export class Call extends Emitter<CallEvents> {
     }
   }
 
+  /** @internal What another page needs to go on with this call; nothing if it is not one's own yet. */
+  remember(): RememberedCall | undefined {
+    const { id, user, type, incoming, metadata } = this;
+    const accepted = this.state !== "ringing";
+    if (this.state === "ended" || (incoming && !accepted)) {
+      return undefined;
+    }
+    const kinds = (["audio", "video"] as const).filter((kind) => this.#tracks(kind).length > 0);
+    const muted = kinds.filter((kind) => this.#tracks(kind).every((track) => !track.enabled));
+    return { id, user, type, incoming, metadata, accepted, sends: kinds, muted };
+  }
+
+  /** @internal Go on with a call of before the page was reloaded: on a new connection, with the same media. */
+  async restore({ accepted, sends, muted }: RememberedCall): Promise<void> {
+    if (accepted) {
+      this.#accepted();
+    }
+    const media = await captureWhatIsThere({ audio: sends.includes("audio"), video: sends.includes("video") });
+    if (this.state === "ended") {
+      return stop(media);
+    }
+    media.getTracks().forEach((track) => this.local.addTrack(track));
+    muted.forEach((kind) => this.mute(kind));
+    this.#connect(false);
+  }
+
   /** @internal Something may have been missed: negotiate anew. */
   resync(): void {
     this.#negotiation?.again();
@@ -201,14 +243,16 @@ export class Call extends Emitter<CallEvents> {
     signals.forEach((signal) => this.#receive(signal));
   }
 
-  #connect(): void {
+  /** `waits`: the first offer is the peer's. */
+  #connect(waits = this.incoming): void {
     const peer = new RTCPeerConnection({ iceServers: this.session.iceServers });
     this.#peer = peer;
     this.#negotiation = new Negotiation(
       peer,
-      { polite: this.session.userId < this.user, waits: this.incoming },
+      { polite: this.session.userId < this.user, waits },
       (signal) => this.#send(signal),
       (error) => this.emit("error", error),
+      (offer) => this.#renew(offer),
     );
     peer.ontrack = ({ track }) => {
       this.remote.addTrack(track);
@@ -216,13 +260,32 @@ export class Call extends Emitter<CallEvents> {
     };
     peer.onconnectionstatechange = () => this.#connection(peer.connectionState);
     this.local.getTracks().forEach((track) => peer.addTrack(track, this.local));
-    if (!this.incoming) {
+    if (!waits) {
       const kinds: Kind[] = this.type === "video" ? ["audio", "video"] : ["audio"];
       kinds
         .filter((kind) => this.#tracks(kind).length === 0)
         .forEach((kind) => peer.addTransceiver(kind, { direction: "recvonly" }));
     }
     this.receiveAll(this.early());
+  }
+
+  /** The peer has another connection than before, and so must this side. */
+  async #renew(offer: Signal | undefined): Promise<void> {
+    this.#negotiation?.stop();
+    if (this.#peer !== undefined) {
+      this.#peer.ontrack = this.#peer.onconnectionstatechange = null;
+      this.#peer.close();
+    }
+    this.remote.getTracks().forEach((track) => this.remote.removeTrack(track));
+    this.#directions = undefined;
+    this.#connect(offer !== undefined);
+    if (this.state !== "ringing") {
+      this.#give("ice_failed");
+      this.#become("reconnecting");
+    }
+    if (offer !== undefined) {
+      await this.#negotiation?.receive(offer);
+    }
   }
 
   #connection(state: RTCPeerConnectionState): void {
@@ -255,6 +318,10 @@ export class Call extends Emitter<CallEvents> {
     clearTimeout(this.#timer);
     if (this.#peer?.connectionState !== "connected") {
       this.#timer = setTimeout(() => this.#giveUp(reason), CONNECT_MS);
+      clearTimeout(this.#resync);
+      if (this.session.userId > this.user) {
+        this.#resync = setTimeout(() => this.#peer?.connectionState !== "connected" && this.resync(), AGAIN_MS);
+      }
     }
   }
 
@@ -264,7 +331,8 @@ export class Call extends Emitter<CallEvents> {
 
   #receive(signal: Signal): void {
     if (this.#negotiation !== undefined) {
-      void this.#negotiation.receive(signal);
+      // In order, also across a new connection.
+      this.#received = this.#received.then(() => this.#negotiation?.receive(signal));
     } else if (this.#early.length < EARLY_MAX) {
       this.#early.push(signal);
     }

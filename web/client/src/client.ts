@@ -1,11 +1,18 @@
-import { Call } from "./call.js";
-import type { Status } from "./contracts.js";
+import { Call, type RememberedCall } from "./call.js";
+import type { Resume, Status } from "./contracts.js";
 import { Emitter } from "./emitter.js";
 import { SignallingError } from "./errors.js";
 import { captureWhatIsThere, type Wanted } from "./media.js";
 import { Session, type CallEvent, type SessionOptions } from "./session.js";
 
-export type ClientOptions = SessionOptions;
+/** `memory`: what {@link SignallingClient.memory} told before the page was reloaded. */
+export type ClientOptions = Omit<SessionOptions, "resume"> & { memory?: Memory };
+
+/** What a page needs to go on after a reload. Good for one client, once; it holds the session's secret. */
+export interface Memory {
+  session: Resume;
+  calls: RememberedCall[];
+}
 
 export interface ClientEvents {
   incoming: Call;
@@ -27,15 +34,23 @@ export class SignallingClient extends Emitter<ClientEvents> {
   /** Events that came before the answer to the `call:initiate` that they belong to. */
   #early: CallEvent[] = [];
   #calling = 0;
+  /** Calls that ring → `seq` of what told of them. */
+  readonly #rang = new Map<string, number>();
 
-  constructor(options: ClientOptions) {
+  constructor({ memory, ...options }: ClientOptions) {
     super();
-    const session = (this.#session = new Session(options));
+    const session = (this.#session = new Session({ ...options, ...(memory && { resume: memory.session }) }));
+    for (const { id, user, type, incoming, metadata } of memory?.calls ?? []) {
+      this.#keep(new Call(session, id, user, type, incoming, metadata));
+    }
     session.on("joined", ({ kept, complete }) => {
       if (!kept) {
         this.#endAll();
       } else if (!complete) {
         this.#calls.forEach((call) => call.resync());
+      }
+      for (const remembered of memory?.calls.splice(0) ?? []) {
+        void this.#calls.get(remembered.id)?.restore(remembered);
       }
       this.emit("joined", { kept });
     });
@@ -50,6 +65,20 @@ export class SignallingClient extends Emitter<ClientEvents> {
 
   get calls(): Call[] {
     return [...this.#calls.values()];
+  }
+
+  /** What the next page needs to go on if this one is reloaded now: for its `pagehide`. */
+  memory(): Memory | undefined {
+    const session = this.#session.resumable;
+    const ringing = this.calls.filter(({ incoming, state }) => incoming && state === "ringing");
+    // What rings is told again, with its early media.
+    const since = ringing.map(({ id }) => (this.#rang.get(id) ?? 0) - 1);
+    return (
+      session && {
+        session: { ...session, lastSeq: Math.max(0, Math.min(session.lastSeq, ...since)) },
+        calls: this.calls.flatMap((call) => call.remember() ?? []),
+      }
+    );
   }
 
   /** Connect and join; after that the connection is kept. Rejects if refused, or after 20 s, and closes. */
@@ -87,7 +116,11 @@ export class SignallingClient extends Emitter<ClientEvents> {
       const initiate = { to: userId, callType, ...(metadata !== undefined && { metadata }) } as const;
       const { callId } = await this.#session.ask("call:initiate", initiate, { resend: false });
       const theirs = this.#calls.get(callId);
-      const call = new Call(this.#session, callId, userId, callType, false, metadata, local);
+      // Both called at once and theirs was first: this is its acceptance, and the first offer is theirs.
+      const second = theirs !== undefined || this.#early.some(
+        ({ name, payload }) => name === "call:accepted" && payload.callId === callId && payload.by === this.#session.userId,
+      );
+      const call = new Call(this.#session, callId, userId, callType, false, metadata, local, second);
       this.#keep(call);
       if (theirs !== undefined) {
         // Both called at once: one call came of it, and it is the one that the app has just made.
@@ -119,6 +152,7 @@ export class SignallingClient extends Emitter<ClientEvents> {
     if (known === undefined) {
       const { from, callId, callType, metadata } = event.payload;
       const call = new Call(this.#session, callId, from, callType, true, metadata);
+      this.#rang.set(callId, (event.payload as { seq?: number }).seq ?? 0);
       this.#keep(call);
       this.emit("incoming", call);
     }
@@ -127,6 +161,7 @@ export class SignallingClient extends Emitter<ClientEvents> {
   #keep(call: Call): void {
     this.#calls.set(call.id, call);
     call.on("ended", () => {
+      this.#rang.delete(call.id);
       if (this.#calls.get(call.id) === call) {
         this.#calls.delete(call.id);
       }

@@ -2,17 +2,26 @@ import { CandidateBatch, CandidateQueue, type Candidate } from "./candidates.js"
 
 /** What peers send each other in a call. */
 export type Signal =
-  | { description: RTCSessionDescriptionInit }
+  | { description: Description }
   | { candidates: Candidate[] };
+
+/** `peer`: the fingerprint of the receiver's connection that it is for; absent as long as that is not known. */
+export type Description = RTCSessionDescriptionInit & { peer?: string };
 
 /**
  * Perfect negotiation over one connection: either side may offer at any time, and of two offers at once
  * the impolite side's holds. Signals are taken one after the other.
+ *
+ * A peer that was reloaded goes on with another connection, which its fingerprint tells. This one cannot follow it
+ * there; `renew` is told, with the offer if it was one, and makes another. What was meant for a connection that this
+ * one has replaced is dropped: who sent it will offer anew.
  */
 export class Negotiation {
   #makingOffer = false;
   #ignoringOffer = false;
   #waits: boolean;
+  #mine: string | undefined;
+  #theirs: string | undefined;
   #received: Promise<void> = Promise.resolve();
   readonly #batch: CandidateBatch;
   readonly #queue: CandidateQueue;
@@ -23,6 +32,7 @@ export class Negotiation {
     private readonly role: { polite: boolean; waits: boolean },
     private readonly send: (signal: Signal) => void,
     private readonly failed: (error: unknown) => void,
+    private readonly renew: (offer: Signal | undefined) => Promise<void> | void = () => undefined,
   ) {
     this.#waits = role.waits;
     this.#batch = new CandidateBatch((candidates) => send({ candidates }));
@@ -79,6 +89,13 @@ export class Negotiation {
     }
     const { description } = signal;
     const offered = description.type === "offer";
+    if (description.peer !== undefined && description.peer !== this.#mine) {
+      return;
+    }
+    const theirs = fingerprint(description);
+    if (this.#theirs !== undefined && theirs !== undefined && theirs !== this.#theirs) {
+      return await this.renew(offered ? signal : undefined);
+    }
     if (!offered && this.peer.signalingState !== "have-local-offer") {
       return; // a copy, or an answer to an offer that was rolled back
     }
@@ -88,6 +105,7 @@ export class Negotiation {
       return;
     }
     await this.peer.setRemoteDescription(description);
+    this.#theirs = theirs;
     await this.#queue.release();
     if (offered) {
       await this.peer.setLocalDescription();
@@ -98,8 +116,15 @@ export class Negotiation {
   #sendDescription(): void {
     const description = this.peer.localDescription;
     if (description !== null) {
+      const { type, sdp } = description;
+      this.#mine = fingerprint(description);
       this.#batch.flush();
-      this.send({ description: { type: description.type, sdp: description.sdp } });
+      this.send({ description: { type, sdp, ...(this.#theirs !== undefined && { peer: this.#theirs }) } });
     }
   }
+}
+
+/** What tells a connection from every other: that of its certificate. */
+function fingerprint({ sdp }: RTCSessionDescriptionInit): string | undefined {
+  return /^a=fingerprint:(.+?)\s*$/m.exec(sdp ?? "")?.[1];
 }

@@ -1,6 +1,6 @@
 import { io, type Socket } from "socket.io-client";
 import type {
-  Accepted, ClientToServer, Ended, ErrorEvent, IceServers, Initiated, Joined, Refreshed, ServerToClient, Status,
+  Accepted, ClientToServer, Ended, ErrorEvent, IceServers, Initiated, Joined, Refreshed, Resume, ServerToClient, Status,
 } from "./contracts.js";
 import { Emitter } from "./emitter.js";
 import { SignallingError } from "./errors.js";
@@ -14,6 +14,8 @@ export interface SessionOptions {
   /** Asked for a token each time the client connects, and before the one it gave runs out. */
   token?: () => string | Promise<string>;
   deviceId?: string;
+  /** The session to go on with, as {@link Session.resumable} told it. */
+  resume?: Resume;
   /** For tests. */
   connect?: (url: string) => Socket;
 }
@@ -85,6 +87,8 @@ export class Session extends Emitter<SessionEvents> {
 
   constructor(private readonly options: SessionOptions) {
     super();
+    this.#resume = options.resume;
+    this.#lastSeq = options.resume?.lastSeq ?? 0;
     const connect = options.connect ?? ((url: string) => io(url, { autoConnect: false, forceNew: true }));
     this.#socket = connect(options.url);
     if (options.token !== undefined) {
@@ -106,6 +110,11 @@ export class Session extends Emitter<SessionEvents> {
 
   get userId(): string {
     return this.options.userId;
+  }
+
+  /** With what another page may go on with this session; nothing before the first join. */
+  get resumable(): Resume | undefined {
+    return this.#resume && { ...this.#resume, lastSeq: this.#lastSeq };
   }
 
   /** Connect and go on doing so; the events tell how it went. */

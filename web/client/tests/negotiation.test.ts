@@ -117,3 +117,53 @@ test("candidates go in batches of at most 64, and at once with the last", () => 
   expect(sizes).toEqual([64, 6, 1]);
   vi.useRealTimers();
 });
+
+const sdp = (connection: string) => `v=0\r\na=fingerprint:sha-256 ${connection}\r\n`;
+
+function one(polite = true) {
+  const sent: { type?: string; peer?: string }[] = [];
+  const renewed: (string | undefined)[] = [];
+  const peer = new FakePeer();
+  const end = new Negotiation(
+    peer as unknown as RTCPeerConnection,
+    { polite, waits: false },
+    (signal) => "description" in signal && sent.push(signal.description),
+    (error) => { throw error; },
+    (offer) => void renewed.push(offer && "description" in offer ? offer.description.sdp : undefined),
+  );
+  return { end, peer, sent, renewed };
+}
+
+test("a description says for which connection it is, once that is known", async () => {
+  const { end, peer, sent } = one();
+  peer.need();
+  await settled();
+  await end.receive({ description: { type: "answer", sdp: sdp("A1") } });
+  peer.need();
+  await settled();
+  expect(sent.map((description) => description.peer)).toEqual([undefined, "sha-256 A1"]);
+});
+
+test("a peer with another connection asks for another of ours, also in the middle of an offer, polite or not", async () => {
+  for (const polite of [true, false]) {
+    const { end, peer, renewed } = one(polite);
+    await end.receive({ description: { type: "offer", sdp: sdp("A1") } });
+    peer.need();
+    await settled();
+    expect(peer.signalingState).toBe("have-local-offer");
+    await end.receive({ description: { type: "offer", sdp: sdp("A2") } });
+    await end.receive({ description: { type: "answer", sdp: sdp("A2") } });
+    expect(renewed).toEqual([sdp("A2"), undefined]);
+    expect(peer.remoteDescription!.sdp).toBe(sdp("A1"));
+  }
+});
+
+test("what was meant for a connection of before is dropped", async () => {
+  const { end, peer, sent } = one();
+  peer.need();
+  await settled();
+  await end.receive({ description: { type: "answer", sdp: sdp("A1"), peer: "sha-256 B0" } });
+  await end.receive({ description: { type: "offer", sdp: sdp("A1"), peer: "sha-256 B0" } });
+  expect(peer.signalingState).toBe("have-local-offer");
+  expect(sent).toHaveLength(1);
+});

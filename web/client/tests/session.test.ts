@@ -254,3 +254,20 @@ test("a session taken over by another connection stays closed", async () => {
   await vi.advanceTimersByTimeAsync(10_000);
   expect(socket.connected).toBe(false);
 });
+
+test("another page goes on with the session, and is told whether it could", async () => {
+  session.open();
+  await join();
+  socket.say("call:incoming", { callId: "c", seq: 77 });
+  const resume = session.resumable!;
+  expect(resume).toEqual({ sessionId: "s", token: "t1", lastSeq: 77 });
+  for (const sessionId of ["s", "another"]) {
+    socket = new FakeSocket();
+    session = new Session({ url: "", userId: "alice", resume, connect: () => socket as unknown as Socket });
+    const told = vi.fn();
+    session.on("joined", told);
+    session.open();
+    expect(await join({ sessionId, resumed: sessionId === "s" })).toMatchObject({ resume });
+    expect(told).toHaveBeenCalledWith({ kept: sessionId === "s", complete: sessionId === "s" });
+  }
+});

@@ -1,0 +1,121 @@
+"""What holds for the page in every state: who may use it, and what may run in it."""
+
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Page, expect
+
+from tests.browser.people import People, browser, talk
+from tests.support.service import REPOSITORY
+
+AXE = Path(REPOSITORY) / "web" / "client" / "node_modules" / "axe-core" / "axe.min.js"
+
+
+async def _violations(page: Page) -> list[str]:
+    """What axe-core finds serious or critical."""
+    await page.evaluate(AXE.read_text())
+    found = await page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    return [
+        f"{one['id']}: {node['target']} {node['failureSummary']}"
+        for one in found["violations"]
+        for node in one["nodes"]
+        if one["impact"] in ("serious", "critical")
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_nothing_keeps_anybody_out(people: People, scheme: str) -> None:
+    alice = await people.person("alice", sign_in=False, color_scheme=scheme)
+    await alice.page.goto(people.urls[0])
+    assert await _violations(alice.page) == []
+    await alice.sign_in(people.urls[0])
+    bob = await people.person("bob", gateway=1, color_scheme=scheme)
+    await alice.add(bob)
+    await bob.add(alice)
+    await expect(alice.page.get_by_role("list", name="Contacts")).to_contain_text("Online")
+    await alice.click("Developer log")
+    assert await _violations(alice.page) == []
+    await alice.click("Close the developer log")
+    await alice.dial(bob)
+    await bob.rung_by(alice)
+    assert await _violations(bob.page) == []
+    await bob.click("Accept")
+    await bob.connected()
+    await bob.click("Devices")
+    assert await _violations(bob.page) == []
+    await alice.click("Hang up")
+    await bob.ended("hung up")
+    assert await _violations(bob.page) == []
+
+
+async def test_the_keyboard_is_enough(people: People) -> None:
+    alice = await people.person("alice", sign_in=False)
+    await alice.page.goto(people.urls[0])
+    await alice.page.keyboard.type(alice.name)
+    await alice.page.keyboard.press("Enter")
+    bob = await people.person("bob", gateway=1)
+    await expect(alice.page.get_by_label("Name of a contact to add")).to_be_focused()
+    await alice.page.keyboard.type(bob.name)
+    await alice.page.keyboard.press("Enter")
+    for _ in range(3):  # the button to add, then two of the contact
+        await alice.page.keyboard.press("Tab")
+    await expect(alice.page.get_by_role("button", name=f"Call {bob.name} by video")).to_be_focused()
+    await alice.page.keyboard.press("Enter")
+    await bob.rung_by(alice)
+    await bob.page.keyboard.press("Escape")
+    await expect(bob.page.get_by_role("button", name="Accept")).to_be_focused()
+    await bob.page.keyboard.press("Enter")
+    await alice.connected()
+    await expect(alice.page.get_by_role("button", name="Hang up")).to_be_focused()
+    await alice.page.keyboard.press("Enter")
+    await bob.ended("hung up")
+
+
+async def test_without_leave_to_use_the_camera(people: People) -> None:
+    async with browser(granting=False) as strict:
+        careful = People(strict, people.urls)
+        alice = await careful.person("alice")
+        await alice.page.context.grant_permissions(["microphone"])
+        bob = await people.person("bob", gateway=1)
+        await alice.add(bob)
+        await alice.dial(bob)
+        await bob.rung_by(alice)
+        await bob.click("Accept")
+        await alice.sees()
+        await bob.hears()
+        await expect(alice.page.locator("#call-banner")).to_contain_text("No access to your camera")
+
+
+async def test_an_injected_script_does_not_run(people: People) -> None:
+    alice = await people.person("alice")
+    violated = await alice.page.evaluate(
+        """() => new Promise((resolve) => {
+            document.addEventListener("securitypolicyviolation", (event) => resolve(event.effectiveDirective));
+            setTimeout(() => resolve("nothing was blocked"), 5000);
+            const script = document.createElement("script");
+            script.textContent = "window.injected = true";
+            document.body.append(script);
+        })"""
+    )
+    assert violated == "script-src-elem"
+    assert await alice.page.evaluate("window.injected") is None
+
+
+async def test_the_log_shows_what_passes_and_no_secrets(people: People) -> None:
+    alice, bob = await people.pair()
+    await alice.click("Developer log")
+    await talk(alice, bob)
+    log = alice.page.get_by_role("list", name="Events, latest first")
+    for event in (
+        "user:join",
+        "call:initiate",
+        "call:accepted",
+        "call:offer",
+        "call:answer",
+        "ice:candidate",
+    ):
+        await expect(log.get_by_text(event, exact=True).first).to_be_visible()
+    await log.get_by_text("call:offer", exact=True).first.click()
+    await expect(log.locator("details[open] pre")).to_contain_text("a=fingerprint")
+    secrets = '[...document.querySelectorAll(\'#log pre\')].filter(e => /"token": "[^…]/.test(e.textContent)).length'
+    assert await alice.page.evaluate(secrets) == 0

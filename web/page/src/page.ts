@@ -1,0 +1,132 @@
+import { io } from "socket.io-client";
+import { SignallingClient, type Call } from "../../client/src/index.js";
+import { byId, notify } from "./dom.js";
+import { keepRecent, keepTab, takeTab, type Tab } from "./kept.js";
+import { Log } from "./log.js";
+import { People } from "./people.js";
+import { Ringing } from "./ringing.js";
+import { Screen, type Outcome } from "./screen.js";
+import { Tones } from "./tones.js";
+
+const log = new Log();
+const tones = new Tones();
+
+/** Join as `tab.name`, and show everything of that user until they leave. */
+async function start(tab: Tab): Promise<void> {
+  const { name, memory, since } = tab;
+  const client = new SignallingClient({
+    url: location.origin,
+    userId: name,
+    ...(memory && { memory }),
+    connect: (url) => {
+      const socket = io(url, { autoConnect: false, forceNew: true, transports: ["websocket", "polling"] });
+      log.watch(socket);
+      return socket;
+    },
+  });
+
+  const over = (outcome: Outcome) => {
+    keepRecent(name, { ...outcome, at: Date.now() });
+    people?.draw();
+    people?.refresh();
+    // Both called at once, and the other's call is what is left.
+    const waiting = client.calls.find((call) => call.incoming && call.state === "ringing");
+    if (waiting !== undefined) {
+      ringing.show(waiting);
+    }
+  };
+  const screen = new Screen(client, tones, log, over);
+  const ringing = new Ringing(tones, {
+    accept: (call, video) => void screen.accept(call, video),
+    passed: ({ user, type }, missed) => over({ user, type, incoming: true, missed }),
+  });
+  let people: People | undefined;
+  let gone = false;
+
+  const ring = (call: Call) => {
+    if (screen.calling !== call.user) {
+      ringing.show(call);
+    }
+  };
+  client.on("incoming", ring);
+  client.on("joined", ({ kept }) => {
+    link("Connected", false);
+    screen.offline(false);
+    if (!kept) {
+      log.note("another session", {});
+    }
+  });
+  client.on("disconnected", () => {
+    link("Reconnecting…", true);
+    screen.offline(true);
+  });
+  client.on("closed", (error) => {
+    gone = true;
+    people?.stop();
+    tones.stop();
+    signIn(error.code === "closed" && error.message.includes("taken over") ? "This session goes on in another tab" : "");
+  });
+
+  const keep = () => !gone && keepTab({ name, memory: client.memory(), since: screen.since });
+  window.addEventListener("pagehide", keep);
+  byId("leave").onclick = () => {
+    window.removeEventListener("pagehide", keep);
+    client.leave();
+  };
+
+  await client.join();
+  byId("welcome").hidden = true;
+  byId("home").hidden = byId("leave").hidden = byId("me").hidden = false;
+  byId("me").textContent = name;
+  people = new People(client, name, (user, type) => void screen.dial(user, type));
+  const call = client.calls.find((one) => !(one.incoming && one.state === "ringing"));
+  if (call !== undefined) {
+    screen.restore(call, since);
+  } else if (memory?.calls.length) {
+    notify("The call ended while this page was loading");
+  } else {
+    byId("contact").focus();
+  }
+  warn();
+}
+
+function link(words: string, away: boolean): void {
+  const pill = byId("link");
+  pill.hidden = false;
+  pill.textContent = words;
+  pill.classList.toggle("away", away);
+}
+
+function warn(): void {
+  const warning = byId("warning");
+  warning.hidden = navigator.mediaDevices !== undefined;
+  warning.textContent = "The browser gives no camera or microphone to a page without HTTPS. Others can’t hear or see you.";
+}
+
+function signIn(wrong = ""): void {
+  byId("home").hidden = byId("call").hidden = byId("leave").hidden = byId("me").hidden = byId("link").hidden = true;
+  byId("bar").inert = byId("home").inert = false;
+  byId("welcome").hidden = false;
+  byId("name-error").textContent = wrong;
+  const form = byId<HTMLFormElement>("sign-in");
+  const field = byId<HTMLInputElement>("name");
+  const submit = form.querySelector("button")!;
+  form.onsubmit = (event) => {
+    event.preventDefault();
+    const name = field.value.trim();
+    if (name !== "") {
+      submit.disabled = true;
+      start({ name })
+        .catch((error: Error) => signIn(`That did not work: ${error.message}`))
+        .finally(() => (submit.disabled = false));
+    }
+  };
+  field.focus();
+}
+
+const tab = takeTab();
+if (tab === undefined) {
+  signIn();
+} else {
+  start(tab).catch((error: Error) => signIn(`That did not work: ${error.message}`));
+}
