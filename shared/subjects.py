@@ -467,4 +467,11 @@ TABLE: tuple[Row, ...] = (
         "the call that holds a user",
     ),
     Row("$KV.calls.call.<call>", "key in bucket calls", "callcore", "callcore", "the record of a call"),
+    Row(
+        "$KV.calls.caller.<user>, $KV.calls.callee.<user>",
+        "key in bucket calls, with a TTL",
+        "callcore",
+        "callcore",
+        "when the user may ring next, or be rung next",
+    ),
 )
