@@ -150,7 +150,7 @@ class Relays:
     def _flow(self, session: str, call: str, size: int, now: float) -> Flow:
         """The flow of a relay of ``size`` bytes. Raises :class:`Unavailable` if there is no room for it."""
         flow = self._outbox.get(session, encode(call))
-        self._outbox.check_room(flow, size)
+        self._outbox.check_room(session, flow, size)
         if flow is None:
             flow = self._outbox.open(session, call, now_seq(), now)
         if flow.generation != self._members.generation:
