@@ -247,6 +247,8 @@ class Outbox:
         """No session may have more than a part of what is free, so that there is always something for the others."""
         for flow in self.of(session):
             self._drop(flow, flow.acked)
+        if not self._half_full(size):
+            return
         queues = [flow.queue for flow in self.of(session)]
         count = sum(map(len, queues))
         mine = sum(len(sent.payload) for queue in queues for sent in queue)

@@ -166,7 +166,7 @@ def test_nobody_is_told_that_something_was_given_up_that_was_acknowledged(box: O
     assert box.give_up(flow, GIVE_UP_SECONDS + 1) == [] and not flow.waiting
 
 
-@pytest.mark.parametrize(("limit", "value"), [("RELAYS_MAX", 3), ("BYTES_MAX", 30), ("FLOW_MAX", 3)])
+@pytest.mark.parametrize(("limit", "value"), [("RELAYS_MAX", 6), ("BYTES_MAX", 60), ("FLOW_MAX", 3)])
 def test_full(box: Outbox, flow: Flow, monkeypatch: pytest.MonkeyPatch, limit: str, value: int) -> None:
     monkeypatch.setattr(outbox, limit, value)
     for _ in range(3):
