@@ -175,7 +175,7 @@ def test_depth() -> None:
     within = packets.DEPTH_MAX - 1
     packets.parse(packet("[" * within + "]" * within))
     packets.parse(packet('{"a":' * within + "1" + "}" * within))
-    packets.parse(packet("[" + ",".join(["[]"] * 500) + "]"))
+    packets.parse(packet("[" + ",".join(['["x",{"y":"z"}]'] * 500) + "]"))
     packets.parse(packet('"' + r"[{\"" * 500 + '"'))
     packets.parse(packet('"' + "[" * 500 + r"\\" + '"'))
     for deep in (within + 1, 500, 20_000):
