@@ -118,7 +118,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             admission,
             auth,
             errands,
-            Strikes(settings.strikes_max, clock, step=0.05, longest=0.5, free=5),
+            Strikes(settings.strikes_max, clock, step=0.05 if limits else 0, longest=0.5, free=5),
             Strikes(settings.refusals_max, clock, step=0.01, longest=0.25),
             rates,
             hits,
