@@ -15,7 +15,7 @@ PACKETS_PER_POST = 10_000
 BINARY = "Binary data is not supported"
 
 _CLOSE, _PONG, _UPGRADE, _PROBE = "1", "3", "5", "2probe"
-DEPTH_MAX = 32
+DEPTH_MAX = 64
 """Lists and objects in each other."""
 _ACK_DIGITS = 15
 _EVENT = re.compile(r"2(?:/,)?([0-9]*)(?=\[)", re.ASCII)
