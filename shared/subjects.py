@@ -271,6 +271,11 @@ def key_call(call: str) -> str:
     return f"call.{encode(call)}"
 
 
+def key_rings(role: str, user: str) -> str:
+    """``caller.<user>``, ``callee.<user>`` in bucket ``calls``: when the user may ring, or be rung, next."""
+    return f"{role}.{encode(user)}"
+
+
 def key_at(gateway: str, session: str, user: str) -> str:
     """``at.<gateway>.<session>.<user>`` in bucket ``sessions``: the session is, or was of late, at that gateway."""
     return f"at.{gateway}.{session}.{encode(user)}"
@@ -462,4 +467,11 @@ TABLE: tuple[Row, ...] = (
         "the call that holds a user",
     ),
     Row("$KV.calls.call.<call>", "key in bucket calls", "callcore", "callcore", "the record of a call"),
+    Row(
+        "$KV.calls.caller.<user>, $KV.calls.callee.<user>",
+        "key in bucket calls, with a TTL",
+        "callcore",
+        "callcore",
+        "when the user may ring next, or be rung next",
+    ),
 )

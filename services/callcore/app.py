@@ -10,6 +10,7 @@ from services.callcore.handlers import Handlers
 from services.callcore.lanes import Lanes
 from services.callcore.model import Call
 from services.callcore.placing import Placing
+from services.callcore.rings import Rings
 from services.callcore.settings import Settings
 from services.callcore.store import Store
 from services.callcore.sweep import Sweep
@@ -18,6 +19,7 @@ from shared import health, rpc, streams, subjects
 from shared.bus import Bus
 from shared.deadlines import Deadlines, set_deadline
 from shared.events import Recorder
+from shared.hits import Hits
 from shared.kv import Bucket
 from shared.mailbox import Postman
 from shared.members import Beacon, Members
@@ -35,7 +37,8 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
     try:
         storage = streams.Keeper(bus, lambda: _storage(bus, settings))
         await storage.start()
-        store = Store(Bucket(bus, subjects.BUCKET_CALLS), Bucket(bus, subjects.BUCKET_SESSIONS))
+        calls, hits = Bucket(bus, subjects.BUCKET_CALLS), Hits()
+        store = Store(calls, Bucket(bus, subjects.BUCKET_SESSIONS))
         postman, recorder = Postman(bus), Recorder(bus)
         members = Members(bus, SERVICE)
 
@@ -52,6 +55,9 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         teller = Teller(lanes.announce, postman, recorder)
         charge = Charge(instance, owner, rpc.Client(bus, timeout=settings.request_timeout_seconds))
         control = Control(store, teller, charge)
+        per_caller, per_callee = settings.rings_per_caller, settings.rings_per_callee
+        limited = settings.rate_limit
+        rings = Rings(calls, per_caller if limited else None, per_callee if limited else None, hits)
         placing = Placing(
             store,
             teller,
@@ -59,6 +65,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             charge,
             Policy(bus, settings.policy),
             set_ring,
+            rings.attempt,
             ring_timeout=settings.ring_timeout_seconds,
         )
         lanes.accept = control.happen
@@ -80,6 +87,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         finally:
             await beacon.stop()
             await sweep.stop()
+            hits.stop()
             await deadlines.stop()
             await asyncio.gather(server.stop(DRAIN_SECONDS), lanes.stop(DRAIN_SECONDS))
             await recorder.drain(DRAIN_SECONDS)

@@ -1,6 +1,7 @@
 """How a call comes about: both users are taken, or neither; and of two calls of one pair, one comes of it."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from services.callcore import rules
 from services.callcore.charge import Charge
@@ -28,7 +29,10 @@ log = logs.get(__name__)
 
 
 class Placing:
-    """Places calls. ``ring_timeout``: seconds until one that nobody answers ends."""
+    """Places calls. ``ring_timeout``: seconds until one that nobody answers ends.
+
+    ``count_ring``: counts that a user is about to ring another; raises :class:`shared.errors.RateLimited`.
+    """
 
     def __init__(
         self,
@@ -38,6 +42,7 @@ class Placing:
         charge: Charge,
         policy: Policy,
         set_deadline: SetDeadline,
+        count_ring: Callable[[str, str], Awaitable[None]],
         *,
         ring_timeout: float,
     ) -> None:
@@ -47,14 +52,17 @@ class Placing:
         self._policy = policy
         self._teller = teller
         self._set_deadline = set_deadline
+        self._count_ring = count_ring
         self._ring_ms = int(ring_timeout * 1000)
 
     async def initiate(self, request: InitiateRequest) -> Call:
         """Place the call, or accept the one that the callee placed to the caller meanwhile (glare).
 
-        Raises :class:`AlreadyInCall`, :class:`UserNotFound`, :class:`UserUnavailable`.
+        Raises :class:`AlreadyInCall`, :class:`UserNotFound`, :class:`UserUnavailable`,
+        :class:`shared.errors.RateLimited`.
         """
         allowed: bool | None = None
+        counted = False
         for attempt in range(TRIES):
             mine, theirs, sessions = await asyncio.gather(
                 self._store.held(request.user),
@@ -77,6 +85,10 @@ class Placing:
                     raise UserNotFound
                 if not await self._free(theirs, request):
                     raise UserUnavailable
+                if not counted:
+                    # Last, so that only what would ring counts, and nobody learns by it of whom he may not call.
+                    await self._count_ring(request.user, request.to)
+                    counted = True
                 return await self._reserve(request, mine, theirs)
             except (Conflict, _Forming):
                 await back_off(attempt)

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from shared.rates import Rate, RateSetting
 from shared.settings import BackendSettings
 
 
@@ -12,6 +13,16 @@ class Settings(BackendSettings):
 
     ring_timeout_seconds: float = Field(
         default=45.0, ge=1, le=600, description="How long a call rings before it ends with `timeout`."
+    )
+    rate_limit: bool = Field(
+        default=True,
+        description="`off`: no limits of connections, events, candidates and ring attempts; for measurements.",
+    )
+    rings_per_caller: RateSetting = Field(
+        default=Rate(20, 60), description="How often a user may ring others, on all gateways together."
+    )
+    rings_per_callee: RateSetting = Field(
+        default=Rate(30, 60), description="How often a user may be rung, by everybody together."
     )
     policy: Literal["off", "optional", "required"] = Field(
         default="off",

@@ -61,7 +61,7 @@ class Sweep:
                 continue
             if kind == "call":
                 await self._look_at_call(id_)
-            else:
+            elif kind == "user":
                 await self._look_at_hold(id_)
 
     async def _look_at_call(self, id_: str) -> None:

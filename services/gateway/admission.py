@@ -8,6 +8,7 @@ from services.gateway.errands import Errands
 from services.gateway.ice import IceServers
 from services.gateway.limits import JoinTimeout
 from services.gateway.outbound import Outbound
+from services.gateway.rates import Rates
 from services.gateway.recovery import Recoveries, joined_seq
 from services.gateway.relay import Relays
 from services.gateway.replies import Asked, Replies, dumps
@@ -40,6 +41,7 @@ class Admission:
         errands: Errands,
         auth: Auth,
         join_timeout: JoinTimeout,
+        rates: Rates,
         *,
         lease_held: Callable[[], bool],
         ice_servers: IceServers,
@@ -56,6 +58,7 @@ class Admission:
         self._errands = errands
         self._auth = auth
         self._join_timeout = join_timeout
+        self._rates = rates
         self._lease_held = lease_held
         self._ice_servers = ice_servers
         self._resume_window = resume_window
@@ -72,6 +75,7 @@ class Admission:
         if socket.gone:
             self._auth.gone(socket.sid)
             raise NotAuthenticated  # nobody hears it
+        self._rates.check_user(socket.rates, join.user_id)
         request = presence.JoinRequest(
             request_id=new_id(),
             user=join.user_id,
@@ -120,6 +124,7 @@ class Admission:
             self._lose(user, reply.session, socket.sid)
             raise NotAuthenticated  # nobody hears it
         self._registry.bind(socket, user, reply.session)
+        self._rates.joined(socket.rates, user)
         self._relays.moved(reply.session)
         socket.device, socket.token = reply.device, reply.resume_token
         self._join_timeout.joined_or_gone(socket.eio_sid)

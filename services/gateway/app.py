@@ -9,6 +9,7 @@ from aiohttp import web
 from services.gateway import page
 from services.gateway.admission import Admission
 from services.gateway.auth import Auth
+from services.gateway.connections import Connections
 from services.gateway.drain import drain
 from services.gateway.errands import Errands
 from services.gateway.heard import Heard
@@ -17,6 +18,7 @@ from services.gateway.inbound import Inbound
 from services.gateway.lease import Lease
 from services.gateway.limits import JoinTimeout, Strikes
 from services.gateway.outbound import Outbound
+from services.gateway.rates import Rates
 from services.gateway.recovery import Recoveries
 from services.gateway.relay import Relays
 from services.gateway.replies import Replies
@@ -26,6 +28,7 @@ from services.gateway.transport import PATH, Transport, origin_check
 from shared import health, logs
 from shared.bus import Bus
 from shared.clock import now_ms
+from shared.hits import Hits
 from shared.members import Beacon, Members
 from shared.pulse import Pulse
 from shared.rpc import Client
@@ -53,12 +56,16 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         members, pulse = Members(bus, *NEEDED), Pulse(bus)
         registry, errands = Registry(), Errands(lambda: bus.connected)
         auth = Auth.of(settings)
+        hits, clock = Hits(), asyncio.get_running_loop().time
+        rates = Rates(settings, hits)
+        limits = (settings.connections_per_address, settings.unjoined_max) if settings.rate_limit else None
         transport = Transport(
             origin_allowed=origin_check(settings.client_url),
             ping_interval=settings.ping_interval_seconds,
             ping_timeout=settings.ping_timeout_seconds,
             max_frame=settings.max_frame_kb * 1024,
             unread_max=settings.unread_max_kb * 1024,
+            connections=Connections(settings.trusted_proxies, limits, lambda: len(join_timeout), hits),
         )
         replies = Replies(transport)
         services = Client(bus, timeout=settings.request_timeout_seconds)
@@ -97,6 +104,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             errands,
             auth,
             join_timeout,
+            rates,
             lease_held=lambda: lease.held,
             ice_servers=ice_servers,
             resume_window=settings.resume_window_seconds,
@@ -110,7 +118,10 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             admission,
             auth,
             errands,
-            Strikes(settings.strikes_max, asyncio.get_running_loop().time),
+            Strikes(settings.strikes_max, clock, step=0.05 if limits else 0, longest=0.5, free=5),
+            Strikes(settings.refusals_max, clock, step=0.01, longest=0.25),
+            rates,
+            hits,
             join_timeout,
             ice_servers,
         )
@@ -152,6 +163,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             await site.stop()
             await join_timeout.stop()
             await auth.stop()
+            hits.stop()
             await transport.close_all()
             await transport.shutdown()
             await errands.drain(STOP_SECONDS)

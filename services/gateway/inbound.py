@@ -10,6 +10,7 @@ from services.gateway.errands import Errands
 from services.gateway.ice import IceServers
 from services.gateway.limits import JoinTimeout, Strikes
 from services.gateway.packets import EventPacket
+from services.gateway.rates import Rates, kind_of
 from services.gateway.relay import Relays
 from services.gateway.replies import Asked, Replies, call_id_of, dumps
 from services.gateway.sessions import Registry
@@ -25,11 +26,13 @@ from shared.errors import (
     CallNotFound,
     NotAuthenticated,
     NotSent,
+    RateLimited,
     ReceiverNotFound,
     SignallingError,
     Unauthorized,
     Unavailable,
 )
+from shared.hits import Hits
 from shared.ids import could_be_minted, new_id
 from shared.rpc import Client
 
@@ -52,6 +55,9 @@ class Inbound:
         auth: Auth,
         errands: Errands,
         strikes: Strikes,
+        refusals: Strikes,
+        rates: Rates,
+        hits: Hits,
         join_timeout: JoinTimeout,
         ice_servers: IceServers,
     ) -> None:
@@ -64,6 +70,9 @@ class Inbound:
         self._auth = auth
         self._errands = errands
         self._strikes = strikes
+        self._refusals = refusals
+        self._rates = rates
+        self._hits = hits
         self._join_timeout = join_timeout
         self._ice_servers = ice_servers
         self.stopping = False
@@ -88,17 +97,20 @@ class Inbound:
         self._join_timeout.connected(eio_sid)
 
     def connected(self, sid: str, eio_sid: str, auth: object) -> None:
-        self._registry.add(sid, eio_sid)
+        self._registry.add(sid, eio_sid).rates = self._rates.socket()
         self._auth.connected(sid, auth)
 
     def closed(self, eio_sid: str) -> None:
         self._join_timeout.joined_or_gone(eio_sid)
         self._strikes.forget(eio_sid)
+        self._refusals.forget(eio_sid)
 
     def disconnected(self, sid: str, *, on_purpose: bool) -> None:
         """A client that leaves takes its session with it; one whose transport broke may come back to it."""
         self._auth.gone(sid)
         socket = self._registry.remove(sid)
+        if socket is not None:
+            self._rates.left(socket.rates)
         if socket is None or socket.user is None or socket.session is None:
             return
         log.info("disconnected", user=socket.user, session=socket.session, on_purpose=on_purpose)
@@ -123,12 +135,16 @@ class Inbound:
         socket = self._registry.by_sid(sid) if sid is not None else None
         if socket is not None:
             self._replies.refuse(Asked(socket, "", ack_id), BadRequest(what))
-        self._strike(eio_sid)
+        await self._strike(eio_sid, self._strikes, "strikes")
 
-    def _strike(self, eio_sid: str) -> None:
-        if self._strikes.strike(eio_sid):
-            log.warning("too much garbage: closing the connection", connection=eio_sid)
+    async def _strike(self, eio_sid: str, strikes: Strikes, limit: str) -> None:
+        """Count what should not be. The next message of the connection waits, longer each time, until it is closed."""
+        if strikes.strike(eio_sid):
+            self._hits.hit(limit)
+            log.info("closing a connection", connection=eio_sid, limit=limit)
             self._transport.close_soon(eio_sid)
+        elif pause := strikes.pause(eio_sid):
+            await asyncio.sleep(pause)
 
     async def event(self, sid: str, packet: EventPacket) -> None:
         """Handle one event. Whatever goes wrong is told to the client; nothing is raised."""
@@ -137,13 +153,19 @@ class Inbound:
             return
         call_id = call_id_of(packet.args[0]) if packet.args else None
         asked = Asked(socket, packet.name, packet.ack_id, call_id)
+        kind, rates = kind_of(packet.name), socket.rates
+        if rates is not None and not rates.take(kind):
+            self._hits.hit(f"rate_{kind.name.lower()}")
+            self._replies.refuse(asked, RateLimited(retry_after_ms=rates.retry_after_ms(kind)))
+            await self._strike(socket.eio_sid, self._refusals, "refusals")
+            return
         try:
             await self._handle(asked, packet)
         except SignallingError as error:
             log.debug("refused", refused=packet.name[:64], code=error.code, user=socket.user, call=call_id)
             self._replies.refuse(asked, error)
             if isinstance(error, BadRequest | TokenRefused):
-                self._strike(socket.eio_sid)
+                await self._strike(socket.eio_sid, self._strikes, "strikes")
         except Exception:
             # A defect of ours: told to the operator in full, to the client as "try again".
             log.exception("event failed", failed=packet.name[:64], user=socket.user, call=call_id)
@@ -258,8 +280,10 @@ class Inbound:
         payload = envelope.payload(frame, call) if call is not None else None
         if call is None or payload is None:
             return False
+        if socket.rates is not None and not socket.rates.take(envelope.kind):
+            return False  # the long way says so
         try:
             return self._relays.pass_on(socket, envelope.event, envelope.to, call, payload)
-        except Unavailable as error:
+        except (Unavailable, RateLimited) as error:
             self._replies.refuse(Asked(socket, envelope.event, None, envelope.call), error)
             return True

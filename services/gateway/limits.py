@@ -1,4 +1,4 @@
-"""How much nonsense a client may send, and how long it may stay without joining."""
+"""How often a client may do what it should not, and how long it may stay without joining."""
 
 import asyncio
 from collections import OrderedDict
@@ -9,10 +9,24 @@ _TICK_SECONDS = 0.5
 
 
 class Strikes:
-    """Counts malformed and invalid messages per connection, in a minute that begins with the first."""
+    """Counts what should not be per connection, in a minute that begins with the first.
 
-    def __init__(self, limit: int, clock: Callable[[], float]) -> None:
+    ``step``, ``longest``: seconds by which a client has to wait longer each time past ``free``, and at most.
+    """
+
+    def __init__(
+        self,
+        limit: int,
+        clock: Callable[[], float],
+        *,
+        step: float = 0.0,
+        longest: float = 0.0,
+        free: int = 0,
+    ) -> None:
         self._limit = limit
+        self._step = step
+        self._longest = longest
+        self._free = free
         self._clock = clock
         self._counts: dict[str, tuple[float, int]] = {}
 
@@ -24,6 +38,11 @@ class Strikes:
             since, count = now, 0
         self._counts[connection] = (since, count + 1)
         return count + 1 >= self._limit
+
+    def pause(self, connection: str) -> float:
+        """How many seconds nothing more is heard of the connection: who does it again has to wait longer."""
+        _, count = self._counts.get(connection, (0.0, 0))
+        return min(self._longest, self._step * max(0, count - self._free))
 
     def forget(self, connection: str) -> None:
         """The connection is gone."""
@@ -56,6 +75,10 @@ class JoinTimeout:
     def joined_or_gone(self, connection: str) -> None:
         """It need not be watched any more."""
         self._waiting.pop(connection, None)
+
+    def __len__(self) -> int:
+        """How many have not joined yet."""
+        return len(self._waiting)
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()

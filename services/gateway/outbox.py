@@ -15,6 +15,10 @@ from shared.ids import encode
 
 RELAYS_MAX = 16_384
 BYTES_MAX = 32 * 1024 * 1024
+SHARE = 4
+"""From half of these two on, a session may have one part in so many of what is free."""
+LOOK_EVERY = 64
+"""Relays, from there on, after which it is looked again whether some need not be kept any more."""
 FLOW_MAX = 4_096
 """Relays of one session for one call."""
 WINDOW = 1_024
@@ -193,6 +197,7 @@ class Outbox:
         self._flows: dict[tuple[str, str], Flow] = {}
         self._sessions: dict[str, list[Flow]] = {}
         self._highest = 0
+        self._looked = 0
         self.count = 0
         self.size = 0
 
@@ -221,18 +226,34 @@ class Outbox:
                 return flow
         return None
 
-    def check_room(self, flow: Flow | None, size: int) -> None:
+    def check_room(self, session: str, flow: Flow | None, size: int) -> None:
         """Raises :class:`Unavailable` if there is no room for a relay of ``size`` bytes."""
         if flow is not None and flow.last - flow.acked >= FLOW_MAX and flow.count_waiting() >= FLOW_MAX:
             raise Unavailable("Too many relays are waiting")
-        if self._full(size):
-            for other in self:
-                self._drop(other, other.acked)
-            if self._full(size):
-                raise Unavailable("Too many relays are waiting")
+        if self._half_full(size):
+            if self._looked % LOOK_EVERY == 0:
+                for other in self:
+                    self._drop(other, other.acked)
+            self._looked += 1
+            if self._half_full(size):
+                self._check_share(session, size)
+            else:
+                self._looked = 0
 
-    def _full(self, size: int) -> bool:
-        return self.count >= RELAYS_MAX or self.size + size > BYTES_MAX
+    def _half_full(self, size: int) -> bool:
+        return self.count >= RELAYS_MAX // 2 or self.size + size > BYTES_MAX // 2
+
+    def _check_share(self, session: str, size: int) -> None:
+        """No session may have more than a part of what is free, so that there is always something for the others."""
+        for flow in self.of(session):
+            self._drop(flow, flow.acked)
+        if not self._half_full(size):
+            return
+        queues = [flow.queue for flow in self.of(session)]
+        count = sum(map(len, queues))
+        mine = sum(len(sent.payload) for queue in queues for sent in queue)
+        if count >= (RELAYS_MAX - self.count) // SHARE or mine + size > (BYTES_MAX - self.size) // SHARE:
+            raise Unavailable("Too many relays are waiting")
 
     def number_after_move(self, flow: Flow, clock: int) -> int:
         """The number of the next relay of a flow whose session has moved: above those it got elsewhere.

@@ -15,9 +15,13 @@ PACKETS_PER_POST = 10_000
 BINARY = "Binary data is not supported"
 
 _CLOSE, _PONG, _UPGRADE, _PROBE = "1", "3", "5", "2probe"
+DEPTH_MAX = 64
+"""Lists and objects in each other."""
 _ACK_DIGITS = 15
 _EVENT = re.compile(r"2(?:/,)?([0-9]*)(?=\[)", re.ASCII)
 _CONNECT = re.compile(r"0(?:(/[^,]*)(?:,|$))?")
+# Texts are gone over, possessively: no input makes it go back. One that does not end is no JSON anyway.
+_NESTING = re.compile(r'"(?:[^"\\]++|\\.)*+"?|([\[{\]}])', re.DOTALL)
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -96,6 +100,8 @@ def _connect(packet: str) -> ConnectPacket:
 def _loads(text: str, ack_id: int | None = None) -> Any:
     """JSON, without NaN, Infinity, lone surrogates, numbers of thousands of digits or bottomless nesting."""
     try:
+        if _too_deep(text):
+            raise ValueError("too deep")
         value = _decode(text)
         if _ESCAPED_SURROGATE.search(text):
             json.dumps(value, ensure_ascii=False).encode()
@@ -104,6 +110,18 @@ def _loads(text: str, ack_id: int | None = None) -> Any:
     except (ValueError, RecursionError):
         raise Malformed("Not JSON, or nested too deeply", ack_id) from None
     return value
+
+
+def _too_deep(text: str) -> bool:
+    if text.count("[") + text.count("{") <= DEPTH_MAX:
+        return False
+    depth = 0
+    for bracket in _NESTING.findall(text):
+        if bracket:
+            depth += 1 if bracket in "[{" else -1
+            if depth > DEPTH_MAX:
+                return True
+    return False
 
 
 def _refuse(name: str) -> NoReturn:

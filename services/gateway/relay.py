@@ -110,7 +110,7 @@ class Relays:
         """Send a relay, of which nothing is left to be checked. ``asked``: if its client wants an acknowledgement.
 
         False if the client sends faster than call control takes: it is to wait. Raises :class:`Unavailable` for one
-        that will never be sent.
+        that will never be sent, and :class:`shared.errors.RateLimited` for a candidate too many.
         """
         if socket.user is None or socket.session is None:
             raise Unavailable  # replaced meanwhile
@@ -122,6 +122,8 @@ class Relays:
         if wanted and (flow.owner is None or not self._bus.connected):
             raise Unavailable  # known at once, so that the client need not wait to hear it
 
+        if event is Event.CANDIDATE and socket.rates is not None:
+            socket.rates.count_candidates(call, payload)
         moved = flow.moved
         number = self._outbox.number_after_move(flow, now_seq()) if moved else flow.last + 1
         payload = stamp(payload, flow.session, number)
@@ -148,7 +150,7 @@ class Relays:
     def _flow(self, session: str, call: str, size: int, now: float) -> Flow:
         """The flow of a relay of ``size`` bytes. Raises :class:`Unavailable` if there is no room for it."""
         flow = self._outbox.get(session, encode(call))
-        self._outbox.check_room(flow, size)
+        self._outbox.check_room(session, flow, size)
         if flow is None:
             flow = self._outbox.open(session, call, now_seq(), now)
         if flow.generation != self._members.generation:

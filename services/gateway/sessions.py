@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from services.gateway.rates import SocketRates
 from services.gateway.short import Envelopes
 
 CALLS_REMEMBERED = 16
@@ -35,6 +36,8 @@ class Socket:
     """The ``seq`` of the last letter that the client has got."""
     envelopes: Envelopes | None = None
     """Of the relays that it sends; of this user and session."""
+    rates: SocketRates | None = None
+    """How often it may send what; ``None`` where there are no limits."""
 
     def remember_call(self, peer: str, call: str) -> None:
         """Remember the call with ``peer``, and forget the one asked for longest ago if there are too many."""

@@ -15,7 +15,7 @@ from pydantic import (
 )
 from pydantic_settings import NoDecode
 
-from services.gateway.auth_settings import AuthSettings
+from services.gateway.limit_settings import LimitSettings
 from shared.settings import CommaList, split
 
 
@@ -32,7 +32,7 @@ class IceServer(BaseModel):
 _ICE_SERVERS = TypeAdapter(tuple[IceServer, ...])
 
 
-class Settings(AuthSettings):
+class Settings(LimitSettings):
     """What a gateway can be told."""
 
     port: int = Field(

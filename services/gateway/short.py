@@ -11,6 +11,7 @@ import json
 import re
 from dataclasses import dataclass
 
+from services.gateway.rates import Kind, kind_of
 from shared.contracts.client import CANDIDATE_MAX_BYTES, CANDIDATES_MAX, SDP_MAX_BYTES, Event, Offer, Relayed
 
 PREFIX = b'42["'
@@ -54,6 +55,7 @@ class Envelope:
     limit: int
     """Bytes that a body may have; a longer one takes the long way, where they are counted otherwise."""
     event: Event
+    kind: Kind
     to: str
     call: str | None
     head: bytes
@@ -129,6 +131,7 @@ def _read(before: bytes, after: bytes, event: Event, relayed: Relayed) -> Envelo
         body=_CANDIDATES if key == b"candidates" else body,
         limit=CANDIDATE_MAX_BYTES if event is Event.CANDIDATE else SDP_MAX_BYTES,
         event=event,
+        kind=kind_of(event),
         to=relayed.to,
         call=relayed.call_id,
         head=b'{"%b":' % key,

@@ -19,6 +19,7 @@ from engineio.packet import MESSAGE, Packet
 from engineio.payload import Payload
 
 from services.gateway import packets
+from services.gateway.connections import Connections
 from services.gateway.outgoing import Outgoing
 from services.gateway.packets import ConnectPacket, DisconnectPacket, EventPacket, Malformed
 from services.gateway.websocket import LAST_WORDS_SECONDS, WebSocket
@@ -77,6 +78,7 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         ping_timeout: int,
         max_frame: int,
         unread_max: int,
+        connections: Connections,
     ) -> None:
         super().__init__(
             async_mode="aiohttp",
@@ -94,6 +96,7 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         self.receiver: Receiver | None = None
         self.max_frame = max_frame
         self._unread_max = unread_max
+        self._connections = connections
         self._closing: set[asyncio.Task[None]] = set()
         self._doomed: set[str] = set()
         self._in_hand: set[str] = set()
@@ -223,6 +226,7 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
             log.exception("packet not handled", connection=eio_sid)
 
     async def _handle_eio_connect(self, eio_sid: str, environ: dict[str, Any]) -> None:
+        self._connections.opened(eio_sid, environ["aiohttp.request"])
         if "HTTP_UPGRADE" in environ:
             self.eio.sockets[
                 eio_sid
@@ -233,6 +237,7 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
     async def _handle_eio_disconnect(self, eio_sid: str, reason: str) -> None:
         await super()._handle_eio_disconnect(eio_sid, reason)
         self._doomed.discard(eio_sid)
+        self._connections.closed(eio_sid)
         self._receiver.closed(eio_sid)
 
     async def _handle_eio_message(self, eio_sid: str, data: object) -> None:
@@ -285,6 +290,8 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         """The environment that Engine.IO wants, with the body of a POST read and checked."""
         if self.draining and "sid" not in request.query:
             raise web.HTTPServiceUnavailable(text="Draining: connect to another server")
+        if "sid" not in request.query:
+            self._connections.check(request)
         environ: dict[str, Any] = driver.translate_request(request)
         if request.method == "POST":
             body = await self._body(request)

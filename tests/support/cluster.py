@@ -65,6 +65,7 @@ class Cluster:
             "LOG_LEVEL": "info",
             "DRAIN_SECONDS": "1",
             "KV_REPLICAS": str(nats_nodes),
+            "RATE_LIMIT": "off",  # one address, thousands of candidates; tests of limits set it
             **settings,
         }
         self._passwords = Passwords.new(folder / "passwords")

@@ -16,10 +16,11 @@ _EVENT, _ACK = "42", "43"
 class RawClient(Client):
     """Speaks Engine.IO 4 and Socket.IO 5 by hand. ``NaN`` and lone surrogates go out as they are."""
 
-    def __init__(self, name: str, *, stubborn: bool = False) -> None:
-        """``stubborn``: stays when it is told to go."""
+    def __init__(self, name: str, *, stubborn: bool = False, headers: dict[str, str] | None = None) -> None:
+        """``stubborn``: stays when it is told to go. ``headers``: of its handshake."""
         super().__init__(name, WEBSOCKET)
         self._stubborn = stubborn
+        self._headers = headers
         self._http: aiohttp.ClientSession | None = None
         self._ws: aiohttp.ClientWebSocketResponse | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -37,7 +38,7 @@ class RawClient(Client):
         self._http = aiohttp.ClientSession()
         self._connected = asyncio.get_running_loop().create_future()
         address = f"{url}/socket.io/?EIO=4&transport=websocket"
-        self._ws = await self._http.ws_connect(address, max_msg_size=0, compress=0)
+        self._ws = await self._http.ws_connect(address, max_msg_size=0, compress=0, headers=self._headers)
         self._reader = asyncio.create_task(self._read())
 
     async def connect(self, url: str) -> None:

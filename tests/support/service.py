@@ -54,6 +54,12 @@ class Service:
         """Whether the process is there."""
         return self._process is not None and self._process.poll() is None
 
+    def memory(self) -> int:
+        """Bytes of memory that the process has in use."""
+        assert self._process is not None
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        return int(status.partition("VmRSS:")[2].split()[0]) * 1024
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to a process that is there."""
         assert self._process is not None and self.running, f"{self.name} is not running:\n{self.tail()}"

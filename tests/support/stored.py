@@ -23,7 +23,7 @@ async def busy(access: Access) -> list[str]:
     for key, value in (await _values(access, "callcore", _CALLS)).items():
         if key.startswith("user."):
             found.append(f"{key} is held: {value}")
-        elif value["state"] != "ended":
+        elif key.startswith("call.") and value["state"] != "ended":
             found.append(f"{key} is {value['state']}")
     return found
 

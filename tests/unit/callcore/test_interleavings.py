@@ -33,6 +33,10 @@ OWNER = {session: user for user, sessions in USERS.items() for session in sessio
 TERMINAL = ("call:ended", "call:rejected")
 
 
+async def _count_nothing(_caller: str, _callee: str) -> None:
+    """Everybody may ring as often as they like."""
+
+
 class World:
     """Two instances of call control on one pair of buckets, and everything that is to hold of it."""
 
@@ -58,7 +62,7 @@ class World:
         self._controls = [Control(state, teller, charge) for charge in charges]
         policy = Policy(None, "off")  # type: ignore[arg-type]  # nobody is asked
         self._placings = [
-            Placing(state, teller, its, charge, policy, self._deadline, ring_timeout=45)
+            Placing(state, teller, its, charge, policy, self._deadline, _count_nothing, ring_timeout=45)
             for its, charge in zip(self._controls, charges, strict=True)
         ]
         self.sweep = Sweep(state, self.control, lambda _: True, seconds=15)

@@ -5,6 +5,7 @@ import pytest
 from services.gateway import outbox
 from services.gateway.outbox import (
     AGAIN_SECONDS,
+    BYTES_MAX,
     GIVE_UP_SECONDS,
     KEEP_SECONDS,
     RESEND_SECONDS,
@@ -17,7 +18,7 @@ from shared.errors import Unavailable
 
 def add(box: Outbox, flow: Flow, now: float = 0.0, *, payload: bytes = b"{}", wanted: bool = False) -> Sent:
     sent = Sent(flow.last + 1, "ice:candidate", "tail", payload, wanted, now)
-    box.check_room(flow, len(payload))
+    box.check_room(flow.session, flow, len(payload))
     box.add(flow, sent, now)
     flow.previous = sent
     return sent
@@ -165,7 +166,7 @@ def test_nobody_is_told_that_something_was_given_up_that_was_acknowledged(box: O
     assert box.give_up(flow, GIVE_UP_SECONDS + 1) == [] and not flow.waiting
 
 
-@pytest.mark.parametrize(("limit", "value"), [("RELAYS_MAX", 3), ("BYTES_MAX", 30), ("FLOW_MAX", 3)])
+@pytest.mark.parametrize(("limit", "value"), [("RELAYS_MAX", 6), ("BYTES_MAX", 60), ("FLOW_MAX", 3)])
 def test_full(box: Outbox, flow: Flow, monkeypatch: pytest.MonkeyPatch, limit: str, value: int) -> None:
     monkeypatch.setattr(outbox, limit, value)
     for _ in range(3):
@@ -191,3 +192,32 @@ def test_tails_are_bounded(flow: Flow) -> None:
     for n in range(100):
         flow.tail("u", f"p{n}", "call:offer")
     assert len(flow._tails) <= outbox._TAILS_MAX
+
+
+def test_who_fills_the_outbox_leaves_room_for_the_others() -> None:
+    box, big = Outbox(), b"x" * 64_000
+    sent = dict.fromkeys(range(60), 0)
+    for _ in range(40):
+        for n in sent:
+            try:
+                # Each time another call, so that it is not the calls that are bounded.
+                flow = box.open(f"hostile-{n}", f"call-{sent[n]}", 1, 0.0)
+                add(box, flow, payload=big)
+                sent[n] += 1
+            except Unavailable:
+                pass
+    assert min(sent.values()) > 0 and box.size <= BYTES_MAX
+    calm = box.open("calm", "call", 1, 0.0)
+    for _ in range(3):
+        add(box, calm, payload=big)
+    with pytest.raises(Unavailable):
+        add(box, box.get("hostile-0", "call-0") or calm, payload=b"x" * BYTES_MAX)
+
+
+def test_what_is_acknowledged_does_not_count_as_somebodys_share() -> None:
+    box, big = Outbox(), b"x" * 64_000
+    flow = box.open("one", "call", 1, 0.0)
+    for _ in range(4 * BYTES_MAX // len(big)):
+        add(box, flow, payload=big)
+        flow.acked = flow.last
+    assert box.size <= BYTES_MAX

@@ -1,0 +1,103 @@
+"""How many connections there are from one address, and whether one more may begin."""
+
+import ipaddress
+import json
+from collections import Counter
+from collections.abc import Callable
+
+from aiohttp import web
+
+from shared.errors import RateLimited
+from shared.hits import Hits
+
+RETRY_AFTER_MS = 5000
+HOPS_MAX = 16
+"""Addresses of ``X-Forwarded-For`` that are looked at, from the right."""
+
+_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+class Connections:
+    """Counts connections by address. ``limits``: per address, and not joined; ``None``: none.
+
+    ``unjoined``: how many connections have not joined yet.
+    """
+
+    def __init__(
+        self,
+        trusted: tuple[str, ...],
+        limits: tuple[int, int] | None,
+        unjoined: Callable[[], int],
+        hits: Hits,
+    ) -> None:
+        self._trusted = tuple(ipaddress.ip_network(network) for network in trusted)
+        self._limits = limits
+        self._unjoined = unjoined
+        self._hits = hits
+        self._counts: Counter[str] = Counter()
+        self._addresses: dict[str, str] = {}
+
+    def check(self, request: web.Request) -> None:
+        """Whether a connection may begin by this request. Raises HTTP 429, the error as its body."""
+        if self._limits is None:
+            return
+        per_address, unjoined_max = self._limits
+        if self._counts[key_of(request, self._trusted)] >= per_address:
+            self._refuse("connections_per_address")
+        if self._unjoined() >= unjoined_max:
+            self._refuse("unjoined")
+
+    def _refuse(self, limit: str) -> None:
+        self._hits.hit(limit)
+        wire = RateLimited(retry_after_ms=RETRY_AFTER_MS).to_wire()
+        raise web.HTTPTooManyRequests(
+            text=json.dumps(wire),
+            content_type="application/json",
+            headers={"Retry-After": str(RETRY_AFTER_MS // 1000)},
+        )
+
+    def opened(self, eio_sid: str, request: web.Request) -> None:
+        """A connection has begun."""
+        if self._limits is not None:
+            key = self._addresses[eio_sid] = key_of(request, self._trusted)
+            self._counts[key] += 1
+
+    def closed(self, eio_sid: str) -> None:
+        """It is over."""
+        key = self._addresses.pop(eio_sid, None)
+        if key is not None:
+            self._counts[key] -= 1
+            if not self._counts[key]:
+                del self._counts[key]
+
+
+def key_of(request: web.Request, trusted: tuple[_Network, ...]) -> str:
+    """What stands for the client's address: itself, or its /64."""
+    forwarded = ",".join(request.headers.getall("X-Forwarded-For", ())) if trusted else ""
+    return key(request.remote or "", forwarded, trusted)
+
+
+def key(remote: str, forwarded: str, trusted: tuple[_Network, ...]) -> str:
+    """The right-most address of ``forwarded`` that is not trusted, if ``remote`` is; else ``remote``."""
+    address = _read(remote)
+    if address is None:
+        return remote
+    for hop in reversed(forwarded.split(",")[-HOPS_MAX:]):
+        if not any(address in network for network in trusted):
+            break
+        if (before := _read(hop.strip())) is None:
+            break  # whoever wrote this is the last that is known
+        address = before
+    if isinstance(address, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return str(address)
+
+
+def _read(text: str) -> _Address | None:
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address

@@ -1,0 +1,72 @@
+"""Settings of the gateway about how much of everything a client may do."""
+
+import ipaddress
+
+from pydantic import Field, field_validator
+
+from services.gateway.auth_settings import AuthSettings
+from shared.rates import Rate, RateSetting
+from shared.settings import CommaList, split
+
+
+class LimitSettings(AuthSettings):
+    """Limits of connections and of events. A rate is ``events/seconds``: so many at once, refilled in so long."""
+
+    rate_limit: bool = Field(
+        default=True,
+        description="`off`: no limits of connections, events, candidates and ring attempts; for measurements.",
+    )
+    trusted_proxies: CommaList = Field(
+        default=(),
+        description="Addresses and networks whose `X-Forwarded-For` counts, comma separated. A client's address is the "
+        "right-most in it that is none of them. Empty: the header is ignored.",
+    )
+    connections_per_address: int = Field(
+        default=2000,
+        ge=1,
+        le=1_000_000,
+        description="Connections at a gateway from one address (IPv6: one /64). Offices and mobile networks have "
+        "thousands of people behind one.",
+    )
+    connections_per_user: int = Field(
+        default=20, ge=1, le=1000, description="Joined sockets of one user at a gateway."
+    )
+    unjoined_max: int = Field(
+        default=8192, ge=1, le=1_000_000, description="Connections at a gateway that have not joined yet."
+    )
+    rate_candidates: RateSetting = Field(default=Rate(600, 30), description="`ice:candidate` of one socket.")
+    rate_offers: RateSetting = Field(
+        default=Rate(60, 30), description="`call:offer` and `call:answer` of one socket."
+    )
+    rate_initiates: RateSetting = Field(default=Rate(20, 60), description="`call:initiate` of one socket.")
+    rate_status: RateSetting = Field(default=Rate(200, 20), description="`user:status` of one socket.")
+    rate_others: RateSetting = Field(default=Rate(120, 30), description="All other events of one socket.")
+    rate_user_factor: int = Field(
+        default=3,
+        ge=1,
+        le=100,
+        description="How many times as much as one socket a user may send from all sockets at a gateway.",
+    )
+    refusals_max: int = Field(
+        default=100,
+        ge=1,
+        le=100_000,
+        description="Events over a rate a minute before a client is disconnected.",
+    )
+    candidates_per_call: int = Field(
+        default=500, ge=1, le=1_000_000, description="Candidates that a user may send in one call."
+    )
+
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _networks(cls, value: object) -> object:
+        parts = split(value)
+        if isinstance(parts, tuple):
+            for part in parts:
+                try:
+                    ipaddress.ip_network(part)
+                except ValueError:
+                    raise ValueError(
+                        "must be addresses or networks like 10.0.0.0/8, comma separated"
+                    ) from None
+        return parts

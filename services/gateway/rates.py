@@ -1,0 +1,183 @@
+"""How often a client may send what: for each kind of event one number a socket, and one a user.
+
+The short way and the long way of relays count into the same.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from enum import IntEnum
+
+from services.gateway.limit_settings import LimitSettings
+from shared.contracts.client import Event
+from shared.errors import RateLimited
+from shared.hits import Hits
+from shared.rates import Rate, milliseconds
+
+CALLS_COUNTED = 64
+"""Calls of a user whose candidates are counted; the oldest are forgotten."""
+
+
+class Kind(IntEnum):
+    """Events that share a rate."""
+
+    OTHERS = 0
+    CANDIDATES = 1
+    OFFERS = 2
+    INITIATES = 3
+    STATUS = 4
+
+
+_KINDS = {
+    Event.CANDIDATE.value: Kind.CANDIDATES,
+    Event.OFFER.value: Kind.OFFERS,
+    Event.ANSWER.value: Kind.OFFERS,
+    Event.INITIATE.value: Kind.INITIATES,
+    Event.STATUS.value: Kind.STATUS,
+}
+
+
+def kind_of(event: str) -> Kind:
+    """The kind of an event; ``OTHERS`` for one that nobody knows."""
+    return _KINDS.get(event, Kind.OTHERS)
+
+
+class TooManyCandidates(RateLimited):
+    """More than one side of a call may send; later is no better."""
+
+    retryable = False
+
+
+class User:
+    """What a user has sent from all sockets of this gateway."""
+
+    __slots__ = ("allowed_at", "candidates", "name", "sockets")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.allowed_at = [0.0] * len(Kind)
+        self.candidates: dict[str, int] = {}
+        self.sockets = 0
+
+
+class SocketRates:
+    """What a socket has sent. ``user``: whose it is, once it has joined."""
+
+    __slots__ = ("_allowed_at", "_rates", "user")
+
+    def __init__(self, rates: "Rates") -> None:
+        self._rates = rates
+        self._allowed_at = [0.0] * len(Kind)
+        self.user: User | None = None
+
+    def take(self, kind: int) -> bool:
+        """Whether an event is allowed; if so, it is counted."""
+        now, own, user, rates = time.monotonic(), self._allowed_at, self.user, self._rates
+        mine = own[kind]
+        if mine > now:
+            return False
+        if user is not None:
+            theirs = user.allowed_at[kind]
+            if theirs > now:
+                return False
+            full = now - rates.user_slack[kind]
+            user.allowed_at[kind] = (theirs if theirs > full else full) + rates.user_interval[kind]
+        full = now - rates.slack[kind]
+        own[kind] = (mine if mine > full else full) + rates.interval[kind]
+        return True
+
+    def retry_after_ms(self, kind: int) -> int:
+        """How long until the next event of a kind is allowed."""
+        theirs = self.user.allowed_at[kind] if self.user is not None else 0.0
+        return milliseconds(max(self._allowed_at[kind], theirs) - time.monotonic())
+
+    def count_candidates(self, call: str, payload: bytes) -> None:
+        """Count what a relay carries: an object each, and none for the end of them. Raises :class:`RateLimited`."""
+        if (user := self.user) is None:
+            return
+        counts = user.candidates
+        if (more := payload.count(b"{") - 1) <= 0:
+            return
+        count = counts.get(call, 0) + more
+        if count > self._rates.candidates_max:
+            self._rates.hits.hit("candidates_per_call")
+            raise TooManyCandidates(f"Too many candidates in a call: {self._rates.candidates_max} at most")
+        if call not in counts and len(counts) >= CALLS_COUNTED:
+            del counts[next(iter(counts))]
+        counts[call] = count
+
+
+class Rates:
+    """The rates of a gateway, and who has used how much of them."""
+
+    def __init__(
+        self, settings: LimitSettings, hits: Hits, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        by_kind: dict[Kind, Rate] = {
+            Kind.OTHERS: settings.rate_others,
+            Kind.CANDIDATES: settings.rate_candidates,
+            Kind.OFFERS: settings.rate_offers,
+            Kind.INITIATES: settings.rate_initiates,
+            Kind.STATUS: settings.rate_status,
+        }
+        rates = [by_kind[kind] for kind in Kind]
+        joint = [Rate(rate.events * settings.rate_user_factor, rate.seconds) for rate in rates]
+        self.interval, self.slack = [rate.interval for rate in rates], [rate.slack for rate in rates]
+        self.user_interval, self.user_slack = (
+            [rate.interval for rate in joint],
+            [rate.slack for rate in joint],
+        )
+        self.candidates_max = settings.candidates_per_call
+        self.hits = hits
+        self._on = settings.rate_limit
+        self._sockets_max = settings.connections_per_user
+        self._clock = clock
+        self._keep_seconds = max(rate.seconds for rate in rates)
+        self._users: dict[str, User] = {}
+        self._away: OrderedDict[str, float] = OrderedDict()
+        """Users without a socket, and until when what they have sent still counts."""
+
+    def socket(self) -> SocketRates | None:
+        """For a new socket; ``None`` where there are no limits."""
+        return SocketRates(self) if self._on else None
+
+    def check_user(self, socket: SocketRates | None, name: str) -> None:
+        """Whether a user may have one more socket here. Raises :class:`RateLimited`."""
+        user = self._users.get(name)
+        if socket is None or user is None or socket.user is user:
+            return
+        if user.sockets >= self._sockets_max:
+            self.hits.hit("connections_per_user")
+            raise RateLimited(
+                f"Too many connections: a user may have {self._sockets_max}", retry_after_ms=5000
+            )
+
+    def joined(self, socket: SocketRates | None, name: str) -> None:
+        """A socket is a user's from now on."""
+        if socket is None or (socket.user is not None and socket.user.name == name):
+            return
+        self.left(socket)
+        self._forget()
+        user = self._users.get(name)
+        if user is None:
+            user = self._users[name] = User(name)
+        self._away.pop(name, None)
+        user.sockets += 1
+        socket.user = user
+
+    def left(self, socket: SocketRates | None) -> None:
+        """A socket is nobody's any more. What its user has sent counts on for a while."""
+        if socket is None or (user := socket.user) is None:
+            return
+        socket.user = None
+        user.sockets -= 1
+        if not user.sockets:
+            self._away[user.name] = self._clock() + self._keep_seconds
+
+    def _forget(self) -> None:
+        now = self._clock()
+        while self._away:
+            name, until = next(iter(self._away.items()))
+            if until > now:
+                return
+            del self._away[name], self._users[name]

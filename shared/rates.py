@@ -1,0 +1,64 @@
+"""How often something may happen: so many times at once, and so many times in so many seconds for ever after."""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import BeforeValidator, WithJsonSchema
+from pydantic_settings import NoDecode
+
+_TEXT = re.compile(r"([1-9][0-9]{0,6})/([1-9][0-9]{0,4})", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """``events`` at once; each comes back after its share of ``seconds``. In settings: ``events/seconds``.
+
+    It is kept by one number for each who has it: when the next event is allowed (a token bucket told by the time at
+    which it has a token, so that looking is a comparison, and counting an addition).
+    """
+
+    events: int
+    seconds: int
+
+    def __str__(self) -> str:
+        return f"{self.events}/{self.seconds}"
+
+    @property
+    def interval(self) -> float:
+        """Seconds after which one more is allowed."""
+        return self.seconds / self.events
+
+    @property
+    def slack(self) -> float:
+        """How long after its last event a client that had a full bucket could have sent all of them at once."""
+        return self.seconds - self.interval
+
+    def after(self, allowed_at: float, now: float) -> float:
+        """When the next is allowed, after one that happened at ``now``, at or after ``allowed_at``. Seconds."""
+        return max(allowed_at, now - self.slack) + self.interval
+
+    def forgotten_at(self, allowed_at: float) -> float:
+        """From when on it is as if nothing had ever happened. Seconds."""
+        return allowed_at + self.slack
+
+
+def _parse(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    match = _TEXT.fullmatch(value.strip())
+    if match is None:
+        raise ValueError("must be events/seconds, like 20/60")
+    return Rate(int(match[1]), int(match[2]))
+
+
+RateSetting = Annotated[
+    Rate, NoDecode, BeforeValidator(_parse), WithJsonSchema({"type": "string", "pattern": "events/seconds"})
+]
+"""A :class:`Rate` in the environment."""
+
+
+def milliseconds(seconds: float) -> int:
+    """Whole milliseconds, one at least: what a client is told to wait."""
+    return max(1, math.ceil(seconds * 1000))

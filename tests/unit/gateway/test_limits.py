@@ -1,0 +1,184 @@
+"""Rates, strikes and addresses, without processes."""
+
+import ipaddress
+from collections.abc import Callable
+
+import pytest
+from pydantic import ValidationError
+
+from services.gateway import connections, packets, rates
+from services.gateway.limits import STRIKE_WINDOW_SECONDS, Strikes
+from services.gateway.packets import Malformed
+from services.gateway.rates import Kind, Rates, TooManyCandidates, kind_of
+from services.gateway.settings import Settings
+from shared.errors import RateLimited
+from shared.hits import Hits
+from shared.rates import Rate
+
+
+class Clock:
+    """Seconds, as the test wants them."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(rates.time, "monotonic", clock)
+    return clock
+
+
+@pytest.fixture
+def make(clock: Clock) -> Callable[..., Rates]:
+    return lambda **settings: Rates(Settings(_env_file=None, **settings), Hits(), clock)  # type: ignore[call-arg]
+
+
+def test_a_rate_is_read_and_written() -> None:
+    assert Settings(_env_file=None, rate_status="7/3").rate_status == Rate(7, 3)  # type: ignore[call-arg,arg-type]
+    assert str(Rate(7, 3)) == "7/3"
+    for wrong in ("7", "0/3", "7/0", "-1/3", "7/3/1", "a/b", ""):
+        with pytest.raises(ValidationError):
+            Settings(_env_file=None, rate_status=wrong or "x")  # type: ignore[call-arg,arg-type]
+
+
+def test_a_burst_and_what_comes_back(make: Callable[..., Rates], clock: Clock) -> None:
+    socket = make(rate_status="10/5").socket()
+    assert socket is not None
+    assert [socket.take(Kind.STATUS) for _ in range(12)] == [True] * 10 + [False] * 2
+    assert socket.retry_after_ms(Kind.STATUS) == 500
+    clock.now += 0.49
+    assert not socket.take(Kind.STATUS)
+    clock.now += 0.02
+    assert socket.take(Kind.STATUS) and not socket.take(Kind.STATUS)
+    assert socket.take(Kind.OTHERS), "each kind has its own"
+    clock.now += 3600
+    assert [socket.take(Kind.STATUS) for _ in range(11)] == [True] * 10 + [False], (
+        "no more than a full bucket"
+    )
+
+
+def test_sockets_of_a_user_share_and_coming_back_does_not_help(
+    make: Callable[..., Rates], clock: Clock
+) -> None:
+    gateway = make(rate_status="10/5", rate_user_factor="2")
+    for allowed in (10, 10, 0):
+        socket = gateway.socket()
+        assert socket is not None
+        gateway.joined(socket, "ann")
+        assert sum(socket.take(Kind.STATUS) for _ in range(11)) == allowed
+        gateway.left(socket)
+    other = gateway.socket()
+    assert other is not None
+    gateway.joined(other, "bob")
+    assert other.take(Kind.STATUS)
+    clock.now += 3600
+    gateway.joined(gateway.socket(), "cem")
+    assert set(gateway._users) == {"bob", "cem"}, "who has been away for long is forgotten"
+
+
+async def test_sockets_of_a_user_are_counted(make: Callable[..., Rates]) -> None:
+    gateway = make(connections_per_user="2")
+    first, second, third = (gateway.socket() for _ in range(3))
+    for socket in (first, second):
+        gateway.check_user(socket, "ann")
+        gateway.joined(socket, "ann")
+        gateway.joined(socket, "ann")  # again, on the same socket
+    gateway.check_user(second, "ann")
+    with pytest.raises(RateLimited):
+        gateway.check_user(third, "ann")
+    assert gateway.hits.counts == {"connections_per_user": 1}
+    gateway.left(first)
+    gateway.left(first)
+    gateway.check_user(third, "ann")
+
+
+async def test_candidates_of_a_call(make: Callable[..., Rates]) -> None:
+    gateway = make(candidates_per_call="3")
+    socket = gateway.socket()
+    assert socket is not None
+    gateway.joined(socket, "ann")
+    socket.count_candidates("c", b'{"candidates":[{"candidate":"x"},{"candidate":"y"}],"from":"ann"}')
+    socket.count_candidates("c", b'{"candidate":{"candidate":"z"},"from":"ann"}')
+    socket.count_candidates("c", b'{"candidate":null,"from":"ann"}')
+    with pytest.raises(TooManyCandidates) as told:
+        socket.count_candidates("c", b'{"candidate":{"candidate":"z"},"from":"ann"}')
+    assert not told.value.to_wire()["retryable"]
+    socket.count_candidates("d", b'{"candidate":{"candidate":"z"},"from":"ann"}')
+    for n in range(1000):
+        socket.count_candidates(f"other-{n}", b'{"candidate":{"candidate":"z"},"from":"ann"}')
+    assert socket.user is not None and len(socket.user.candidates) == rates.CALLS_COUNTED
+
+
+def test_off(make: Callable[..., Rates]) -> None:
+    gateway = make(rate_limit="off", connections_per_user="1")
+    assert gateway.socket() is None
+    for _ in range(3):
+        gateway.check_user(None, "ann")
+        gateway.joined(None, "ann")
+        gateway.left(None)
+
+
+def test_every_event_has_a_kind() -> None:
+    assert kind_of("call:answer") is kind_of("call:offer") is Kind.OFFERS
+    assert kind_of("user:join") is kind_of("no:such") is Kind.OTHERS
+
+
+def test_strikes_wait_longer_each_time() -> None:
+    clock = Clock()
+    strikes = Strikes(5, clock, step=0.1, longest=0.25, free=1)
+    waits = []
+    for _ in range(4):
+        assert not strikes.strike("c")
+        waits.append(round(strikes.pause("c"), 2))
+    assert waits == [0.0, 0.1, 0.2, 0.25]
+    clock.now += STRIKE_WINDOW_SECONDS + 1
+    assert not strikes.strike("c") and strikes.pause("c") == 0.0
+    assert strikes.pause("another") == 0.0
+
+
+TRUSTED = tuple(ipaddress.ip_network(text) for text in ("10.0.0.0/8", "fd00::/8"))
+
+
+@pytest.mark.parametrize(
+    ("remote", "forwarded", "expected"),
+    [
+        ("192.0.2.1", "", "192.0.2.1"),
+        ("192.0.2.1", "198.51.100.1", "192.0.2.1"),
+        ("10.0.0.1", "198.51.100.1", "198.51.100.1"),
+        ("10.0.0.1", "1.1.1.1, 198.51.100.1", "198.51.100.1"),
+        ("10.0.0.1", "1.1.1.1, 198.51.100.1, 10.0.0.2", "198.51.100.1"),
+        ("10.0.0.1", "", "10.0.0.1"),
+        ("10.0.0.1", "10.0.0.9", "10.0.0.9"),
+        ("10.0.0.1", "198.51.100.1, nonsense", "10.0.0.1"),
+        ("10.0.0.1", "198.51.100.1, nonsense, 10.0.0.2", "10.0.0.2"),
+        ("::ffff:10.0.0.1", "198.51.100.1", "198.51.100.1"),
+        ("fd00::1", "2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::9", "", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "", "fe80::/64"),
+        ("", "198.51.100.1", ""),
+        ("10.0.0.1", ",".join(["10.0.0.2"] * 100_000), "10.0.0.2"),
+    ],
+)
+def test_the_address_of_a_client(remote: str, forwarded: str, expected: str) -> None:
+    assert connections.key(remote, forwarded, TRUSTED) == expected
+
+
+def test_depth() -> None:
+    def packet(text: str) -> str:
+        return f'2["x",{text}]'
+
+    within = packets.DEPTH_MAX - 1
+    packets.parse(packet("[" * within + "]" * within))
+    packets.parse(packet('{"a":' * within + "1" + "}" * within))
+    packets.parse(packet("[" + ",".join(['["x",{"y":"z"}]'] * 500) + "]"))
+    packets.parse(packet('"' + r"[{\"" * 500 + '"'))
+    packets.parse(packet('"' + "[" * 500 + r"\\" + '"'))
+    for deep in (within + 1, 500, 20_000):
+        for text in ("[" * deep + "]" * deep, "[" * deep, '"\\"",' + "[" * deep + "]" * deep):
+            with pytest.raises(Malformed, match="deep"):
+                packets.parse(packet(text))
