@@ -325,7 +325,8 @@ async def test_a_gateway_drains(drainer: Stage) -> None:
         try:
             while True:
                 candidate = {"candidate": {"n": acked}, "from": bob.user, "to": alice.user}
-                await asyncio.wait_for(bob.ok("ice:candidate", candidate, timeout=1), 1)
+                # Longer than an answer may take on a busy machine: what is not answered by then was not taken.
+                await asyncio.wait_for(bob.ok("ice:candidate", candidate, timeout=5), 5)
                 acked += 1
         except (TimeoutError, AssertionError, BadNamespaceError):
             await bob.expect_closed()
@@ -336,7 +337,7 @@ async def test_a_gateway_drains(drainer: Stage) -> None:
 
     bobs = await asyncio.gather(*(move(n) for n in range(10)))
     assert await stopped == 0
-    assert time.monotonic() - begun < 12
+    assert time.monotonic() - begun < 16
     for (alice, _), bob, call in zip(pairs, bobs, calls, strict=True):
         await end(alice, bob, call=call)
     cluster.restart("gw-2")
