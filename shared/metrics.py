@@ -22,6 +22,8 @@ from prometheus_client.registry import Collector
 
 FAST_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 """Bounds for what takes milliseconds when all is well."""
+STOP_SECONDS = 1.0
+"""How long an answer that is under way may take when it is time to stop."""
 
 
 class Histogram:
@@ -162,7 +164,7 @@ async def serve(host: str, port: int, registry: CollectorRegistry) -> web.AppRun
 
     app = web.Application()
     app.router.add_get("/metrics", answer)
-    runner = web.AppRunner(app, access_log=None)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=STOP_SECONDS)
     await runner.setup()
     if port:
         await web.TCPSite(runner, host, port).start()

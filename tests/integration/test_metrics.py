@@ -324,6 +324,17 @@ async def test_clients_cannot_read_it(system: System) -> None:
             assert answer.status == 404  # and nothing else is served where metrics are
 
 
+async def test_whoever_reads_does_not_keep_a_service_from_stopping(nats_url: str) -> None:
+    system = System(nats_url)
+    await system.start("presence-1")
+    async with aiohttp.ClientSession() as http:
+        async with http.get(system.metrics["presence-1"]) as answer:
+            assert "signalling_ready 1.0" in await answer.text()
+        begun = time.monotonic()  # the connection stays, for the next time
+        await system.stop()
+        assert time.monotonic() - begun < 1
+
+
 async def test_without_a_port_nobody_listens_and_a_taken_one_is_told(nats_url: str) -> None:
     system = System(nats_url)
     with (
