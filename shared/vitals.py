@@ -61,15 +61,18 @@ LIMITS_HIT = counter(
 )
 REQUESTS = counter(
     "signalling_requests_total",
-    "Requests that came. outcome: ok; refused, the client's affair; error, ours; late, nobody waited any more.",
+    "Requests that came to callcore or presence. outcome: ok; refused, the client's affair; error, ours; late, nobody "
+    "waited any more.",
     "verb",
     "outcome",
 )
-REQUEST_TOOK = histogram("signalling_handling_seconds", "How long they took to be answered here.", "verb")
-REQUESTS_IN_HAND = gauge("signalling_requests_in_hand", "Requests that are being done; 512 at most.")
+REQUEST_TOOK = histogram(
+    "signalling_handling_seconds", "How long these took to be answered, in the service itself.", "verb"
+)
+REQUESTS_IN_HAND = gauge("signalling_requests_in_hand", "Those that are being done; 512 at most.")
 KV_TOOK = histogram(
     "signalling_kv_seconds",
-    "How long a bucket took to answer; operation: read, write.",
+    "How long a bucket took to answer callcore or presence; operation: read, write.",
     "bucket",
     "operation",
 )
@@ -77,11 +80,13 @@ KV_CONFLICTS = counter(
     "signalling_kv_conflicts_total", "Writes refused: somebody else wrote first.", "bucket"
 )
 KV_RETRIES = counter("signalling_kv_retries_total", "Decisions made again for that.", "bucket")
-RECORDS_WAITING = gauge("signalling_events_waiting", "Records for EVENTS that are not acknowledged yet.")
-RECORDS_LOST = counter("signalling_events_lost_total", "Records for EVENTS dropped, refused or given up.")
+RECORDS_WAITING = gauge(
+    "signalling_events_waiting", "Records of callcore and presence for EVENTS that are not acknowledged yet."
+)
+RECORDS_LOST = counter("signalling_events_lost_total", "Those dropped, refused or given up.")
 DEADLINES = counter(
     "signalling_deadlines_total",
-    "Deadlines that came; outcome: done; failed, and comes again.",
+    "Deadlines that came to callcore (ring) or presence (grace, lease). outcome: done; failed, and comes again.",
     "kind",
     "outcome",
 )

@@ -9,6 +9,12 @@ WIDTH = 24
 """Of the whole, in Grafana's units."""
 _STAT = {"w": 4, "h": 4}
 _GRAPH = {"w": 8, "h": 8}
+_LINES = {"drawStyle": "line", "lineWidth": 1, "fillOpacity": 10, "showPoints": "never", "spanNulls": True}
+_LEGEND = {
+    "legend": {"displayMode": "list", "placement": "bottom"},
+    "tooltip": {"mode": "multi", "sort": "desc"},
+}
+_NUMBER = {"reduceOptions": {"calcs": ["lastNotNull"]}, "colorMode": "value", "graphMode": "none"}
 
 
 class Query(NamedTuple):
@@ -19,13 +25,15 @@ class Query(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """A picture. ``unit``: one of Grafana's; ``stat``: a number instead of lines over time."""
+    """A picture. ``unit``: one of Grafana's. ``stat``: a number instead of lines over time."""
 
     title: str
     help: str
     unit: str
     queries: tuple[Query, ...]
     stat: bool = False
+    red: float | None = None
+    """From which value on a number is red."""
 
 
 def _graph(title: str, help_: str, unit: str, *queries: tuple[str, str]) -> Panel:
@@ -53,7 +61,7 @@ OURS = 'job=~"gateway|callcore|presence"'
 ROWS: dict[str, tuple[Panel, ...]] = {
     "Is it all right?": (
         _stat("Alerts", "Firing now; Alerting → Alert rules says which.", "none",
-              ('count(ALERTS{alertstate="firing"}) or vector(0)', "firing")),
+              ('count(ALERTS{alertstate="firing"}) or vector(0)', "firing"))._replace(red=1),
         _stat("Ready", "Instances that can do their work.", "none",
               ("sum by (job) (signalling_ready)", "{{job}}")),
         _stat("Sessions", "Users' devices that are joined.", "none", ("sum(signalling_joined_sessions)", "joined")),
@@ -203,6 +211,8 @@ def dashboard() -> str:
         "refresh": "15s",
         "time": {"from": "now-1h", "to": "now"},
         "timezone": "browser",
+        "annotations": {"list": []},
+        "templating": {"list": []},
         "panels": list(_panels()),
     }
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
@@ -244,7 +254,6 @@ def _panel(panel: Panel, id_: int, place: dict[str, int]) -> dict[str, Any]:
         }
         for n, query in enumerate(panel.queries)
     ]
-    lines = {"drawStyle": "line", "lineWidth": 1, "fillOpacity": 10, "showPoints": "never", "spanNulls": True}
     return {
         "id": id_,
         "type": "stat" if panel.stat else "timeseries",
@@ -253,14 +262,19 @@ def _panel(panel: Panel, id_: int, place: dict[str, int]) -> dict[str, Any]:
         "datasource": SOURCE,
         "gridPos": place,
         "fieldConfig": {
-            "defaults": {"unit": panel.unit, "min": 0, **({} if panel.stat else {"custom": lines})},
+            "defaults": {
+                "unit": panel.unit,
+                "min": 0,
+                "thresholds": {"mode": "absolute", "steps": _steps(panel.red)},
+                **({} if panel.stat else {"custom": _LINES}),
+            },
             "overrides": [],
         },
-        "options": {"reduceOptions": {"calcs": ["lastNotNull"]}, "colorMode": "none"}
-        if panel.stat
-        else {
-            "legend": {"displayMode": "list", "placement": "bottom"},
-            "tooltip": {"mode": "multi", "sort": "desc"},
-        },
+        "options": _NUMBER if panel.stat else _LEGEND,
         "targets": targets,
     }
+
+
+def _steps(red: float | None) -> list[dict[str, Any]]:
+    plain = [{"color": "text" if red is None else "green", "value": None}]
+    return plain if red is None else [*plain, {"color": "red", "value": red}]
