@@ -24,14 +24,15 @@ LABEL org.opencontainers.image.title="hellotalk-signalling" \
       org.opencontainers.image.revision="${REVISION}"
 COPY --from=build /opt/signalling /opt/signalling
 COPY deploy/healthcheck.py /opt/signalling/healthcheck.py
-# Every service listens on the same port in its container: the gateway on PORT, the others on HEALTH_PORT.
+# Every service listens on the same port in its container: the gateway on PORT, the others on HEALTH_PORT. Prometheus
+# has one of its own, which nothing publishes.
 ENV PATH=/opt/signalling/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
-    HOST=0.0.0.0 PORT=8001 HEALTH_PORT=8001
+    HOST=0.0.0.0 PORT=8001 HEALTH_PORT=8001 METRICS_HOST=0.0.0.0 METRICS_PORT=9464
 # An empty folder: a service reads `.env` where it starts, and there must be none.
 WORKDIR /srv
 USER 10001:10001
-EXPOSE 8001
+EXPOSE 8001 9464
 HEALTHCHECK --interval=3s --timeout=3s --start-period=15s --retries=3 \
   CMD ["python", "-I", "-S", "/opt/signalling/healthcheck.py"]
 ENTRYPOINT ["python", "-m"]

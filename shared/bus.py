@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
@@ -62,6 +63,10 @@ class Bus:
         self.connected_since = time.monotonic()
         """When the connection was made that is there now, or was last."""
         self._closing = False
+        self.errors: Counter[str] = Counter()
+        """What nats-py complained of: ``slow_consumer``, a message dropped for want of room, or ``other``."""
+        self.hung = 0
+        """How often NATS did not answer though it had not hung up."""
 
     @classmethod
     async def connect(
@@ -84,6 +89,7 @@ class Bus:
         async def on_error(error: Exception) -> None:
             nonlocal reason
             text = str(error) or type(error).__name__
+            bus.errors["slow_consumer" if isinstance(error, nats.errors.SlowConsumerError) else "other"] += 1
             if not reason or not isinstance(error, OSError):  # a server that refuses also hangs up
                 reason = text
             # Each try to connect fails with an error of its own; that the connection is gone is said once.
@@ -139,7 +145,28 @@ class Bus:
         """NATS does not answer, though it has not hung up; or it answers again. See :class:`shared.pulse.Pulse`."""
         self._hangs = hangs
         if hangs:
+            self.hung += 1
             self._give_up_asking()
+
+    @property
+    def asking(self) -> int:
+        """Requests under way."""
+        return len(self._asking)
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that NATS has still to take."""
+        client = self.client
+        written = 0
+        if client.is_connected:
+            writer = client._transport._io_writer  # type: ignore[union-attr]  # connected, and by TCP
+            written = writer.transport.get_write_buffer_size()
+        return client._pending_data_size + written
+
+    def unhandled(self) -> tuple[int, int]:
+        """Messages that have come and wait for their handler, and their bytes."""
+        subscriptions = self.client._subs.values()
+        return sum(s.pending_msgs for s in subscriptions), sum(s.pending_bytes for s in subscriptions)
 
     async def ping(self) -> asyncio.Future[bool] | None:
         """Ask NATS whether it is there; what is returned is done when it answers. ``None`` without a connection."""

@@ -53,13 +53,16 @@ class Deadlines:
 
     def __init__(self, bus: Bus, kind: str, fire: Fire) -> None:
         self._bus = bus
-        self._kind = kind
         self._fire = fire
         self._task: asyncio.Task[None] | None = None
+        self.kind = kind
+        self.done = 0
+        """Deadlines that were done, and those that were not and come again."""
+        self.failed = 0
 
     def start(self) -> None:
         """Begin to take deadlines that are due."""
-        self._task = asyncio.create_task(self._run(), name=f"deadlines {self._kind}")
+        self._task = asyncio.create_task(self._run(), name=f"deadlines {self.kind}")
 
     async def stop(self) -> None:
         """Take no more; one that is in hand and not done goes to another instance."""
@@ -77,15 +80,15 @@ class Deadlines:
 
     async def _consume(self) -> None:
         config = ConsumerConfig(
-            durable_name=self._kind,
-            filter_subject=subjects.deadline_due_all(self._kind),
+            durable_name=self.kind,
+            filter_subject=subjects.deadline_due_all(self.kind),
             ack_policy=AckPolicy.EXPLICIT,
             ack_wait=_ACK_WAIT_SECONDS,
         )
         js = self._bus.client.jetstream()
         consumer = await js.pull_subscribe(
-            subjects.deadline_due_all(self._kind),
-            durable=self._kind,
+            subjects.deadline_due_all(self.kind),
+            durable=self.kind,
             stream=subjects.STREAM_DEADLINES,
             config=config,
         )
@@ -105,9 +108,12 @@ class Deadlines:
         try:
             await self._fire(id_, msg.data)
             await msg.ack()
+            self.done += 1
         except (SignallingError, nats.errors.Error) as error:
+            self.failed += 1
             log.warning("deadline not done yet", kind=kind, id=id_, error=str(error) or type(error).__name__)
         except Exception:
+            self.failed += 1
             log.exception("deadline failed", kind=kind, id=id_)
 
 

@@ -26,10 +26,18 @@ class Recorder:
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
         self._tasks: set[asyncio.Task[None]] = set()
+        self.lost = 0
+        """Records that were dropped, refused, or not acknowledged in time."""
+
+    @property
+    def waiting(self) -> int:
+        """Records that are not acknowledged yet."""
+        return len(self._tasks)
 
     def record(self, subject: str, id_: str, body: dict[str, Any]) -> None:
         """Record ``body`` at ``subject``. ``id_``: the same for the same happening, however often it is told."""
         if len(self._tasks) >= WAITING_MAX:
+            self.lost += 1
             log.error("event dropped: too many are waiting", subject=subject)
             return
         task = asyncio.create_task(self._publish(subject, id_, json.dumps(body).encode()))
@@ -49,8 +57,10 @@ class Recorder:
                 pause = min(2 * pause, _PAUSE_MAX_SECONDS)
                 continue
             if error := json.loads(msg.data).get("error"):
+                self.lost += 1
                 log.error("event refused", subject=subject, reason=error.get("description"))
             return
+        self.lost += 1
         log.error("event lost", subject=subject)
 
     async def drain(self, timeout: float) -> None:

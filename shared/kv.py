@@ -5,12 +5,15 @@ A bucket is the stream ``KV_<bucket>``; the ``nats kv`` command reads it.
 """
 
 import json
+import time
 from base64 import b64decode
 from typing import NamedTuple
 
 from shared import streams
+from shared.backoff import back_off
 from shared.bus import Bus
 from shared.errors import Unavailable
+from shared.metrics import Histogram
 
 ABSENT = 0
 """The revision to expect where there is no entry, and no marker of a deleted one."""
@@ -49,6 +52,17 @@ class Bucket:
         self._stream = f"KV_{name}"
         self._prefix = f"$KV.{name}."
         self._timeout = timeout
+        self.name = name
+        self.took = {"read": Histogram(), "write": Histogram()}
+        """How long answers took, in seconds."""
+        self.conflicts = 0
+        """Writes that came too late, and decisions made again."""
+        self.retries = 0
+
+    async def lost_race(self, attempt: int) -> None:
+        """Wait a little before what was decided on an old revision is decided again."""
+        self.retries += 1
+        await back_off(attempt)
 
     @staticmethod
     async def create(bus: Bus, name: str, *, replicas: int) -> None:
@@ -80,9 +94,11 @@ class Bucket:
         """
         if fresh:
             return await self._get_from_leader(key)
+        begun = time.perf_counter()
         msg = await self._bus.request(
             f"$JS.API.DIRECT.GET.{self._stream}.{self._prefix}{key}", b"", timeout=self._timeout
         )
+        self.took["read"].observe(time.perf_counter() - begun)
         headers = msg.headers or {}
         if headers.get("Status") == "404":
             return NOTHING
@@ -93,12 +109,14 @@ class Bucket:
         return Entry(msg.data if "KV-Operation" not in headers else None, int(headers["Nats-Sequence"]))
 
     async def _get_from_leader(self, key: str) -> Entry:
+        begun = time.perf_counter()
         answer = await streams.api(
             self._bus,
             f"STREAM.MSG.GET.{self._stream}",
             {"last_by_subj": self._prefix + key},
             timeout=self._timeout,
         )
+        self.took["read"].observe(time.perf_counter() - begun)
         if error := answer.get("error"):
             if error.get("err_code") == _NOT_FOUND:
                 return NOTHING
@@ -145,12 +163,15 @@ class Bucket:
         await self._publish(key, b"", {"KV-Operation": "DEL", "Nats-TTL": f"{MARKER_TTL_SECONDS}s"})
 
     async def _publish(self, key: str, value: bytes, headers: dict[str, str]) -> int:
+        begun = time.perf_counter()
         msg = await self._bus.request(
             self._prefix + key, value, timeout=self._timeout, headers={**headers, **_ROLLUP}
         )
+        self.took["write"].observe(time.perf_counter() - begun)
         answer = json.loads(msg.data)
         if error := answer.get("error"):
             if error.get("err_code") == _WRONG_LAST_SEQUENCE:
+                self.conflicts += 1
                 raise Conflict(key)
             raise Unavailable(f"bucket {self._stream}: {error.get('description')}")
         return int(answer["seq"])

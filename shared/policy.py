@@ -20,6 +20,8 @@ class Policy:
     def __init__(self, bus: Bus, mode: Mode) -> None:
         self._bus = bus
         self._mode = mode
+        self.unanswered = 0
+        """Questions that nobody answered in time."""
         self._silent = Seldom(lambda asked: log.warning("no answer from the policy service", asked=asked))
 
     async def may_call(self, caller: str, callee: str) -> bool:
@@ -39,6 +41,7 @@ class Policy:
             )
             return Verdict.model_validate_json(answer.data).allowed
         except (Unavailable, ValueError) as error:
+            self.unanswered += 1
             if self._mode == "optional":
                 return True
             self._silent.note(verb)

@@ -2,8 +2,9 @@
 
 import asyncio
 import time
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import nats.errors
@@ -18,6 +19,7 @@ from shared.clock import now_ms
 from shared.contracts.rpc import Reply, Request
 from shared.contracts.wire import Wire
 from shared.errors import BadRequest, NotSent, SignallingError, Unavailable
+from shared.metrics import Histogram
 
 log = logs.get(__name__)
 
@@ -35,6 +37,11 @@ class Client:
     def __init__(self, bus: Bus, *, timeout: float) -> None:
         self._bus = bus
         self.timeout = timeout
+        self.answered: defaultdict[tuple[str, str], Histogram] = defaultdict(Histogram)
+        """(service, verb) → how long answers took, in seconds."""
+        self.again: Counter[tuple[str, str]] = Counter()
+        """Requests tried again, and those that nobody answered."""
+        self.unanswered: Counter[tuple[str, str]] = Counter()
 
     async def ask(
         self, service: str, verb: str, request: Request, reply: type[R], *, at: str | None = None
@@ -48,6 +55,7 @@ class Client:
         subject = subjects.rpc(service, verb) if at is None else subjects.rpc_at(service, verb, at)
         tries = TRIES if at is None else 1
         sent = False
+        begun = time.perf_counter()
         for attempt in range(1, tries + 1):
             until = now_ms() + int(self.timeout * 1000)
             stamped = request.model_copy(update={"expires_at": until, "attempt": attempt})
@@ -56,9 +64,12 @@ class Client:
             except Unavailable as error:
                 sent = sent or not isinstance(error, NotSent)
                 if attempt == tries or not self._bus.connected:
+                    self.unanswered[service, verb] += 1
                     raise (Unavailable() if sent else error) from error
+                self.again[service, verb] += 1
                 log.warning("request tried again", subject=subject, request=request.request_id)
                 continue
+            self.answered[service, verb].observe(time.perf_counter() - begun)
             try:
                 if msg.data.startswith(_OK):
                     return reply.model_validate_json(msg.data[len(_OK) : -1])
@@ -71,16 +82,27 @@ class Client:
 
 @dataclass(slots=True)
 class Tally:
-    """``data`` of an endpoint in the answers to ``$SRV.STATS``: what became of its requests since the start.
+    """What became of the requests to an endpoint since the start.
 
-    ``refused``: answered with an error that is the asker's affair. ``errors``: with one that is ours. ``seconds``: how
-    long all of them together took to answer. Micro's own figures, like ``num_requests``, are made of these.
+    ``ok``: done. ``refused``: answered with an error that is the asker's affair. ``errors``: with one that is ours.
+    ``late``: not answered, because nobody waited any more. ``took``: how long each took, in seconds.
     """
 
     requests: int = 0
+    ok: int = 0
     refused: int = 0
     errors: int = 0
-    seconds: float = 0.0
+    late: int = 0
+    took: Histogram = field(default_factory=Histogram)
+
+    def told(self) -> dict[str, float]:
+        """``data`` of the endpoint in the answers to ``$SRV.STATS``; ``seconds``: all of them together."""
+        return {
+            "requests": self.requests,
+            "refused": self.refused,
+            "errors": self.errors,
+            "seconds": self.took.sum,
+        }
 
 
 class Server:
@@ -91,7 +113,8 @@ class Server:
     ) -> None:
         self._bus = bus
         self._service = service
-        self._tallies = tallies
+        self.tallies = tallies
+        """By endpoint: a verb, or ``<verb>-here`` for what is sent to this instance by name."""
         self._free = concurrency
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -103,9 +126,9 @@ class Server:
         def told(endpoint: EndpointStats) -> dict[str, Any]:
             tally = tallies[endpoint.name]
             endpoint.num_requests, endpoint.num_errors = tally.requests, tally.errors
-            endpoint.processing_time = int(tally.seconds * 1e9)
+            endpoint.processing_time = int(tally.took.sum * 1e9)
             endpoint.average_processing_time = endpoint.processing_time // max(1, tally.requests)
-            return asdict(tally)
+            return tally.told()
 
         service = await add_service(
             bus.client, name=name, version=version, metadata={"instance": instance}, stats_handler=told
@@ -129,7 +152,7 @@ class Server:
         name, subject = verb, subjects.rpc(service, verb)
         if at is not None:
             name, subject = f"{verb}-here", subjects.rpc_at(service, verb, at)
-        tally = self._tallies[name] = Tally()
+        tally = self.tallies[name] = Tally()
 
         def accept(_subject: str, reply: str, payload: bytes, _head: bytes) -> None:
             tally.requests += 1
@@ -151,6 +174,11 @@ class Server:
         assert subscription is not None
         self._bus.take_directly(subscription, accept)
 
+    @property
+    def in_hand(self) -> int:
+        """Requests that are being done."""
+        return len(self._tasks)
+
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self._free += 1
@@ -169,8 +197,10 @@ class Server:
         try:
             query = model.model_validate_json(payload)
             if query.expires_at and query.expires_at < now_ms():
+                tally.late += 1
                 return  # nobody waits any more: whoever asked has asked elsewhere
             answer = _OK + (await handler(query)).dump() + b"}"
+            tally.ok += 1
         except ValidationError as error:
             tally.errors += 1
             log.error("malformed request", subject=subject, fields=[e["loc"] for e in error.errors()])
@@ -187,7 +217,7 @@ class Server:
             log.exception("request failed", subject=subject)
             answer = _refusal(Unavailable())
         finally:
-            tally.seconds += time.perf_counter() - begun
+            tally.took.observe(time.perf_counter() - begun)
         self._respond(subject, reply, answer)
 
     def _respond(self, subject: str, reply: str, answer: bytes) -> None:

@@ -48,6 +48,13 @@ class ServiceSettings(BaseSettings):
         "Empty: the service's name and random characters.",
     )
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    metrics_port: int = Field(
+        default=0,
+        ge=0,
+        le=65535,
+        description="Port for `/metrics`, which Prometheus reads; never one that is published. 0: none.",
+    )
+    metrics_host: str = Field(default="127.0.0.1", description="Address for it to listen on.")
     kv_replicas: Annotated[int, Field(ge=1, le=5)] = Field(
         default=1, description="Copies of every stream and bucket. 3 for a NATS cluster of three."
     )

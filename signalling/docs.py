@@ -8,9 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shared import subjects
+from shared import metrics, subjects
 from shared.kv import MARKER_TTL_SECONDS
-from signalling import typescript
+from signalling import dashboard, typescript
 
 FOLDER = Path(__file__).resolve().parent.parent
 SERVICES = ("gateway", "presence", "callcore")
@@ -23,6 +23,16 @@ Generated from `services/*/settings.py` by `python -m signalling.docs`; do not e
 Each service reads its settings from the environment and from a file `.env` in its working directory; the environment
 wins. An empty value counts as absent. A wrong value stops the service with exit status 2 and a line that names the
 key, the value and what is allowed.
+"""
+
+_METRICS_HEAD = """\
+# Metrics
+
+Generated from `shared/vitals.py` and `services/*/metrics.py` by `python -m signalling.docs`; do not edit.
+
+Each process serves its own at `METRICS_PORT`; how they are read is in [operations](operations.md#metrics). A counter
+only grows, from 0 at each start; a histogram is `…_bucket`, `…_sum` and `…_count`. No label holds a user, call, session
+or address. Besides these there are `process_*` (CPU, memory, open files) and `python_gc_*`.
 """
 
 _SUBJECTS_HEAD = """\
@@ -217,6 +227,32 @@ def subjects_page() -> str:
     return f"{_SUBJECTS_HEAD}\n{subjects_table}\n{_STORED_HEAD}\n{stored_table}"
 
 
+# --- metrics ------------------------------------------------------------------------------------------------------
+
+
+def metrics_page() -> str:
+    """``docs/metrics.md``, from the metrics that the modules declare."""
+    parts = [_METRICS_HEAD, "## All services\n", _metrics_table("shared.vitals")]
+    for service in SERVICES:
+        parts += [f"## {service}\n", _metrics_table(f"services.{service}.metrics")]
+    return "\n".join(parts)
+
+
+def _metrics_table(module: str) -> str:
+    return _table(
+        ("metric", "kind", "labels", "what it is"),
+        (
+            (
+                f"`{metric.name}`",
+                metric.kind.value,
+                ", ".join(f"`{name}`" for name in metric.labels),
+                metric.help,
+            )
+            for metric in metrics.declared(import_module(module))
+        ),
+    )
+
+
 # --- states of a call ---------------------------------------------------------------------------------------------
 
 
@@ -232,6 +268,8 @@ PAGES: dict[str, Callable[[], str]] = {
     "docs/settings.md": settings_page,
     "docs/subjects.md": subjects_page,
     "docs/call-states.md": call_states_page,
+    "docs/metrics.md": metrics_page,
+    "deploy/grafana/dashboards/signalling.json": dashboard.dashboard,
     "web/client/src/contracts.ts": typescript.contracts,
 }
 

@@ -40,7 +40,8 @@ class EmbeddedNats:
 
     ``die_with_parent``: the kernel ends it when the thread ends that launched it, so launch it from the main thread.
     ``member``: what it is in a cluster; :func:`members` makes them. ``passwords``: for the users of
-    ``deploy/nats/accounts.conf``; without them anybody may do anything.
+    ``deploy/nats/accounts.conf``; without them anybody may do anything. ``monitored``: with a monitor, at
+    a port of its own.
     """
 
     def __init__(
@@ -51,8 +52,10 @@ class EmbeddedNats:
         die_with_parent: bool = False,
         member: Member | None = None,
         passwords: Passwords | None = None,
+        monitored: bool = False,
     ) -> None:
         self.folder = folder
+        self._monitored = monitored
         self._passwords = passwords
         self.name = member.name if member is not None else "nats"
         self.port = 0
@@ -65,6 +68,12 @@ class EmbeddedNats:
     def url(self) -> str:
         """Where clients connect, once it has been started."""
         return f"nats://127.0.0.1:{self.port}"
+
+    @property
+    def monitor(self) -> str:
+        """Where its monitor is, if it has one."""
+        (file,) = self._ports.glob("*.ports")
+        return str(json.loads(file.read_text())["monitoring"][0])
 
     @property
     def _ports(self) -> Path:
@@ -99,6 +108,7 @@ class EmbeddedNats:
         config = self.folder / "nats.conf"
         config.write_text(
             _config(self.folder, self.port or -1, self._member, locked=self._passwords is not None)
+            + ('http: "127.0.0.1:-1"\n' if self._monitored else "")
         )
         with self._log.open("ab") as out:
             self._process = subprocess.Popen(

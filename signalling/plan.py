@@ -60,6 +60,26 @@ def gateway_ports(plan: Plan) -> list[int]:
     return ports
 
 
+def metrics_ports(count: int, host: str, taken: list[int]) -> list[int]:
+    """Free ports at ``host`` for what Prometheus reads, none of ``taken``. Raises :class:`PlanError`."""
+    held: list[socket.socket] = []
+    ports: list[int] = []
+    try:
+        while len(ports) < count:
+            probe = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+            held.append(probe)
+            try:
+                probe.bind((host, 0))
+            except OSError as error:
+                raise PlanError(f"METRICS_HOST={host} cannot be used: {_reason(error)}") from None
+            if (port := probe.getsockname()[1]) not in taken:
+                ports.append(port)
+    finally:
+        for probe in held:
+            probe.close()
+    return ports
+
+
 def _reason(error: OSError | OverflowError) -> str:
     """Without the number in front."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)

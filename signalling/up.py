@@ -24,7 +24,7 @@ from signalling import broker, folder
 from signalling.broker import Broker
 from signalling.child import Child, Say
 from signalling.nats_users import MONITOR
-from signalling.plan import Plan, PlanError, gateway_ports
+from signalling.plan import Plan, PlanError, gateway_ports, metrics_ports
 
 STOP_SECONDS = 7.5
 """For all services together, with the drain that is the default here; the rest of ten is for nats-server."""
@@ -32,6 +32,7 @@ DRAIN_SECONDS = 1.0
 """How long gateways drain unless that is set: all of them stop, so their clients have nowhere to go."""
 NATS_STOP_SECONDS = 1.0
 LOOK_SECONDS = 0.2
+METRICS_HOST = "127.0.0.1"
 
 S = TypeVar("S", bound=BaseSettings)
 
@@ -59,6 +60,9 @@ class Up:
         self._drain = (
             given.drain_seconds if given and "drain_seconds" in given.model_fields_set else DRAIN_SECONDS
         )
+        self._metrics_host = given.metrics_host if given is not None else METRICS_HOST
+        self._metrics: dict[str, int] = {}
+        """Process → port of its ``/metrics``."""
         self._demo = given is None or given.demo or "demo" not in given.model_fields_set
         self._heard: set[str] = set()
         """Instances that have said that they are ready."""
@@ -112,22 +116,25 @@ class Up:
         given = _given(BackendSettings)
         if plan.nats_nodes > 1 and given and "kv_replicas" not in given.model_fields_set:
             common["KV_REPLICAS"] = str(plan.nats_nodes)
+        count = plan.presences + plan.callcores + plan.gateways
+        free = iter(metrics_ports(count, self._metrics_host, ports))
         counts = {"presence": plan.presences, "callcore": plan.callcores, "gateway": plan.gateways}
         for service, count in counts.items():
             for i in range(count):
-                env = {**common, "HEALTH_PORT": "0"}
+                name = f"{service}-{i + 1}"
+                self._metrics[name] = next(free)
+                env = {**common, "HEALTH_PORT": "0", "METRICS_PORT": str(self._metrics[name])}
                 if self._broker is not None:
                     env |= self._broker.env(service)
                 if service == "gateway":
                     env |= {"PORT": str(ports[i]), "DRAIN_SECONDS": str(self._drain), "DEMO": str(self._demo)}
-                child = Child(f"{service}-{i + 1}", plan.command(service), env, self._say)
+                child = Child(name, plan.command(service), env, self._say)
                 self._children[service].append(child)
                 child.start()
 
     async def _until_ready(self, url: str, ports: list[int]) -> None:
         """Wait for every beat and every ``/readyz``, and say where it is."""
-        host = f"[{self._plan.host}]" if ":" in self._plan.host else self._plan.host
-        reach = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104
+        host, reach = _shown(self._plan.host), _reach(self._plan.host)
         tasks = [
             asyncio.create_task(self._everybody_ready(url, [f"http://{reach}:{port}" for port in ports])),
             asyncio.create_task(self._somebody_refuses()),
@@ -155,6 +162,13 @@ class Up:
             self._say(
                 f"page: http://{reach}:{ports[0]}/" if page.built() else "page: not built (`make page`)"
             )
+        where = _reach(self._metrics_host)
+        self._say(
+            "metrics: "
+            + " ".join(
+                f"{name}=http://{where}:{port}/metrics" for name, port in sorted(self._metrics.items())
+            )
+        )
         if self._broker is not None:
             env = " ".join(f"{key}={shlex.quote(value)}" for key, value in self._broker.env(MONITOR).items())
             self._say(f"watch: NATS_URL={url} {env} {shlex.quote(sys.executable)} -m signalling monitor")
@@ -235,6 +249,15 @@ def _given(settings: type[S]) -> S | None:
         return settings()
     except ValidationError:
         return None
+
+
+def _shown(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _reach(host: str) -> str:
+    """Where something is reached on this machine that listens on ``host``, as in a URL."""
+    return {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(_shown(host), _shown(host))  # noqa: S104
 
 
 async def _ready(http: aiohttp.ClientSession, gateway: str) -> bool:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from services.callcore import metrics
 from services.callcore.charge import Charge
 from services.callcore.control import Control
 from services.callcore.handlers import Handlers
@@ -15,14 +16,16 @@ from services.callcore.settings import Settings
 from services.callcore.store import Store
 from services.callcore.sweep import Sweep
 from services.callcore.teller import Teller
-from shared import health, rpc, streams, subjects
+from shared import health, rpc, streams, subjects, vitals
 from shared.bus import Bus
 from shared.deadlines import Deadlines, set_deadline
 from shared.events import Recorder
 from shared.hits import Hits
 from shared.kv import Bucket
+from shared.lag import Lag
 from shared.mailbox import Postman
 from shared.members import Beacon, Members
+from shared.metrics import registry_of, serve
 from shared.policy import Policy
 from shared.runner import distribution_version
 
@@ -38,7 +41,8 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         storage = streams.Keeper(bus, lambda: _storage(bus, settings))
         await storage.start()
         calls, hits = Bucket(bus, subjects.BUCKET_CALLS), Hits()
-        store = Store(calls, Bucket(bus, subjects.BUCKET_SESSIONS))
+        sessions, lag = Bucket(bus, subjects.BUCKET_SESSIONS), Lag()
+        store = Store(calls, sessions)
         postman, recorder = Postman(bus), Recorder(bus)
         members = Members(bus, SERVICE)
 
@@ -53,17 +57,19 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
 
         lanes = Lanes(bus, store, postman, instance, owner)
         teller = Teller(lanes.announce, postman, recorder)
-        charge = Charge(instance, owner, rpc.Client(bus, timeout=settings.request_timeout_seconds))
+        peers = rpc.Client(bus, timeout=settings.request_timeout_seconds)
+        charge = Charge(instance, owner, peers)
         control = Control(store, teller, charge)
         per_caller, per_callee = settings.rings_per_caller, settings.rings_per_callee
         limited = settings.rate_limit
         rings = Rings(calls, per_caller if limited else None, per_callee if limited else None, hits)
+        policy = Policy(bus, settings.policy)
         placing = Placing(
             store,
             teller,
             control,
             charge,
-            Policy(bus, settings.policy),
+            policy,
             set_ring,
             rings.attempt,
             ring_timeout=settings.ring_timeout_seconds,
@@ -80,6 +86,25 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         await bus.flush()  # NATS knows the endpoints before anybody hears of this instance
         deadlines.start()
         sweep.start()
+        watched = registry_of(
+            vitals.of_process(
+                SERVICE,
+                instance,
+                bus,
+                lag,
+                ready=lambda: bus.connected,
+                clients=(peers,),
+                hits=hits,
+                limits=metrics.LIMITS,
+            ),
+            vitals.of_server(server),
+            vitals.of_buckets(calls, sessions),
+            vitals.of_recorder(recorder),
+            vitals.of_deadlines(deadlines),
+            metrics.of_callcore(control, lanes, sweep, policy),
+        )
+        watching = await serve(settings.metrics_host, settings.metrics_port, watched)
+        lag.start()
         http = await health.serve(settings.host, settings.health_port, bus)
         await beacon.start()
         try:
@@ -92,6 +117,8 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             await asyncio.gather(server.stop(DRAIN_SECONDS), lanes.stop(DRAIN_SECONDS))
             await recorder.drain(DRAIN_SECONDS)
             await members.stop()
+            lag.stop()
+            await watching.cleanup()
             await http.cleanup()
             await storage.stop()
     finally:

@@ -2,11 +2,11 @@
 
 from services.callcore import machine, rules
 from services.callcore.charge import Charge
+from services.callcore.counts import Counts
 from services.callcore.model import Call, Happening, Kind, Outcome, State
 from services.callcore.store import TRIES, Found, Store
 from services.callcore.teller import Teller
 from shared import logs
-from shared.backoff import back_off
 from shared.clock import now_ms
 from shared.errors import CallNotFound, Unavailable
 from shared.kv import Conflict
@@ -21,6 +21,7 @@ class Control:
         self._store = store
         self._teller = teller
         self._charge = charge
+        self.counts = Counts()
 
     async def happen(
         self,
@@ -71,8 +72,9 @@ class Control:
             try:
                 revision = await self._store.update(outcome.call, found.revision)
             except Conflict:
-                await back_off(attempt)
+                await self._store.lost_race(attempt)
                 continue
+            self.counts.turned(found.call.state, outcome.call)
             if initiated:
                 outcome = rules.as_initiated(outcome, happening)
             await self._teller.tell(
@@ -106,7 +108,7 @@ class Control:
                 if await self._store.void(held.hold, now_ms()):
                     await self._store.let_go(happening.user, held.hold.call)
                     return
-                await back_off(lost)  # the call is about to come about
+                await self._store.lost_race(lost)  # the call is about to come about
                 continue
             return
         raise Unavailable

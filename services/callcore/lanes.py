@@ -112,6 +112,14 @@ class Lanes:
         self._tasks: set[asyncio.Task[None]] = set()
         self.accept: Accept | None = None
         self._subscription: Subscription | None = None
+        self.slow = 0
+        """Relays that took the long way, and those dropped because too many of their call waited for it."""
+        self.dropped = 0
+
+    def depths(self) -> tuple[int, int, int]:
+        """How many calls are known, how many have a line, and how many messages wait in lines."""
+        lines = self._lines.values()
+        return len(self._lanes), len(lines), sum(len(line.waiting) for line in lines)
 
     async def start(self) -> None:
         """Take relays."""
@@ -218,6 +226,7 @@ class Lanes:
                     self._at_once(lane, targets, relay)
                     return
         elif len(line.waiting) >= WAITING_MAX or line.size + len(payload) > WAITING_MAX_BYTES:
+            self.dropped += 1
             log.debug("too many relays wait", call=token)
             return
         self._wait(token, line, relay, len(payload))
@@ -295,6 +304,7 @@ class Lanes:
     async def _in_line(self, relay: Relay) -> None:
         """One relay that took the long way. Raises :class:`Unavailable` for one that is to come again."""
         token, receipt = relay.call, relay.receipt
+        self.slow += 1
         self._ledger.alive(token, receipt)
         turn = self._ledger.turn(token, receipt)
         if turn is not Turn.ITS and turn is not Turn.AGAIN:

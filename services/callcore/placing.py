@@ -10,7 +10,6 @@ from services.callcore.model import Address, Call, Happening, Kind, State
 from services.callcore.store import TRIES, Held, SetDeadline, Store
 from services.callcore.teller import Teller
 from shared import logs, subjects
-from shared.backoff import back_off
 from shared.clock import now_ms
 from shared.contracts.calls import Hold, InitiateRequest
 from shared.errors import (
@@ -91,7 +90,7 @@ class Placing:
                     counted = True
                 return await self._reserve(request, mine, theirs)
             except (Conflict, _Forming):
-                await back_off(attempt)
+                await self._store.lost_race(attempt)
         raise Unavailable
 
     async def _begun_elsewhere(self, request: InitiateRequest, mine: Held, theirs: Held) -> Call | None:
@@ -211,6 +210,7 @@ class Placing:
         await asyncio.sleep(0)
         try:
             revision = await self._store.create(call)
+            self._control.counts.placed(call)
         except Conflict:
             found = await self._store.call(call.call)
             if found is None or found.call.state is State.ENDED:

@@ -8,7 +8,6 @@ import json
 import math
 
 from shared import subjects
-from shared.backoff import back_off
 from shared.clock import now_ms
 from shared.errors import RateLimited
 from shared.hits import Hits
@@ -51,7 +50,7 @@ class Rings:
             try:
                 await self._calls.put(key, value, entry.revision, ttl=ttl)
             except Conflict:
-                await back_off(attempt)
+                await self._calls.lost_race(attempt)
             else:
                 return
         self._hits.hit(limit)

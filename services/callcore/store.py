@@ -52,6 +52,10 @@ class Store:
         self._calls = calls
         self._sessions = sessions
 
+    async def lost_race(self, attempt: int) -> None:
+        """Wait a little before what somebody else was first at is decided again."""
+        await self._calls.lost_race(attempt)
+
     # --- sessions (presence's, read only) ---
 
     async def sessions(self, user: str, *, fresh: bool) -> tuple[Session, ...]:

@@ -32,6 +32,10 @@ class Sweep:
         self._mine = mine
         self._seconds = seconds
         self._task: asyncio.Task[None] | None = None
+        self.calls = dict.fromkeys((State.RINGING, State.ACCEPTED), 0)
+        """The calls that this instance was in charge of when it looked last."""
+        self.swept = dict.fromkeys(("deadline", "session", "hold"), 0)
+        """What was found left behind: a deadline missed, a session that is gone, a hold without a call."""
 
     def start(self) -> None:
         """Begin."""
@@ -55,30 +59,38 @@ class Sweep:
 
     async def round(self) -> None:
         """Look at everything once."""
+        calls = dict.fromkeys(self.calls, 0)
         for key in await self._store.keys():
             kind, id_ = subjects.parse_key(key)
             if not self._mine(id_):
                 continue
             if kind == "call":
-                await self._look_at_call(id_)
+                state = await self._look_at_call(id_)
+                if state in calls:
+                    calls[state] += 1
             elif kind == "user":
                 await self._look_at_hold(id_)
+        self.calls = calls
 
-    async def _look_at_call(self, id_: str) -> None:
+    async def _look_at_call(self, id_: str) -> State:
+        """The state in which it was found; ended, if it is not there any more."""
         found = await self._store.call(id_)
         if found is None:
-            return
+            return State.ENDED
         call = found.call
         if call.state is State.RINGING and now_ms() > call.expires_at + LATE_MS:
+            self.swept["deadline"] += 1
             log.warning("swept: rang past its deadline", call=id_)
             await self._control.time_out(id_)
         elif call.state is not State.ENDED:
             for user, at in self._bound(call):
                 if all(s.session != at.session for s in await self._store.sessions(user, fresh=True)):
+                    self.swept["session"] += 1
                     log.warning("swept: session is gone", call=id_, user=user, session=at.session)
                     lost = Happening(Kind.LEFT, new_id(), user, at, Reason.CONNECTION_LOST)
                     await self._control.happen(id_, lost)
-                    return
+                    break
+        return call.state
 
     @staticmethod
     def _bound(call: Call) -> list[tuple[str, Address]]:
@@ -93,6 +105,7 @@ class Sweep:
         if found is not None and now_ms() < (found.call.ended_at or 0) + LATE_MS:
             return  # whoever ended it is about to let the user go
         if await self._store.void(held.hold, now_ms()):
+            self.swept["hold"] += 1
             log.warning("swept: hold without a call", user=user, call=held.hold.call)
             for held_by_it in (user, held.hold.peer):
                 await self._store.let_go(held_by_it, held.hold.call)

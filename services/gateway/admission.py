@@ -1,5 +1,6 @@
 """How a socket comes to speak for a session, and how that ends."""
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ from shared import logs
 from shared.contracts import calls, client, presence
 from shared.contracts.client import Event
 from shared.contracts.rpc import Done
-from shared.errors import NotAuthenticated, Unauthorized, Unavailable
+from shared.errors import NotAuthenticated, SignallingError, Unauthorized, Unavailable
 from shared.ids import new_id
 from shared.rpc import Client
 
@@ -63,11 +64,29 @@ class Admission:
         self._ice_servers = ice_servers
         self._resume_window = resume_window
         auth.expired = self._expired
+        self.joins: Counter[str] = Counter()
+        """``new`` sessions; those ``resumed`` as asked, and those ``continued`` though nobody asked."""
+        self.resumes: Counter[str] = Counter()
+        """What came of a join that was to resume: see :func:`_resume_result`; ``failed``: an error."""
 
     # --- in -------------------------------------------------------------------------------------------------------
 
     async def join(self, asked: Asked, join: client.Join) -> None:
         """``user:join``"""
+        try:
+            reply, resumed = await self._let_in(asked, join)
+        except SignallingError:
+            if join.resume is not None:
+                self.resumes["failed"] += 1
+            raise
+        self.joins["resumed" if reply.resumed else "continued" if reply.continued else "new"] += 1
+        if join.resume is not None:
+            self.resumes[_resume_result(reply, complete=resumed)] += 1
+        if reply.busy:
+            await self._attached(asked.socket, resumed=resumed)
+
+    async def _let_in(self, asked: Asked, join: client.Join) -> tuple[presence.JoinReply, bool]:
+        """What presence said, and whether the client has got all that its session was sent."""
         socket = asked.socket
         if socket.user is not None and socket.user != join.user_id:
             raise Unauthorized
@@ -95,8 +114,7 @@ class Admission:
                 resumed = False
                 await self._joined(asked, join.user_id, reply, joined_seq(None, []))
                 self._outbound.catch_up(socket)
-        if reply.busy:
-            await self._attached(socket, resumed=resumed)
+        return reply, resumed
 
     async def _continue(self, asked: Asked, join: client.Join, reply: presence.JoinReply) -> bool:
         """A session comes here from another socket: its client gets what it missed. Whether that is all of it."""
@@ -215,3 +233,10 @@ class Admission:
             "session": socket.session,
             "gateway": self._instance,
         }
+
+
+def _resume_result(reply: presence.JoinReply, *, complete: bool) -> str:
+    """``complete``: nothing is missed. ``gap``: something is. ``gone``: the session was not there any more."""
+    if not reply.resumed:
+        return "gone"
+    return "complete" if complete else "gap"

@@ -40,6 +40,10 @@ class Answers:
         self._late: OrderedDict[Key, Wanted] = OrderedDict()
         """Those whose peer's gateway has not answered in :data:`QUEUED_SECONDS`."""
 
+    def __len__(self) -> int:
+        """How many are waited for."""
+        return len(self._wanted) + len(self._late)
+
     def check_room(self, socket: Socket) -> None:
         """Raises :class:`RateLimited` if too many wait already."""
         if socket.acks_pending >= ACKS_PER_SOCKET:

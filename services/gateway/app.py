@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from services.gateway import page
+from services.gateway import metrics, page
 from services.gateway.admission import Admission
 from services.gateway.auth import Auth
 from services.gateway.connections import Connections
@@ -25,11 +25,13 @@ from services.gateway.replies import Replies
 from services.gateway.sessions import Registry
 from services.gateway.settings import Settings
 from services.gateway.transport import PATH, Transport, origin_check
-from shared import health, logs
+from shared import health, logs, vitals
 from shared.bus import Bus
 from shared.clock import now_ms
 from shared.hits import Hits
+from shared.lag import Lag
 from shared.members import Beacon, Members
+from shared.metrics import registry_of, serve
 from shared.pulse import Pulse
 from shared.rpc import Client
 from shared.runner import distribution_version
@@ -66,6 +68,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             max_frame=settings.max_frame_kb * 1024,
             unread_max=settings.unread_max_kb * 1024,
             connections=Connections(settings.trusted_proxies, limits, lambda: len(join_timeout), hits),
+            hits=hits,
         )
         replies = Replies(transport)
         services = Client(bus, timeout=settings.request_timeout_seconds)
@@ -75,10 +78,11 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         )
         recoveries = Recoveries(bus)
         outbound = Outbound(instance, bus, registry, transport, recoveries, heard)
-        join_timeout = JoinTimeout(settings.join_timeout_seconds, transport.close)
+        join_timeout = JoinTimeout(settings.join_timeout_seconds, transport.close, hits)
+        renewals, lag = Client(bus, timeout=LEASE_TRY_SECONDS), Lag()
         lease = Lease(
             instance,
-            Client(bus, timeout=LEASE_TRY_SECONDS),
+            renewals,
             registry,
             errands,
             presence_there=lambda: bool(members.alive("presence")),
@@ -136,6 +140,34 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             away = [f"no {service} is there" for service in NEEDED if not members.alive(service)]
             return away or ([] if lease.held else ["presence has not granted a lease yet"])
 
+        watched = registry_of(
+            vitals.of_process(
+                SERVICE,
+                instance,
+                bus,
+                lag,
+                ready=lambda: not missing(),
+                clients=(services, renewals),
+                hits=hits,
+                limits=metrics.LIMITS,
+            ),
+            metrics.of_gateway(
+                registry,
+                transport,
+                join_timeout,
+                admission,
+                recoveries,
+                replies,
+                inbound,
+                relays,
+                errands,
+                lease,
+                members,
+                NEEDED,
+            ),
+        )
+        watching = await serve(settings.metrics_host, settings.metrics_port, watched)
+        lag.start()
         await members.start()
         await relays.start()
         await outbound.start()
@@ -174,6 +206,8 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             await runner.cleanup()
             await members.stop()
             await pulse.stop()
+            lag.stop()
+            await watching.cleanup()
     finally:
         await bus.close()
 

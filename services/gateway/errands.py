@@ -27,10 +27,18 @@ class Errands:
         self._connected = connected
         self._free = asyncio.Semaphore(UNDER_WAY_MAX)
         self._tasks: set[asyncio.Task[None]] = set()
+        self.given_up = 0
+        """Deeds that were not done: dropped, or tried for too long."""
+
+    @property
+    def waiting(self) -> int:
+        """Deeds that are not done yet."""
+        return len(self._tasks)
 
     def run(self, name: str, deed: Callable[[], Awaitable[object]]) -> None:
         """Do it, and again while it is :class:`Unavailable`, for :data:`GIVE_UP_SECONDS` with NATS there at most."""
         if len(self._tasks) >= AT_ONCE_MAX:
+            self.given_up += 1
             log.error("errand dropped: too many", errand=name)
             return
         task = asyncio.create_task(self._until_done(name, deed))
@@ -58,6 +66,7 @@ class Errands:
             wait = min(wait * 2, _LONGEST_SECONDS)
             if there:
                 left -= loop.time() - begun
+        self.given_up += 1
         log.warning("errand given up", errand=name)
 
     async def drain(self, timeout: float) -> None:

@@ -1,6 +1,7 @@
 """What clients send: checked, and forwarded to the service whose business it is."""
 
 import asyncio
+import time
 from contextlib import suppress
 from typing import TypeVar, cast
 
@@ -34,6 +35,7 @@ from shared.errors import (
 )
 from shared.hits import Hits
 from shared.ids import could_be_minted, new_id
+from shared.metrics import Histogram
 from shared.rpc import Client
 
 log = logs.get(__name__)
@@ -90,6 +92,10 @@ class Inbound:
             Event.ANSWER: self._relay,
             Event.CANDIDATE: self._relay,
         }
+        self.took = {event: Histogram() for event in self._handlers if event not in client.RELAYED}
+        """How long events were in hand, in seconds. Relays are counted, not timed."""
+        self.set_up = Histogram()
+        """From ``call:initiate`` until the callee's devices were told, in seconds."""
 
     # --- connections ----------------------------------------------------------------------------------------------
 
@@ -182,7 +188,12 @@ class Inbound:
         call_id = getattr(message, "call_id", None)
         if call_id is not None and not could_be_minted(call_id):
             raise ReceiverNotFound if event in client.RELAYED else CallNotFound
-        await self._handlers[event](asked, message)
+        handler, took = self._handlers[event], self.took.get(event)
+        if took is None:
+            await handler(asked, message)
+            return
+        with took.timed():
+            await handler(asked, message)
 
     # --- one method an event -----------------------------------------------------------------------------------------
 
@@ -203,7 +214,9 @@ class Inbound:
             call_type=initiate.call_type,
             metadata=initiate.metadata,
         )
+        begun = time.perf_counter()
         reply = await self._ask("initiate", request, calls.InitiateReply)
+        self.set_up.observe(time.perf_counter() - begun)
         self._replies.ok(asked, callId=reply.call, to=reply.to, expiresAt=reply.expires_at)
 
     async def _accept(self, asked: Asked, message: Wire) -> None:

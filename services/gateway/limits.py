@@ -4,6 +4,8 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
+from shared.hits import Hits
+
 STRIKE_WINDOW_SECONDS = 60.0
 _TICK_SECONDS = 0.5
 
@@ -52,8 +54,9 @@ class Strikes:
 class JoinTimeout:
     """Closes connections that have not joined in time: one task for all of them."""
 
-    def __init__(self, seconds: float, close: Callable[[str], Awaitable[None]]) -> None:
+    def __init__(self, seconds: float, close: Callable[[str], Awaitable[None]], hits: Hits) -> None:
         self._seconds = seconds
+        self._hits = hits
         self._close = close
         self._waiting: OrderedDict[str, float] = OrderedDict()
         self._task: asyncio.Task[None] | None = None
@@ -89,4 +92,5 @@ class JoinTimeout:
                 if deadline > loop.time():
                     break
                 del self._waiting[connection]
+                self._hits.hit("join_timeout")
                 await self._close(connection)

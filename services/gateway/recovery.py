@@ -94,6 +94,10 @@ class Recoveries:
         self._running: dict[str, Recovery] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._running)
+
     def get(self, session: str) -> Recovery | None:
         """The recovery of a session, while there is one."""
         return self._running.get(session) if self._running else None

@@ -23,7 +23,7 @@ from shared import logs, subjects
 from shared.bus import Bus
 from shared.clock import now_seq
 from shared.contracts.calls import CallReply, FindRequest
-from shared.contracts.client import Answer, Candidate, Event, Offer, Relayed
+from shared.contracts.client import RELAYED, Answer, Candidate, Event, Offer, Relayed
 from shared.contracts.relays import Acks, stamp
 from shared.errors import BadRequest, ReceiverNotFound, SignallingError, Unavailable
 from shared.ids import encode, new_id
@@ -64,6 +64,11 @@ class Relays:
         self._doubt = False
         self._doubted_at = 0.0
         self._lost: set[str] = set()
+        self.taken: dict[Event, int] = dict.fromkeys(RELAYED, 0)
+        """Event → relays that clients sent, but for those that were refused at once."""
+        self.resent = 0
+        """Relays that were sent again, and those that were given up."""
+        self.given_up = 0
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -82,6 +87,16 @@ class Relays:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+
+    @property
+    def outbox(self) -> Outbox:
+        """The relays that are not acknowledged yet, or were of late."""
+        return self._outbox
+
+    @property
+    def answers(self) -> Answers:
+        """The acknowledgements that clients wait for."""
+        return self._answers
 
     # --- sending --------------------------------------------------------------------------------------------------
 
@@ -130,6 +145,7 @@ class Relays:
         sent = Sent(number, event, flow.tail(socket.user, to, event), payload, wanted, now, starts=moved)
         before, follows = flow.previous, flow.waiting
         self._outbox.add(flow, sent, now)
+        self.taken[event] += 1
         flow.previous = sent
         if asked is not None and wanted:
             self._answers.wait(asked, flow, sent, now)
@@ -185,6 +201,7 @@ class Relays:
             for before, sent in flow.after(flow.acked):
                 self._publish(flow, sent, flow.marks(sent, before, follows=follows))
                 follows = True
+                self.resent += 1
         except Unavailable:
             flow.behind = True
 
@@ -309,6 +326,7 @@ class Relays:
     def _tend(self, flow: Flow, now: float) -> None:
         """Give up what is too old of a flow that waits, and send the rest again if it is time."""
         for sent in self._outbox.give_up(flow, now):
+            self.given_up += 1
             log.warning("relay given up", session=flow.session, call=flow.call, relayed=sent.event)
             self._answers.refused(flow.session, sent.number, Unavailable(), sent.event, known=False)
         if not self._bus.connected:

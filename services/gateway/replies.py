@@ -1,6 +1,7 @@
 """What a client is told about its own event: the acknowledgement, and the ``error`` event that agrees with it."""
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from shared.errors import SignallingError
 
 NAME_MAX = 64
 CALL_ID_MAX = 128
+_EVENTS = frozenset(event.value for event in Event)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,8 @@ class Replies:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
+        self.refused: Counter[tuple[str, str]] = Counter()
+        """(event, code) → how often; ``other`` for events that are none of ours."""
 
     def ok(self, asked: Asked, **fields: Any) -> None:
         """It worked. ``fields`` go into the acknowledgement, if one is wanted."""
@@ -37,6 +41,8 @@ class Replies:
 
     def refuse(self, asked: Asked, error: SignallingError) -> None:
         """It did not: an ``error`` event, and the acknowledgement if one is wanted."""
+        event = asked.event
+        self.refused[event if event in _EVENTS else "other", error.code] += 1
         wire = error.to_wire()
         if "callId" not in wire and asked.call_id is not None:
             wire["callId"] = asked.call_id

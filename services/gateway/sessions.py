@@ -66,6 +66,11 @@ class Registry:
     def __len__(self) -> int:
         return len(self._by_sid)
 
+    @property
+    def sessions(self) -> int:
+        """How many sessions are joined here."""
+        return len(self._by_session)
+
     def add(self, sid: str, eio_sid: str) -> Socket:
         """A client has connected."""
         socket = self._by_sid[sid] = self._by_connection[eio_sid] = Socket(sid, eio_sid)

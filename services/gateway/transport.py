@@ -24,6 +24,7 @@ from services.gateway.outgoing import Outgoing
 from services.gateway.packets import ConnectPacket, DisconnectPacket, EventPacket, Malformed
 from services.gateway.websocket import LAST_WORDS_SECONDS, WebSocket
 from shared import logs
+from shared.hits import Hits
 
 log = logs.get(__name__)
 
@@ -79,6 +80,7 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         max_frame: int,
         unread_max: int,
         connections: Connections,
+        hits: Hits,
     ) -> None:
         super().__init__(
             async_mode="aiohttp",
@@ -97,6 +99,7 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         self.max_frame = max_frame
         self._unread_max = unread_max
         self._connections = connections
+        self._hits = hits
         self._closing: set[asyncio.Task[None]] = set()
         self._doomed: set[str] = set()
         self._in_hand: set[str] = set()
@@ -153,10 +156,16 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
             return
         if queue.size >= self._unread_max:
             if eio_sid not in self._doomed:
+                self._hits.hit("unread")
                 log.warning("client does not read: closing it", bytes=queue.size)
                 self.close_soon(eio_sid)
             return
         queue.put_nowait(Packet(MESSAGE, packet.decode()))
+
+    def unread(self) -> tuple[int, int]:
+        """Bytes that wait for clients to read them, and how many clients those are."""
+        sizes = [size for connection in self.eio.sockets.values() if (size := connection.queue.size)]
+        return sum(sizes), len(sizes)
 
     async def let_read(self, eio_sid: str) -> None:
         """Wait until a client has read the better part of what was sent to it, :data:`LET_READ_SECONDS` at most."""

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from services.presence import metrics
 from services.presence.grace import Graces
 from services.presence.handlers import Handlers
 from services.presence.leases import Leases
@@ -10,12 +11,15 @@ from services.presence.model import Policy
 from services.presence.settings import Settings
 from services.presence.store import Store
 from services.presence.teller import Teller
-from shared import health, rpc, streams, subjects
+from shared import health, rpc, streams, subjects, vitals
 from shared.bus import Bus
 from shared.deadlines import Deadlines
 from shared.events import Recorder
+from shared.hits import Hits
 from shared.kv import Bucket
+from shared.lag import Lag
 from shared.members import Beacon
+from shared.metrics import registry_of, serve
 from shared.policy import Policy as Contacts
 from shared.runner import distribution_version
 
@@ -38,7 +42,8 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         graces = Graces(bus, store, teller, policy)
         leases = Leases(bus, store, graces)
         contacts = Contacts(bus, "required" if settings.status_visibility == "contacts" else "off")
-        handlers = Handlers(store, teller, graces, leases, policy, contacts)
+        hits, lag = Hits(), Lag()
+        handlers = Handlers(store, teller, graces, leases, policy, contacts, hits)
         deadlines = (
             Deadlines(bus, subjects.GRACE, graces.due),
             Deadlines(bus, subjects.LEASE, leases.due),
@@ -51,6 +56,25 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         await bus.flush()  # NATS knows the endpoints before anybody hears of this instance
         for kind in deadlines:
             kind.start()
+        watched = registry_of(
+            vitals.of_process(
+                SERVICE,
+                instance,
+                bus,
+                lag,
+                ready=lambda: bus.connected,
+                clients=(calls,),
+                hits=hits,
+                limits=metrics.LIMITS,
+            ),
+            vitals.of_server(server),
+            vitals.of_buckets(*store.buckets),
+            vitals.of_recorder(recorder),
+            vitals.of_deadlines(*deadlines),
+            metrics.of_presence(teller, graces, leases, contacts),
+        )
+        watching = await serve(settings.metrics_host, settings.metrics_port, watched)
+        lag.start()
         await beacon.start()
         try:
             yield
@@ -60,6 +84,9 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
                 await kind.stop()
             await server.stop(DRAIN_SECONDS)
             await recorder.drain(DRAIN_SECONDS)
+            hits.stop()
+            lag.stop()
+            await watching.cleanup()
             await http.cleanup()
             await storage.stop()
     finally:

@@ -1,12 +1,14 @@
 """The grace of a session whose transport broke: it begins, and it ends unless the session was continued meanwhile."""
 
 from services.presence import model
+from services.presence.in_grace import InGrace
 from services.presence.model import Lost, Policy
 from services.presence.store import Store
 from services.presence.teller import Teller
 from shared import logs, subjects
 from shared.bus import Bus
 from shared.clock import now_ms
+from shared.contracts.presence import Session
 from shared.contracts.wire import Reason
 from shared.deadlines import set_deadline
 
@@ -23,6 +25,9 @@ class Graces:
         self._store = store
         self._teller = teller
         self._policy = policy
+        self.in_grace = InGrace(policy.grace_ms)
+        self.expired = 0
+        """Sessions that nobody continued in time."""
 
     async def begin(self, user: str, session: str, gateway: str, socket: str | None = None) -> bool:
         """The transport of a session broke, if it still is at ``socket`` (any for ``None``) of ``gateway``.
@@ -34,8 +39,16 @@ class Graces:
             user, lambda record: model.lose(record, session, gateway, socket, now), before=self._set
         )
         if lost.session is not None and lost.session.lost_at == now:
+            self.in_grace.begun(now, now)
             self._teller.lost(user, lost.session)
         return lost.session is not None
+
+    def continued(self, *sessions: Session | None) -> None:
+        """These were replaced by others, or by themselves at another address; those in their grace are no longer."""
+        now = now_ms()
+        for session in sessions:
+            if session is not None and session.lost_at is not None:
+                self.in_grace.ended(session.lost_at, now)
 
     async def _set(self, lost: Lost) -> None:
         """The deadline goes first: without a lost session it does nothing; a lost session without it stays forever."""
@@ -53,6 +66,7 @@ class Graces:
             await set_deadline(self._bus, subjects.GRACE, session, expired.wait_until, payload)
         elif expired.session is not None:
             gone = expired.session
+            self.expired += 1
             await self._store.forget(gone.gateway, session, user)
             self._teller.left(user, session, gone.gateway, gone.socket)
             await self._teller.end_calls(

@@ -23,6 +23,8 @@ from shared.contracts.presence import (
     StatusRequest,
 )
 from shared.contracts.rpc import Done
+from shared.errors import RateLimited
+from shared.hits import Hits
 from shared.ids import new_id
 from shared.policy import Policy as Contacts
 from shared.rpc import Server
@@ -41,6 +43,7 @@ class Handlers:
         leases: Leases,
         policy: Policy,
         contacts: Contacts,
+        hits: Hits,
     ) -> None:
         self._store = store
         self._teller = teller
@@ -48,6 +51,7 @@ class Handlers:
         self._leases = leases
         self._policy = policy
         self._contacts = contacts
+        self._hits = hits
 
     async def register(self, server: Server) -> None:
         """Answer requests."""
@@ -61,11 +65,16 @@ class Handlers:
     async def join(self, request: JoinRequest) -> JoinReply:
         """Bring a user in. Raises :class:`shared.errors.RateLimited` if the user has too many sessions."""
         minted = Minted(session=new_id(), token=new_id() + new_id())
-        joined = await self._store.change(
-            request.user,
-            lambda record: model.join(record, request, self._policy, now_ms(), minted),
-            before=lambda joined: self._store.note(request.gateway, joined.session.session, request.user),
-        )
+        try:
+            joined = await self._store.change(
+                request.user,
+                lambda record: model.join(record, request, self._policy, now_ms(), minted),
+                before=lambda joined: self._store.note(request.gateway, joined.session.session, request.user),
+            )
+        except RateLimited:
+            self._hits.hit("sessions_per_user")
+            raise
+        self._graces.continued(joined.was, *joined.gone)
         await self._teller.joined(request.user, joined)
         for old in joined.displaced:
             if old.gateway != request.gateway or old in joined.gone:
@@ -114,6 +123,7 @@ class Handlers:
             lambda record: model.reassert(record, request, now_ms()),
             before=lambda _: self._store.note(request.gateway, request.session, request.user),
         )
+        self._graces.continued(done.was)
         return ReassertReply(moved=done.moved)
 
     async def renew(self, request: RenewRequest) -> RenewReply:

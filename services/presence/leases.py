@@ -34,6 +34,8 @@ class Leases:
         self._bus = bus
         self._store = store
         self._graces = graces
+        self.gone = {"left": 0, "died": 0}
+        """Gateways that were given up: those that said goodbye, and those that did not."""
 
     async def renew(self, gateway: str) -> bool:
         """The gateway lives. Whether it counted as alive until now; if not, its sessions may be lost or forgotten."""
@@ -72,13 +74,16 @@ class Leases:
     async def _is_dead(self, gateway: str) -> bool:
         lease = await self._store.lease(gateway)
         if lease is not None and lease.leaving:
+            self.gone["left"] += 1
             return True
         if time.monotonic() - self._bus.connected_since < LEASE_SECONDS:
             return False
         try:
             await self._bus.request(subjects.alive(gateway), b"", timeout=ASK_SECONDS)
         except Unavailable:
-            return self._bus.connected
+            dead = self._bus.connected
+            self.gone["died"] += dead
+            return dead
         return False
 
     async def _lose(self, gateway: str, batch: list[tuple[str, str]]) -> int:

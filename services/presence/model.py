@@ -82,10 +82,14 @@ class Expired(NamedTuple):
 
 
 class Reasserted(NamedTuple):
-    """What a gateway that was thought dead makes of the record. ``moved``: the session is elsewhere by now."""
+    """What a gateway that was thought dead makes of the record. ``moved``: the session is elsewhere by now.
+
+    ``was``: what the session was until now, if that has changed.
+    """
 
     record: Sessions | None
     moved: bool
+    was: Session | None = None
 
 
 def join(record: Sessions | None, request: JoinRequest, policy: Policy, now: int, minted: Minted) -> Joined:
@@ -198,7 +202,7 @@ def reassert(record: Sessions | None, request: ReassertRequest, now: int) -> Rea
         resume_token=session.resume_token if session is not None else request.resume_token,
     )
     if session is not None:
-        return Reasserted(_with(record, found), moved=False)
+        return Reasserted(_with(record, found), moved=False, was=session)
     others = record.sessions if record is not None else ()
     return Reasserted(Sessions(user=request.user, sessions=(*others, found)), moved=False)
 

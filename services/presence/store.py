@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
 from shared import subjects
-from shared.backoff import back_off
 from shared.bus import Bus
 from shared.contracts.presence import Lease, Session, Sessions
 from shared.errors import Unavailable
@@ -39,6 +38,7 @@ class Store:
     def __init__(self, bus: Bus) -> None:
         self._sessions = Bucket(bus, subjects.BUCKET_SESSIONS)
         self._calls = Bucket(bus, subjects.BUCKET_CALLS)
+        self.buckets = (self._sessions, self._calls)
 
     async def change(
         self,
@@ -64,7 +64,7 @@ class Store:
             try:
                 await self._write(key, decided, entry.revision, before)
             except Conflict:
-                await back_off(attempt)
+                await self._sessions.lost_race(attempt)
                 continue
             return decided
         raise Unavailable

@@ -1,5 +1,6 @@
 """Telling others what became of a user's sessions: old sockets, call control, the event stream, the log."""
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from services.presence.model import Joined
@@ -28,6 +29,8 @@ class Teller:
         self._recorder = recorder
         self._calls = calls
         self._busy = busy
+        self.told: Counter[str] = Counter()
+        """What became of sessions: ``joined``, ``resumed``, ``lost``, ``left``."""
 
     async def joined(self, user: str, joined: Joined) -> None:
         """A user joined; sockets that lost their session are told so. Raises :class:`shared.errors.Unavailable`."""
@@ -65,6 +68,7 @@ class Teller:
             await self._calls.ask("calls", "left", request, Done)
 
     def _record(self, user: str, what: str, session: str, gateway: str, socket: str) -> None:
+        self.told[what] += 1
         # The socket is part of the id: a session that moved has joined twice, a request tried again has not.
         self._recorder.record(
             subjects.event_user(user, what),

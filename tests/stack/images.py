@@ -56,6 +56,10 @@ def build(folder: Path) -> Images:
         local = _local(folder)
         user = _derived(f"{local}-user", f"FROM {local}\nUSER 99:99\n", folder)
         variables |= {"PYTHON_IMAGE": local, "NATS_IMAGE": local, "PROXY_IMAGE": user, "TURN_IMAGE": local}
+        if (prometheus := shutil.which("prometheus")) is not None:
+            shutil.copy(prometheus, folder)
+            lines = f"FROM {local}\nCOPY prometheus /usr/local/bin/\nRUN mkdir -m 1777 /prometheus\n"
+            variables["PROMETHEUS_IMAGE"] = _derived(f"{local}-prometheus", lines, folder)
         arguments += ["--network", "host", "--build-arg", f"PYTHON_IMAGE={local}"]
     docker("build", "-q", "-t", OURS, *arguments, str(REPOSITORY), timeout=BUILD_SECONDS)
     return Images(variables)

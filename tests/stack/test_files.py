@@ -21,7 +21,7 @@ SETTINGS: dict[str, type[ServiceSettings]] = {
     "callcore": CallcoreSettings,
     "presence": PresenceSettings,
 }
-BY_THE_IMAGE = {"HOST", "PORT", "HEALTH_PORT"}
+BY_THE_IMAGE = {"HOST", "PORT", "HEALTH_PORT", "METRICS_HOST", "METRICS_PORT"}
 EACH_ITS_OWN = {"INSTANCE_ID"}
 INSTEAD = {"NATS_PASSWORD_FILE"}
 OF_COMPOSE_ITSELF = {"COMPOSE_PROFILES"}

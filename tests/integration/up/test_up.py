@@ -431,6 +431,14 @@ def test_the_real_services(up: Up) -> None:
     running = up(*ANY, "--gateways", "2", "--callcores", "2", "--presences", "2", command=command)
     urls = running.ready()
     assert len(urls) == 2 and all(answers(url) for url in urls)
+    (metrics,) = [line for line in running.out.splitlines() if line.startswith("metrics: ")]
+    places = dict(place.split("=") for place in metrics.removeprefix("metrics: ").split())
+    assert set(places) == {
+        f"{service}-{n}" for service in ("gateway", "callcore", "presence") for n in (1, 2)
+    }
+    for name, url in places.items():
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            assert f'service="{name.partition("-")[0]}"'.encode() in answer.read()
     pids = everything(running)
     assert running.stop() == 0
     assert "killed" not in running.out and "starting it again" not in running.out

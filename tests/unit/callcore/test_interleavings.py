@@ -53,8 +53,7 @@ class World:
             monkeypatch.setattr(module, "now_ms", lambda: self.now)
         monkeypatch.setattr("services.callcore.teller.now_ms", lambda: self.now)
         monkeypatch.setattr("services.callcore.sweep.now_ms", lambda: self.now)
-        for module in (placing, control):
-            monkeypatch.setattr(module, "back_off", self._back_off)
+        self.calls.lost_race = self._lost_race
         state = Store(self.calls, self.sessions)  # type: ignore[arg-type]
         teller = Teller(self._announce, self, self)  # type: ignore[arg-type]
         # Each thinks that it is in charge of every call: the worst that can happen to the order of things.
@@ -83,7 +82,7 @@ class World:
 
     # --- what call control talks to ---
 
-    async def _back_off(self, attempt: int) -> None:
+    async def _lost_race(self, attempt: int) -> None:
         self.now += 5
         await self.gate.turn("back off")
 

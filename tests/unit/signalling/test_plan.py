@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from signalling.child import describe
-from signalling.plan import Plan, PlanError, gateway_ports
+from signalling.plan import Plan, PlanError, gateway_ports, metrics_ports
 
 
 def test_a_service_is_a_module() -> None:
@@ -26,6 +26,18 @@ def test_a_taken_port_is_named() -> None:
             PlanError, match=f"port {port} on 127.0.0.1 cannot be used: Address already in use"
         ):
             gateway_ports(Plan(port=port))
+
+
+def test_ports_of_metrics_are_free_and_nobody_elses() -> None:
+    taken = gateway_ports(Plan(port=0, gateways=8))
+    ports = metrics_ports(8, "127.0.0.1", taken)
+    assert len({*ports, *taken}) == 16
+    with pytest.raises(
+        PlanError, match=r"METRICS_HOST=192\.0\.2\.1 cannot be used: Cannot assign requested address"
+    ):
+        metrics_ports(1, "192.0.2.1", [])
+    with pytest.raises(PlanError, match=r"METRICS_HOST=no-such-host\.invalid cannot be used"):
+        metrics_ports(1, "no-such-host.invalid", [])
 
 
 def test_ports_end_at_65535() -> None:

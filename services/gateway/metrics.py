@@ -1,0 +1,129 @@
+"""The metrics of a gateway, and where they are read."""
+
+from services.gateway.admission import Admission
+from services.gateway.errands import Errands
+from services.gateway.inbound import Inbound
+from services.gateway.lease import Lease
+from services.gateway.limits import JoinTimeout
+from services.gateway.outbox import BYTES_MAX, RELAYS_MAX
+from services.gateway.rates import Kind
+from services.gateway.recovery import Recoveries
+from services.gateway.relay import Relays
+from services.gateway.replies import Replies
+from services.gateway.sessions import Registry
+from services.gateway.transport import Transport
+from shared.members import Members
+from shared.metrics import Reads, counter, gauge, histogram, with_zeros
+
+CONNECTIONS = gauge("signalling_connections", "Connections of clients, by transport.", "transport")
+UNJOINED = gauge("signalling_unjoined_connections", "Those of them that have not joined yet.")
+SOCKETS = gauge("signalling_sockets", "Clients that are connected.")
+SESSIONS = gauge("signalling_joined_sessions", "Sessions that are joined.")
+JOINS = counter(
+    "signalling_joins_total",
+    "Joins. kind: new; resumed, as asked for; continued, though nobody asked.",
+    "kind",
+)
+RESUMES = counter(
+    "signalling_resumes_total",
+    "Joins that were to resume. result: complete; gap, something missed is lost; gone, the session was not there any "
+    "more; failed, an error.",
+    "result",
+)
+RECOVERIES = gauge("signalling_recoveries", "Sessions that have just come from another socket.")
+REJECTIONS = counter(
+    "signalling_rejections_total", "Errors told to clients, by their event and its code.", "event", "code"
+)
+EVENT_TOOK = histogram(
+    "signalling_event_seconds",
+    "How long events were in hand until they were answered; relays are not among them.",
+    "event",
+)
+SET_UP = histogram(
+    "signalling_call_setup_seconds",
+    "From call:initiate until the callee's devices were told and the caller's answer was there.",
+)
+RELAYS = counter("signalling_relays_total", "Offers, answers and candidates taken from clients.", "kind")
+RESENT = counter("signalling_relays_resent_total", "Times that a relay was sent again to call control.")
+GIVEN_UP = counter(
+    "signalling_relays_given_up_total", "Relays that call control has not acknowledged in ten seconds."
+)
+OUTBOX = gauge("signalling_outbox_relays", "Relays kept: not acknowledged yet, or of the last seconds.")
+OUTBOX_MAX = gauge("signalling_outbox_relays_max", "How many may be.")
+OUTBOX_BYTES = gauge("signalling_outbox_bytes", "Bytes of these.")
+OUTBOX_BYTES_MAX = gauge("signalling_outbox_bytes_max", "How many may be.")
+OUTBOX_UNACKED = gauge("signalling_outbox_unacknowledged", "Those not acknowledged yet.")
+ACKS = gauge("signalling_acknowledgements_pending", "Acknowledgements of relays that clients wait for.")
+UNREAD = gauge("signalling_unread_bytes", "Bytes that wait for clients to read them.")
+UNREAD_CLIENTS = gauge("signalling_unread_clients", "Clients that something waits for.")
+ERRANDS = gauge(
+    "signalling_errands", "Losses, leaves and the like that presence or call control is to be told of."
+)
+ERRANDS_LOST = counter("signalling_errands_given_up_total", "Those that could not be told in time.")
+LEASE = gauge("signalling_lease_held", "1 while presence counts this gateway as alive.")
+DRAINING = gauge("signalling_draining", "1 while clients are being sent away.")
+MEMBERS = gauge("signalling_members", "Instances that are heard.", "service")
+
+LIMITS = (
+    "connections_per_address",
+    "unjoined",
+    "join_timeout",
+    "connections_per_user",
+    *(f"rate_{kind.name.lower()}" for kind in Kind),
+    "refusals",
+    "candidates_per_call",
+    "strikes",
+    "unread",
+)
+"""The limits that a gateway counts hits of."""
+
+
+def of_gateway(
+    registry: Registry,
+    transport: Transport,
+    join_timeout: JoinTimeout,
+    admission: Admission,
+    recoveries: Recoveries,
+    replies: Replies,
+    inbound: Inbound,
+    relays: Relays,
+    errands: Errands,
+    lease: Lease,
+    members: Members,
+    needed: tuple[str, ...],
+) -> Reads:
+    """What only a gateway has. ``needed``: the services that it hears."""
+    outbox = relays.outbox
+
+    def connections() -> dict[str, int]:
+        websockets = len(transport.websockets)
+        return {"websocket": websockets, "polling": max(0, len(transport.eio.sockets) - websockets)}
+
+    return {
+        CONNECTIONS: connections,
+        UNJOINED: lambda: len(join_timeout),
+        SOCKETS: lambda: len(registry),
+        SESSIONS: lambda: registry.sessions,
+        JOINS: lambda: with_zeros(("new", "resumed", "continued"), admission.joins),
+        RESUMES: lambda: with_zeros(("complete", "gap", "gone", "failed"), admission.resumes),
+        RECOVERIES: lambda: len(recoveries),
+        REJECTIONS: lambda: replies.refused,
+        EVENT_TOOK: lambda: {event.value: took for event, took in inbound.took.items()},
+        SET_UP: lambda: inbound.set_up,
+        RELAYS: lambda: {event.value: count for event, count in relays.taken.items()},
+        RESENT: lambda: relays.resent,
+        GIVEN_UP: lambda: relays.given_up,
+        OUTBOX: lambda: outbox.count,
+        OUTBOX_MAX: lambda: RELAYS_MAX,
+        OUTBOX_BYTES: lambda: outbox.size,
+        OUTBOX_BYTES_MAX: lambda: BYTES_MAX,
+        OUTBOX_UNACKED: lambda: sum(flow.last - flow.acked for flow in outbox),
+        ACKS: lambda: len(relays.answers),
+        UNREAD: lambda: transport.unread()[0],
+        UNREAD_CLIENTS: lambda: transport.unread()[1],
+        ERRANDS: lambda: errands.waiting,
+        ERRANDS_LOST: lambda: errands.given_up,
+        LEASE: lambda: int(lease.held),
+        DRAINING: lambda: int(transport.draining),
+        MEMBERS: lambda: {service: len(members.alive(service)) for service in needed},
+    }

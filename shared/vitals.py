@@ -1,0 +1,180 @@
+"""The metrics that every service has: NATS, requests, the store, the event loop."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from itertools import chain
+
+from shared.bus import Bus
+from shared.deadlines import Deadlines
+from shared.events import Recorder
+from shared.hits import Hits
+from shared.kv import Bucket
+from shared.lag import Lag
+from shared.metrics import Reads, counter, gauge, histogram, with_zeros
+from shared.rpc import Client, Server
+from shared.runner import distribution_version
+
+INFO = gauge(
+    "signalling_info",
+    "1; which service this is, its version, and the name that its logs and subjects have.",
+    "service",
+    "version",
+    "name",
+)
+READY = gauge("signalling_ready", "1 while the service can do its work: what /readyz says.")
+LOOP_LAG = histogram(
+    "signalling_event_loop_lag_seconds",
+    "How late the event loop got to what was due, looked at every 100 ms.",
+)
+NATS_CONNECTED = gauge("signalling_nats_connected", "1 while NATS is there and answers.")
+NATS_RECONNECTS = counter("signalling_nats_reconnects_total", "Connections to NATS after the first.")
+NATS_HANGS = counter(
+    "signalling_nats_hangs_total", "Times that NATS did not answer though it had not hung up (gateway)."
+)
+NATS_ERRORS = counter(
+    "signalling_nats_errors_total",
+    "What the NATS client complained of: slow_consumer, a message dropped here for want of room; other.",
+    "error",
+)
+NATS_MESSAGES = counter("signalling_nats_messages_total", "Messages to and from NATS.", "direction")
+NATS_BYTES = counter("signalling_nats_bytes_total", "Bytes of these.", "direction")
+NATS_ASKING = gauge("signalling_nats_requests_in_flight", "Requests to NATS or other services under way.")
+NATS_UNSENT = gauge("signalling_nats_unsent_bytes", "Bytes that NATS has still to take.")
+NATS_UNHANDLED = gauge(
+    "signalling_nats_pending_messages", "Messages that have come from NATS and wait for their handler."
+)
+NATS_UNHANDLED_BYTES = gauge("signalling_nats_pending_bytes", "Bytes of these.")
+ASKED = histogram(
+    "signalling_request_seconds",
+    "How long another service took to answer, as the asker saw it, a second try included.",
+    "service",
+    "verb",
+)
+ASKED_AGAIN = counter(
+    "signalling_request_retries_total", "Requests tried again because nobody had answered.", "service", "verb"
+)
+UNANSWERED = counter("signalling_request_failures_total", "Requests that nobody answered.", "service", "verb")
+LIMITS_HIT = counter(
+    "signalling_limits_hit_total",
+    "Limits that were hit: the names of the table in SECURITY.md.",
+    "limit",
+)
+REQUESTS = counter(
+    "signalling_requests_total",
+    "Requests that came to callcore or presence. outcome: ok; refused, the client's affair; error, ours; late, nobody "
+    "waited any more.",
+    "verb",
+    "outcome",
+)
+REQUEST_TOOK = histogram(
+    "signalling_handling_seconds", "How long these took to be answered, in the service itself.", "verb"
+)
+REQUESTS_IN_HAND = gauge("signalling_requests_in_hand", "Those that are being done; 512 at most.")
+KV_TOOK = histogram(
+    "signalling_kv_seconds",
+    "How long a bucket took to answer callcore or presence; operation: read, write.",
+    "bucket",
+    "operation",
+)
+KV_CONFLICTS = counter(
+    "signalling_kv_conflicts_total", "Writes refused: somebody else wrote first.", "bucket"
+)
+KV_RETRIES = counter("signalling_kv_retries_total", "Decisions made again for that.", "bucket")
+RECORDS_WAITING = gauge(
+    "signalling_events_waiting", "Records of callcore and presence for EVENTS that are not acknowledged yet."
+)
+RECORDS_LOST = counter("signalling_events_lost_total", "Those dropped, refused or given up.")
+DEADLINES = counter(
+    "signalling_deadlines_total",
+    "Deadlines that came to callcore (ring) or presence (grace, lease). outcome: done; failed, and comes again.",
+    "kind",
+    "outcome",
+)
+
+
+def of_process(
+    service: str,
+    instance: str,
+    bus: Bus,
+    lag: Lag,
+    *,
+    ready: Callable[[], bool],
+    clients: Iterable[Client],
+    hits: Hits,
+    limits: Iterable[str],
+) -> Reads:
+    """What every service has. ``limits``: the names of those that may be hit here."""
+    asking, known = tuple(clients), tuple(limits)
+    return {
+        INFO: lambda: {(service, distribution_version(), instance): 1},
+        READY: lambda: int(ready()),
+        LOOP_LAG: lambda: lag.late,
+        NATS_CONNECTED: lambda: int(bus.connected),
+        NATS_RECONNECTS: lambda: bus.client.stats["reconnects"],
+        NATS_HANGS: lambda: bus.hung,
+        NATS_ERRORS: lambda: with_zeros(("slow_consumer", "other"), bus.errors),
+        NATS_MESSAGES: lambda: {"in": bus.client.stats["in_msgs"], "out": bus.client.stats["out_msgs"]},
+        NATS_BYTES: lambda: {"in": bus.client.stats["in_bytes"], "out": bus.client.stats["out_bytes"]},
+        NATS_ASKING: lambda: bus.asking,
+        NATS_UNSENT: lambda: bus.unsent,
+        NATS_UNHANDLED: lambda: bus.unhandled()[0],
+        NATS_UNHANDLED_BYTES: lambda: bus.unhandled()[1],
+        # No two clients of a process ask the same.
+        ASKED: lambda: dict(chain.from_iterable(client.answered.items() for client in asking)),
+        ASKED_AGAIN: lambda: _sum(client.again for client in asking),
+        UNANSWERED: lambda: _sum(client.unanswered for client in asking),
+        LIMITS_HIT: lambda: with_zeros(known, hits.counts),
+    }
+
+
+def _sum(counts: Iterable[Counter[tuple[str, str]]]) -> Counter[tuple[str, str]]:
+    total: Counter[tuple[str, str]] = Counter()
+    for each in counts:
+        total.update(each)
+    return total
+
+
+def of_server(server: Server) -> Reads:
+    """What a service has that answers requests."""
+    tallies = server.tallies
+    return {
+        REQUESTS: lambda: {
+            (verb, outcome): count
+            for verb, tally in tallies.items()
+            for outcome, count in (
+                ("ok", tally.ok),
+                ("refused", tally.refused),
+                ("error", tally.errors),
+                ("late", tally.late),
+            )
+        },
+        REQUEST_TOOK: lambda: {verb: tally.took for verb, tally in tallies.items()},
+        REQUESTS_IN_HAND: lambda: server.in_hand,
+    }
+
+
+def of_buckets(*buckets: Bucket) -> Reads:
+    """What is known of the buckets that a service reads or writes."""
+    return {
+        KV_TOOK: lambda: {
+            (bucket.name, operation): took for bucket in buckets for operation, took in bucket.took.items()
+        },
+        KV_CONFLICTS: lambda: {bucket.name: bucket.conflicts for bucket in buckets},
+        KV_RETRIES: lambda: {bucket.name: bucket.retries for bucket in buckets},
+    }
+
+
+def of_recorder(recorder: Recorder) -> Reads:
+    """What becomes of records for EVENTS."""
+    return {RECORDS_WAITING: lambda: recorder.waiting, RECORDS_LOST: lambda: recorder.lost}
+
+
+def of_deadlines(*deadlines: Deadlines) -> Reads:
+    """What becomes of deadlines."""
+    return {
+        DEADLINES: lambda: {
+            (kind.kind, outcome): count
+            for kind in deadlines
+            for outcome, count in (("done", kind.done), ("failed", kind.failed))
+        }
+    }
