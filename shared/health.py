@@ -13,6 +13,17 @@ Check = Callable[[], list[str]]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+NAME = "signalling"
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+"""Of all answers but those of the page, which has its own."""
+
+
 def add_routes(app: web.Application, check: Check) -> None:
     """``GET /healthz`` is 200 as long as the loop turns; ``GET /readyz`` is 503 with the reasons while not ready."""
 

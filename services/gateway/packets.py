@@ -14,7 +14,9 @@ PACKETS_PER_POST = 10_000
 
 BINARY = "Binary data is not supported"
 
-_CLOSE, _PONG, _UPGRADE, _PROBE = "1", "3", "5", "2probe"
+PONG = "3"
+PONGS_PER_POST = 4
+_CLOSE, _UPGRADE, _PROBE = "1", "5", "2probe"
 DEPTH_MAX = 64
 """Lists and objects in each other."""
 _ACK_DIGITS = 15
@@ -53,7 +55,7 @@ class DisconnectPacket(NamedTuple):
 
 def check_frame(frame: str, *, polling: bool = False) -> None:
     """Let an Engine.IO frame pass that Engine.IO can take. Raises :class:`Malformed`."""
-    if frame in (_PONG, _CLOSE) or (frame in (_UPGRADE, _PROBE) and not polling):
+    if frame in (PONG, _CLOSE) or (frame in (_UPGRADE, _PROBE) and not polling):
         return
     if frame[:1] == "b":
         raise Malformed(BINARY)

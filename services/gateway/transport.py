@@ -8,8 +8,8 @@ events from JSON that is never decoded here. It builds on the inner workings of 
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any, Protocol
-from urllib.parse import urlsplit
+from typing import Any, Protocol, cast
+from urllib.parse import parse_qs, urlsplit
 
 import socketio
 from aiohttp import web
@@ -97,6 +97,7 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         )
         self.receiver: Receiver | None = None
         self.max_frame = max_frame
+        self._origin_allowed = origin_allowed
         self._unread_max = unread_max
         self._connections = connections
         self._hits = hits
@@ -112,6 +113,10 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
             "websocket": lambda handler, _eio: WebSocket(handler, self),
         }
         self.eio.create_queue = Outgoing
+        self._of_engineio = self.eio.handle_request
+        self.eio.handle_request = self._handle_request
+        self._posting: set[str] = set()
+        """Connections whose client is sending a polling request."""
         self._polls: asyncio.Task[None] | None = None
         self.on("connect", self._on_connect)
         self.on("disconnect", self._on_disconnect)
@@ -297,19 +302,40 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
 
     async def _translate_request(self, request: web.Request) -> dict[str, Any]:
         """The environment that Engine.IO wants, with the body of a POST read and checked."""
-        if self.draining and "sid" not in request.query:
-            raise web.HTTPServiceUnavailable(text="Draining: connect to another server")
-        if "sid" not in request.query:
-            self._connections.check(request)
         environ: dict[str, Any] = driver.translate_request(request)
+        eio_sid = _session_of(request)
+        if eio_sid is None:
+            if self.draining:
+                raise web.HTTPServiceUnavailable(text="Draining: connect to another server")
+            self._connections.check(request)
         if request.method == "POST":
-            body = await self._body(request)
+            body = await self._body(request, eio_sid)
             environ["wsgi.input"] = _Body(body)
             environ["CONTENT_LENGTH"] = str(len(body))
         return environ
 
-    async def _body(self, request: web.Request) -> bytes:
+    async def _handle_request(self, request: web.Request) -> web.StreamResponse:
+        """Any request to Engine.IO. A client sends one body at a time; two would pass by the pauses, and each other."""
+        if (origin := request.headers.get("Origin")) and not self._origin_allowed(
+            origin, {"HTTP_HOST": request.headers.get("Host")}
+        ):
+            raise web.HTTPBadRequest(text="Not an origin that may connect")  # Engine.IO would quote it
+        eio_sid = _session_of(request)
+        if request.method != "POST" or eio_sid is None or eio_sid not in self.eio.sockets:
+            return cast(web.StreamResponse, await self._of_engineio(request))
+        if eio_sid in self._posting:
+            await self.close(eio_sid)
+            raise web.HTTPBadRequest(text="One request at a time")
+        self._posting.add(eio_sid)
+        try:
+            return cast(web.StreamResponse, await self._of_engineio(request))
+        finally:
+            self._posting.discard(eio_sid)
+
+    async def _body(self, request: web.Request, eio_sid: str | None) -> bytes:
         """The frames of a polling request that are such. Raises the HTTP errors for a body that is none."""
+        if request.headers.get("Content-Encoding", "identity") != "identity":
+            raise web.HTTPUnsupportedMediaType(text="Not compressed, please")
         limit = self.eio.max_http_buffer_size
         if (request.content_length or 0) > limit:
             raise web.HTTPRequestEntityTooLarge(limit, request.content_length or 0, text="Too large")
@@ -328,13 +354,16 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
             raise web.HTTPBadRequest(text="Not UTF-8") from None
         if len(frames) > packets.PACKETS_PER_POST:
             raise web.HTTPBadRequest(text="Too many packets")
-        eio_sid, good = request.query.get("sid", ""), []
+        good, pongs = [], 0
         for frame in frames:
             try:
                 packets.check_frame(frame, polling=True)
+                pongs += frame == packets.PONG
+                if pongs > packets.PONGS_PER_POST:
+                    raise Malformed("Too many pongs")
                 good.append(frame)
             except Malformed as error:
-                if eio_sid in self.eio.sockets:
+                if eio_sid is not None and eio_sid in self.eio.sockets:
                     await self.garbage(eio_sid, str(error))
         return "\x1e".join(good).encode()
 
@@ -350,6 +379,11 @@ class Clients(socketio.AsyncManager):  # type: ignore[misc]  # untyped
             return None  # connected already
         self.pending_connect.setdefault(namespace, []).append(sid)
         return sid
+
+
+def _session_of(request: web.Request) -> str | None:
+    """The session that a request names, as Engine.IO reads it: an empty name is none."""
+    return parse_qs(request.query_string).get("sid", [None])[0]
 
 
 class _Body:

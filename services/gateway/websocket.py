@@ -21,6 +21,8 @@ LAST_WORDS_SECONDS = 2.0
 """How long a client that is to be closed has to read why."""
 UPGRADE_SECONDS = 10.0
 """How long an upgrade from polling may take."""
+CHATTER_MAX, CHATTER_SECONDS = 100, 10.0
+"""How many pings and pongs, of either protocol, a client may send in how long: each costs, and none means anything."""
 UNWRITTEN_BYTES = 32 * 1024
 """What may wait in a connection before the rest waits for it, and counts as not read by the client."""
 
@@ -52,7 +54,11 @@ class WebSocket:
         self._connection: Any = handler.__self__  # type: ignore[attr-defined]  # a method of the Engine.IO socket
         self._transport = transport
         self._ws = web.WebSocketResponse(
-            compress=False, max_msg_size=transport.max_frame, timeout=LAST_WORDS_SECONDS, decode_text=False
+            compress=False,
+            max_msg_size=transport.max_frame,
+            timeout=LAST_WORDS_SECONDS,
+            decode_text=False,
+            autoping=False,
         )
         self._request: web.Request | None = None
         self._reading = False
@@ -60,6 +66,7 @@ class WebSocket:
         self._timer: asyncio.TimerHandle | None = None
         self._asked = False
         """Whether the client has still to answer a ping."""
+        self._chatter, self._chatter_since = 0, 0.0
         self._frames: list[bytes] = []
         self._unwritten = 0
         self._pump: asyncio.Task[None] | None = None
@@ -68,6 +75,8 @@ class WebSocket:
 
     async def __call__(self, environ: dict[str, Any]) -> web.WebSocketResponse:
         eio_sid = self._connection.sid
+        if self._connection.upgrading:
+            raise web.HTTPBadRequest(text="One upgrade at a time")
         self._request = environ["aiohttp.request"]
         await self._ws.prepare(self._request)
         self._transport.websockets[eio_sid] = self
@@ -143,6 +152,7 @@ class WebSocket:
                         self._asked = False
                         connection.last_ping = None
                         self._set_timer(connection.server.ping_interval)
+                        await self._chat()
                     case "1":
                         reason = connection.server.reason.CLIENT_DISCONNECT
                         await connection.close(wait=False, abort=True, reason=reason)
@@ -178,9 +188,31 @@ class WebSocket:
                     await self._transport.garbage(eio_sid, str(error))
                     continue
                 return frame
-            if message.type is not WSMsgType.BINARY:
-                raise Over
-            await self._transport.garbage(eio_sid, packets.BINARY)
+            match message.type:
+                case WSMsgType.BINARY:
+                    await self._transport.garbage(eio_sid, packets.BINARY)
+                case WSMsgType.PING:
+                    await self._pong(message.data)
+                    await self._chat()
+                case WSMsgType.PONG:
+                    await self._chat()
+                case _:
+                    raise Over
+
+    async def _pong(self, data: bytes) -> None:
+        try:
+            await self._ws.pong(data)
+        except OSError:
+            raise Over from None
+
+    async def _chat(self) -> None:
+        """A frame came that means nothing; too many of them are garbage."""
+        now = asyncio.get_running_loop().time()
+        if now - self._chatter_since > CHATTER_SECONDS:
+            self._chatter, self._chatter_since = 0, now
+        self._chatter += 1
+        if self._chatter > CHATTER_MAX:
+            await self._transport.garbage(self._connection.sid, "Too many pings")
 
     # --- asking whether the client is there -----------------------------------------------------------------------
 
