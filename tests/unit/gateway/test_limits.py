@@ -85,16 +85,14 @@ async def test_sockets_of_a_user_are_counted(make: Callable[..., Rates]) -> None
     gateway = make(connections_per_user="2")
     first, second, third = (gateway.socket() for _ in range(3))
     for socket in (first, second):
-        gateway.check_user(socket, "ann")
         gateway.joined(socket, "ann")
         gateway.joined(socket, "ann")  # again, on the same socket
-    gateway.check_user(second, "ann")
     with pytest.raises(RateLimited):
-        gateway.check_user(third, "ann")
+        gateway.joined(third, "ann")
     assert gateway.hits.counts == {"connections_per_user": 1}
     gateway.left(first)
     gateway.left(first)
-    gateway.check_user(third, "ann")
+    gateway.joined(third, "ann")
 
 
 async def test_candidates_of_a_call(make: Callable[..., Rates]) -> None:
@@ -118,7 +116,6 @@ def test_off(make: Callable[..., Rates]) -> None:
     gateway = make(rate_limit="off", connections_per_user="1")
     assert gateway.socket() is None
     for _ in range(3):
-        gateway.check_user(None, "ann")
         gateway.joined(None, "ann")
         gateway.left(None)
 
