@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from shared import subjects
 from shared.bus import Bus
-from signalling.watch.lines import printable
+from shared.printable import printable
 from signalling.watch.stored import scan
 
 _MOST = 10_000
