@@ -1,6 +1,7 @@
 # make up      set up and run the whole system, embedded NATS included   (ARGS="--gateways 2")
 # make test    set up and run the whole test suite but tests/stack       (ARGS="-k glare", ARGS=tests/stack)
 # make flood   200 sockets that send all they can, for two minutes, beside 20 calls
+# make fuzz    frames that are nearly good, both ways, for two minutes   (ARGS="--seconds 600 --seed 7")
 # make check   what can be said without running the whole: style, types, walls, unit tests, fresh docs
 # make page    build the demo page that gateways serve at /
 # make screenshots  each state of the page as an image, in screenshots/ (needs chromium)
@@ -19,7 +20,7 @@ CLIENT := web/client
 PAGE := web/page
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: up test flood check client page screenshots audit sbom bench docs lock clean
+.PHONY: up test flood fuzz check client page screenshots audit sbom bench docs lock clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -35,6 +36,9 @@ test: .venv/.dev $(JS)/node_modules/.package-lock.json $(PAGE)/dist/index.html
 
 flood: .venv/.dev
 	FLOOD=1 $(BIN)/python -m pytest -s tests/e2e/test_flood.py
+
+fuzz: .venv/.dev
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 check: .venv/.dev
 	$(BIN)/ruff check .
