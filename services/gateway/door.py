@@ -91,6 +91,8 @@ class _Connection(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
+        if isinstance(exc, ConnectionError):
+            raise exc  # the client is gone: no defect, and nobody to tell
         if status >= 500:
             return super().handle_error(request, status, exc, message)
         log.debug("not a request", why=type(exc).__name__)

@@ -272,6 +272,22 @@ async def test_an_upgrade_that_came_to_nothing_may_be_tried_again(gateway: Start
                     await asyncio.sleep(0.02)
 
 
+async def test_a_body_that_breaks_off_is_nothing_to_write_about(
+    gateway: Start, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    url = await gateway()
+    async with aiohttp.ClientSession() as http:
+        polling = Polling(http, url)
+        await polling.open()
+        async with tcp(url) as (_, writer):
+            path = polling._url.removeprefix(url)
+            writer.write(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n4".encode())
+            await asyncio.sleep(0.2)
+        await asyncio.sleep(0.2)
+        assert "Traceback" not in "".join(capsys.readouterr()) + caplog.text
+        assert await polling.post(b"40") == 200
+
+
 async def test_bodies_are_not_unpacked(gateway: Start, services: Services) -> None:
     url = await gateway()
     bomb = zlib.compress(b"4" * 50_000_000)
