@@ -10,7 +10,7 @@ from services.gateway import metrics, page
 from services.gateway.admission import Admission
 from services.gateway.auth import Auth
 from services.gateway.connections import Connections
-from services.gateway.door import Door, say_little_always
+from services.gateway.door import Door
 from services.gateway.drain import drain
 from services.gateway.errands import Errands
 from services.gateway.heard import Heard
@@ -69,6 +69,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             ping_timeout=settings.ping_timeout_seconds,
             max_frame=settings.max_frame_kb * 1024,
             unread_max=settings.unread_max_kb * 1024,
+            depth=settings.json_depth_max,
             connections=connections,
             hits=hits,
         )
@@ -130,6 +131,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             hits,
             join_timeout,
             ice_servers,
+            settings.sizes(),
         )
 
         beacon = Beacon(bus, SERVICE, instance, distribution_version(), sockets=lambda: len(registry))
@@ -220,7 +222,7 @@ def _application(transport: Transport, missing: health.Check, *, demo: bool) -> 
         page.add_routes(app)
     # No middleware: it would be two more frames on the stack of every connection.
     app.router.add_route("*", "/{path:.*}", _not_found)
-    app.on_response_prepare.append(say_little_always)
+    app.on_response_prepare.append(health.say_little_always)
     return app
 
 

@@ -5,7 +5,6 @@ read, and writes a traceback about it into the log. It builds on the inner worki
 """
 
 import asyncio
-from typing import Any
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
@@ -98,17 +97,5 @@ class _Connection(RequestHandler):
         log.debug("not a request", why=type(exc).__name__)
         answer = web.Response(status=status, text="Bad request\n")
         answer.force_close()
-        say_little(answer)
+        health.say_little(answer)
         return answer
-
-
-def say_little(answer: web.StreamResponse) -> None:
-    """Give an answer the headers that all have, unless it has its own."""
-    for name, value in health.HEADERS.items():
-        answer.headers.setdefault(name, value)
-    answer.headers["Server"] = health.NAME
-
-
-async def say_little_always(_: Any, answer: web.StreamResponse) -> None:
-    """For ``on_response_prepare``."""
-    say_little(answer)

@@ -79,6 +79,7 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         ping_timeout: int,
         max_frame: int,
         unread_max: int,
+        depth: int,
         connections: Connections,
         hits: Hits,
     ) -> None:
@@ -99,6 +100,7 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         self.max_frame = max_frame
         self._origin_allowed = origin_allowed
         self._unread_max = unread_max
+        self._depth = depth
         self._connections = connections
         self._hits = hits
         self._closing: set[asyncio.Task[None]] = set()
@@ -260,7 +262,7 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         try:
             if not isinstance(data, str):
                 raise Malformed(packets.BINARY)
-            packet = packets.parse(data)
+            packet = packets.parse(data, self._depth)
             if isinstance(packet, EventPacket):
                 sid = self.manager.sid_from_eio_sid(eio_sid, "/")
                 if sid is None or not self.manager.is_connected(sid, "/"):
@@ -294,6 +296,10 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         """A frame that is none."""
         if eio_sid not in self._doomed:
             await self._receiver.malformed(eio_sid, what)
+
+    def too_large(self) -> None:
+        """Somebody sent more than a frame or a polling request may have."""
+        self._hits.hit("frame_size")
 
     @property
     def _receiver(self) -> Receiver:
@@ -338,6 +344,7 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
             raise web.HTTPUnsupportedMediaType(text="Not compressed, please")
         limit = self.eio.max_http_buffer_size
         if (request.content_length or 0) > limit:
+            self.too_large()
             raise web.HTTPRequestEntityTooLarge(limit, request.content_length or 0, text="Too large")
         try:
             async with asyncio.timeout(BODY_SECONDS):
@@ -347,6 +354,7 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         except TimeoutError:
             raise web.HTTPRequestTimeout(text="The body did not arrive") from None
         if len(raw) > limit:
+            self.too_large()
             raise web.HTTPRequestEntityTooLarge(limit, len(raw), text="Too large")
         try:
             frames = raw.decode().split("\x1e") if raw else []

@@ -42,6 +42,9 @@ class Server(Protocol):
     async def garbage(self, eio_sid: str, what: str) -> None:
         """A frame that is none."""
 
+    def too_large(self) -> None:
+        """A frame that has more than one may have."""
+
 
 class Over(Exception):
     """There is nothing more to read."""
@@ -197,6 +200,8 @@ class WebSocket:
                 case WSMsgType.PONG:
                     await self._chat()
                 case _:
+                    if getattr(message.data, "code", None) == WSCloseCode.MESSAGE_TOO_BIG:
+                        self._transport.too_large()
                     raise Over
 
     async def _pong(self, data: bytes) -> None:

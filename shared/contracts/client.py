@@ -3,6 +3,7 @@
 Keys of the old HelloTalk server keep their names and shapes; everything else is an addition.
 """
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
@@ -16,6 +17,15 @@ CANDIDATES_MAX = 64
 METADATA_MAX_BYTES = 4 * 1024
 TOKEN_MAX = 8 * 1024
 """Characters of a token that says who a client is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Bytes of JSON that a client may send of each; the context of validating what it sends. Never more than these."""
+
+    sdp: int = SDP_MAX_BYTES
+    candidate: int = CANDIDATE_MAX_BYTES
+    metadata: int = METADATA_MAX_BYTES
 
 
 class Event(StrEnum):
@@ -78,7 +88,7 @@ class Initiate(Wire):
 
     to: UserId
     call_type: CallType
-    metadata: Annotated[Any, at_most(METADATA_MAX_BYTES)] = None
+    metadata: Annotated[Any, at_most("metadata", METADATA_MAX_BYTES)] = None
 
 
 class Accept(Wire):
@@ -127,8 +137,8 @@ class Relayed(Wire):
     call_id: CallId | None = None
 
 
-Sdp = Annotated[dict[str, Any], at_most(SDP_MAX_BYTES)]
-IceCandidate = Annotated[dict[str, Any], at_most(CANDIDATE_MAX_BYTES)]
+Sdp = Annotated[dict[str, Any], at_most("sdp", SDP_MAX_BYTES)]
+IceCandidate = Annotated[dict[str, Any], at_most("candidate", CANDIDATE_MAX_BYTES)]
 
 
 class Offer(Relayed):

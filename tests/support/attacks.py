@@ -162,11 +162,21 @@ async def connections(attack: Attack) -> None:
 
 
 async def connections_of_a_user(attack: Attack) -> None:
-    """One user, many sockets, all of one device so that sessions do not limit them."""
+    """One user, many sockets at one gateway."""
     http = attack.from_somewhere()
     while attack.on():
         await attack.joined("one-user", http)
         await asyncio.sleep(PACE_SECONDS)
+
+
+async def sessions_of_a_user(attack: Attack) -> None:
+    """One user, some sockets at each gateway."""
+    while attack.on():
+        for gateway in (0, 1):
+            http = attack.from_somewhere()
+            sockets = [await attack.joined("everywhere", http, gateway) for _ in range(4)]
+        await asyncio.sleep(0.3)
+        await asyncio.gather(*(one.end() for one in sockets if one is not None))
 
 
 async def unjoined(attack: Attack) -> None:
@@ -484,6 +494,7 @@ async def injection(attack: Attack) -> None:
 ATTACKS: dict[str, Callable[[Attack], Awaitable[None]]] = {
     "connections": connections,
     "connections_of_a_user": connections_of_a_user,
+    "sessions_of_a_user": sessions_of_a_user,
     "unjoined": unjoined,
     "candidates": flooding(event("ice:candidate", {"candidate": None, **_TO}), users=3, batch=30),
     "offers": flooding(event("call:offer", {"offer": {"sdp": "x" * 10_000}, **_TO})),

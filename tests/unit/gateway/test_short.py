@@ -8,7 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from services.gateway.short import ENVELOPES_MAX, Envelopes
-from shared.contracts.client import RELAYED
+from services.gateway.validation import TooLarge, validate
+from shared.contracts.client import RELAYED, Event, Sizes
 from tests.support.ways import CALL, event_of, long_way, short_way, try_both
 
 LINE = "candidate:1 1 udp 2122260223 192.0.2.1 54321 typ host"
@@ -167,6 +168,28 @@ def test_long_envelopes_are_not_learnt() -> None:
     raw = frame("ice:candidate", {"from": "ann", "to": "bob", "candidate": CANDIDATE, "x": "y" * 2048})
     assert long_way(raw) is not None
     assert short_way(taught(raw), raw) is None
+
+
+def test_no_way_takes_more_than_the_settings_say() -> None:
+    sizes = Sizes(sdp=1000, candidate=600, metadata=0)
+    small, large = ({"candidate": "x" * n} for n in (500, 600))
+    raw = frame("ice:candidate", {"candidate": small, **_BASE})
+    envelopes = Envelopes(sizes)
+    assert short_way(envelopes, raw) is None
+    read = long_way(raw)
+    assert read is not None
+    envelopes.learn(Event.CANDIDATE, read[0])
+    assert short_way(envelopes, raw) is not None
+    assert short_way(envelopes, frame("ice:candidate", {"candidate": large, **_BASE})) is None
+    validate(Event.CANDIDATE, [{"candidate": small, **_BASE}], sizes)
+    for event, payload in (
+        (Event.CANDIDATE, {"candidate": large, **_BASE}),
+        (Event.OFFER, {"offer": {"sdp": "x" * 1000}, **_BASE}),
+        (Event.INITIATE, {"to": "bob", "callType": "audio", "metadata": 1}),
+    ):
+        validate(event, [payload])
+        with pytest.raises(TooLarge):
+            validate(event, [payload], sizes)
 
 
 @given(st.text(max_size=60), st.integers(0, 20))
