@@ -284,6 +284,8 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         if packet.namespace == "/" and self.manager.sid_from_eio_sid(eio_sid, "/") is not None:
             raise Malformed("Connected already")
         await super()._handle_eio_message(eio_sid, data)
+        if packet.namespace != "/":
+            raise Malformed("No such namespace")  # Socket.IO has said so; but it does not count
 
     async def _on_connect(self, sid: str, environ: dict[str, Any], auth: object = None) -> None:
         environ.clear()  # kept for as long as the connection, and not needed any more

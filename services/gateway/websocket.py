@@ -22,7 +22,7 @@ LAST_WORDS_SECONDS = 2.0
 UPGRADE_SECONDS = 10.0
 """How long an upgrade from polling may take."""
 CHATTER_MAX, CHATTER_SECONDS = 100, 10.0
-"""How many pings and pongs, of either protocol, a client may send in how long: each costs, and none means anything."""
+"""How many pings, pongs and the like a client may send in how long: each costs, and none means anything."""
 UNWRITTEN_BYTES = 32 * 1024
 """What may wait in a connection before the rest waits for it, and counts as not read by the client."""
 
@@ -81,7 +81,12 @@ class WebSocket:
         if self._connection.upgrading:
             raise web.HTTPBadRequest(text="One upgrade at a time")
         self._request = environ["aiohttp.request"]
-        await self._ws.prepare(self._request)
+        try:
+            await self._ws.prepare(self._request)
+        except web.HTTPException:
+            if not self._connection.connected:  # else it goes on polling
+                await self._connection.close(wait=False, abort=True)
+            raise web.HTTPBadRequest(text="Not a websocket") from None
         self._transport.websockets[eio_sid] = self
         try:
             if await self._begin():
@@ -159,6 +164,8 @@ class WebSocket:
                     case "1":
                         reason = connection.server.reason.CLIENT_DISCONNECT
                         await connection.close(wait=False, abort=True, reason=reason)
+                    case _:
+                        await self._chat()
         except Over:
             pass
         finally:

@@ -120,6 +120,18 @@ async def test_an_empty_session_id_does_not_pass_by_the_limits(gateway: Start) -
             assert (status, json.loads(body)["code"]) == (429, "rate_limited")
 
 
+async def test_a_websocket_that_did_not_come_about_takes_no_place(gateway: Start) -> None:
+    url = await gateway(connections_per_address=1)
+    opening = "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: x\r\n{}\r\n"
+    for wrong in (
+        WS.replace("Version: 13", "Version: 6"),
+        WS.replace("Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n", ""),
+        WS.replace("AAAAAAAAAAAAAAAAAAAAAA==", "x"),
+    ):
+        assert (await said(url, opening.format(wrong)))[0] in (400, 426)
+    assert (await said(url, opening.format(WS)))[0] == 101
+
+
 # --- what is said to anybody --------------------------------------------------------------------------------------
 
 GARBAGE = (
@@ -302,8 +314,8 @@ async def test_bodies_are_not_unpacked(gateway: Start, services: Services) -> No
 # --- frames that cost and mean nothing ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["3", "ping", "pong"])
-async def test_endless_pings_and_pongs_end_the_connection(
+@pytest.mark.parametrize("kind", ["3", "5", "2probe", "40/admin,", "ping", "pong"])
+async def test_endless_frames_that_mean_nothing_end_the_connection(
     gateway: Start, services: Services, kind: str
 ) -> None:
     url = await gateway()
@@ -311,7 +323,7 @@ async def test_endless_pings_and_pongs_end_the_connection(
         aiohttp.ClientSession() as http,
         http.ws_connect(f"{url}/socket.io/?EIO=4&transport=websocket", autoping=False) as ws,
     ):
-        send = {"3": lambda: ws.send_str("3"), "ping": ws.ping, "pong": ws.pong}[kind]
+        send = {"ping": ws.ping, "pong": ws.pong}.get(kind, lambda: ws.send_str(kind))
 
         async def flood() -> None:
             try:
