@@ -35,11 +35,13 @@ SETTINGS = {
     "UNREAD_MAX_KB": "256",
     "JOIN_TIMEOUT_SECONDS": "2",
     "PING_INTERVAL_SECONDS": "1",
-    "PING_TIMEOUT_SECONDS": "1",
+    "PING_TIMEOUT_SECONDS": "2",
+    "RESUME_WINDOW_SECONDS": "5",
     "RATE_CANDIDATES": "1200/30",  # what the call beside sends, all the time
     "RATE_STATUS": "50/20",
     "RATE_OTHERS": "40/30",
     "REFUSALS_MAX": "40",
+    "RINGS_PER_CALLER": "8/60",
     "RINGS_PER_CALLEE": "10/60",
 }
 
@@ -61,7 +63,7 @@ REFUSALS = {
     "initiates": Refusal(("rate_limited",), ("rate_initiates",)),
     "status": Refusal(("rate_limited",), ("rate_status",)),
     "joins": Refusal(("rate_limited",), ("rate_others",)),
-    "rings_by_one": Refusal(("rate_limited",), ("rate_initiates",)),
+    "rings_by_one": Refusal(("rate_limited",), ("rings_per_caller",)),
     "rings_by_many": Refusal(("rate_limited",), ("rings_per_callee",)),
     "sizes": Refusal(("bad_request",), ("sizes", "strikes")),
     "deep": Refusal(("bad_request",), ("depth", "strikes")),

@@ -3,13 +3,15 @@
 import asyncio
 import json
 import zlib
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import aiohttp
 import pytest
 
-from services.gateway import door, websocket
+from services.gateway import door, packets, websocket
+from shared.hits import Hits
 from tests.integration.gateway.conftest import Connect, Services, Start
 from tests.integration.gateway.test_garbage import Polling
 
@@ -130,6 +132,28 @@ async def test_a_websocket_that_did_not_come_about_takes_no_place(gateway: Start
     ):
         assert (await said(url, opening.format(wrong)))[0] in (400, 426)
     assert (await said(url, opening.format(WS)))[0] == 101
+
+
+async def test_sizes_and_times_are_counted_where_they_are_hit(
+    gateway: Start, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: Counter[str] = Counter()
+    monkeypatch.setattr(Hits, "hit", lambda _, limit: counted.update([limit]))
+    url = await gateway(join_timeout_seconds=0.5, metadata_max_bytes=10, json_depth_max=10)
+    alice = await connect(url, "alice")
+    call = {"to": "bob", "callType": "audio"}
+    await alice.refused("call:initiate", {**call, "metadata": "x" * 9}, code="bad_request")
+    await alice.refused("user:status", {"userId": "x" * 129}, code="bad_request")
+    ack = await alice.ask_text("call:initiate", '{"metadata":' + "[" * 9 + "]" * 9 + "}")
+    assert ack["error"]["message"] == packets.TOO_DEEP
+    await alice.send("4" + "x" * 200_000)
+    await alice.expect_closed()
+    async with aiohttp.ClientSession() as http:
+        polling = Polling(http, url)
+        await polling.open()
+        assert await polling.post(b"4" * 200_000) == 413
+    await (await connect(url)).expect_closed()
+    assert counted == {"sizes": 2, "depth": 1, "frame_size": 2, "join_timeout": 2}
 
 
 # --- what is said to anybody --------------------------------------------------------------------------------------
