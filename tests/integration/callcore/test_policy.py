@@ -81,6 +81,13 @@ async def test_what_is_no_answer_counts_as_none(pair: World, bus: Bus, callcore:
         await pair.initiate("ann-phone", "bob")
 
 
+async def test_optional_allows_what_is_no_answer(pair: World, bus: Bus, callcore: Start) -> None:
+    service = await answering(bus)
+    service.raw = b'{"allowed": "false"}'
+    await callcore(policy="optional")
+    assert (await pair.initiate("ann-phone", "bob")).call
+
+
 @pytest.mark.parametrize(("mode", "rings"), [("optional", True), ("required", False)])
 async def test_a_slow_answer_is_none(pair: World, bus: Bus, callcore: Start, mode: str, rings: bool) -> None:
     service = await answering(bus)
