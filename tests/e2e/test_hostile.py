@@ -32,12 +32,13 @@ SETTINGS = {
     "CONNECTIONS_PER_USER": "5",
     "SESSIONS_PER_USER": "7",
     "UNJOINED_MAX": "60",
+    "STRIKES_MAX": "10",
     "UNREAD_MAX_KB": "256",
     "JOIN_TIMEOUT_SECONDS": "2",
     "PING_INTERVAL_SECONDS": "1",
     "PING_TIMEOUT_SECONDS": "2",
     "RESUME_WINDOW_SECONDS": "5",
-    "RATE_CANDIDATES": "1200/30",  # what the call beside sends, all the time
+    "RATE_OFFERS": "200/30",  # so that what is not read does not fit into the kernel
     "RATE_STATUS": "50/20",
     "RATE_OTHERS": "40/30",
     "REFUSALS_MAX": "40",

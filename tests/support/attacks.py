@@ -7,6 +7,7 @@ loopback network to itself.
 
 import asyncio
 import json
+import secrets
 import socket
 import sys
 import time
@@ -38,6 +39,7 @@ class Attack:
         self.until = until
         self.done: Done = Counter()
         self._addresses = 1
+        self._token = secrets.token_hex(3)
         self._sessions: list[aiohttp.ClientSession] = []
 
     def on(self) -> bool:
@@ -51,6 +53,10 @@ class Attack:
         http = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=20))
         self._sessions.append(http)
         return http
+
+    def user(self, name: str) -> str:
+        """A user that no other run has."""
+        return f"{name}-{self._token}"
 
     async def close(self) -> None:
         """Let go of everything."""
@@ -72,13 +78,18 @@ class Attack:
         return None
 
     async def joined(self, user: str, http: aiohttp.ClientSession, gateway: int = 0) -> "Hostile | None":
-        """A user with a good token, joined."""
+        """A user with a good token who has joined, or has been refused."""
         ws = await self.websocket(http, gateway)
         if ws is None:
             return None
         hostile = Hostile(self, ws, user)
         await hostile.send("40" + json.dumps({"token": token(user)}))
         await hostile.send(f'420["user:join",{json.dumps({"userId": user})}]')
+        try:
+            async with asyncio.timeout(5):
+                await hostile.answered.wait()
+        except TimeoutError:
+            self.done["no answer"] += 1
         return hostile
 
     async def each(self, count: int, do: Callable[[int], Awaitable[None]]) -> None:
@@ -94,6 +105,7 @@ class Hostile:
         self.ws = ws
         self.user = user
         self.calls: list[str] = []
+        self.answered = asyncio.Event()
         self._reader = asyncio.create_task(self._read())
 
     @property
@@ -129,6 +141,8 @@ class Hostile:
         async for message in self.ws:
             if message.type is not aiohttp.WSMsgType.TEXT:
                 continue
+            if message.data.startswith('42["'):
+                self.answered.set()
             if message.data == "2":
                 await self.ws.send_str("3")
             elif message.data.startswith('42["error",'):
@@ -139,6 +153,7 @@ class Hostile:
             elif message.data.startswith('42["user:joined",'):
                 done["joined"] += 1
         done["closed"] += 1
+        self.answered.set()
 
 
 def event(name: str, payload: object) -> str:
@@ -189,7 +204,7 @@ async def unjoined(attack: Attack) -> None:
         await asyncio.sleep(PACE_SECONDS)
 
 
-def flooding(*frames: str, users: int = 6, batch: int = BATCH) -> Callable[[Attack], Awaitable[None]]:
+def flooding(*frames: str, users: int = 3, batch: int = BATCH) -> Callable[[Attack], Awaitable[None]]:
     """Users who send the same again and again; ``@`` stands for the user."""
 
     async def run(attack: Attack) -> None:
@@ -207,18 +222,22 @@ def flooding(*frames: str, users: int = 6, batch: int = BATCH) -> Callable[[Atta
 
 async def rings_by_one(attack: Attack) -> None:
     """One caller who rings and hangs up again and again."""
-    caller, callee = [await attack.joined(f"ringing-{n}", attack.from_somewhere(), n) for n in (0, 1)]
+    caller, callee = [
+        await attack.joined(attack.user(f"ringing-{n}"), attack.from_somewhere(), n) for n in (0, 1)
+    ]
     assert caller is not None and callee is not None
-    await _ring(attack, [caller], "ringing-1")
+    await _ring(attack, [caller], callee.user)
     await callee.end()
 
 
 async def rings_by_many(attack: Attack) -> None:
     """Many callers, one victim."""
-    victim = await attack.joined("victim", attack.from_somewhere())
-    callers = [await attack.joined(f"caller-{n}", attack.from_somewhere(), n % 2) for n in range(12)]
+    victim = await attack.joined(attack.user("victim"), attack.from_somewhere())
+    callers = [
+        await attack.joined(attack.user(f"caller-{n}"), attack.from_somewhere(), n % 2) for n in range(12)
+    ]
     assert victim is not None
-    await _ring(attack, [caller for caller in callers if caller is not None], "victim")
+    await _ring(attack, [caller for caller in callers if caller is not None], victim.user)
     await victim.end()
 
 
@@ -308,15 +327,17 @@ async def fragments(attack: Attack) -> None:
 
 async def candidates_of_a_call(attack: Attack) -> None:
     """A call as a pipe: batches of 64."""
-    caller, callee = [await attack.joined(f"pipe-{n}", attack.from_somewhere(), n) for n in (0, 1)]
+    caller, callee = [
+        await attack.joined(attack.user(f"pipe-{n}"), attack.from_somewhere(), n) for n in (0, 1)
+    ]
     assert caller is not None and callee is not None
-    await caller.send(event("call:initiate", {"to": "pipe-1", "callType": "audio"}))
+    await caller.send(event("call:initiate", {"to": callee.user, "callType": "audio"}))
     while attack.on() and not caller.calls:
         await asyncio.sleep(0.01)
     call = caller.calls.pop()
     await callee.send(event("call:accept", {"callId": call}))
     batch = event(
-        "ice:candidate", {"candidates": [{}] * 64, "from": "pipe-0", "to": "pipe-1", "callId": call}
+        "ice:candidate", {"candidates": [{}] * 64, "from": caller.user, "to": callee.user, "callId": call}
     )
     while attack.on() and not caller.over:
         await caller.send(batch)
@@ -341,7 +362,7 @@ async def bad_tokens(attack: Attack) -> None:
                 await hostile.send("40")
                 await hostile.flood(*frames)
 
-    await attack.each(6, one)
+    await attack.each(3, one)
 
 
 async def origins(attack: Attack) -> None:
@@ -359,9 +380,11 @@ async def origins(attack: Attack) -> None:
 
 async def unread(attack: Attack) -> None:
     """A peer that reads nothing of what its friend sends it."""
-    caller, callee = [await attack.joined(f"deaf-{n}", attack.from_somewhere(), n) for n in (0, 1)]
+    caller, callee = [
+        await attack.joined(attack.user(f"deaf-{n}"), attack.from_somewhere(), n) for n in (0, 1)
+    ]
     assert caller is not None and callee is not None
-    await caller.send(event("call:initiate", {"to": "deaf-1", "callType": "audio"}))
+    await caller.send(event("call:initiate", {"to": callee.user, "callType": "audio"}))
     while attack.on() and not caller.calls:
         await asyncio.sleep(0.01)
     call = caller.calls.pop()
@@ -372,7 +395,7 @@ async def unread(attack: Attack) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     transport.pause_reading()
     offer = event(
-        "call:offer", {"offer": {"sdp": "x" * 60_000}, "from": "deaf-0", "to": "deaf-1", "callId": call}
+        "call:offer", {"offer": {"sdp": "x" * 60_000}, "from": caller.user, "to": callee.user, "callId": call}
     )
     while attack.on():
         await caller.send(offer)
@@ -380,6 +403,7 @@ async def unread(attack: Attack) -> None:
     transport.resume_reading()
     async with asyncio.timeout(10):
         while not callee.over:
+            await callee.send("3")  # whoever closed it says so, whatever else is still to be read
             await asyncio.sleep(0.05)
     await caller.end()
 
@@ -409,7 +433,7 @@ async def slow(attack: Attack) -> None:
                 writer.close()
             except OSError:
                 attack.done["closed"] += 1
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(1)
 
     await attack.each(300, one)
 
@@ -474,7 +498,7 @@ async def pings(attack: Attack) -> None:
                 await asyncio.sleep(PACE_SECONDS)
             await hostile.end()
 
-    await attack.each(6, one)
+    await attack.each(3, one)
 
 
 async def injection(attack: Attack) -> None:
@@ -496,16 +520,16 @@ ATTACKS: dict[str, Callable[[Attack], Awaitable[None]]] = {
     "connections_of_a_user": connections_of_a_user,
     "sessions_of_a_user": sessions_of_a_user,
     "unjoined": unjoined,
-    "candidates": flooding(event("ice:candidate", {"candidate": None, **_TO}), users=3, batch=30),
+    "candidates": flooding(event("ice:candidate", {"candidate": None, **_TO}), users=1, batch=30),
     "offers": flooding(event("call:offer", {"offer": {"sdp": "x" * 10_000}, **_TO})),
     "initiates": flooding(event("call:initiate", {"to": "nobody", "callType": "audio"})),
     "status": flooding(event("user:status", {"userId": "nobody"})),
     "joins": flooding(event("user:join", {"userId": "@"})),
     "rings_by_one": rings_by_one,
     "rings_by_many": rings_by_many,
-    "sizes": flooding(*SIZES),
-    "deep": flooding(*DEEP),
-    "bombs": flooding(*BOMBS),
+    "sizes": flooding(*SIZES, users=2),
+    "deep": flooding(*DEEP, users=2),
+    "bombs": flooding(*BOMBS, users=2),
     "nonsense": flooding(*NONSENSE),
     "frames_too_large": frames_too_large,
     "fragments": fragments,
