@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from shared.seldom import SECONDS as SAID_SECONDS
 from tests.support.attacks import ATTACKS, token
-from tests.support.beside import Beside
+from tests.support.beside import Beside, Disturbed
 from tests.support.cluster import Cluster
 from tests.support.clusters import Clusters
 from tests.support.issuer import SECRET
@@ -110,6 +110,17 @@ async def beside(fortress: Cluster) -> AsyncIterator[Beside]:
 
 def test_each_attack_is_tried() -> None:
     assert REFUSALS.keys() == ATTACKS.keys()
+
+
+async def test_what_disturbs_is_noticed(fortress: Cluster, beside: Beside) -> None:
+    async def stop_a_gateway() -> None:
+        await asyncio.sleep(0.5)
+        fortress.pause_one("gw-2")
+        await asyncio.sleep(0.6)
+        fortress.resume_one("gw-2")
+
+    with pytest.raises(Disturbed):
+        await beside.undisturbed(1.5, stop_a_gateway)
 
 
 @pytest.mark.parametrize("name", REFUSALS)

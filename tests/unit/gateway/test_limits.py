@@ -4,6 +4,8 @@ import ipaddress
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from services.gateway import connections, packets, rates
@@ -163,6 +165,13 @@ TRUSTED = tuple(ipaddress.ip_network(text) for text in ("10.0.0.0/8", "fd00::/8"
 )
 def test_the_address_of_a_client(remote: str, forwarded: str, expected: str) -> None:
     assert connections.key(remote, forwarded, TRUSTED) == expected
+
+
+@given(st.text(), st.text() | st.text(alphabet="0123456789abf.:,%/ "))
+def test_whatever_is_said_of_an_address_somebody_is_counted(remote: str, forwarded: str) -> None:
+    for trusted in (TRUSTED, (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))):
+        for who in (remote, "10.0.0.1", "fd00::1"):
+            assert isinstance(connections.key(who, forwarded, trusted), str)
 
 
 def test_depth() -> None:
