@@ -11,7 +11,7 @@ from services.gateway.recovery import Arrival, Missed, Recoveries, Recovery
 from services.gateway.replies import dumps
 from services.gateway.sessions import Registry, Socket
 from services.gateway.transport import Transport
-from shared import logs, subjects
+from shared import logs, subjects, traces
 from shared.bus import Bus
 from shared.contracts.client import Event
 
@@ -71,8 +71,12 @@ class Outbound:
 
     # --- deliveries -----------------------------------------------------------------------------------------------
 
-    def _on_deliver(self, subject: str, reply: str, payload: bytes, _head: bytes = b"") -> None:
+    def _on_deliver(self, subject: str, reply: str, payload: bytes, head: bytes = b"") -> None:
         session, event = subjects.parse_deliver(subject)
+        if head and traces.active is not None:
+            with traces.active.delivery(event, head):
+                self._on_deliver(subject, reply, payload)
+            return
         arrival = Arrival(event, payload, reply)
         recovery = self._recoveries.get(session)
         if recovery is None and (socket := self._registry.by_session(session)) is not None:
