@@ -8,11 +8,11 @@ from nats.aio.msg import Msg
 
 from services.gateway.heard import Heard
 from services.gateway.recovery import Arrival, Missed, Recoveries, Recovery
-from services.gateway.replies import dumps
 from services.gateway.sessions import Registry, Socket
 from services.gateway.transport import Transport
 from shared import logs, subjects, traces
 from shared.bus import Bus
+from shared.contracts import client
 from shared.contracts.client import Event
 
 log = logs.get(__name__)
@@ -165,7 +165,7 @@ class Outbound:
     async def replaced(self, socket: Socket) -> None:
         """Another socket speaks for the session of this one now: it is told, and goes."""
         log.info("replaced", user=socket.user, session=socket.session)
-        told = dumps({"sessionId": socket.session})
+        told = client.SessionOver(session_id=socket.session or "").dump()
         self._registry.release(socket)
         self._transport.send_event(socket.eio_sid, Event.REPLACED, told)
         await self._transport.disconnect(socket.sid)
