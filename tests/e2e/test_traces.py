@@ -213,7 +213,7 @@ async def heard(cluster: Cluster) -> dict[str, dict[str, str]]:
                 await client_.expect("user:status")
         await asyncio.sleep(0.2)
     kinds = {subject.split(".")[0] for subject in seen}
-    assert kinds >= {"deliver", "relay", "rpc", "live"}, kinds
+    assert kinds >= {"deliver", "relay", "rpc"}, kinds
     assert any(subject.endswith(".ice:candidate") for subject in seen)
     return found
 
