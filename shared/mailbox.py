@@ -9,7 +9,7 @@ from base64 import b64decode
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from shared import streams, subjects
+from shared import streams, subjects, traces
 from shared.bus import Bus
 from shared.clock import SeqClock
 from shared.errors import Unavailable
@@ -57,6 +57,7 @@ class Postman:
             subjects.deliver(gateway, session, event),
             b'%b,"seq":%d}' % (payload[:-1], self._seq.next()),
             reply,
+            traces.active.headers() if traces.active is not None else None,
         )
 
 

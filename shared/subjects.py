@@ -53,6 +53,16 @@ def rpc_at(service: str, verb: str, instance: str) -> str:
     return f"rpc.{service}.{verb}.{instance}"
 
 
+def verb_of(subject: str) -> str:
+    """``rpc.<service>.<verb>`` of a request, whether to any instance or to one by name."""
+    return ".".join(subject.split(".", 3)[:3])
+
+
+def is_rpc(subject: str) -> bool:
+    """Whether it is a request to a service, ours or not."""
+    return subject.startswith("rpc.")
+
+
 # --- relays: gateway → the callcore in charge of the call ---------------------------------------------------------
 
 

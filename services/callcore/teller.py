@@ -5,6 +5,7 @@ from typing import Protocol
 from services.callcore.model import Address, Call, Outcome, Reason, State
 from shared import logs, subjects
 from shared.clock import now_ms
+from shared.contracts.events import CallEvent
 from shared.events import Recorder
 from shared.mailbox import Postman
 
@@ -58,17 +59,16 @@ class Teller:
             )
 
 
-def _summary(call: Call) -> dict[str, object]:
-    """A call's life for EVENTS: who, what kind, when (ms), and how it ended. No metadata, no addresses."""
-    summary = {
-        "callId": call.call,
-        "caller": call.caller,
-        "callee": call.callee,
-        "callType": call.call_type,
-        "createdAt": call.created_at,
-        "acceptedAt": call.accepted_at,
-        "endedAt": call.ended_at,
-        "by": call.ended_by,
-        "reason": call.reason if call.reason != Reason.VOID else None,
-    }
-    return {key: value for key, value in summary.items() if value is not None}
+def _summary(call: Call) -> CallEvent:
+    """A call's life for EVENTS: who, what kind, when (ms), and how it ended."""
+    return CallEvent(
+        call_id=call.call,
+        caller=call.caller,
+        callee=call.callee,
+        call_type=call.call_type,
+        created_at=call.created_at,
+        accepted_at=call.accepted_at,
+        ended_at=call.ended_at,
+        by=call.ended_by,
+        reason=call.reason if call.reason != Reason.VOID else None,
+    )

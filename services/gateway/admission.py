@@ -217,7 +217,7 @@ class Admission:
             return
         log.info("token expired", user=socket.user, session=socket.session)
         self.leave(socket, reason="connection_lost")
-        told = dumps({"sessionId": socket.session})
+        told = client.SessionOver(session_id=socket.session).dump()
         self._registry.release(socket)
         self._transport.send_event(socket.eio_sid, Event.EXPIRED, told)
         self._transport.close_soon(socket.eio_sid)
