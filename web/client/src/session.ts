@@ -14,6 +14,8 @@ export interface SessionOptions {
   /** Asked for a token each time the client connects, and before the one it gave runs out. */
   token?: () => string | Promise<string>;
   deviceId?: string;
+  /** For the connections of calls: `iceTransportPolicy: "relay"` hides people's addresses from each other, for one. */
+  rtc?: Omit<RTCConfiguration, "iceServers">;
   /** The session to go on with, as {@link Session.resumable} told it. */
   resume?: Resume;
   /** For tests. */
@@ -110,6 +112,11 @@ export class Session extends Emitter<SessionEvents> {
 
   get userId(): string {
     return this.options.userId;
+  }
+
+  /** What a connection to a peer is made with now. */
+  get rtc(): RTCConfiguration {
+    return { ...this.options.rtc, iceServers: this.iceServers };
   }
 
   /** With what another page may go on with this session; nothing before the first join. */
