@@ -11,6 +11,7 @@ from playwright.async_api import Browser
 from services.gateway.page import built
 from tests.browser import people as cast
 from tests.browser.people import People
+from tests.browser.project import ORIGIN, Project
 from tests.browser.system import System
 
 
@@ -33,13 +34,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="package")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """Two gateways that serve the page."""
-    system = System(tmp_path_factory.mktemp("browser") / "up.log")
+    """Two gateways that serve the page, and take pages of ``ORIGIN`` too."""
+    system = System(tmp_path_factory.mktemp("browser") / "up.log", CLIENT_URL=ORIGIN)
     try:
         system.ready()
         yield system
     finally:
         system.stop()
+
+
+@pytest.fixture(scope="package")
+def project(tmp_path_factory: pytest.TempPathFactory, system: System) -> Project:
+    """An app that has the client installed."""
+    return Project(tmp_path_factory.mktemp("project"), system.urls[0])
 
 
 @pytest_asyncio.fixture(scope="package", loop_scope="session")

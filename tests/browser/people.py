@@ -11,7 +11,7 @@ from playwright.async_api import Browser, BrowserContext, Locator, Page, async_p
 PATIENCE_MS = 20_000.0
 ARGS = [
     "--no-sandbox",
-    "--use-fake-device-for-media-stream",
+    "--use-fake-device-for-media-stream=device-count=2",
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
@@ -53,18 +53,24 @@ class Person:
 
     # --- doing ---
 
-    async def sign_in(self, url: str) -> None:
-        await self.page.goto(url)
+    async def sign_in(self, url: str, query: str = "") -> None:
+        await self.page.goto(f"{url}/{query}")
         await self.page.get_by_label("Your name").fill(self.name)
         await self.page.get_by_role("button", name="Start").click()
         await expect(self.page.get_by_role("heading", name="Contacts")).to_be_visible()
 
     async def add(self, other: "Person") -> None:
-        await self.page.get_by_label("Name of a contact to add").fill(other.name)
+        await self.add_name(other.name)
+
+    async def add_name(self, name: str) -> None:
+        await self.page.get_by_label("Name of a contact to add").fill(name)
         await self.page.get_by_role("button", name="Add", exact=True).click()
 
     async def dial(self, other: "Person", kind: str = "video") -> None:
-        await self.page.get_by_role("button", name=f"Call {other.name} by {kind}").click()
+        await self.dial_name(other.name, kind)
+
+    async def dial_name(self, name: str, kind: str = "video") -> None:
+        await self.page.get_by_role("button", name=f"Call {name} by {kind}").click()
 
     async def dial_at(self, other: "Person", moment_ms: float) -> None:
         """Click at that moment, ms since the epoch."""
@@ -132,15 +138,19 @@ class People:
         *,
         gateway: int = 0,
         sign_in: bool = True,
+        query: str = "",
+        script: str | None = None,
         **options: Any,
     ) -> Person:
-        """Somebody, signed in."""
+        """Somebody, signed in at the page with ``query``; ``script`` runs before the page's own."""
         context = await self._browser.new_context(**options)
         self._contexts.append(context)
+        if script is not None:
+            await context.add_init_script(script)
         person = Person(f"{name}{self._token}", await context.new_page())
         self.all.append(person)
         if sign_in:
-            await person.sign_in(self.urls[gateway])
+            await person.sign_in(self.urls[gateway], query)
         return person
 
     async def tab(self, of: Person, *, gateway: int = 0) -> Person:
@@ -153,7 +163,7 @@ class People:
     async def pair(self, **options: Any) -> tuple[Person, Person]:
         """Alice on one gateway and Bob on the other, each the other's contact."""
         alice = await self.person("alice", **options)
-        bob = await self.person("bob", gateway=1, **options)
+        bob = await self.person("bob", gateway=len(self.urls) - 1, **options)
         await alice.add(bob)
         await bob.add(alice)
         return alice, bob
