@@ -10,6 +10,8 @@ let refuse: SignallingError | undefined;
 /** Names of errors that the next captures end with; `undefined` for one that does not. */
 let failures: (string | undefined)[];
 let captured: FakeTrack[];
+/** What has to be stopped before there can be another. */
+let open: FakeTrack | undefined;
 
 const session = {
   userId: "bob",
@@ -30,6 +32,7 @@ beforeEach(() => {
   refuse = undefined;
   failures = [];
   captured = [];
+  open = undefined;
   vi.stubGlobal("MediaStream", FakeStream);
   vi.stubGlobal("RTCPeerConnection", class extends FakePeer {
     constructor(configuration: object) {
@@ -38,7 +41,7 @@ beforeEach(() => {
     }
   });
   const getUserMedia = async (wanted: Record<"audio" | "video", boolean | { deviceId: { exact: string } }>) => {
-    const name = failures.shift();
+    const name = open?.stopped === false ? "NotReadableError" : failures.shift();
     if (name !== undefined) {
       throw Object.assign(new Error(name), { name });
     }
@@ -138,7 +141,7 @@ test("where only one camera may be open the old one is closed first, and only th
   failures = ["NotAllowedError"];
   await expect(call.switchDevice("video", "back")).rejects.toThrow("NotAllowedError");
   expect(old.stopped).toBe(false);
-  failures = ["NotReadableError"];
+  open = old;
   await call.switchDevice("video", "back");
   expect(old.stopped).toBe(true);
   expect(call.local.getTracks()).toEqual([captured[0]]);
