@@ -95,7 +95,7 @@ class Connection:
         self.pictures = 0
         """How many pictures came that are not the one before."""
         self.loudness = 0.0
-        """Of the last twentieth of a second, 0 to 1."""
+        """The loudest sample since somebody asked last, 0 to 1; for them to set back."""
 
     @property
     def state(self) -> str:
@@ -152,7 +152,7 @@ class Connection:
                     self.pictures += data != last
                     last = data
                 else:
-                    self.loudness = max(map(abs, array("h", data))) / 32768
+                    self.loudness = max(self.loudness, max(map(abs, array("h", data))) / 32768)
 
 
 def _description(description: dict[str, str]) -> RTCSessionDescription:
@@ -296,6 +296,7 @@ async def main() -> None:
         if bot.connection is not None:
             told = {"with": bot.peer, "state": bot.connection.state, "pictures": bot.connection.pictures}
             print(json.dumps({**told, "loudness": round(bot.connection.loudness, 3)}), flush=True)
+            bot.connection.loudness = 0.0
     await bot.stop()
     if not running.cancelled():
         running.result()

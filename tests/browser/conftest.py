@@ -11,7 +11,7 @@ from playwright.async_api import Browser
 from services.gateway.page import built
 from tests.browser import people as cast
 from tests.browser.people import People
-from tests.browser.project import ORIGIN, Project
+from tests.browser.project import Project, Server
 from tests.browser.system import System
 
 
@@ -33,9 +33,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="package")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """Two gateways that serve the page, and take pages of ``ORIGIN`` too."""
-    system = System(tmp_path_factory.mktemp("browser") / "up.log", CLIENT_URL=ORIGIN)
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Where pages of others come from."""
+    server = Server(tmp_path_factory.mktemp("project"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="package")
+def system(tmp_path_factory: pytest.TempPathFactory, server: Server) -> Iterator[System]:
+    """Two gateways that serve the page, and take pages of others."""
+    system = System(tmp_path_factory.mktemp("browser") / "up.log", CLIENT_URL=server.origin)
     try:
         system.ready()
         yield system
@@ -44,9 +52,9 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 
 @pytest.fixture(scope="package")
-def project(tmp_path_factory: pytest.TempPathFactory, system: System) -> Project:
+def project(server: Server, system: System) -> Project:
     """An app that has the client installed."""
-    return Project(tmp_path_factory.mktemp("project"), system.urls[0])
+    return Project(server, system.urls[0])
 
 
 @pytest_asyncio.fixture(scope="package", loop_scope="session")

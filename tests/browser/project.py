@@ -5,15 +5,16 @@ import re
 import subprocess
 import sys
 import tarfile
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-
-from playwright.async_api import BrowserContext, Route
+from threading import Thread
 
 from tests.support.service import REPOSITORY
 
-ORIGIN = "http://localhost:5173"
 CLIENT = REPOSITORY / "web" / "client"
 GUIDE = REPOSITORY / "docs" / "clients.md"
+README = REPOSITORY / "README.md"
 GATEWAY = "http://127.0.0.1:8001"
 """What the guide has for the URL of a gateway."""
 TOOL_SECONDS = 120.0
@@ -23,16 +24,38 @@ _STRICT = (
 )  # fmt: skip
 
 
-def code(language: str) -> list[str]:
-    """The pieces of code in the guide."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", GUIDE.read_text(), re.M | re.S)
+def code(language: str, document: Path = GUIDE) -> list[str]:
+    """The pieces of code in a document."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", document.read_text(), re.M | re.S)
+
+
+class Server:
+    """Serves a folder at ``origin``, another one than any gateway's."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder)))
+        self.origin = f"http://localhost:{self._server.server_port}"
+        self._thread = Thread(target=self._server.serve_forever)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(TOOL_SECONDS)
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 class Project:
-    """The folder. Its files are at ``ORIGIN`` to browsers that are let ``in``."""
+    """The folder."""
 
-    def __init__(self, folder: Path, gateway: str) -> None:
-        self.folder = folder
+    def __init__(self, server: Server, gateway: str) -> None:
+        self.folder = folder = server.folder
+        self.origin = server.origin
         self._gateway = gateway
         self._run("npm", "pack", "--silent", "--pack-destination", str(folder), cwd=CLIENT)
         [packed] = folder.glob("*.tgz")
@@ -59,14 +82,6 @@ class Project:
         self._run(
             str(tool), name, "--bundle", "--format=esm", "--log-level=warning", out, "--allow-overwrite"
         )
-
-    async def serve(self, context: BrowserContext) -> None:
-        async def answer(route: Route) -> None:
-            name = route.request.url.removeprefix(ORIGIN).partition("#")[0].strip("/") or "index.html"
-            path = self.folder / name
-            await route.fulfill(**({"path": path} if path.is_file() else {"status": 404}))
-
-        await context.route(f"{ORIGIN}/**", answer)
 
     def _run(self, *command: str, cwd: Path | None = None) -> None:
         # Where the machine has no Node.js, that of the virtual environment.

@@ -5,7 +5,7 @@ import time
 
 from playwright.async_api import expect
 
-from tests.browser.people import People, talk
+from tests.browser.people import People, hear_each_other, see_each_other, talk
 from tests.browser.system import System
 
 OWN = "document.querySelector('#self')"
@@ -14,9 +14,9 @@ OWN = "document.querySelector('#self')"
 async def test_a_video_call(people: People) -> None:
     alice, bob = await people.pair()
     await talk(alice, bob)
+    await see_each_other(alice, bob)
+    await hear_each_other(alice, bob)
     for person in (alice, bob):
-        await person.sees()
-        await person.hears()
         await expect(person.page.get_by_label("Your own video")).to_be_visible()
         await expect(person.page.get_by_role("img", name="connection")).to_be_visible()
     await alice.click("Hang up")
@@ -63,8 +63,7 @@ async def test_declined(people: People) -> None:
 
 
 async def test_busy(people: People) -> None:
-    alice, bob = await people.pair()
-    carol = await people.person("carol")
+    (alice, bob), carol = await asyncio.gather(people.pair(), people.person("carol"))
     await carol.add(bob)
     await talk(alice, bob, "audio")
     await expect(carol.page.get_by_role("list", name="Contacts")).to_contain_text("In a call")
@@ -91,17 +90,15 @@ async def test_two_tabs_ring_and_one_answers(people: People) -> None:
     await other.click("Accept")
     await expect(bob.dialog).to_be_hidden()
     await expect(bob.page.locator("#notices")).to_contain_text("Answered on another device")
-    await alice.sees()
-    await other.sees()
+    await see_each_other(alice, other)
 
 
 async def test_both_call_at_once(people: People) -> None:
     alice, bob = await people.pair()
     moment = (time.time() + 0.5) * 1000
     await asyncio.gather(alice.dial_at(bob, moment), bob.dial_at(alice, moment))
+    await see_each_other(alice, bob)
     for person in (alice, bob):
-        await person.connected()
-        await person.sees()
         await expect(person.dialog).to_be_hidden()
     await bob.click("Hang up")
     await alice.ended(f"{bob.name} hung up")
@@ -113,9 +110,7 @@ async def test_a_reload_goes_on_with_the_call(people: People) -> None:
     await alice.click("Mute microphone")
     for person in (alice, bob):
         await person.page.reload()
-        for one in (alice, bob):
-            await one.connected()
-            await one.sees()
+        await see_each_other(alice, bob)
     await expect(alice.page.get_by_role("button", name="Unmute microphone")).to_be_visible()
     await bob.click("Hang up")
     await alice.ended(f"{bob.name} hung up")
@@ -125,10 +120,8 @@ async def test_both_reload_at_once(people: People) -> None:
     alice, bob = await people.pair()
     await talk(alice, bob)
     await asyncio.gather(alice.page.reload(), bob.page.reload())
-    for person in (alice, bob):
-        await person.connected()
-        await person.sees()
-        await person.hears()
+    await see_each_other(alice, bob)
+    await hear_each_other(alice, bob)
 
 
 async def test_who_is_rung_reloads_and_answers(people: People) -> None:
@@ -138,8 +131,7 @@ async def test_who_is_rung_reloads_and_answers(people: People) -> None:
     await bob.page.reload()
     await bob.rung_by(alice)
     await bob.click("Accept")
-    await alice.sees()
-    await bob.sees()
+    await see_each_other(alice, bob)
 
 
 async def test_a_gateway_is_killed(people: People, system: System) -> None:

@@ -6,7 +6,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Page
 
 from tests.browser.people import PATIENCE_MS
-from tests.browser.project import ORIGIN, Project
+from tests.browser.project import Project
 from tests.browser.system import System
 
 STILL_MS = 700
@@ -26,14 +26,13 @@ async def context(chromium: Browser, project: Project) -> AsyncIterator[BrowserC
     project.write("lib.html", '<script src="lib.js" type="module"></script>')
     context = await chromium.new_context()
     context.set_default_timeout(PATIENCE_MS)
-    await project.serve(context)
     yield context
     await context.close()
 
 
-async def _client(context: BrowserContext, url: str, name: str) -> Page:
+async def _client(context: BrowserContext, origin: str, url: str, name: str) -> Page:
     page = await context.new_page()
-    await page.goto(f"{ORIGIN}/lib.html")
+    await page.goto(f"{origin}/lib.html")
     await page.wait_for_function("() => window.lib !== undefined")
     await page.evaluate(_JOIN, [url, name])
     return page
@@ -62,10 +61,11 @@ async def _still(page: Page) -> None:
     )
 
 
-async def test_hold_stops_everything_and_lets_it_flow_again(context: BrowserContext, system: System) -> None:
-    alice, bob = [
-        await _client(context, system.urls[n], f"{name}-on-hold") for n, name in enumerate(("alice", "bob"))
-    ]
+async def test_hold_stops_everything_and_lets_it_flow_again(
+    context: BrowserContext, system: System, project: Project
+) -> None:
+    alice = await _client(context, project.origin, system.urls[0], "alice-on-hold")
+    bob = await _client(context, project.origin, system.urls[1], "bob-on-hold")
     await alice.evaluate(
         "async () => { window.call = await client.call('bob-on-hold', { audio: true, video: false }); }"
     )

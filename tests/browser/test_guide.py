@@ -11,7 +11,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Page, expect
 
 from tests.browser.people import FRAMES, PATIENCE_MS
-from tests.browser.project import ORIGIN, Project, code
+from tests.browser.project import README, Project, code
 from tests.browser.system import System
 from tests.support.service import clean_environment
 
@@ -40,7 +40,6 @@ def apps(project: Project) -> Project:
 async def context(chromium: Browser, apps: Project) -> AsyncIterator[BrowserContext]:
     context = await chromium.new_context()
     context.set_default_timeout(PATIENCE_MS)
-    await apps.serve(context)
     yield context
     await context.close()
 
@@ -49,16 +48,16 @@ def _name(name: str) -> str:
     return f"{name}-{secrets.token_hex(2)}"
 
 
-async def _app(context: BrowserContext, name: str) -> Page:
+async def _app(context: BrowserContext, apps: Project, name: str) -> Page:
     page = await context.new_page()
-    await page.goto(f"{ORIGIN}/#{name}")
+    await page.goto(f"{apps.origin}/#{name}")
     await expect(page.locator("#state")).to_have_text("ready")
     return page
 
 
-async def _plain(context: BrowserContext, gateway: str, name: str) -> Page:
+async def _plain(context: BrowserContext, apps: Project, gateway: str, name: str) -> Page:
     page = await context.new_page()
-    await page.goto(f"{ORIGIN}/plain.html")
+    await page.goto(f"{apps.origin}/plain.html")
     await page.wait_for_function("() => window.start !== undefined")
     await page.evaluate(
         """([url, name]) => {
@@ -81,9 +80,9 @@ async def _call(page: Page, name: str) -> None:
     await page.get_by_role("button", name="Call", exact=True).click()
 
 
-async def test_the_app_with_the_client(context: BrowserContext) -> None:
+async def test_the_app_with_the_client(context: BrowserContext, apps: Project) -> None:
     bobs = _name("bob")
-    alice, bob = await _app(context, _name("alice")), await _app(context, bobs)
+    alice, bob = await _app(context, apps, _name("alice")), await _app(context, apps, bobs)
     await _call(alice, _name("nobody"))
     await expect(alice.locator("#state")).to_have_text("user_not_found")
     await _call(alice, bobs)
@@ -96,10 +95,12 @@ async def test_the_app_with_the_client(context: BrowserContext) -> None:
     await expect(alice.locator("#state")).to_have_text(f"hangup, {bobs}")
 
 
-async def test_a_plain_socketio_client_calls_and_is_called(context: BrowserContext, system: System) -> None:
+async def test_a_plain_socketio_client_calls_and_is_called(
+    context: BrowserContext, apps: Project, system: System
+) -> None:
     url = system.urls[1]
     alices, carols = _name("alice"), _name("carol")
-    alice, carol = await _app(context, alices), await _plain(context, url, carols)
+    alice, carol = await _app(context, apps, alices), await _plain(context, apps, url, carols)
     await _call(alice, carols)
     for page in (alice, carol):
         await _sees(page)
@@ -129,7 +130,7 @@ async def test_the_python_client(context: BrowserContext, apps: Project) -> None
         assert running.stdout is not None
         assert "'ok': True" in await asyncio.wait_for(asyncio.to_thread(running.stdout.readline), SECONDS)
         alices = _name("alice")
-        alice = await _app(context, alices)
+        alice = await _app(context, apps, alices)
         await _call(alice, "secretary")
         await expect(alice.locator("#state")).to_have_text("not_now, secretary")
         assert (
@@ -138,3 +139,26 @@ async def test_the_python_client(context: BrowserContext, apps: Project) -> None
     finally:
         running.kill()
         running.communicate(timeout=SECONDS)
+
+
+async def test_the_call_in_the_readme(apps: Project) -> None:
+    [snippet] = code("python", README)
+    apps.write("readme.py", snippet)
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, str(apps.folder / "readme.py")],
+        env=clean_environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=True,
+    )
+    told = [line.split(" {")[0] for line in done.stdout.splitlines()]
+    for line in (
+        "bob   <- call:incoming",
+        "alice <- call:accepted",
+        "bob   <- call:offer",
+        "bob   <- call:ended",
+    ):
+        assert line in told, done.stdout + done.stderr

@@ -1,5 +1,6 @@
 """What holds for the page in every state: who may use it, and what may run in it."""
 
+import asyncio
 from pathlib import Path
 
 from playwright.async_api import expect
@@ -83,15 +84,13 @@ async def test_the_keyboard_is_enough(people: People) -> None:
 async def test_without_leave_to_use_the_camera(people: People) -> None:
     async with browser(granting=False) as strict:
         careful = People(strict, people.urls)
-        alice = await careful.person("alice")
+        alice, bob = await asyncio.gather(careful.person("alice"), people.person("bob", gateway=1))
         await alice.page.context.grant_permissions(["microphone"])
-        bob = await people.person("bob", gateway=1)
         await alice.add(bob)
         await alice.dial(bob)
         await bob.rung_by(alice)
         await bob.click("Accept")
-        await alice.sees()
-        await bob.hears()
+        await asyncio.gather(alice.sees(), bob.hears())
         await expect(alice.page.locator("#call-banner")).to_contain_text("No access to your camera")
 
 

@@ -1,5 +1,6 @@
 """Calls through a real coturn and nothing else, as somebody's network may want it."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 
@@ -7,7 +8,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, expect
 
-from tests.browser.people import People, talk
+from tests.browser.people import People, hear_each_other, see_each_other, talk
 from tests.browser.system import System
 from tests.support import coturn
 from tests.support.coturn import Coturn
@@ -58,9 +59,9 @@ async def people(chromium: Browser, relaying: System) -> AsyncIterator[People]:
 async def test_a_call_goes_through_turn_and_outlives_it(people: People, turn: Coturn) -> None:
     alice, bob = await people.pair(query="?relay")
     await talk(alice, bob)
+    await see_each_other(alice, bob)
+    await hear_each_other(alice, bob)
     for person in (alice, bob):
-        await person.sees()
-        await person.hears()
         await expect(person.page.locator("#figures")).to_contain_text("relayed")
     turn.kill()
     for person in (alice, bob):
@@ -68,6 +69,7 @@ async def test_a_call_goes_through_turn_and_outlives_it(people: People, turn: Co
     turn.start()
     for person in (alice, bob):
         await person.connected()
+    for person in (alice, bob):
         await person.sees_more()
     await alice.click("Hang up")
     await bob.ended(f"{alice.name} hung up")
@@ -75,8 +77,9 @@ async def test_a_call_goes_through_turn_and_outlives_it(people: People, turn: Co
 
 async def test_expired_credentials_are_of_no_use(people: People, turn: Coturn) -> None:
     expired = _EXPIRED % json.dumps([turn.credentials(-1)])
-    alice = await people.person("alice", query="?relay", script=expired)
-    bob = await people.person("bob", query="?relay")
+    alice, bob = await asyncio.gather(
+        people.person("alice", query="?relay", script=expired), people.person("bob", query="?relay")
+    )
     await alice.add(bob)
     await alice.dial(bob)
     await bob.rung_by(alice)
