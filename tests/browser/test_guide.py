@@ -62,6 +62,7 @@ async def _plain(context: BrowserContext, apps: Project, gateway: str, name: str
     await page.evaluate(
         """([url, name]) => {
             window.client = start(url, name, {
+                onIncoming: (from) => new Promise((resolve) => (window.decide = resolve)),
                 onRemote: (stream) => (document.querySelector("#remote").srcObject = stream),
                 onEnded: (reason) => (window.reason = reason),
             });
@@ -102,6 +103,8 @@ async def test_a_plain_socketio_client_calls_and_is_called(
     alices, carols = _name("alice"), _name("carol")
     alice, carol = await _app(context, apps, alices), await _plain(context, apps, url, carols)
     await _call(alice, carols)
+    await carol.wait_for_function("() => window.decide !== undefined")
+    await carol.evaluate("decide(true)")
     for page in (alice, carol):
         await _sees(page)
     await alice.get_by_role("button", name="Hang up").click()

@@ -43,6 +43,8 @@ export class Call extends Emitter<CallEvents> {
   #peer: RTCPeerConnection | undefined;
   #negotiation: Negotiation | undefined;
   #early: Signal[] = [];
+  /** What is sent as soon as the call is accepted. */
+  #kept: Signal[] = [];
   #received: Promise<void> = Promise.resolve();
   #mine = false;
   readonly #hold = new Hold();
@@ -312,6 +314,7 @@ export class Call extends Emitter<CallEvents> {
     if (this.state === "ringing") {
       this.#recovery.start("ice_timeout");
       this.#become(this.#peer?.connectionState === "connected" ? "connected" : "connecting");
+      this.#kept.splice(0).forEach((signal) => this.#send(signal));
     }
   }
 
@@ -325,6 +328,12 @@ export class Call extends Emitter<CallEvents> {
   }
 
   #send(signal: Signal): void {
+    if (this.state === "ringing" && !this.session.early) {
+      if (this.#kept.length < EARLY_MAX) {
+        this.#kept.push(signal);
+      }
+      return;
+    }
     const to = { from: this.session.userId, to: this.user, callId: this.id };
     const sent =
       "candidates" in signal

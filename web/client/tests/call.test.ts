@@ -15,6 +15,7 @@ let open: FakeTrack | undefined;
 
 const session = {
   userId: "bob",
+  early: false,
   rtc: { iceTransportPolicy: "relay", iceServers: [{ urls: "turn:a" }] },
   ask: async (event: string, payload: Record<string, unknown>) => {
     asked.push({ event, payload });
@@ -78,6 +79,20 @@ async function talking(...kinds: string[]): Promise<Call> {
 }
 
 const offers = () => asked.filter(({ event }) => event === "call:offer").length;
+
+test("nothing is offered before the call is accepted, unless the app says so", async () => {
+  for (const early of [false, true]) {
+    peers = [];
+    asked = [];
+    const local = new FakeStream([new FakeTrack("audio")]) as unknown as MediaStream;
+    const call = new Call({ ...session, early } as Session, "c", "alice", "audio", false, undefined, local);
+    await turns(100);
+    const sent = ["call:offer", "ice:candidate"];
+    expect(asked.map(({ event }) => event)).toEqual(early ? sent : []);
+    call.take({ name: "call:accepted", payload: { callId: "c", by: "alice" } });
+    expect(asked.map(({ event }) => event)).toEqual(sent);
+  }
+});
 
 test("a connection is made as the app says, with the servers of now, and learns of others", async () => {
   const call = await talking("audio");

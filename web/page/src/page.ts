@@ -20,6 +20,7 @@ async function start(tab: Tab): Promise<void> {
   const client = new SignallingClient({
     url: location.origin,
     userId: name,
+    early: true, // on this page everybody is asked first
     ...(memory && { memory }),
     ...(RELAY && { rtc: { iceTransportPolicy: "relay" } }),
     connect: (url) => {
