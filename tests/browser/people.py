@@ -14,7 +14,7 @@ PATIENCE_MS = 20_000.0
 VIEWPORT = {"width": 960, "height": 640}
 ARGS = [
     "--no-sandbox",
-    "--use-fake-device-for-media-stream=device-count=2,fps=10",
+    "--use-fake-device-for-media-stream=device-count=3,fps=10",
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",

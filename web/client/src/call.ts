@@ -299,11 +299,11 @@ export class Call extends Emitter<CallEvents> {
       this.#recovery.connected();
       this.#become("connected");
     } else if (state === "disconnected") {
-      this.#recovery.start("ice_failed");
+      this.#recovery.broken();
       this.#become("reconnecting");
     } else if (state === "failed") {
       if (this.state === "connected") {
-        this.#recovery.start("ice_failed");
+        this.#recovery.broken();
         this.#become("reconnecting");
       }
       this.#recovery.failed();

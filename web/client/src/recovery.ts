@@ -1,8 +1,9 @@
 type Timer = ReturnType<typeof setTimeout> | undefined;
 
 const CONNECT_MS = 30_000;
-/** When to negotiate once more if there is no connection yet. */
+/** When to negotiate once more if there is no connection yet, or none any more: that may be over in a moment. */
 const AGAIN_MS = 8_000;
+const BROKEN_MS = 3_000;
 /** Between two restarts of ICE: while the network is away, each may fail at once. */
 const RESTART_MS = 4_000;
 const SOON_MS = 1_000;
@@ -11,6 +12,7 @@ const SOON_MS = 1_000;
 export class Recovery {
   #limit: Timer;
   #again: Timer;
+  #soon: Timer;
   #restart: Timer;
   #restarted = -Infinity;
 
@@ -23,15 +25,19 @@ export class Recovery {
   ) {}
 
   /** Give up with `reason` unless it connects in time. */
-  start(reason: string): void {
+  start(reason: string, again = AGAIN_MS): void {
     clearTimeout(this.#limit);
     if (this.state() !== "connected") {
       this.#limit = setTimeout(() => this.giveUp(reason), CONNECT_MS);
-      clearTimeout(this.#again);
       if (this.first) {
-        this.#again = setTimeout(() => !["connected", "failed"].includes(this.state() ?? "") && this.negotiate(), AGAIN_MS);
+        this.#negotiateIn(again);
       }
     }
+  }
+
+  /** It was there and broke. */
+  broken(): void {
+    this.start("ice_failed", BROKEN_MS);
   }
 
   /** ICE failed: restart it at once, and then as long as it fails. */
@@ -46,8 +52,22 @@ export class Recovery {
 
   /** Something did not get through. */
   soon(): void {
+    clearTimeout(this.#soon);
+    this.#soon = setTimeout(() => this.negotiate(), SOON_MS);
+  }
+
+  /** Then, and again and again, until there is a connection. What has failed is for `failed`. */
+  #negotiateIn(ms: number): void {
     clearTimeout(this.#again);
-    this.#again = setTimeout(() => this.negotiate(), SOON_MS);
+    this.#again = setTimeout(() => {
+      const state = this.state();
+      if (state !== "connected") {
+        this.#negotiateIn(AGAIN_MS);
+        if (state !== "failed") {
+          this.negotiate();
+        }
+      }
+    }, ms);
   }
 
   connected(): void {
@@ -58,5 +78,6 @@ export class Recovery {
   stop(): void {
     this.connected();
     clearTimeout(this.#again);
+    clearTimeout(this.#soon);
   }
 }

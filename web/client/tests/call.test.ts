@@ -195,6 +195,29 @@ test("what fails is restarted, not more often than every four seconds, and for h
   expect(vi.getTimerCount()).toBe(0);
 });
 
+test("a connection that is broken but has not failed is restarted by one side, after a moment and again later", async () => {
+  for (const [userId, restarts] of [["bob", 2], ["aaron", 0]] as const) {
+    peers = [];
+    const local = new FakeStream([new FakeTrack("audio")]) as unknown as MediaStream;
+    const call = new Call({ ...session, userId } as Session, "c", "alice", "audio", false, undefined, local);
+    await turns();
+    call.take({ name: "call:accepted", payload: { callId: "c", by: "alice" } });
+    call.take({ name: "call:answer", payload: { callId: "c", from: "alice", answer: { type: "answer", sdp: sdp("A1") } } });
+    await turns(10);
+    const peer = peers[0]!;
+    peer.become("disconnected");
+    await turns(2_900);
+    expect(peer.restarts).toBe(0);
+    await turns(200);
+    peer.signalingState = "stable";
+    await turns(8_000);
+    expect([peer.restarts, call.state]).toEqual([restarts, "reconnecting"]);
+    peer.become("connected");
+    await turns(60_000);
+    expect([peer.restarts, call.state]).toEqual([restarts, "connected"]);
+  }
+});
+
 test("when the server is in reach again a connection that broke, too, is restarted at once", async () => {
   const call = await talking("audio");
   call.back(true);
