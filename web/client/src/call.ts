@@ -65,6 +65,7 @@ export class Call extends Emitter<CallEvents> {
     this.#recovery = new Recovery(
       () => this.#peer?.connectionState,
       () => this.#negotiation?.again(),
+      () => this.#replace(false),
       (reason) => void this.hangup(reason).catch((error: unknown) => this.emit("error", error)),
       session.userId > user,
     );
@@ -275,22 +276,32 @@ export class Call extends Emitter<CallEvents> {
     this.receiveAll(this.early());
   }
 
-  /** The peer has another connection than before, and so must this side. */
+  /** The peer has another connection than before, or offers one as this side does, and so there must be another. */
   async #renew(offer: Signal | undefined): Promise<void> {
+    this.#replace(offer !== undefined);
+    if (this.state !== "ringing") {
+      this.#recovery.start("ice_failed");
+      this.#lost();
+    }
+    if (offer !== undefined) {
+      await this.#negotiation?.receive(offer);
+    }
+  }
+
+  /** Another connection in the place of this one, with the same media. */
+  #replace(waits: boolean): void {
     this.#negotiation?.stop();
-    this.#recovery.stop();
     if (this.#peer !== undefined) {
       this.#peer.ontrack = this.#peer.onconnectionstatechange = null;
       this.#peer.close();
     }
     this.remote.getTracks().forEach((track) => this.remote.removeTrack(track));
-    this.#connect(offer !== undefined);
-    if (this.state !== "ringing") {
-      this.#recovery.start("ice_failed");
+    this.#connect(waits);
+  }
+
+  #lost(): void {
+    if (this.state === "connected") {
       this.#become("reconnecting");
-    }
-    if (offer !== undefined) {
-      await this.#negotiation?.receive(offer);
     }
   }
 
@@ -300,11 +311,11 @@ export class Call extends Emitter<CallEvents> {
       this.#become("connected");
     } else if (state === "disconnected") {
       this.#recovery.broken();
-      this.#become("reconnecting");
+      this.#lost();
     } else if (state === "failed") {
       if (this.state === "connected") {
         this.#recovery.broken();
-        this.#become("reconnecting");
+        this.#lost();
       }
       this.#recovery.failed();
     }

@@ -19,6 +19,8 @@ export class Recovery {
   constructor(
     private readonly state: () => RTCPeerConnectionState | undefined,
     private readonly negotiate: () => void,
+    /** Make another connection, and offer it. */
+    private readonly replace: () => void,
     private readonly giveUp: (reason: string) => void,
     /** Of the two sides, the one that does not wait for the other to negotiate once more. */
     private readonly first: boolean,
@@ -56,14 +58,16 @@ export class Recovery {
     this.#soon = setTimeout(() => this.negotiate(), SOON_MS);
   }
 
-  /** Then, and again and again, until there is a connection. What has failed is for `failed`. */
-  #negotiateIn(ms: number): void {
+  /** Then, and again and again until there is a connection: with a new one, where an ICE restart was of no use. */
+  #negotiateIn(ms: number, tries = 0): void {
     clearTimeout(this.#again);
     this.#again = setTimeout(() => {
       const state = this.state();
       if (state !== "connected") {
-        this.#negotiateIn(AGAIN_MS);
-        if (state !== "failed") {
+        this.#negotiateIn(AGAIN_MS, tries + 1);
+        if (tries > 0) {
+          this.replace();
+        } else if (state !== "failed") {
           this.negotiate();
         }
       }
