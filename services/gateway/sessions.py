@@ -23,6 +23,8 @@ class Socket:
     token: str = ""
     """What resumes the session, as its client was told; presence may have forgotten it."""
     gone: bool = False
+    claims: str | None = None
+    """The user that it is joining as: presence may have given it a session that nobody speaks for yet."""
     calls: dict[str, str] = field(default_factory=dict)
     """Peer → call, for relays that do not name the call."""
     acks_pending: int = 0
