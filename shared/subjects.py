@@ -190,6 +190,15 @@ def mailbox(session: str) -> str:
     return f"deliver.*.{session}.>"
 
 
+SETTLED = "settled"
+"""The event of a letter that is for nobody to hear."""
+
+
+def settled(session: str) -> str:
+    """Sent by a gateway into a mailbox that it reads: what was handed out before is stored when this is there."""
+    return deliver(NOBODY, session, SETTLED)
+
+
 def parse_deliver(subject: str) -> tuple[str, str]:
     """``(session, event)`` of a deliver subject."""
     _, _, session, event = subject.split(".")
@@ -402,7 +411,8 @@ TABLE: tuple[Row, ...] = (
         "publish, captured by memory stream DELIVER",
         "callcore",
         "gateway",
-        "one client-visible event to one session",
+        "one client-visible event to one session; `deliver.-.<session>.settled` is for no client, gateways see by it "
+        "that what came before is stored",
     ),
     Row("control.<gateway>.<session>.replaced", "publish", "presence", "gateway", "close the socket named"),
     Row(
