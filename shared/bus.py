@@ -63,6 +63,8 @@ class Bus:
         self.on_reconnect: list[Hook] = []
         self.connected_since = time.monotonic()
         """When the connection was made that is there now, or was last."""
+        self.disconnected_at = 0.0
+        """When the one before it was lost."""
         self._closing = False
         self.errors: Counter[str] = Counter()
         """What nats-py complained of: ``slow_consumer``, a message dropped for want of room, or ``other``."""
@@ -97,6 +99,7 @@ class Bus:
             (log.warning if client.is_connected else log.debug)("nats error", error=text)
 
         async def on_disconnect() -> None:
+            bus.disconnected_at = time.monotonic()
             if not bus._closing:
                 log.warning("nats disconnected")
             # nats-py would send it once it is connected again, and knows by itself what it has subscribed to.

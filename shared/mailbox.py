@@ -51,17 +51,19 @@ class Postman:
         self._bus = bus
         self._seq = SeqClock()
 
-    def deliver(self, gateway: str, session: str, event: str, payload: bytes, reply: str = "") -> None:
-        """Send ``payload`` (a JSON object that is not empty) with a fresh ``seq``.
+    def deliver(self, gateway: str, session: str, event: str, payload: bytes, reply: str = "") -> bytes:
+        """Send ``payload`` (a JSON object that is not empty) with a fresh ``seq``; what was sent.
 
         ``reply``: the receipt subject that the gateway answers on. Raises :class:`shared.errors.Unavailable`.
         """
-        self._bus.publish(
-            subjects.deliver(gateway, session, event),
-            b'%b,"seq":%d}' % (payload[:-1], self._seq.next()),
-            reply,
-            traces.active.headers() if traces.active is not None else None,
-        )
+        letter = b'%b,"seq":%d}' % (payload[:-1], self._seq.next())
+        headers = traces.active.headers() if traces.active is not None else None
+        self._bus.publish(subjects.deliver(gateway, session, event), letter, reply, headers)
+        return letter
+
+    def again(self, gateway: str, session: str, event: str, letter: bytes) -> None:
+        """Send once more what was sent. Raises :class:`shared.errors.Unavailable`."""
+        self._bus.publish(subjects.deliver(gateway, session, event), letter)
 
 
 def settle(bus: Bus, session: str) -> Letter:

@@ -403,8 +403,8 @@ TABLE: tuple[Row, ...] = (
         "doubt",
         "publish",
         "callcore, gateway",
-        "gateway",
-        "somebody was cut off from NATS: relays of the last seconds are sent again",
+        "callcore, gateway",
+        "somebody was cut off from NATS: relays of the last seconds are sent again, and turns of calls told again",
     ),
     Row(
         "deliver.<gateway>.<session>.<event>",
