@@ -16,6 +16,7 @@ from services.gateway.relay import Relays
 from services.gateway.replies import Asked, Replies, dumps
 from services.gateway.sessions import Registry, Socket
 from services.gateway.transport import Transport
+from services.gateway.turns import Turns
 from shared import logs
 from shared.contracts import calls, client, presence
 from shared.contracts.client import Event
@@ -25,6 +26,9 @@ from shared.ids import new_id
 from shared.rpc import Client
 
 log = logs.get(__name__)
+
+RESUMES_AT_ONCE = 16
+"""Asked of presence: thousands may come back at once, and who joins meanwhile is not to wait for them."""
 
 
 class Admission:
@@ -64,6 +68,7 @@ class Admission:
         self._lease_held = lease_held
         self._ice_servers = ice_servers
         self._resume_window = resume_window
+        self._resumes = Turns(RESUMES_AT_ONCE)
         auth.expired = self._expired
         self.joins: Counter[str] = Counter()
         """``new`` sessions; those ``resumed`` as asked, and those ``continued`` though nobody asked."""
@@ -108,7 +113,13 @@ class Admission:
         if not self._lease_held():
             raise Unavailable
         with self._outbound.joining():
-            reply = await self._ask_in(socket, request)
+            if join.resume is None:
+                reply = await self._ask_in(socket, request)
+            else:
+                async with self._resumes.turn():
+                    if socket.gone:
+                        raise NotAuthenticated  # nobody hears it
+                    reply = await self._ask_in(socket, request)
             if reply.resumed or reply.continued:
                 resumed = await self._continue(asked, join, reply)
             else:

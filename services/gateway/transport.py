@@ -23,6 +23,7 @@ from services.gateway import packets
 from services.gateway.connections import Connections
 from services.gateway.outgoing import Outgoing
 from services.gateway.packets import ConnectPacket, DisconnectPacket, EventPacket, Malformed
+from services.gateway.turns import Doorway
 from services.gateway.websocket import LAST_WORDS_SECONDS, WebSocket
 from shared import logs
 from shared.hits import Hits
@@ -37,6 +38,8 @@ PATH = "socket.io"
 POLLS_LOOK_SECONDS = 1.0
 BODY_SECONDS = 10.0
 """How long a polling request may take to bring its body."""
+WAITING_MAX = 8_192
+"""Connections that may wait to be let in."""
 LET_READ_SECONDS = 5.0
 """How long a client may take over a part of what it missed. Its pings are not heard meanwhile."""
 
@@ -105,6 +108,7 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         self._doomed: set[str] = set()
         self._in_hand: set[str] = set()
         self._asked: dict[str, Any] = {}
+        self._doorway = Doorway(WAITING_MAX)
         self.draining = False
         """Whether clients that are not connected yet are to go elsewhere."""
         self.websockets: dict[str, WebSocket] = {}
@@ -322,6 +326,9 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
             raise web.HTTPServiceUnavailable(text="Draining: connect to another server")
         if "sid" not in request.query:
             self._connections.check(request)
+            if not await self._doorway.through(lambda: _is_there(request)) or self.draining:
+                raise web.HTTPServiceUnavailable(text="Too many at once", headers={"Retry-After": "1"})
+            self._connections.check(request)  # again: others were let in meanwhile
         environ: dict[str, Any] = driver.translate_request(request)
         if request.method == "POST":
             body = await self._body(request)
@@ -371,6 +378,10 @@ class Clients(socketio.AsyncManager):  # type: ignore[misc]  # untyped
             return None  # connected already
         self.pending_connect.setdefault(namespace, []).append(sid)
         return sid
+
+
+def _is_there(request: web.Request) -> bool:
+    return request.transport is not None and not request.transport.is_closing()
 
 
 class _Body:
