@@ -34,7 +34,7 @@ MARGIN_MS = 10_000
 DRAIN_SECONDS = 2.0
 TRY_AGAIN_SECONDS = (0.1, 0.5)
 PATIENCE_SECONDS = 8.0
-"""How long it is tried to read a mailbox; what cannot be read then, the client is told that it may have missed."""
+"""How long it is tried to read a mailbox; a client whose cannot be read then is to come again, with the same token."""
 
 
 class Arrival(NamedTuple):
@@ -127,7 +127,8 @@ class Recoveries:
     ) -> Missed:
         """What a session has missed: after ``last_seq``; or, of a client that does not tell, since ``lost_at`` (ms).
 
-        ``since``: when the session began (ms).
+        ``since``: when the session began (ms). Raises :class:`Unavailable` if nothing can be read for a client that
+        could be told what it missed.
         """
         if last_seq is None and lost_at is None:
             return Missed([], [], complete=False)
@@ -142,15 +143,14 @@ class Recoveries:
             complete = complete and await self._reach.covers(max(after_ms, since))
         except Unavailable as error:
             log.warning("mailbox not read", session=recovery.session, reason=error.message)
+            if last_seq is not None:
+                raise
             return Missed([], [], complete=False)
         first = next((n for n, letter in enumerate(letters) if letter.seq > after), len(letters))
         return Missed(letters[:first], _once(letters, first), complete)
 
     async def _read(self, recovery: Recovery, since_ms: int) -> list[Letter]:
-        """The mailbox, up to now at least, in a few tries: what cannot be read is lost to the client.
-
-        Raises :class:`Unavailable`.
-        """
+        """The mailbox, up to now at least, in a few tries. Raises :class:`Unavailable`."""
         session, until = recovery.session, time.monotonic() + PATIENCE_SECONDS
         while True:
             try:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from shared import streams, subjects
+from shared.bus import Bus
 from signalling.nats_server import EmbeddedNats
 from tests.integration.gateway.test_relays_outlive import System, _differences
 from tests.support.raw_client import RawClient
@@ -133,4 +135,33 @@ async def test_a_token_that_is_spent_is_good_only_until_the_next_is_heard_of(sys
     again = await bob.connect(1)
     assert (await again.join("bob", resume=bob.known))["resumed"]
     for client in (thief, again):
+        await client.close()
+
+
+async def test_a_mailbox_that_cannot_be_read_costs_nobody_a_session(system: System, bus: Bus) -> None:
+    """The client is told to come again, and its token is good for that; what is lost, only the mailbox says."""
+    alice, bob = RawClient("alice"), Bob(system)
+    await alice.connect(system.gateways[0].url)
+    await alice.join("alice")
+    now = await bob.connect(1)
+    await now.join("bob")
+    call = (await alice.ok("call:initiate", {"to": "bob", "callType": "audio"}))["callId"]
+    await now.expect("call:incoming")
+    await now.ok("call:accept", {"callId": call})
+    await now.tear()
+    await now.close()
+    bob.learn(now)
+    await streams.api(bus, f"STREAM.DELETE.{subjects.STREAM_DELIVER}", {})
+    for gateway in (0, 1):
+        now = await bob.connect(gateway)
+        ack = await now.ask("user:join", bob.join(), timeout=2 * PATIENCE)
+        assert (ack["ok"], ack["error"]["code"], ack["error"]["retryable"]) == (False, "unavailable", True)
+        if gateway == 0:
+            await now.close()
+    await streams.ensure_deliver(bus, replicas=1, max_age_seconds=60, max_bytes=1024 * 1024)
+    ack = await now.ask("user:join", bob.join(), timeout=PATIENCE)
+    assert ack["sessionId"] == bob.known["sessionId"] and not ack["resumed"], "the stream is new"
+    await alice.ok("call:end", {"callId": call})
+    await now.expect("call:ended")
+    for client in (alice, now):
         await client.close()

@@ -28,6 +28,14 @@ async def test_it_is_tried_again(monkeypatch: pytest.MonkeyPatch, failures: int 
     monkeypatch.setattr(recovery, "TRY_AGAIN_SECONDS", (0.0, 0.01))
     monkeypatch.setattr(recovery, "PATIENCE_SECONDS", 0.2)
     here = Recovery("s", direct=True)
-    missed = await Recoveries(cast(Bus, None)).look(here, last_seq=1_000, lost_at=None, since=0)
-    assert (missed.missed, missed.complete) == (([], False) if failures is None else (letters[1:], True))
-    assert tries == failures + 1 if failures is not None else tries > 3
+    recoveries = Recoveries(cast(Bus, None))
+    if failures is None:
+        with pytest.raises(Unavailable):
+            await recoveries.look(here, last_seq=1_000, lost_at=None, since=0)
+        assert tries > 3
+        missed = await recoveries.look(here, last_seq=None, lost_at=5, since=0)
+        assert (missed.missed, missed.complete) == ([], False), "it would not know anyway"
+        return
+    missed = await recoveries.look(here, last_seq=1_000, lost_at=None, since=0)
+    assert (missed.missed, missed.complete) == (letters[1:], True)
+    assert tries == failures + 1
