@@ -48,8 +48,8 @@ class Bus:
     """One NATS connection of one service instance.
 
     Nothing is buffered while NATS is away: what cannot be sent now raises :class:`Unavailable`, because a call
-    message sent late is a wrong message. What was published in the moment before it went may still leave when it is
-    back; so what can go stale carries a time, or a number.
+    message sent late is a wrong message; and what had not left when it went never leaves. What a server that hangs
+    has not read yet, it may still read when it goes on; so what can go stale carries a time, or a number.
     """
 
     def __init__(self, client: Client) -> None:
@@ -63,6 +63,8 @@ class Bus:
         self.on_reconnect: list[Hook] = []
         self.connected_since = time.monotonic()
         """When the connection was made that is there now, or was last."""
+        self.disconnected_at = 0.0
+        """When the one before it was lost."""
         self._closing = False
         self.errors: Counter[str] = Counter()
         """What nats-py complained of: ``slow_consumer``, a message dropped for want of room, or ``other``."""
@@ -97,8 +99,11 @@ class Bus:
             (log.warning if client.is_connected else log.debug)("nats error", error=text)
 
         async def on_disconnect() -> None:
+            bus.disconnected_at = time.monotonic()
             if not bus._closing:
                 log.warning("nats disconnected")
+            # nats-py would send it once it is connected again, and knows by itself what it has subscribed to.
+            client._pending, client._pending_data_size = [], 0
             bus._give_up_asking()
 
         async def on_reconnect() -> None:
@@ -122,6 +127,7 @@ class Bus:
                     connect_timeout=2,
                     reconnect_time_wait=RECONNECT_WAIT_SECONDS,  # type: ignore[arg-type]  # seconds, fractions work
                     max_reconnect_attempts=-1,
+                    pending_size=0,  # nothing is kept to be sent after a reconnect
                     ping_interval=PING_SECONDS,
                     max_outstanding_pings=2,
                 )

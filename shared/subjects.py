@@ -190,6 +190,15 @@ def mailbox(session: str) -> str:
     return f"deliver.*.{session}.>"
 
 
+SETTLED = "settled"
+"""The event of a letter that is for nobody to hear."""
+
+
+def settled(session: str) -> str:
+    """Sent by a gateway into a mailbox that it reads: what was handed out before is stored when this is there."""
+    return deliver(NOBODY, session, SETTLED)
+
+
 def parse_deliver(subject: str) -> tuple[str, str]:
     """``(session, event)`` of a deliver subject."""
     _, _, session, event = subject.split(".")
@@ -394,15 +403,16 @@ TABLE: tuple[Row, ...] = (
         "doubt",
         "publish",
         "callcore, gateway",
-        "gateway",
-        "somebody was cut off from NATS: relays of the last seconds are sent again",
+        "callcore, gateway",
+        "somebody was cut off from NATS: relays of the last seconds are sent again, and turns of calls told again",
     ),
     Row(
         "deliver.<gateway>.<session>.<event>",
         "publish, captured by memory stream DELIVER",
         "callcore",
         "gateway",
-        "one client-visible event to one session",
+        "one client-visible event to one session; `deliver.-.<session>.settled` is for no client, gateways see by it "
+        "that what came before is stored",
     ),
     Row("control.<gateway>.<session>.replaced", "publish", "presence", "gateway", "close the socket named"),
     Row(

@@ -3,11 +3,11 @@
 from typing import Protocol
 
 from services.callcore.model import Address, Call, Outcome, Reason, State
+from services.callcore.told import Told
 from shared import logs, subjects
 from shared.clock import now_ms
 from shared.contracts.events import CallEvent
 from shared.events import Recorder
-from shared.mailbox import Postman
 
 log = logs.get(__name__)
 
@@ -26,9 +26,9 @@ class Announce(Protocol):
 class Teller:
     """Turns an outcome that is stored into messages."""
 
-    def __init__(self, announce: Announce, postman: Postman, recorder: Recorder) -> None:
+    def __init__(self, announce: Announce, told: Told, recorder: Recorder) -> None:
         self._announce = announce
-        self._postman = postman
+        self._told = told
         self._recorder = recorder
 
     async def tell(self, outcome: Outcome, revision: int, *, what: str | None, expires_at: int) -> None:
@@ -49,7 +49,7 @@ class Teller:
         if rings is None:
             await self._announce(call, revision, born=what == "initiated")
         for send in outcome.sends:
-            self._postman.deliver(send.to.gateway, send.to.session, send.event, send.payload.dump())
+            self._told.deliver(send.to.gateway, send.to.session, send.event, send.payload.dump())
         if rings is not None:
             await self._announce(call, revision, rings=rings)
         if what is not None:

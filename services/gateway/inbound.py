@@ -117,7 +117,11 @@ class Inbound:
         socket = self._registry.remove(sid)
         if socket is not None:
             self._rates.left(socket.rates)
-        if socket is None or socket.user is None or socket.session is None:
+        if socket is None:
+            return
+        if socket.user is None or socket.session is None:
+            if socket.claims is not None and not self.stopping:
+                self._admission.lost(socket)
             return
         log.info("disconnected", user=socket.user, session=socket.session, on_purpose=on_purpose)
         if not on_purpose:

@@ -87,7 +87,8 @@ class Outbound:
     def on_elsewhere(self, subject: str, reply: str, payload: bytes, _head: bytes = b"") -> None:
         """Something for a session that has just come here, wherever it was sent to."""
         session, event = subjects.parse_deliver(subject)
-        self._take(session, Arrival(event, payload, reply), self._recoveries.get(session))
+        if event != subjects.SETTLED:
+            self._take(session, Arrival(event, payload, reply), self._recoveries.get(session))
 
     def _take(self, session: str, arrival: Arrival, recovery: Recovery | None) -> None:
         if recovery is not None:
