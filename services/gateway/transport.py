@@ -22,7 +22,7 @@ from services.gateway import packets
 from services.gateway.connections import Connections
 from services.gateway.outgoing import Outgoing
 from services.gateway.packets import ConnectPacket, DisconnectPacket, EventPacket, Malformed
-from services.gateway.websocket import LAST_WORDS_SECONDS, WebSocket
+from services.gateway.websocket import LAST_WORDS_SECONDS, WebSocket, Writing
 from shared import logs
 from shared.hits import Hits
 
@@ -37,7 +37,7 @@ POLLS_LOOK_SECONDS = 1.0
 BODY_SECONDS = 10.0
 """How long a polling request may take to bring its body."""
 LET_READ_SECONDS = 5.0
-"""How long a client may take over a part of what it missed. Its pings are not heard meanwhile."""
+"""How long a client may take over a part of what it missed. What it sends meanwhile waits."""
 
 
 class Receiver(Protocol):
@@ -106,6 +106,7 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         self.draining = False
         """Whether clients that are not connected yet are to go elsewhere."""
         self.websockets: dict[str, WebSocket] = {}
+        self.writing = Writing()
         self.eio._async = {
             **self.eio._async,
             "translate_request": self._translate_request,
