@@ -230,7 +230,9 @@ class Outbox:
         """Raises :class:`Unavailable` if there is no room for a relay of ``size`` bytes."""
         if flow is not None and flow.last - flow.acked >= FLOW_MAX and flow.count_waiting() >= FLOW_MAX:
             raise Unavailable("Too many relays are waiting")
-        if self.count >= RELAYS_MAX // 2 or self.size + size > BYTES_MAX // 2:  # half full; said here, to be quick
+        if (
+            self.count >= RELAYS_MAX // 2 or self.size + size > BYTES_MAX // 2
+        ):  # half full; said here, to be quick
             if self._looked % LOOK_EVERY == 0:
                 for other in self:
                     self._drop(other, other.acked)

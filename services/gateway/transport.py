@@ -22,7 +22,8 @@ from services.gateway import packets
 from services.gateway.connections import Connections
 from services.gateway.outgoing import Outgoing
 from services.gateway.packets import ConnectPacket, DisconnectPacket, EventPacket, Malformed
-from services.gateway.websocket import LAST_WORDS_SECONDS, WebSocket, Writing
+from services.gateway.websocket import LAST_WORDS_SECONDS, WebSocket
+from services.gateway.writing import Writing
 from shared import logs
 from shared.hits import Hits
 

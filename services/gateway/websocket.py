@@ -21,6 +21,7 @@ from services.gateway.handshake import Handshake
 from services.gateway.outgoing import Outgoing
 from services.gateway.packets import Malformed
 from services.gateway.short import PREFIX
+from services.gateway.writing import CLOSE, PONG, TEXT, Writing, framed
 from shared import logs
 
 log = logs.get(__name__)
@@ -38,7 +39,7 @@ class Server(Protocol):
     """What a websocket needs of the transport."""
 
     websockets: "dict[str, WebSocket]"
-    writing: "Writing"
+    writing: Writing
     max_frame: int
 
     def at_once(self, eio_sid: str, frame: bytes) -> bool:
@@ -221,7 +222,7 @@ class WebSocket(asyncio.Protocol):
         if message.type is WSMsgType.BINARY:
             return self._server.garbage(self._sid, packets.BINARY)
         if message.type is WSMsgType.PING:
-            self._put(0x8A, message.data)
+            self._put(PONG, message.data)
         elif message.type is WSMsgType.CLOSE:
             self._close()
             self.flush()
@@ -258,7 +259,7 @@ class WebSocket(asyncio.Protocol):
         connection = self._connection
         if frame == "2probe" and self._stage is Stage.PROBING:
             self._stage = Stage.UPGRADING
-            self._put(0x81, b"3probe")
+            self._put(TEXT, b"3probe")
             connection.queue.put_nowait(Packet(NOOP))  # ends the poll
         elif frame == "5" and self._stage is Stage.UPGRADING and not connection.upgraded:
             connection.upgrading = False
@@ -282,7 +283,7 @@ class WebSocket(asyncio.Protocol):
         """Say that it is to end. The client ends it then, or a timer does."""
         if self._stage is Stage.CLOSING:
             return
-        self._put(0x88, int(code).to_bytes(2))
+        self._put(CLOSE, int(code).to_bytes(2))
         self._stage = Stage.CLOSING
         self._set_timer(LAST_WORDS_SECONDS)
 
@@ -345,22 +346,16 @@ class WebSocket(asyncio.Protocol):
         """
         if self._full or self._stage is not Stage.OPEN or self._connection.closed:
             return False
-        return self._put(0x81, data)
+        return self._put(TEXT, data)
 
     def _put(self, kind: int, data: bytes) -> bool:
         if self._transport is None or self._transport.is_closing():
             return False
-        size = len(data)
-        if size < 126:
-            frame = b"%c%c%b" % (kind, size, data)
-        elif size < 65_536:
-            frame = b"%c\x7e%b%b" % (kind, size.to_bytes(2), data)
-        else:
-            frame = b"%c\x7f%b%b" % (kind, size.to_bytes(8), data)
+        frame = framed(kind, data)
         if not self._out:
             self._writing.add(self)
         self._out.append(frame)
-        self._out_size += size
+        self._out_size += len(frame)
         if self._out_size > UNWRITTEN_BYTES:
             self.flush()
         return True
@@ -382,34 +377,16 @@ class WebSocket(asyncio.Protocol):
             if packet is None:
                 self._close()
             else:
-                self._put(0x81, packet.encode().encode())
+                self._put(TEXT, packet.encode().encode())
 
     # --- called by the frames that wait -----------------------------------------------------------------------------
 
     def pause_reading(self) -> None:
         self._reading_paused = True
-        if self._transport is not None:
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         self._reading_paused = False
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
-
-
-class Writing:
-    """The websockets that have something to write at the end of this turn of the event loop."""
-
-    def __init__(self) -> None:
-        self._websockets: list[WebSocket] = []
-
-    def add(self, websocket: WebSocket) -> None:
-        """It has something to write from now on."""
-        if not self._websockets:
-            asyncio.get_running_loop().call_soon(self._flush)
-        self._websockets.append(websocket)
-
-    def _flush(self) -> None:
-        websockets, self._websockets = self._websockets, []
-        for websocket in websockets:
-            websocket.flush()
