@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from nats.errors import ProtocolError
 from nats.protocol.parser import Parser
@@ -55,6 +55,7 @@ units = st.one_of(
 )
 
 
+@settings(deadline=None)  # each has an event loop of its own, which a busy machine may keep waiting
 @given(st.lists(units, max_size=8), st.lists(st.integers(1, 60), max_size=30))
 def test_it_reads_what_nats_py_reads(sent: list[bytes], sizes: list[int]) -> None:
     stream, pieces = b"".join(sent), []
@@ -81,6 +82,7 @@ def test_it_reads_what_nats_py_reads(sent: list[bytes], sizes: list[int]) -> Non
     assert ours.pings == theirs.pings
 
 
+@settings(deadline=None)  # each has an event loop of its own, which a busy machine may keep waiting
 @given(st.lists(units, max_size=8), st.lists(st.tuples(st.integers(1, 60), st.booleans()), max_size=30))
 def test_it_reads_the_same_as_it_comes_from_the_network(
     sent: list[bytes], cuts: list[tuple[int, bool]]
