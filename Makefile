@@ -23,8 +23,7 @@ PAGE := web/page
 ASYNCAPI := docs/asyncapi
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: up test flood check asyncapi client page screenshots audit sbom bench docs lock clean
-.PHONY: up test flood check client page screenshots audit sbom bench growth figures docs lock clean
+.PHONY: up test flood check asyncapi client page screenshots audit sbom bench growth figures docs lock clean
 .DEFAULT_GOAL := help
 
 .PHONY: help

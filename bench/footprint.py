@@ -34,7 +34,7 @@ from shared.members import owner_of
 COUNT = 20
 IDLE_SECONDS = 6.0
 SETTLE_SECONDS = 1.0
-WRITE_SECONDS = 3.0
+WRITE_SECONDS = 1.5
 WRITERS = 64
 KEYS = 6400
 GRACE_SECONDS = 2
@@ -103,7 +103,7 @@ async def measure(urls: list[str], nats: str, roots: Roots) -> dict[str, Footpri
         after, seconds = await meter.read(), loop.time() - begin
         alone = found.get("second", {})
         found[name] = {
-            key: round((after[key] - before[key] - alone.get(key, 0.0) * seconds) / things, 2)
+            key: max(0.0, round((after[key] - before[key] - alone.get(key, 0.0) * seconds) / things, 2))
             for key in after
         }
 
@@ -141,20 +141,23 @@ async def measure(urls: list[str], nats: str, roots: Roots) -> dict[str, Footpri
 
 
 async def _write(bus: Bus, roots: Roots) -> dict[str, float]:
+    """The best of three tries: others on the machine only make it worse."""
     await Bucket.create(bus, "footprint", replicas=1)
-    bucket, value, done = Bucket(bus, "footprint"), b"v" * 300, 0
-    loop = asyncio.get_running_loop()
-    begin, cpu = loop.time(), cpu_seconds(roots)["nats"]
+    bucket, value, loop = Bucket(bus, "footprint"), b"v" * 300, asyncio.get_running_loop()
+    found: list[tuple[float, float]] = []
+    for _ in range(3):
+        done, begin, cpu = Counter[str](), loop.time(), cpu_seconds(roots)["nats"]
 
-    async def write(number: int) -> None:
-        nonlocal done
-        while loop.time() < begin + WRITE_SECONDS:
-            await bucket.set(f"key.{number}.{done % 50}", value)
-            done += 1
+        async def write(number: int, begin: float, done: Counter[str]) -> None:
+            while loop.time() < begin + WRITE_SECONDS:
+                await bucket.set(f"key.{number}.{done['writes'] % 50}", value)
+                done["writes"] += 1
 
-    await asyncio.gather(*(write(number) for number in range(WRITERS)))
-    seconds, cpu = loop.time() - begin, cpu_seconds(roots)["nats"] - cpu
-    return {"per_s": round(done / seconds), "nats_us": round(cpu / done * 1e6, 1)}
+        await asyncio.gather(*(write(number, begin, done) for number in range(WRITERS)))
+        used = cpu_seconds(roots)["nats"] - cpu
+        found.append((done["writes"] / (loop.time() - begin), used / done["writes"] * 1e6))
+    per_s, nats_us = max(found)
+    return {"per_s": round(per_s), "nats_us": round(nats_us, 1)}
 
 
 async def _call(pair: Pair) -> None:

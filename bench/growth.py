@@ -5,7 +5,8 @@
 
 One server for each number of idle sockets, on which calls are added step by step. At each step are measured: what the
 system costs with nothing relayed (pings, sweeps, leases), then what a relay adds to that, at a steady rate and at
-saturation. The same number of relays is on its way however many calls there are, each call's turn in order.
+saturation. Calls are swept as often as something is measured, so that each measurement has its share of it.
+The same number of relays is on its way however many calls there are, each call's turn in order.
 """
 
 import argparse
@@ -109,7 +110,7 @@ async def grow(job: Job) -> None:
         await sides.add(job, count)
         await asyncio.sleep(SETTLE_SECONDS)
         cost = Cost(job.roots)
-        await asyncio.sleep(2 * job.seconds)
+        await asyncio.sleep(2 * job.seconds)  # two whole sweeps
         rest = cost.per(1)
         steady = await _steady(job, sides)
         full = await _saturated(job, sides)
@@ -193,7 +194,7 @@ def main() -> int:
 def _measure(asked: argparse.Namespace, idle: int) -> list[Step]:
     """The steps of one server. Raises :class:`BenchError`, with those before it printed."""
     with tempfile.TemporaryDirectory(prefix="signalling-growth-", ignore_cleanup_errors=True) as name:
-        spec = servers.parse("ours", Path(name), {})
+        spec = servers.parse("ours", Path(name), {"SWEEP_SECONDS": f"{asked.seconds:g}"})
         with servers.running(
             spec, Counts(asked.gateways, asked.callcores, asked.presences), Path(name)
         ) as ours:
@@ -264,7 +265,7 @@ def _arguments() -> argparse.ArgumentParser:
     )
     add("--rate", default=2000, help="relays a second, over all calls (%(default)s)")
     add("--window", default=160, help="relays on their way at saturation, over all calls (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=4.0, help="how long at a time (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=5.0, help="how long at a time (%(default)s)")
     parser.add_argument("--warm-seconds", type=float, default=1.0, help="load before that (%(default)s)")
     parser.add_argument("--out", type=Path, default=OUT, help="folder for JSON, table and plot (%(default)s)")
     add("--gateways", default=2)
