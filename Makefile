@@ -9,6 +9,8 @@
 # make audit   ask the registries whether anything locked here is known to be vulnerable
 # make sbom    write what it is made of, as CycloneDX, to sbom/
 # make bench   compare with two other servers, on this machine          (ARGS="--quick"; needs redis-server)
+# make growth  what a relay costs with more and more calls and sockets, on this machine
+# make figures both, and what is counted, into docs/performance.md and docs/scale.md: half an hour
 # make docs    write the generated pages of docs/
 # make lock    compile requirements/*.txt anew
 
@@ -21,7 +23,7 @@ PAGE := web/page
 ASYNCAPI := docs/asyncapi
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: up test flood check asyncapi client page screenshots audit sbom bench docs lock clean
+.PHONY: up test flood check asyncapi client page screenshots audit sbom bench growth figures docs lock clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -73,6 +75,13 @@ sbom: .venv/.dev $(CLIENT)/node_modules/.package-lock.json
 
 bench: .venv/.bench $(BENCH_JS)/node_modules/.package-lock.json
 	@exec $(BIN)/python -m bench $(ARGS)
+
+growth: .venv/.bench
+	@exec $(BIN)/python -m bench.growth $(ARGS)
+
+figures: bench growth
+	$(BIN)/python -m bench.footprint
+	$(BIN)/python -m bench.publish
 
 docs: .venv/.dev
 	$(BIN)/python -m signalling.docs

@@ -107,6 +107,7 @@ class Bus:
             bus._give_up_asking()
 
         async def on_reconnect() -> None:
+            bus._read_at_once()
             bus.connected_since = time.monotonic()
             server = client.connected_url
             log.info("nats reconnected", server=f"{server.hostname}:{server.port}" if server else None)
@@ -131,6 +132,7 @@ class Bus:
                     ping_interval=PING_SECONDS,
                     max_outstanding_pings=2,
                 )
+                bus._read_at_once()
                 await bus._open_inbox()
         except (TimeoutError, OSError, nats.errors.Error) as error:
             await bus.close()
@@ -138,6 +140,11 @@ class Bus:
                 f"NATS at {without_passwords(url)} does not answer: {reason or str(error) or 'no connection in time'}"
             ) from error
         return bus
+
+    def _read_at_once(self) -> None:
+        stream = getattr(self.client._transport, "_io_reader", None)  # of TCP, with TLS or without
+        if stream is not None:
+            self._reader.read_at_once(stream)
 
     async def _open_inbox(self) -> None:
         self._inbox = f"{self.client.new_inbox()}."

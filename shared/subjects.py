@@ -271,6 +271,11 @@ def live(service: str, instance: str) -> str:
     return f"live.{service}.{instance}"
 
 
+def live_all(service: str) -> str:
+    """The beats of all instances of a service."""
+    return f"live.{service}.*"
+
+
 def parse_live(subject: str) -> tuple[str, str]:
     """``(service, instance)`` of a beat."""
     _, service, instance = subject.split(".")

@@ -25,6 +25,7 @@ from services.gateway.outgoing import Outgoing
 from services.gateway.packets import ConnectPacket, DisconnectPacket, EventPacket, Malformed
 from services.gateway.turns import Doorway
 from services.gateway.websocket import LAST_WORDS_SECONDS, WebSocket
+from services.gateway.writing import Writing
 from shared import logs
 from shared.hits import Hits
 
@@ -41,7 +42,7 @@ BODY_SECONDS = 10.0
 WAITING_MAX = 8_192
 """Connections that may wait to be let in."""
 LET_READ_SECONDS = 5.0
-"""How long a client may take over a part of what it missed. Its pings are not heard meanwhile."""
+"""How long a client may take over a part of what it missed. What it sends meanwhile waits."""
 
 
 class Receiver(Protocol):
@@ -112,6 +113,7 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         self.draining = False
         """Whether clients that are not connected yet are to go elsewhere."""
         self.websockets: dict[str, WebSocket] = {}
+        self.writing = Writing()
         self.eio._async = {
             **self.eio._async,
             "translate_request": self._translate_request,
