@@ -17,12 +17,10 @@ from services.gateway.ice import IceServers
 from shared.clock import now_ms
 from signalling.nats_users import MONITOR
 from tests.stack.images import Images
-from tests.stack.phones import Talk, callees_poll
+from tests.stack.phones import Talk
 from tests.stack.stack import Stack
 from tests.support.cluster import free_port
 from tests.support.turn import Refused, TurnClient
-
-__all__ = ["callees_poll"]
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
 
@@ -95,7 +93,6 @@ async def test_everything_is_kept_three_times(everything: Everything) -> None:
         assert len(stream.cluster.replicas) == 2, stream.config.name
 
 
-@pytest.mark.usefixtures("callees_poll")
 async def test_calls_go_on_while_any_one_nats_server_is_replaced(everything: Everything) -> None:
     talk = Talk(everything, "everything")
     await talk.begin(PAIRS)
