@@ -1,5 +1,5 @@
 # make up      set up and run the whole system, embedded NATS included   (ARGS="--gateways 2")
-# make test    set up and run the whole test suite but tests/stack       (ARGS="-k glare", ARGS=tests/stack)
+# make test    set up and run the whole test suite                       (ARGS="-k glare", ARGS=tests/stack)
 # make flood   200 sockets that send all they can, for two minutes, beside 20 calls
 # make check   what can be said without running the whole: style, types, walls, fresh docs (make lint), unit tests
 # make page    build the demo page that gateways serve at /
@@ -18,6 +18,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 JS := tests/e2e/js
 BENCH_JS := bench/node
+JOBS ?= 4
 CLIENT := web/client
 PAGE := web/page
 ASYNCAPI := docs/asyncapi
@@ -38,8 +39,8 @@ test: .venv/.dev $(JS)/node_modules/.package-lock.json $(PAGE)/dist/index.html
 ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
 else
-	$(BIN)/python -m pytest -q -n 4 tests/unit tests/integration
-	$(BIN)/python -m pytest tests/e2e tests/browser tests/stack/test_files.py
+	$(BIN)/python -m pytest -q -m "not alone" -n $(JOBS) --dist loadgroup
+	$(BIN)/python -m pytest -m alone
 endif
 
 flood: .venv/.dev
@@ -72,7 +73,7 @@ $(PAGE)/dist/index.html: $(CLIENT)/node_modules/.package-lock.json $(wildcard $(
 screenshots: .venv/.dev $(PAGE)/dist/index.html
 	$(BIN)/python -m tests.browser.screenshots
 
-audit: .venv/.dev
+audit: .venv/.dev $(CLIENT)/node_modules/.package-lock.json
 	@$(BIN)/python .ci/audit.py
 
 sbom: .venv/.dev $(CLIENT)/node_modules/.package-lock.json

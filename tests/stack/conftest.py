@@ -1,6 +1,7 @@
 """Fixtures of the tests on Docker: the images, built once; a stack that most tests share; a stage on it."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -10,6 +11,13 @@ from tests.stack.images import Images
 from tests.stack.stack import Stack
 from tests.support.node_client import NodeDriver
 from tests.support.stage import Stage
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """There is one engine, and one machine under it."""
+    for item in items:
+        if Path(__file__).parent == item.path.parent and item.path.stem != "test_files":
+            item.add_marker(pytest.mark.alone)
 
 
 @pytest.fixture(scope="session")

@@ -149,6 +149,12 @@ async def test_a_new_certificate_breaks_no_connection(everything: Everything) ->
     assert all(container.healthy for container in everything.containers("proxy-tls"))
 
 
+async def test_every_container_is_asked_whether_it_is_well(everything: Everything) -> None:
+    assert {c.service: c.state["Health"]["Status"] for c in everything.containers()} == dict.fromkeys(
+        ("proxy", "proxy-tls", "gateway", "callcore", "presence", *NODES, "turn"), "healthy"
+    )
+
+
 async def test_turn_relays_for_whom_a_gateway_vouches(everything: Everything) -> None:
     issued = IceServers([], [everything.turn_url], everything.turn_secret, 600, now_ms).issue("alice")
     name, password = issued.servers[0]["username"], issued.servers[0]["credential"]
