@@ -12,8 +12,6 @@ from tests.support.node_client import NodeDriver
 from tests.support.stage import Stage
 
 SHAPES = ("1x1x1", "2x2x2x3")
-BESIDE = ("test_protocol_call", "test_protocol_devices", "test_protocol_errors", "test_protocol_join")
-"""Modules with about half of the tests that need not run alone."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -21,7 +19,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:
         if here == item.path.parent:
-            item.add_marker(pytest.mark.xdist_group("e2e-1" if item.path.stem in BESIDE else "e2e-2"))
+            item.add_marker(pytest.mark.xdist_group("protocol" if "protocol" in item.path.stem else "e2e"))
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -16,7 +16,7 @@ from tests.support.node_client import NodeDriver
 from tests.support.raw_client import RawClient
 from tests.support.stage import KINDS, NODE, PYTHON, Stage, end, ring, talk, usable
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180), pytest.mark.alone]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
 
 WINDOW = 4
 LEASE = 6

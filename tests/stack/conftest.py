@@ -9,8 +9,10 @@ import pytest_asyncio
 from tests.stack import engine, images
 from tests.stack.images import Images
 from tests.stack.stack import Stack
+from tests.support import node_client
+from tests.support.client import POLLING, WEBSOCKET
 from tests.support.node_client import NodeDriver
-from tests.support.stage import Stage
+from tests.support.stage import NODE, PYTHON, Stage
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -26,6 +28,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Images:
     if (reason := engine.missing()) is not None:
         pytest.skip(reason)
     return images.build(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(params=(WEBSOCKET, POLLING))
+def kind(request: pytest.FixtureRequest) -> str:
+    """The transport is what makes a difference to a proxy: one library will do, that of browsers if it can be had."""
+    return f"{PYTHON if node_client.missing() else NODE}-{request.param}"
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
