@@ -114,7 +114,7 @@ def clone(built: Images, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
         clone.sh(block("Run with docker compose", "sh"))
         yield clone
     finally:
-        clone.sh("docker compose down -v --remove-orphans")
+        clone.sh("docker compose down -v --remove-orphans -t 5")
 
 
 def _status(path: str) -> int:
