@@ -39,7 +39,7 @@ test: .venv/.dev $(JS)/node_modules/.package-lock.json $(PAGE)/dist/index.html
 ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
 else
-	$(BIN)/python -m pytest -q -m "not alone" -n $(JOBS) --dist loadgroup
+	$(BIN)/python -m pytest -q -m "not alone" -n $(JOBS)
 	$(BIN)/python -m pytest -m alone
 endif
 

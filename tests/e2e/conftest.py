@@ -1,7 +1,6 @@
 """Fixtures of the end-to-end tests: clusters that live as long as the session, and a stage on one for each test."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -12,14 +11,6 @@ from tests.support.node_client import NodeDriver
 from tests.support.stage import Stage
 
 SHAPES = ("1x1x1", "2x2x2x3")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run side by side, two whole systems are enough; the tests of a group follow each other."""
-    here = Path(__file__).parent
-    for item in items:
-        if here == item.path.parent:
-            item.add_marker(pytest.mark.xdist_group("protocol" if "protocol" in item.path.stem else "e2e"))
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
