@@ -1,7 +1,7 @@
 # make up      set up and run the whole system, embedded NATS included   (ARGS="--gateways 2")
-# make test    set up and run the whole test suite but tests/stack       (ARGS="-k glare", ARGS=tests/stack)
+# make test    set up and run the whole test suite                       (ARGS="-k glare", ARGS=tests/stack)
 # make flood   200 sockets that send all they can, for two minutes, beside 20 calls
-# make check   what can be said without running the whole: style, types, walls, unit tests, fresh docs
+# make check   what can be said without running the whole: style, types, walls, fresh docs (make lint), unit tests
 # make page    build the demo page that gateways serve at /
 # make screenshots  each state of the page as an image, in screenshots/ (needs chromium)
 # make asyncapi  check the AsyncAPI documents, and make pages of them in docs/asyncapi/html/
@@ -18,12 +18,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 JS := tests/e2e/js
 BENCH_JS := bench/node
+JOBS ?= 4
 CLIENT := web/client
 PAGE := web/page
 ASYNCAPI := docs/asyncapi
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: up test flood check asyncapi client page screenshots audit sbom bench growth figures docs lock clean
+.PHONY: up test flood check lint asyncapi client page screenshots audit sbom bench growth figures docs lock clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -35,18 +36,25 @@ up: .venv/.run
 	@exec $(BIN)/signalling up --with-parent $(ARGS)
 
 test: .venv/.dev $(JS)/node_modules/.package-lock.json $(PAGE)/dist/index.html
+ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
+else
+	$(BIN)/python -m pytest -q -m "not alone" -n $(JOBS)
+	$(BIN)/python -m pytest -m alone
+endif
 
 flood: .venv/.dev
 	FLOOD=1 $(BIN)/python -m pytest -s tests/e2e/test_flood.py
 
-check: .venv/.dev
+check: lint
+	$(BIN)/python -m pytest -q tests/unit
+
+lint: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m signalling.docs --check
-	$(BIN)/python -m pytest -q tests/unit
 
 asyncapi: $(ASYNCAPI)/node_modules/.package-lock.json
 	PATH="$$PATH:$(CURDIR)/$(BIN)" node $(ASYNCAPI)/render.mjs
@@ -65,7 +73,7 @@ $(PAGE)/dist/index.html: $(CLIENT)/node_modules/.package-lock.json $(wildcard $(
 screenshots: .venv/.dev $(PAGE)/dist/index.html
 	$(BIN)/python -m tests.browser.screenshots
 
-audit: .venv/.dev
+audit: .venv/.dev $(CLIENT)/node_modules/.package-lock.json
 	@$(BIN)/python .ci/audit.py
 
 sbom: .venv/.dev $(CLIENT)/node_modules/.package-lock.json

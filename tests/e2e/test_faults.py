@@ -14,8 +14,9 @@ import pytest_asyncio
 from tests.support.cluster import Cluster
 from tests.support.clusters import Clusters
 from tests.support.phone import Phone
+from tests.support.raw_client import RawClient
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300), pytest.mark.alone]
 
 TALKING, RINGING = 25, 25
 ROLLING = 100
@@ -56,13 +57,15 @@ async def _clean(cluster: Cluster) -> None:
 
 
 class Pair:
-    """Two phones on different gateways, and the call between them."""
+    """Two phones on different gateways, and the call between them. ``callee``: makes the sockets of bob's."""
 
-    def __init__(self, cluster: Cluster, number: int, token: str) -> None:
+    def __init__(
+        self, cluster: Cluster, number: int, token: str, callee: Callable[[str], RawClient] = RawClient
+    ) -> None:
         urls = [gateway.url for gateway in cluster.gateways]
         first = number % len(urls)
         self.alice = Phone(f"a{number}-{token}", urls[first:] + urls[:first])
-        self.bob = Phone(f"b{number}-{token}", urls[first + 1 :] + urls[: first + 1])
+        self.bob = Phone(f"b{number}-{token}", urls[first + 1 :] + urls[: first + 1], socket=callee)
         self.phones = (self.alice, self.bob)
         self.call = ""
         self.sent = {self.alice: 0, self.bob: 0}

@@ -14,7 +14,7 @@ from tests.support.cluster import Cluster
 from tests.support.clusters import Clusters
 from tests.support.herd import HerdProcess
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300), pytest.mark.alone]
 
 CLIENTS = 5_000
 HASTY = 1_000

@@ -17,12 +17,10 @@ from services.gateway.ice import IceServers
 from shared.clock import now_ms
 from signalling.nats_users import MONITOR
 from tests.stack.images import Images
-from tests.stack.phones import Talk, callees_poll
+from tests.stack.phones import Talk
 from tests.stack.stack import Stack
 from tests.support.cluster import free_port
 from tests.support.turn import Refused, TurnClient
-
-__all__ = ["callees_poll"]
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
 
@@ -95,7 +93,6 @@ async def test_everything_is_kept_three_times(everything: Everything) -> None:
         assert len(stream.cluster.replicas) == 2, stream.config.name
 
 
-@pytest.mark.usefixtures("callees_poll")
 async def test_calls_go_on_while_any_one_nats_server_is_replaced(everything: Everything) -> None:
     talk = Talk(everything, "everything")
     await talk.begin(PAIRS)
@@ -150,6 +147,12 @@ async def test_a_new_certificate_breaks_no_connection(everything: Everything) ->
             assert frame.startswith("42") or frame == "2"
         assert "user_id_required" in frame
     assert all(container.healthy for container in everything.containers("proxy-tls"))
+
+
+async def test_every_container_is_asked_whether_it_is_well(everything: Everything) -> None:
+    assert {c.service: c.state["Health"]["Status"] for c in everything.containers()} == dict.fromkeys(
+        ("proxy", "proxy-tls", "gateway", "callcore", "presence", *NODES, "turn"), "healthy"
+    )
 
 
 async def test_turn_relays_for_whom_a_gateway_vouches(everything: Everything) -> None:
