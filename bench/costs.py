@@ -4,9 +4,7 @@ import time
 
 from bench import measure
 from bench.client import ServerError
-from bench.measure import Roots
-
-Figures = dict[str, float]
+from bench.measure import Figures, Roots
 
 CLIENT = "client"
 

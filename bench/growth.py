@@ -25,8 +25,9 @@ import uvloop
 
 from bench import machine, measure, servers
 from bench.client import ServerError, Socket, connect_all, join_all
-from bench.costs import Cost, Figures
+from bench.costs import Cost
 from bench.growth_table import Step, plot, table
+from bench.measure import Figures
 from bench.pairs import candidate_of, make_calls, make_pairs
 from bench.servers import REPOSITORY, BenchError, Counts
 from signalling.child import die_with_parent

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bench.costs import Figures
+from bench.measure import Figures
 from bench.table import number, row
 
 

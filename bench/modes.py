@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from bench import measure
 from bench.client import ServerError, Socket, connect_all, frame, join_all, payload_of
-from bench.costs import Cost, Figures
+from bench.costs import Cost
+from bench.measure import Figures
 from bench.pairs import candidate_of, make_calls, make_pairs
 from bench.payloads import MARK, description, number_of
 
