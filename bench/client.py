@@ -84,6 +84,11 @@ class Socket(WSListener):
         assert self._transport is not None
         self._transport.send(WSMsgType.TEXT, data)
 
+    def drop(self) -> None:
+        """Break the connection, without a word."""
+        assert self._transport is not None
+        self._transport.disconnect(graceful=False)
+
     def _settle(self, name: bytes, data: bytes) -> None:
         future = self._expected.pop(name, None)
         if future is not None and not future.done():
@@ -117,15 +122,16 @@ def payload_of(data: bytes) -> Any:
 async def connect_all(sockets: Iterable[Socket], urls: list[str]) -> None:
     """Connect sockets, to the servers in turn. Raises what :meth:`Socket.connect` raises."""
     todo = [(socket, urls[i % len(urls)]) for i, socket in enumerate(sockets)]
-    await _a_few_at_a_time([partial(socket.connect, url) for socket, url in todo])
+    await a_few_at_a_time([partial(socket.connect, url) for socket, url in todo])
 
 
 async def join_all(sockets: Iterable[Socket]) -> None:
     """Join sockets. Raises :class:`ServerError`."""
-    await _a_few_at_a_time([socket.join for socket in sockets])
+    await a_few_at_a_time([socket.join for socket in sockets])
 
 
-async def _a_few_at_a_time(jobs: Sequence[Callable[[], Awaitable[None]]]) -> None:
+async def a_few_at_a_time(jobs: Sequence[Callable[[], Awaitable[None]]], count: int = AT_ONCE) -> None:
+    """Do all of them, ``count`` at a time. Raises what they raise."""
     rest = iter(jobs)
 
     async def work() -> None:
@@ -133,5 +139,5 @@ async def _a_few_at_a_time(jobs: Sequence[Callable[[], Awaitable[None]]]) -> Non
             await job()
 
     async with asyncio.TaskGroup() as group:
-        for _ in range(AT_ONCE):
+        for _ in range(count):
             group.create_task(work())

@@ -52,7 +52,7 @@ async def main(url: str) -> None:
             }
             subject = f"$KV.{NAME}.batch.{part}{i}"
             if number < 3:
-                await bus.publish(subject, VALUE, headers=headers)
+                bus.publish(subject, VALUE, headers=headers)
             else:
                 await bus.request(subject, VALUE, timeout=5, headers={**headers, "Nats-Batch-Commit": "1"})
 

@@ -6,6 +6,7 @@ from pathlib import Path
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PROC = Path("/proc")
 
+Figures = dict[str, float]
 Roots = dict[str, list[int]]
 """Role → the processes that have it; what they have started counts as theirs."""
 

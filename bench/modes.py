@@ -14,15 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from bench import measure
 from bench.client import ServerError, Socket, connect_all, frame, join_all, payload_of
-from bench.measure import Roots
-from bench.payloads import MARK, candidate, description, number_of
+from bench.costs import Cost
+from bench.measure import Figures
+from bench.pairs import candidate_of, make_calls, make_pairs
+from bench.payloads import MARK, description, number_of
 
 if TYPE_CHECKING:
     from bench.load import Job
 
-Figures = dict[str, float]
-
-CLIENT = "client"
 CANDIDATES_PER_CALL = 16
 SETTLE_SECONDS = 3.0
 DRAIN_SECONDS = 5.0
@@ -31,93 +30,13 @@ REFUSED_MAX = 0.01
 """Share of calls that may be refused (a caller that is still held, for a moment) before a run counts as failed."""
 
 
-class Cost:
-    """CPU of the servers and of this process from here on."""
-
-    def __init__(self, roots: Roots) -> None:
-        self._roots = roots
-        self._begin = time.perf_counter()
-        self._client = time.process_time()
-        self._machine, self._steal = measure.machine_seconds()
-        self._wakeups = measure.wakeups(roots)
-        self._servers = measure.cpu_seconds(roots)
-
-    def per(self, count: int) -> Figures:
-        """Microseconds for each of ``count``, in all, by role, and of the client; wake-ups; cores kept busy."""
-        if count <= 0:
-            raise ServerError("nothing came back in the time that was measured")
-        seconds = time.perf_counter() - self._begin
-        client = time.process_time() - self._client
-        now = measure.cpu_seconds(self._roots)
-        machine, steal = measure.machine_seconds()
-        woken = measure.wakeups(self._roots)
-        slept = {role: woken[role] - before for role, before in self._wakeups.items()}
-        used = {role: now[role] - before for role, before in self._servers.items()}
-        return {
-            "cpu_us": sum(used.values()) / count * 1e6,
-            **{f"cpu_us.{role}": seconds / count * 1e6 for role, seconds in used.items()},
-            f"cpu_us.{CLIENT}": client / count * 1e6,
-            "wakeups": sum(slept.values()) / count,
-            **{f"wakeups.{role}": times / count for role, times in slept.items()},
-            "per_s": count / seconds,
-            "cores": sum(used.values()) / seconds,
-            f"cores.{CLIENT}": client / seconds,
-            "cores.others": max(0.0, machine - self._machine - sum(used.values()) - client) / seconds,
-            "cores.stolen": (steal - self._steal) / seconds,
-        }
-
-
-# --- pairs of users in a call ---------------------------------------------------------------------------------
-
-
-async def _pairs(job: "Job", count: int) -> list[tuple[Socket, Socket]]:
-    """Joined users, two and two on different servers."""
-    pairs = [(Socket(f"caller{i}"), Socket(f"callee{i}")) for i in range(count)]
-    urls = job.urls if len(job.urls) > 1 else job.urls * 2
-    # Callers sit on each server in turn, so that no server has them all.
-    ones = [pair[i % 2] for i, pair in enumerate(pairs)]
-    others = [pair[1 - i % 2] for i, pair in enumerate(pairs)]
-    await connect_all(ones, urls[::2])
-    await connect_all(others, urls[1::2])
-    await join_all([*ones, *others])
-    return pairs
-
-
-async def _calls(pairs: list[tuple[Socket, Socket]]) -> list[str]:
-    """An accepted call in each pair, seen to relay as it should; their ids."""
-    ids = []
-    for caller, callee in pairs:
-        incoming = callee.expect("call:incoming")
-        initiated = await caller.ask(
-            "call:initiate", {"to": callee.user, "callType": "video"}, "call:initiated"
-        )
-        call = initiated["callId"]
-        assert payload_of(await incoming)["callId"] == call
-        accepted = caller.expect("call:accepted")
-        callee.send(frame("call:accept", {"callId": call}))
-        await asyncio.wait_for(accepted, DRAIN_SECONDS)
-        for one, other in ((caller, callee), (callee, caller)):
-            relayed = other.expect("ice:candidate")
-            one.send(_candidate(one, other, call))
-            got = payload_of(await asyncio.wait_for(relayed, DRAIN_SECONDS))
-            if (got["candidate"], got["from"], got["callId"]) != (candidate(), one.user, call):
-                raise ServerError(f"not what was sent: {got}")
-        ids.append(call)
-    return ids
-
-
-def _candidate(one: Socket, other: Socket, call: str) -> bytes:
-    payload = {"candidate": candidate(), "from": one.user, "to": other.user, "callId": call}
-    return frame("ice:candidate", payload)
-
-
 # --- relay: as many as go through -----------------------------------------------------------------------------
 
 
 async def relay(job: "Job") -> Figures:
     """Each side of each pair keeps ``window`` candidates on their way: one that arrives sends another back."""
-    pairs = await _pairs(job, job.pairs)
-    calls = await _calls(pairs)
+    pairs = await make_pairs(job.urls, range(job.pairs))
+    calls = await make_calls(pairs)
     arrived = 0
     running = True
 
@@ -133,7 +52,7 @@ async def relay(job: "Job") -> Figures:
     first = []
     for (caller, callee), call in zip(pairs, calls, strict=True):
         for one, other in ((caller, callee), (callee, caller)):
-            data = _candidate(one, other, call)
+            data = candidate_of(one, other, call)
             one.on_event = partial(on_event, one, data)
             first.append((one, data))
     for one, data in first:
@@ -165,8 +84,8 @@ async def _none_lost(
 
 async def latency(job: "Job") -> Figures:
     """``rate`` relays a second, half of them answers to the others, at random moments: the time there and back."""
-    pairs = await _pairs(job, job.pairs)
-    calls = await _calls(pairs)
+    pairs = await make_pairs(job.urls, range(job.pairs))
+    calls = await make_calls(pairs)
     sent: dict[int, float] = {}
     took: list[float] = []
     measuring = False
@@ -187,8 +106,8 @@ async def latency(job: "Job") -> Figures:
     callers = []
     for (caller, callee), call in zip(pairs, calls, strict=True):
         caller.on_event = on_caller
-        callee.on_event = partial(on_callee, callee, *_split(_candidate(callee, caller, call)))
-        callers.append((caller, *_split(_candidate(caller, callee, call))))
+        callee.on_event = partial(on_callee, callee, *_split(candidate_of(callee, caller, call)))
+        callers.append((caller, *_split(candidate_of(caller, callee, call))))
 
     moments = random.Random(1)
     number = 0
@@ -260,12 +179,12 @@ class _Caller:
 
     def _on_caller(self, name: bytes, data: bytes) -> None:
         if name == b"ice:candidate":
-            self._on_candidate()
+            self._oncandidate_of()
         elif name == b"call:accepted":
             self._relay(self._caller, self._callee, "call:offer", "offer", _OFFER)
         elif name == b"call:answer":
             for one, other in ((self._caller, self._callee), (self._callee, self._caller)):
-                data = _candidate(one, other, self._call)
+                data = candidate_of(one, other, self._call)
                 for _ in range(CANDIDATES_PER_CALL // 2):
                     one.send(data)
         elif name == b"call:ended":
@@ -275,7 +194,7 @@ class _Caller:
 
     def _on_callee(self, name: bytes, data: bytes) -> None:
         if name == b"ice:candidate":
-            self._on_candidate()
+            self._oncandidate_of()
         elif name == b"call:incoming":
             self._took.append(time.perf_counter() - self._began)
             self._call = payload_of(data)["callId"]
@@ -287,7 +206,7 @@ class _Caller:
         elif name == b"error":
             self._on_error(data)
 
-    def _on_candidate(self) -> None:
+    def _oncandidate_of(self) -> None:
         self._candidates += 1
         if self._candidates == CANDIDATES_PER_CALL:
             self._caller.send(frame("call:end", {"callId": self._call}))
@@ -311,7 +230,7 @@ _OFFER, _ANSWER = description("offer"), description("answer")
 
 async def calls(job: "Job") -> Figures:
     """Whole calls, one after the other in each of ten pairs: ring, accept, offer, answer, 16 candidates, end."""
-    pairs = await _pairs(job, max(1, job.pairs // 2))
+    pairs = await make_pairs(job.urls, range(max(1, job.pairs // 2)))
     took: list[float] = []
     whole: list[float] = []
     callers = [_Caller(*pair, took, whole) for pair in pairs]

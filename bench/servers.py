@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import random
+import resource
 import shutil
 import socket
 import subprocess
@@ -68,6 +69,8 @@ class Running:
 
     urls: list[str]
     roots: Roots
+    nats: str = ""
+    """Where NATS is, for our system."""
 
 
 def parse(text: str, folder: Path, settings: dict[str, str]) -> Spec:
@@ -99,6 +102,13 @@ def _unpack(commit: str, tree: Path) -> None:
         raise BenchError(f"{commit}: neither a folder nor a commit: {got.stderr.decode().strip()}")
     with tarfile.open(fileobj=io.BytesIO(got.stdout)) as archive:
         archive.extractall(tree, filter="data")
+
+
+def raise_file_limit() -> int:
+    """Let this process and what it starts have as many files as it may; how many that is."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return most
 
 
 def check(kinds: set[str]) -> None:
@@ -174,7 +184,7 @@ def _start_ours(spec: Spec, counts: Counts, processes: "_Processes") -> Running:
         processes.start(kind, [python, "-m", f"services.{kind}"], spec.tree, env)
     urls = [f"http://127.0.0.1:{port}" for port in ports]
     processes.wait_ready(urls)
-    return Running(urls[-counts.gateways :], processes.roots)
+    return Running(urls[-counts.gateways :], processes.roots, url)
 
 
 # --- processes ------------------------------------------------------------------------------------------------

@@ -107,23 +107,23 @@ def table(results: dict[str, Rounds], servers: list[str]) -> str:
     head = ["", *servers, *(f"{one} / {other} (least–most)" for other in others)]
     if one == "ours" and set(others) & {"redis", "node"}:
         head.append("bar")
-    lines = [_row(head), _row(["---", *("---:" for _ in head[1:])])]
+    lines = [row(head), row(["---", *("---:" for _ in head[1:])])]
     for metric in METRICS:
         if metric.mode not in results:
             continue
         rounds = results[metric.mode]
-        cells = [metric.label, *(_number(median(rounds, server, metric.key)) for server in servers)]
+        cells = [metric.label, *(number(median(rounds, server, metric.key)) for server in servers)]
         compared = [ratio(metric, rounds, one, other) for other in others]
         cells += ["" if each is None else _ratio(each) for each in compared]
         if head[-1] == "bar":
             cells.append(_bar(metric, median(rounds, one, metric.key), compared))
-        lines.append(_row(cells))
+        lines.append(row(cells))
     return "\n".join(lines)
 
 
 def shares(results: dict[str, Rounds], servers: list[str]) -> str:
     """Where CPU and memory go, by role, as Markdown: medians, so they need not add up. ``client`` is the benchmark."""
-    lines = [_row(["", "server", "all", "of it"]), _row(["---", "---", "---:", "---"])]
+    lines = [row(["", "server", "all", "of it"]), row(["---", "---", "---:", "---"])]
     for mode, key in _SHARES:
         label = next(m.label for m in METRICS if (m.mode, m.key) == (mode, key))
         for server in servers:
@@ -138,11 +138,11 @@ def shares(results: dict[str, Rounds], servers: list[str]) -> str:
             }
             client = parts.pop("client", None)
             text = ", ".join(
-                f"{role} {_number(parts[role])}" for role in sorted(parts, key=parts.__getitem__)[::-1]
+                f"{role} {number(parts[role])}" for role in sorted(parts, key=parts.__getitem__)[::-1]
             )
             if client is not None:
-                text += f"; client {_number(client)} beside it"
-            lines.append(_row([label, server, _number(whole), text]))
+                text += f"; client {number(client)} beside it"
+            lines.append(row([label, server, number(whole), text]))
     return "\n".join(lines)
 
 
@@ -178,7 +178,8 @@ def _ratio(value: Ratio) -> str:
     return f"{value.median:.2f} ({min(value.each):.2f}–{max(value.each):.2f})"
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """A figure as it stands in a table."""
     if value is None:
         return "–"
     if abs(value) >= 100:
@@ -186,5 +187,6 @@ def _number(value: float | None) -> str:
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
-def _row(cells: list[str]) -> str:
+def row(cells: list[str]) -> str:
+    """A line of a table."""
     return f"| {' | '.join(cells)} |"

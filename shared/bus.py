@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import NamedTuple
 
 import nats
@@ -12,7 +13,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from shared import logs
+from shared import logs, traces
 from shared.answers import Answer, Asking
 from shared.errors import NotSent, Unavailable
 from shared.reading import DirectHandler, Reader
@@ -47,8 +48,8 @@ class Bus:
     """One NATS connection of one service instance.
 
     Nothing is buffered while NATS is away: what cannot be sent now raises :class:`Unavailable`, because a call
-    message sent late is a wrong message. What was published in the moment before it went may still leave when it is
-    back; so what can go stale carries a time, or a number.
+    message sent late is a wrong message; and what had not left when it went never leaves. What a server that hangs
+    has not read yet, it may still read when it goes on; so what can go stale carries a time, or a number.
     """
 
     def __init__(self, client: Client) -> None:
@@ -62,6 +63,8 @@ class Bus:
         self.on_reconnect: list[Hook] = []
         self.connected_since = time.monotonic()
         """When the connection was made that is there now, or was last."""
+        self.disconnected_at = 0.0
+        """When the one before it was lost."""
         self._closing = False
         self.errors: Counter[str] = Counter()
         """What nats-py complained of: ``slow_consumer``, a message dropped for want of room, or ``other``."""
@@ -96,11 +99,15 @@ class Bus:
             (log.warning if client.is_connected else log.debug)("nats error", error=text)
 
         async def on_disconnect() -> None:
+            bus.disconnected_at = time.monotonic()
             if not bus._closing:
                 log.warning("nats disconnected")
+            # nats-py would send it once it is connected again, and knows by itself what it has subscribed to.
+            client._pending, client._pending_data_size = [], 0
             bus._give_up_asking()
 
         async def on_reconnect() -> None:
+            bus._read_at_once()
             bus.connected_since = time.monotonic()
             server = client.connected_url
             log.info("nats reconnected", server=f"{server.hostname}:{server.port}" if server else None)
@@ -121,9 +128,11 @@ class Bus:
                     connect_timeout=2,
                     reconnect_time_wait=RECONNECT_WAIT_SECONDS,  # type: ignore[arg-type]  # seconds, fractions work
                     max_reconnect_attempts=-1,
+                    pending_size=0,  # nothing is kept to be sent after a reconnect
                     ping_interval=PING_SECONDS,
                     max_outstanding_pings=2,
                 )
+                bus._read_at_once()
                 await bus._open_inbox()
         except (TimeoutError, OSError, nats.errors.Error) as error:
             await bus.close()
@@ -131,6 +140,11 @@ class Bus:
                 f"NATS at {without_passwords(url)} does not answer: {reason or str(error) or 'no connection in time'}"
             ) from error
         return bus
+
+    def _read_at_once(self) -> None:
+        stream = getattr(self.client._transport, "_io_reader", None)  # of TCP, with TLS or without
+        if stream is not None:
+            self._reader.read_at_once(stream)
 
     async def _open_inbox(self) -> None:
         self._inbox = f"{self.client.new_inbox()}."
@@ -234,7 +248,11 @@ class Bus:
 
         Raises :class:`Unavailable` if there is no answer, :class:`NotSent` if nobody is there or NATS away.
         """
-        answer = await self._ask(Asking(), subject, payload, timeout, headers)
+        if traces.active is not None and traces.active.sampled():
+            ask = partial(self._ask, Asking(), subject, payload, timeout)
+            answer = await traces.active.request(subject, ask, headers)
+        else:
+            answer = await self._ask(Asking(), subject, payload, timeout, headers)
         if answer.nobody_there:
             raise NotSent
         return answer

@@ -4,10 +4,10 @@ import asyncio
 import json
 import random
 import time
-from typing import Any
 
 from shared import logs
 from shared.bus import Bus
+from shared.contracts.wire import Wire
 from shared.errors import Unavailable
 
 log = logs.get(__name__)
@@ -34,13 +34,13 @@ class Recorder:
         """Records that are not acknowledged yet."""
         return len(self._tasks)
 
-    def record(self, subject: str, id_: str, body: dict[str, Any]) -> None:
+    def record(self, subject: str, id_: str, body: Wire) -> None:
         """Record ``body`` at ``subject``. ``id_``: the same for the same happening, however often it is told."""
         if len(self._tasks) >= WAITING_MAX:
             self.lost += 1
             log.error("event dropped: too many are waiting", subject=subject)
             return
-        task = asyncio.create_task(self._publish(subject, id_, json.dumps(body).encode()))
+        task = asyncio.create_task(self._publish(subject, id_, body.dump()))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -3,16 +3,18 @@
 What is sent to a session is captured by the memory stream ``DELIVER`` as it passes, whichever gateway it goes to.
 """
 
+import asyncio
 import json
 import time
 from base64 import b64decode
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from shared import streams, subjects
+from shared import streams, subjects, traces
 from shared.bus import Bus
 from shared.clock import SeqClock
 from shared.errors import Unavailable
+from shared.ids import new_id
 
 READ_MAX = 4_096
 """Messages read back at most."""
@@ -21,6 +23,7 @@ _BATCH = 256
 _FULL = 0.9
 """A stream that is fuller than this may have dropped messages for want of room."""
 _LOOK_SECONDS = 1.0
+_LOOK_AGAIN_SECONDS = 0.02
 _NOT_FOUND = 10037
 
 
@@ -48,24 +51,38 @@ class Postman:
         self._bus = bus
         self._seq = SeqClock()
 
-    def deliver(self, gateway: str, session: str, event: str, payload: bytes, reply: str = "") -> None:
-        """Send ``payload`` (a JSON object that is not empty) with a fresh ``seq``.
+    def deliver(self, gateway: str, session: str, event: str, payload: bytes, reply: str = "") -> bytes:
+        """Send ``payload`` (a JSON object that is not empty) with a fresh ``seq``; what was sent.
 
         ``reply``: the receipt subject that the gateway answers on. Raises :class:`shared.errors.Unavailable`.
         """
-        self._bus.publish(
-            subjects.deliver(gateway, session, event),
-            b'%b,"seq":%d}' % (payload[:-1], self._seq.next()),
-            reply,
-        )
+        letter = b'%b,"seq":%d}' % (payload[:-1], self._seq.next())
+        headers = traces.active.headers() if traces.active is not None else None
+        self._bus.publish(subjects.deliver(gateway, session, event), letter, reply, headers)
+        return letter
+
+    def again(self, gateway: str, session: str, event: str, letter: bytes) -> None:
+        """Send once more what was sent. Raises :class:`shared.errors.Unavailable`."""
+        self._bus.publish(subjects.deliver(gateway, session, event), letter)
 
 
-async def read(bus: Bus, session: str, *, since_ms: int = 0, limit: int = READ_MAX) -> list[Letter]:
+def settle(bus: Bus, session: str) -> Letter:
+    """Put something at the end of a mailbox, for :func:`read` to wait for. Raises :class:`Unavailable`."""
+    letter = Letter(subjects.SETTLED, b'{"id":"%b","seq":0}' % new_id().encode())
+    bus.publish(subjects.settled(session), letter.payload)
+    return letter
+
+
+async def read(
+    bus: Bus, session: str, *, since_ms: int = 0, limit: int = READ_MAX, upto: Letter | None = None
+) -> list[Letter]:
     """What was sent to a session from ``since_ms`` (ms since the epoch) on, oldest first, as far as the stream reaches.
 
-    At most ``limit`` letters, the oldest ones. Most of it comes in batches from any replica, which may be behind; the
-    end is asked of the stream's leader. Raises :class:`Unavailable`.
+    At most ``limit`` letters, the oldest ones. ``upto``: what :func:`settle` has put there; it is waited for. Most of
+    it comes in batches from any replica, which may be behind; the end is asked of the stream's leader. Raises
+    :class:`Unavailable`.
     """
+    until = time.monotonic() + READ_SECONDS
     letters: list[Letter] = []
     where: dict[str, Any] = {"start_time": _time(since_ms)} if since_ms else {"seq": 1}
     while len(letters) < limit:
@@ -95,14 +112,19 @@ async def read(bus: Bus, session: str, *, since_ms: int = 0, limit: int = READ_M
         )
         if error := answer.get("error"):
             if error.get("err_code") == _NOT_FOUND:
-                break
+                if upto is None or upto in letters:
+                    break
+                if time.monotonic() > until:
+                    raise Unavailable(f"stream {subjects.STREAM_DELIVER} does not store what is sent")
+                await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+                continue
             raise Unavailable(f"stream {subjects.STREAM_DELIVER}: {error.get('description')}")
         message = answer["message"]
         letters.append(
             Letter(subjects.parse_deliver(message["subject"])[1], b64decode(message.get("data", "")))
         )
         where = {"seq": message["seq"] + 1}
-    return letters
+    return [letter for letter in letters if letter.event != subjects.SETTLED]
 
 
 class Reach:

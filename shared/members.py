@@ -5,7 +5,7 @@ Beats are plain NATS messages, not keys: they need no storage, and after a NATS 
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
 
 from nats.aio.msg import Msg
@@ -81,7 +81,10 @@ class Members:
 
     async def start(self) -> None:
         """Listen, and ask who is there."""
-        await self._bus.subscribe(subjects.LIVE, self._on_beat)
+        for (
+            service
+        ) in self._heard:  # not all of them: beats of all to all would grow with the square of gateways
+            await self._bus.subscribe(subjects.live_all(service), self._on_beat)
         self._bus.on_reconnect.append(self._ask)
         await self._ask()
         self._task = asyncio.create_task(self._expire(), name="members")
@@ -101,7 +104,7 @@ class Members:
 
         Rendezvous hashing: when an instance comes or goes, only its own keys move.
         """
-        return max(self._lists[service], key=lambda name: _weight(name, key), default=None)
+        return owner_of(self._lists[service], key)
 
     def drop(self, service: str, instance: str) -> None:
         """Take an instance out that turned out not to be there; its next beat brings it back."""
@@ -155,6 +158,11 @@ class Members:
         self.generation += 1
         self._changed.set()
         log.info("members changed", of=service, alive=list(self._lists[service]))
+
+
+def owner_of(instances: Iterable[str], key: str) -> str | None:
+    """Which of the instances is in charge of ``key``; a hash for each of them."""
+    return max(instances, key=lambda name: _weight(name, key), default=None)
 
 
 def _weight(name: str, key: str) -> bytes:

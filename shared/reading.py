@@ -1,10 +1,11 @@
 """Reading what NATS sends: nats-py's parser, with a short way for messages that are there whole.
 
 nats-py takes a message out of its buffer by a regular expression and a copy of the rest, and hands it on through two
-coroutines. That is most of what a relay costs a service, so messages are cut out here; everything else goes to
-nats-py one unit at a time.
+coroutines, after a task was woken to read it. That is most of what a relay costs a service, so messages are cut out
+here, as they come from the network; everything else goes to nats-py one unit at a time.
 """
 
+import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ DirectHandler = Callable[[str, str, bytes, bytes], None]
 log = logs.get(__name__)
 
 _END = b"\r\n"
+_MESSAGES = (b"MSG", b"HMSG")
 
 
 class Reader(Parser):
@@ -36,42 +38,70 @@ class Reader(Parser):
         super().reset()
         self._rest = b""
 
+    def read_at_once(self, stream: asyncio.StreamReader) -> None:
+        """Have messages handled as they come from the network, without waking nats-py's loop for them.
+
+        Only while that loop waits, so that nothing overtakes what it has in hand.
+        """
+        later = stream.feed_data
+
+        def feed(data: bytes) -> None:
+            waiter = stream._waiter  # type: ignore[attr-defined]
+            if waiter is not None and not waiter.done() and not stream._buffer:  # type: ignore[attr-defined]
+                data = self.take(data)
+            if data:
+                later(data)
+
+        stream.feed_data = feed  # type: ignore[method-assign,assignment]
+
+    def take(self, data: bytes) -> bytes:
+        """Handle the messages in what has been read. Returns what is left from the first thing on that is nats-py's."""
+        if self._rest:
+            data, self._rest = self._rest + data, b""
+        at, after = self._direct(data, 0)
+        if after:
+            return data[at:]
+        self._rest = data[at:]
+        return b""
+
     async def parse(self, data: bytes = b"") -> None:
         """Take what has been read, and whatever was not whole before it. Raises nats-py's errors."""
         if self._rest:
             data, self._rest = self._rest + data, b""
-        at, end = 0, len(data)
+        at, after = self._direct(data, 0)
+        while after:
+            await super().parse(data[at:after])
+            at, after = self._direct(data, after)
+        self._rest = data[at:]
+
+    def _direct(self, data: bytes, at: int) -> tuple[int, int]:
+        """Handle messages from ``at`` on. Where that ends, and where what is nats-py's there ends; 0 for nothing."""
+        end = len(data)
         while at < end:
             line_end = data.find(_END, at)
             if line_end < 0:
-                if end - at > MAX_CONTROL_LINE_SIZE:
-                    await super().parse(data[at:])  # which refuses it
-                    return
-                break
+                return at, end if end - at > MAX_CONTROL_LINE_SIZE else 0  # which it refuses
             words = data[at:line_end].split()
             after = line_end + 2
-            if words and words[0] in (b"MSG", b"HMSG"):
-                try:
-                    payload_end = after + int(words[-1])
-                except ValueError:
-                    await super().parse(data[at:])  # which refuses it
-                    return
-                if payload_end + 2 > end:
-                    break
-                with_head = words[0] == b"HMSG"
-                handler = self.direct.get(words[2]) if len(words) > 3 + with_head else None
-                if handler is not None:
-                    reply = words[3].decode() if len(words) == 5 + with_head else ""
-                    body = after + int(words[-2]) if with_head else after
-                    self.nc.stats["in_msgs"] += 1
-                    self.nc.stats["in_bytes"] += payload_end - after
-                    try:
-                        handler(words[1].decode(), reply, data[body:payload_end], data[after:body])
-                    except Exception:
-                        log.exception("message not handled", subject=words[1].decode(errors="replace"))
-                    at = payload_end + 2
-                    continue
-                after = payload_end + 2
-            await super().parse(data[at:after])
-            at = after
-        self._rest = data[at:]
+            if not words or words[0] not in _MESSAGES:
+                return at, after
+            try:
+                payload_end = after + int(words[-1])
+            except ValueError:
+                return at, end  # which it refuses
+            if payload_end + 2 > end:
+                break
+            with_head = words[0] == b"HMSG"
+            handler = self.direct.get(words[2]) if len(words) > 3 + with_head else None
+            if handler is None:
+                return at, payload_end + 2
+            reply = words[3].decode() if len(words) == 5 + with_head else ""
+            body = after + int(words[-2]) if with_head else after
+            self.nc.stats["in_msgs"] += 1
+            self.nc.stats["in_bytes"] += payload_end - after
+            try:
+                handler(words[1].decode(), reply, data[body:payload_end], data[after:body])
+            except Exception:
+                log.exception("message not handled", subject=words[1].decode(errors="replace"))
+            at = payload_end + 2
+        return at, 0

@@ -13,7 +13,7 @@ from nats.micro.request import Request as MicroRequest
 from nats.micro.service import EndpointStats, Service
 from pydantic import ValidationError
 
-from shared import logs, subjects
+from shared import logs, subjects, traces
 from shared.bus import Bus, drain
 from shared.clock import now_ms
 from shared.contracts.rpc import Reply, Request
@@ -154,14 +154,14 @@ class Server:
             name, subject = f"{verb}-here", subjects.rpc_at(service, verb, at)
         tally = self.tallies[name] = Tally()
 
-        def accept(_subject: str, reply: str, payload: bytes, _head: bytes) -> None:
+        def accept(_subject: str, reply: str, payload: bytes, head: bytes) -> None:
             tally.requests += 1
             if self._free == 0:
                 tally.errors += 1
                 self._respond(subject, reply, _refusal(Unavailable("Service is at its limit")))
                 return
             self._free -= 1
-            task = asyncio.create_task(self._answer(subject, reply, payload, model, handler, tally))
+            task = asyncio.create_task(self._answer(subject, reply, payload, head, model, handler, tally))
             self._tasks.add(task)
             task.add_done_callback(self._done)
 
@@ -188,6 +188,7 @@ class Server:
         subject: str,
         reply: str,
         payload: bytes,
+        head: bytes,
         model: type[Q],
         handler: Callable[[Q], Awaitable[Wire]],
         tally: Tally,
@@ -199,7 +200,10 @@ class Server:
             if query.expires_at and query.expires_at < now_ms():
                 tally.late += 1
                 return  # nobody waits any more: whoever asked has asked elsewhere
-            answer = _OK + (await handler(query)).dump() + b"}"
+            answering = handler(query)
+            if head and traces.active is not None:
+                answering = traces.active.answer(subjects.verb_of(subject), head, answering)
+            answer = _OK + (await answering).dump() + b"}"
             tally.ok += 1
         except ValidationError as error:
             tally.errors += 1

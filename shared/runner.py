@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from importlib.metadata import PackageNotFoundError, version
 from typing import TypeVar
 
-from shared import logs, settings
+from shared import logs, settings, traces
 from shared.errors import SignallingError
 from shared.ids import new_id
 
@@ -18,6 +18,9 @@ S = TypeVar("S", bound=settings.ServiceSettings)
 GC_THRESHOLDS = (20_000, 20, 50)
 EXIT_UNAVAILABLE = 69
 """Exit status of a service that could not start, e.g. because NATS does not answer."""
+
+TRACES_SECONDS = 2.0
+"""How long sending the last spans may take."""
 
 
 def distribution_version() -> str:
@@ -45,6 +48,10 @@ def run(
         instance = f"{instance}-{new_id()[:6]}"
     logs.configure(service, instance, config.log_level, config.log_format)
     log = logs.get(__name__)
+    if config.traces_endpoint:
+        traces.switch_on(
+            config.traces_endpoint, config.traces_ratio, service, instance, distribution_version()
+        )
 
     async def main() -> int:
         stop = asyncio.Event()
@@ -78,7 +85,9 @@ def run(
     except ImportError:
         factory = None
     with asyncio.Runner(loop_factory=factory) as runner:
-        sys.exit(runner.run(main()))
+        status = runner.run(main())
+    traces.switch_off(TRACES_SECONDS)
+    sys.exit(status)
 
 
 def _collect_seldom() -> None:

@@ -64,6 +64,14 @@ class ServiceSettings(BaseSettings):
     resume_window_seconds: int = Field(
         default=30, ge=1, le=3600, description="How long a session whose transport broke may be resumed."
     )
+    traces_endpoint: str = Field(
+        default="",
+        pattern=r"^(https?://\S+)?$",
+        description="Where spans go by OTLP over HTTP, e.g. `http://collector:4318/v1/traces`. Empty: no traces.",
+    )
+    traces_ratio: float = Field(
+        default=1.0, ge=0, le=1, description="Of how many calls, and of other events, there are traces."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least level that is logged."
     )

@@ -53,6 +53,16 @@ def rpc_at(service: str, verb: str, instance: str) -> str:
     return f"rpc.{service}.{verb}.{instance}"
 
 
+def verb_of(subject: str) -> str:
+    """``rpc.<service>.<verb>`` of a request, whether to any instance or to one by name."""
+    return ".".join(subject.split(".", 3)[:3])
+
+
+def is_rpc(subject: str) -> bool:
+    """Whether it is a request to a service, ours or not."""
+    return subject.startswith("rpc.")
+
+
 # --- relays: gateway → the callcore in charge of the call ---------------------------------------------------------
 
 
@@ -180,6 +190,15 @@ def mailbox(session: str) -> str:
     return f"deliver.*.{session}.>"
 
 
+SETTLED = "settled"
+"""The event of a letter that is for nobody to hear."""
+
+
+def settled(session: str) -> str:
+    """Sent by a gateway into a mailbox that it reads: what was handed out before is stored when this is there."""
+    return deliver(NOBODY, session, SETTLED)
+
+
 def parse_deliver(subject: str) -> tuple[str, str]:
     """``(session, event)`` of a deliver subject."""
     _, _, session, event = subject.split(".")
@@ -250,6 +269,11 @@ def parse_deadline(subject: str) -> tuple[str, str]:
 def live(service: str, instance: str) -> str:
     """The beat of one instance, every second; payload: version and start time."""
     return f"live.{service}.{instance}"
+
+
+def live_all(service: str) -> str:
+    """The beats of all instances of a service."""
+    return f"live.{service}.*"
 
 
 def parse_live(subject: str) -> tuple[str, str]:
@@ -384,15 +408,16 @@ TABLE: tuple[Row, ...] = (
         "doubt",
         "publish",
         "callcore, gateway",
-        "gateway",
-        "somebody was cut off from NATS: relays of the last seconds are sent again",
+        "callcore, gateway",
+        "somebody was cut off from NATS: relays of the last seconds are sent again, and turns of calls told again",
     ),
     Row(
         "deliver.<gateway>.<session>.<event>",
         "publish, captured by memory stream DELIVER",
         "callcore",
         "gateway",
-        "one client-visible event to one session",
+        "one client-visible event to one session; `deliver.-.<session>.settled` is for no client, gateways see by it "
+        "that what came before is stored",
     ),
     Row("control.<gateway>.<session>.replaced", "publish", "presence", "gateway", "close the socket named"),
     Row(

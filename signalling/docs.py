@@ -1,8 +1,13 @@
-"""What is generated: pages of ``docs/``, types of the browser client. ``python -m signalling.docs [--check]``."""
+"""What is generated: pages and documents of ``docs/``, types of the browser client.
+
+``python -m signalling.docs [--check]``
+"""
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +16,7 @@ from typing import Any, NamedTuple
 from shared import metrics, subjects
 from shared.kv import MARKER_TTL_SECONDS
 from signalling import dashboard, typescript
+from signalling.asyncapi import bus_side, client_side
 
 FOLDER = Path(__file__).resolve().parent.parent
 SERVICES = ("gateway", "presence", "callcore")
@@ -42,7 +48,7 @@ Generated from `shared/subjects.py` by `python -m signalling.docs`; do not edit.
 
 Ids from outside (users, a client's `callId`) are encoded: bytes outside `[A-Za-z0-9_-]` become `=XX`, so `user123`
 stays `user123` and `a.b` is `a=2Eb`. Ids of our own (instances, sessions, calls) go in as they are. `-` stands for
-nobody.
+nobody. What is in the messages: `docs/asyncapi/nats.json`.
 
 ```sh
 nats sub 'event.user.alice.>'     # what happens to one user
@@ -264,12 +270,19 @@ def call_states_page() -> str:
 
 # --- pages --------------------------------------------------------------------------------------------------------
 
+
+def _json(document: Callable[[], dict[str, Any]]) -> str:
+    return json.dumps(document(), indent=2, ensure_ascii=False) + "\n"
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "docs/settings.md": settings_page,
     "docs/subjects.md": subjects_page,
     "docs/call-states.md": call_states_page,
     "docs/metrics.md": metrics_page,
     "deploy/grafana/dashboards/signalling.json": dashboard.dashboard,
+    "docs/asyncapi/socketio.json": partial(_json, client_side.document),
+    "docs/asyncapi/nats.json": partial(_json, bus_side.document),
     "web/client/src/contracts.ts": typescript.contracts,
 }
 

@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from tests.support import node_client
 from tests.support.node_client import NodeDriver
+from tests.support.side_by_side import SideBySide
 from tests.support.stage import KINDS, usable
 
 _skipped: list[str] = []
@@ -23,6 +25,11 @@ def pytest_collectreport(report: pytest.CollectReport) -> None:
     """Note modules that are skipped as a whole."""
     if report.skipped:
         _skipped.append(report.nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> SideBySide:
+    """Who works at what, where there are several workers."""
+    return SideBySide(config, log)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

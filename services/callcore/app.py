@@ -16,6 +16,7 @@ from services.callcore.settings import Settings
 from services.callcore.store import Store
 from services.callcore.sweep import Sweep
 from services.callcore.teller import Teller
+from services.callcore.told import Told
 from shared import health, rpc, streams, subjects, vitals
 from shared.bus import Bus
 from shared.deadlines import Deadlines, set_deadline
@@ -56,7 +57,8 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             await control.time_out(call)
 
         lanes = Lanes(bus, store, postman, instance, owner)
-        teller = Teller(lanes.announce, postman, recorder)
+        told = Told(bus, postman)
+        teller = Teller(lanes.announce, told, recorder)
         peers = rpc.Client(bus, timeout=settings.request_timeout_seconds)
         charge = Charge(instance, owner, peers)
         control = Control(store, teller, charge)
@@ -81,6 +83,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
 
         await members.start()
         await lanes.start()
+        await told.start()
         server = await rpc.Server.open(bus, SERVICE, instance, distribution_version())
         await Handlers(placing, control, charge).register(server, instance)
         await bus.flush()  # NATS knows the endpoints before anybody hears of this instance
@@ -115,6 +118,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             hits.stop()
             await deadlines.stop()
             await asyncio.gather(server.stop(DRAIN_SECONDS), lanes.stop(DRAIN_SECONDS))
+            await told.stop()
             await recorder.drain(DRAIN_SECONDS)
             await members.stop()
             lag.stop()

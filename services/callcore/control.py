@@ -6,7 +6,7 @@ from services.callcore.counts import Counts
 from services.callcore.model import Call, Happening, Kind, Outcome, State
 from services.callcore.store import TRIES, Found, Store
 from services.callcore.teller import Teller
-from shared import logs
+from shared import logs, traces
 from shared.clock import now_ms
 from shared.errors import CallNotFound, Unavailable
 from shared.kv import Conflict
@@ -115,8 +115,13 @@ class Control:
 
     async def time_out(self, call: str) -> None:
         """The deadline of a call has come; nothing happens if it was answered or is over."""
+        timeout = Happening(Kind.TIMEOUT, f"timeout {call}")
         try:
-            await self.happen(call, Happening(Kind.TIMEOUT, f"timeout {call}"))
+            if traces.active is None:
+                await self.happen(call, timeout)
+            else:
+                with traces.active.happening("ring timeout", call):
+                    await self.happen(call, timeout)
         except CallNotFound:
             log.debug("deadline without a call", call=call)
 

@@ -24,7 +24,7 @@ from services.callcore.acks import Acknowledger
 from services.callcore.ledger import Ledger, Turn
 from services.callcore.model import RELAY_KINDS, Address, Call, Happening, Kind, Outcome, State
 from services.callcore.store import Store
-from shared import logs, mailbox, subjects
+from shared import logs, mailbox, subjects, traces
 from shared.bus import Bus, drain
 from shared.contracts.client import RELAYED, Event
 from shared.contracts.relays import stamped
@@ -372,7 +372,10 @@ class Lanes:
         assert self.accept is not None and event.kind is Kind.ANSWER and event.at is not None
         if not event.at.gateway:
             raise ReceiverNotFound
-        return await self.accept(call, event)
+        if traces.active is None:
+            return await self.accept(call, event)
+        with traces.active.happening(Event.ANSWER, call):  # which accepts the call
+            return await self.accept(call, event)
 
     def _refuse(self, relay: Relay, error: SignallingError) -> None:
         """Tell the sender. Raises :class:`Unavailable` if that is not possible now."""

@@ -55,12 +55,13 @@ class Ledger:
 
     def done(self, call: str, receipt: Receipt) -> None:
         """A relay has been passed on, or refused: it need not come again."""
-        key = (receipt.session, call)
-        self._last[key] = max(receipt.number, self._last.get(key, 0))
-        self._last.move_to_end(key)
-        if len(self._last) > FLOWS_MAX:
-            self._last.popitem(last=False)
-        self._note(key, receipt, receipt.number)
+        key, number, known = (receipt.session, call), receipt.number, self._last
+        if number >= known.get(key, 0):
+            known[key] = number
+        known.move_to_end(key)
+        if len(known) > FLOWS_MAX:
+            known.popitem(last=False)
+        self._note(key, receipt, number)
 
     def known(self, call: str, session: str, number: int) -> None:
         """Another instance has passed this one on."""

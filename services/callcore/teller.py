@@ -3,10 +3,11 @@
 from typing import Protocol
 
 from services.callcore.model import Address, Call, Outcome, Reason, State
+from services.callcore.told import Told
 from shared import logs, subjects
 from shared.clock import now_ms
+from shared.contracts.events import CallEvent
 from shared.events import Recorder
-from shared.mailbox import Postman
 
 log = logs.get(__name__)
 
@@ -25,9 +26,9 @@ class Announce(Protocol):
 class Teller:
     """Turns an outcome that is stored into messages."""
 
-    def __init__(self, announce: Announce, postman: Postman, recorder: Recorder) -> None:
+    def __init__(self, announce: Announce, told: Told, recorder: Recorder) -> None:
         self._announce = announce
-        self._postman = postman
+        self._told = told
         self._recorder = recorder
 
     async def tell(self, outcome: Outcome, revision: int, *, what: str | None, expires_at: int) -> None:
@@ -48,7 +49,7 @@ class Teller:
         if rings is None:
             await self._announce(call, revision, born=what == "initiated")
         for send in outcome.sends:
-            self._postman.deliver(send.to.gateway, send.to.session, send.event, send.payload.dump())
+            self._told.deliver(send.to.gateway, send.to.session, send.event, send.payload.dump())
         if rings is not None:
             await self._announce(call, revision, rings=rings)
         if what is not None:
@@ -58,17 +59,16 @@ class Teller:
             )
 
 
-def _summary(call: Call) -> dict[str, object]:
-    """A call's life for EVENTS: who, what kind, when (ms), and how it ended. No metadata, no addresses."""
-    summary = {
-        "callId": call.call,
-        "caller": call.caller,
-        "callee": call.callee,
-        "callType": call.call_type,
-        "createdAt": call.created_at,
-        "acceptedAt": call.accepted_at,
-        "endedAt": call.ended_at,
-        "by": call.ended_by,
-        "reason": call.reason if call.reason != Reason.VOID else None,
-    }
-    return {key: value for key, value in summary.items() if value is not None}
+def _summary(call: Call) -> CallEvent:
+    """A call's life for EVENTS: who, what kind, when (ms), and how it ended."""
+    return CallEvent(
+        call_id=call.call,
+        caller=call.caller,
+        callee=call.callee,
+        call_type=call.call_type,
+        created_at=call.created_at,
+        accepted_at=call.accepted_at,
+        ended_at=call.ended_at,
+        by=call.ended_by,
+        reason=call.reason if call.reason != Reason.VOID else None,
+    )

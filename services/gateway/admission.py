@@ -1,5 +1,6 @@
 """How a socket comes to speak for a session, and how that ends."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -15,15 +16,19 @@ from services.gateway.relay import Relays
 from services.gateway.replies import Asked, Replies, dumps
 from services.gateway.sessions import Registry, Socket
 from services.gateway.transport import Transport
+from services.gateway.turns import Turns
 from shared import logs
 from shared.contracts import calls, client, presence
 from shared.contracts.client import Event
 from shared.contracts.rpc import Done
-from shared.errors import NotAuthenticated, SignallingError, Unauthorized, Unavailable
+from shared.errors import NotAuthenticated, NotSent, SignallingError, Unauthorized, Unavailable
 from shared.ids import new_id
 from shared.rpc import Client
 
 log = logs.get(__name__)
+
+RESUMES_AT_ONCE = 16
+"""Asked of presence: thousands may come back at once, and who joins meanwhile is not to wait for them."""
 
 
 class Admission:
@@ -63,6 +68,7 @@ class Admission:
         self._lease_held = lease_held
         self._ice_servers = ice_servers
         self._resume_window = resume_window
+        self._resumes = Turns(RESUMES_AT_ONCE)
         auth.expired = self._expired
         self.joins: Counter[str] = Counter()
         """``new`` sessions; those ``resumed`` as asked, and those ``continued`` though nobody asked."""
@@ -116,7 +122,13 @@ class Admission:
         if not self._lease_held():
             raise Unavailable
         with self._outbound.joining():
-            reply = await self._services.ask("presence", "join", request, presence.JoinReply)
+            if join.resume is None:
+                reply = await self._ask_in(socket, request)
+            else:
+                async with self._resumes.turn():
+                    if socket.gone:
+                        raise NotAuthenticated  # nobody hears it
+                    reply = await self._ask_in(socket, request)
             if reply.resumed or reply.continued:
                 resumed = await self._continue(asked, join, reply)
             else:
@@ -124,6 +136,24 @@ class Admission:
                 await self._joined(asked, join.user_id, reply, joined_seq(None, []))
                 self._outbound.catch_up(socket)
         return reply, resumed
+
+    async def _ask_in(self, socket: Socket, request: presence.JoinRequest) -> presence.JoinReply:
+        """Have presence bring a user in. Until its client is told of it, a session that it has here is unheard of."""
+        socket.claims = request.user
+        try:
+            return await self._services.ask("presence", "join", request, presence.JoinReply)
+        except NotSent:
+            socket.claims = None
+            raise
+        except Unavailable:
+            if socket.gone:
+                # It may be done yet, for as long as its time is not over.
+                await asyncio.sleep(self._services.timeout)
+                self.lost(socket)
+            raise
+        except SignallingError:
+            socket.claims = None
+            raise
 
     async def _continue(self, asked: Asked, join: client.Join, reply: presence.JoinReply) -> bool:
         """A session comes here from another socket: its client gets what it missed. Whether that is all of it."""
@@ -133,7 +163,7 @@ class Admission:
         last_seq = join.resume.last_seq if join.resume is not None and reply.resumed else None
         try:
             missed = await self._recoveries.look(
-                reply.session, last_seq=last_seq, lost_at=reply.lost_at, since=reply.since
+                recovery, last_seq=last_seq, lost_at=reply.lost_at, since=reply.since
             )
             seq = joined_seq(last_seq, missed.missed)
             await self._joined(asked, join.user_id, reply, seq, resumed=missed.complete)
@@ -148,14 +178,16 @@ class Admission:
     ) -> None:
         socket = asked.socket
         if socket.gone:
-            self._lose(user, reply.session, socket.sid)
+            self._lose(user, reply.session, socket.sid, unheard=True)
             raise NotAuthenticated  # nobody hears it
         try:
             self._auth.joined(socket.sid)
         except TokenRefused:
+            socket.claims = None
             self._leave(user, reply.session, socket.sid, reason="connection_lost")
             raise
         self._registry.bind(socket, user, reply.session)
+        socket.claims = None
         self._relays.moved(reply.session)
         socket.device, socket.token = reply.device, reply.resume_token
         self._join_timeout.joined_or_gone(socket.eio_sid)
@@ -174,6 +206,8 @@ class Admission:
         fields = {**joined.model_dump(by_alias=True, exclude_none=True), "seq": seq}
         self._transport.send_event(socket.eio_sid, Event.JOINED, dumps(fields))
         self._replies.ok(asked, **fields)
+        if reply.resumed or reply.continued:
+            self._transport.ask(socket.eio_sid)
 
     async def _attached(self, socket: Socket, *, resumed: bool) -> None:
         """Tell call control that the session is here; what it then sends must not overtake ``user:joined``."""
@@ -210,13 +244,20 @@ class Admission:
         self._errands.run("leave", lambda: self._services.ask("presence", "leave", leave, Done))
 
     def lost(self, socket: Socket) -> None:
-        """The transport of a socket broke; its session begins its grace."""
-        assert socket.user is not None and socket.session is not None
-        self._lose(socket.user, socket.session, socket.sid)
+        """The transport of a socket broke; its session, also one that it does not know of yet, begins its grace."""
+        user = socket.user or socket.claims
+        assert user is not None
+        unheard = socket.session is None or self._transport.unheard(socket.eio_sid)
+        self._lose(user, socket.session, socket.sid, unheard=unheard)
 
-    def _lose(self, user: str, session: str, sid: str) -> None:
+    def _lose(self, user: str, session: str | None, sid: str, *, unheard: bool) -> None:
         lost = presence.LostRequest(
-            request_id=new_id(), user=user, session=session, gateway=self._instance, socket=sid
+            request_id=new_id(),
+            user=user,
+            session=session,
+            gateway=self._instance,
+            socket=sid,
+            unheard=unheard,
         )
         self._errands.run("lost", lambda: self._services.ask("presence", "lost", lost, Done))
 
@@ -227,7 +268,7 @@ class Admission:
             return
         log.info("token expired", user=socket.user, session=socket.session)
         self.leave(socket, reason="connection_lost")
-        told = dumps({"sessionId": socket.session})
+        told = client.SessionOver(session_id=socket.session).dump()
         self._registry.release(socket)
         self._transport.send_event(socket.eio_sid, Event.EXPIRED, told)
         self._transport.close_soon(socket.eio_sid)

@@ -6,6 +6,7 @@ import random
 
 from services.gateway.replies import dumps
 from services.gateway.transport import Transport
+from services.gateway.websocket import LAST_WORDS_SECONDS
 from shared import logs
 from shared.contracts.client import Draining, Event
 
@@ -19,6 +20,7 @@ SHARE = 0.8
 async def drain(transport: Transport, seconds: float) -> None:
     """Tell every client when it will be sent away, and send it away then; returns when all are gone or time is up.
 
+    Who goes last has as long as any other to be answered, so it may take :data:`LAST_WORDS_SECONDS` more.
     Nothing more is read from a client that is sent away, and what was read is answered first. Its transport is closed
     without a Socket.IO disconnect, so that client libraries connect again by themselves.
     """
@@ -34,6 +36,7 @@ async def drain(transport: Transport, seconds: float) -> None:
     for connection, turn in zip(connections, turns, strict=True):
         await asyncio.sleep(max(0.0, begun + turn - loop.time()))
         transport.close_soon(connection)
+    until += min(seconds, LAST_WORDS_SECONDS)
     while transport.eio.sockets and loop.time() < until:
         await asyncio.sleep(_LOOK_SECONDS)
     log.info("drained", connections_left=len(transport.eio.sockets))

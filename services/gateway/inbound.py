@@ -18,7 +18,7 @@ from services.gateway.sessions import Registry
 from services.gateway.short import Envelopes
 from services.gateway.transport import Transport
 from services.gateway.validation import TooLarge, known, validate
-from shared import logs
+from shared import logs, traces
 from shared.contracts import calls, client, presence
 from shared.contracts.client import Event
 from shared.contracts.wire import Wire
@@ -119,7 +119,11 @@ class Inbound:
         socket = self._registry.remove(sid)
         if socket is not None:
             self._rates.left(socket.rates)
-        if socket is None or socket.user is None or socket.session is None:
+        if socket is None:
+            return
+        if socket.user is None or socket.session is None:
+            if socket.claims is not None and not self.stopping:
+                self._admission.lost(socket)
             return
         log.info("disconnected", user=socket.user, session=socket.session, on_purpose=on_purpose)
         if not on_purpose:
@@ -199,7 +203,11 @@ class Inbound:
             await handler(asked, message)
             return
         with took.timed():
-            await handler(asked, message)
+            if traces.active is None:
+                await handler(asked, message)
+                return
+            with traces.active.event(event, call_id):
+                await handler(asked, message)
 
     # --- one method an event -----------------------------------------------------------------------------------------
 
@@ -215,7 +223,7 @@ class Inbound:
             raise BadRequest("to: must be somebody else")
         request = calls.InitiateRequest(
             **self._admission.by(asked.socket),
-            call=new_id(),
+            call=new_id() if traces.active is None else traces.active.call_id(),
             to=initiate.to,
             call_type=initiate.call_type,
             metadata=initiate.metadata,

@@ -8,11 +8,11 @@ from nats.aio.msg import Msg
 
 from services.gateway.heard import Heard
 from services.gateway.recovery import Arrival, Missed, Recoveries, Recovery
-from services.gateway.replies import dumps
 from services.gateway.sessions import Registry, Socket
 from services.gateway.transport import Transport
-from shared import logs, subjects
+from shared import logs, subjects, traces
 from shared.bus import Bus
+from shared.contracts import client
 from shared.contracts.client import Event
 
 log = logs.get(__name__)
@@ -71,8 +71,12 @@ class Outbound:
 
     # --- deliveries -----------------------------------------------------------------------------------------------
 
-    def _on_deliver(self, subject: str, reply: str, payload: bytes, _head: bytes = b"") -> None:
+    def _on_deliver(self, subject: str, reply: str, payload: bytes, head: bytes = b"") -> None:
         session, event = subjects.parse_deliver(subject)
+        if head and traces.active is not None:
+            with traces.active.delivery(event, head):
+                self._on_deliver(subject, reply, payload)
+            return
         arrival = Arrival(event, payload, reply)
         recovery = self._recoveries.get(session)
         if recovery is None and (socket := self._registry.by_session(session)) is not None:
@@ -83,7 +87,8 @@ class Outbound:
     def on_elsewhere(self, subject: str, reply: str, payload: bytes, _head: bytes = b"") -> None:
         """Something for a session that has just come here, wherever it was sent to."""
         session, event = subjects.parse_deliver(subject)
-        self._take(session, Arrival(event, payload, reply), self._recoveries.get(session))
+        if event != subjects.SETTLED:
+            self._take(session, Arrival(event, payload, reply), self._recoveries.get(session))
 
     def _take(self, session: str, arrival: Arrival, recovery: Recovery | None) -> None:
         if recovery is not None:
@@ -161,7 +166,7 @@ class Outbound:
     async def replaced(self, socket: Socket) -> None:
         """Another socket speaks for the session of this one now: it is told, and goes."""
         log.info("replaced", user=socket.user, session=socket.session)
-        told = dumps({"sessionId": socket.session})
+        told = client.SessionOver(session_id=socket.session or "").dump()
         self._registry.release(socket)
         self._transport.send_event(socket.eio_sid, Event.REPLACED, told)
         await self._transport.disconnect(socket.sid)

@@ -230,7 +230,9 @@ class Outbox:
         """Raises :class:`Unavailable` if there is no room for a relay of ``size`` bytes."""
         if flow is not None and flow.last - flow.acked >= FLOW_MAX and flow.count_waiting() >= FLOW_MAX:
             raise Unavailable("Too many relays are waiting")
-        if self._half_full(size):
+        if (
+            self.count >= RELAYS_MAX // 2 or self.size + size > BYTES_MAX // 2
+        ):  # half full; said here, to be quick
             if self._looked % LOOK_EVERY == 0:
                 for other in self:
                     self._drop(other, other.acked)
@@ -264,14 +266,16 @@ class Outbox:
 
     def add(self, flow: Flow, sent: Sent, now: float) -> None:
         """Take a relay whose number is the flow's next."""
+        number = sent.number
         flow.moved = False
-        if not flow.waiting:
+        if flow.last <= flow.acked:
             flow.progress = now
         flow.queue.append(sent)
-        flow.last = sent.number
+        flow.last = number
         self.count += 1
         self.size += len(sent.payload)
-        self._highest = max(self._highest, sent.number)
+        if number > self._highest:
+            self._highest = number
 
     def void(self, sent: Sent) -> None:
         """Let nobody have this relay any more, though its number stays in its place."""

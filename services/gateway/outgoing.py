@@ -41,7 +41,11 @@ class Outgoing:
 
     def write(self, packet: bytes) -> bool:
         """Write a Socket.IO packet past the queue, if it does not overtake anything; whether that was possible."""
-        return self.websocket is not None and not self._items and self.websocket.write(b"4" + packet)
+        return self.write_frame(b"4" + packet)
+
+    def write_frame(self, frame: bytes) -> bool:
+        """The same for any packet of Engine.IO."""
+        return self.websocket is not None and not self._items and self.websocket.write(frame)
 
     def empty(self) -> bool:
         """Whether nothing waits."""

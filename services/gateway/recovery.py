@@ -7,6 +7,7 @@ comes is held, so that it gets all of it in order and once.
 
 import asyncio
 import random
+import time
 from typing import NamedTuple
 
 from nats.aio.subscription import Subscription
@@ -27,13 +28,13 @@ SEEN_MAX = 4_096
 ELSEWHERE_SECONDS = 8.0
 """How long a callcore may go on sending to an address that it should know is old."""
 SETTLE_SECONDS = 0.03
-"""How long a message may take into the stream after it was handed out."""
+"""How long a message may take, after it was handed out, to where the stream takes it from, in order."""
 MARGIN_MS = 10_000
 """Clocks of hosts may differ by less than that."""
 DRAIN_SECONDS = 2.0
 TRY_AGAIN_SECONDS = (0.1, 0.5)
-READ_TRIES = 3
-"""What cannot be read then, the client is told that it may have missed."""
+PATIENCE_SECONDS = 8.0
+"""How long it is tried to read a mailbox; a client whose cannot be read then is to come again, with the same token."""
 
 
 class Arrival(NamedTuple):
@@ -121,37 +122,45 @@ class Recoveries:
             await asyncio.sleep(SETTLE_SECONDS)
         return recovery
 
-    async def look(self, session: str, *, last_seq: int | None, lost_at: int | None, since: int) -> Missed:
+    async def look(
+        self, recovery: Recovery, *, last_seq: int | None, lost_at: int | None, since: int
+    ) -> Missed:
         """What a session has missed: after ``last_seq``; or, of a client that does not tell, since ``lost_at`` (ms).
 
-        ``since``: when the session began (ms).
+        ``since``: when the session began (ms). Raises :class:`Unavailable` if nothing can be read for a client that
+        could be told what it missed.
         """
         if last_seq is None and lost_at is None:
             return Missed([], [], complete=False)
         after = last_seq if last_seq is not None else (lost_at or 0) * 1000
         after_ms = min(after // 1000, now_ms())
         try:
-            letters = await self._read(session, max(1, after_ms - MARGIN_MS))
+            letters = await self._read(recovery, max(1, after_ms - MARGIN_MS))
             at = next((n for n, letter in enumerate(letters) if letter.seq == after), None)
             complete = last_seq is not None and len(letters) < READ_MAX
             if at is not None:
                 return Missed(letters[: at + 1], _once(letters, at + 1), complete)
             complete = complete and await self._reach.covers(max(after_ms, since))
         except Unavailable as error:
-            log.warning("mailbox not read", session=session, reason=error.message)
+            log.warning("mailbox not read", session=recovery.session, reason=error.message)
+            if last_seq is not None:
+                raise
             return Missed([], [], complete=False)
         first = next((n for n, letter in enumerate(letters) if letter.seq > after), len(letters))
         return Missed(letters[:first], _once(letters, first), complete)
 
-    async def _read(self, session: str, since_ms: int) -> list[Letter]:
-        """The mailbox, in a few tries: what cannot be read is lost to the client. Raises :class:`Unavailable`."""
-        for _ in range(READ_TRIES - 1):
+    async def _read(self, recovery: Recovery, since_ms: int) -> list[Letter]:
+        """The mailbox, up to now at least, in a few tries. Raises :class:`Unavailable`."""
+        session, until = recovery.session, time.monotonic() + PATIENCE_SECONDS
+        while True:
             try:
-                return await mailbox.read(self._bus, session, since_ms=since_ms)
+                upto = mailbox.settle(self._bus, session) if recovery.elsewhere is not None else None
+                return await mailbox.read(self._bus, session, since_ms=since_ms, upto=upto)
             except Unavailable:
+                if time.monotonic() > until:
+                    raise
                 log.info("mailbox not read yet", session=session)
                 await asyncio.sleep(random.uniform(*TRY_AGAIN_SECONDS))
-        return await mailbox.read(self._bus, session, since_ms=since_ms)
 
     def finish(self, recovery: Recovery) -> None:
         """The client has got what it missed, and what was held: from now on it hears everything as it comes."""
@@ -186,11 +195,12 @@ class Recoveries:
         self._forget(recovery)
 
     async def _unsubscribe(self, recovery: Recovery) -> None:
-        if recovery.elsewhere is None:
+        elsewhere, recovery.elsewhere = recovery.elsewhere, None
+        if elsewhere is None:
             return
         try:
             async with asyncio.timeout(DRAIN_SECONDS):
-                await drain(recovery.elsewhere)
+                await drain(elsewhere)
         except (TimeoutError, NatsError) as error:
             log.warning("not unsubscribed in order", session=recovery.session, error=type(error).__name__)
 

@@ -4,6 +4,16 @@ from dataclasses import dataclass, field
 
 from services.gateway.rates import SocketRates
 from services.gateway.short import Envelopes
+from shared.contracts.client import Event
+
+_ENDS = (Event.ENDED, Event.REJECTED)
+_OVERTAKEN_BY: dict[str, tuple[str, ...]] = {
+    Event.INITIATED: (Event.INITIATED, Event.ACCEPTED, *_ENDS),
+    Event.INCOMING: (Event.INCOMING, Event.ACCEPTED, *_ENDS),
+    Event.ACCEPTED: (Event.ACCEPTED, *_ENDS),
+    **dict.fromkeys(_ENDS, _ENDS),
+}
+"""A turn that a call takes → turns after which it is not told any more: itself, and what comes after it."""
 
 CALLS_REMEMBERED = 16
 HEARD_REMEMBERED = 64
@@ -23,6 +33,8 @@ class Socket:
     token: str = ""
     """What resumes the session, as its client was told; presence may have forgotten it."""
     gone: bool = False
+    claims: str | None = None
+    """The user that it is joining as: presence may have given it a session that nobody speaks for yet."""
     calls: dict[str, str] = field(default_factory=dict)
     """Peer → call, for relays that do not name the call."""
     acks_pending: int = 0
@@ -46,8 +58,8 @@ class Socket:
         self.calls[peer] = call
 
     def hears_first(self, event: str, call: str) -> bool:
-        """Whether the client has not heard this of this call before; from now on it has."""
-        if (event, call) in self.heard:
+        """Whether the client has heard neither this of this call before nor what comes after it; from now on it has."""
+        if any((later, call) in self.heard for later in _OVERTAKEN_BY.get(event, (event,))):
             return False
         while len(self.heard) >= HEARD_REMEMBERED:
             del self.heard[next(iter(self.heard))]

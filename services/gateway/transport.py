@@ -7,6 +7,7 @@ events from JSON that is never decoded here. It builds on the inner workings of 
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 from urllib.parse import parse_qs, urlsplit
@@ -15,14 +16,16 @@ import socketio
 from aiohttp import web
 from bidict import ValueDuplicationError
 from engineio.async_drivers import aiohttp as driver
-from engineio.packet import MESSAGE, Packet
+from engineio.packet import MESSAGE, PING, Packet
 from engineio.payload import Payload
 
 from services.gateway import packets
 from services.gateway.connections import Connections
 from services.gateway.outgoing import Outgoing
 from services.gateway.packets import ConnectPacket, DisconnectPacket, EventPacket, Malformed
+from services.gateway.turns import Doorway
 from services.gateway.websocket import LAST_WORDS_SECONDS, WebSocket
+from services.gateway.writing import Writing
 from shared import logs
 from shared.hits import Hits
 
@@ -36,8 +39,10 @@ PATH = "socket.io"
 POLLS_LOOK_SECONDS = 1.0
 BODY_SECONDS = 10.0
 """How long a polling request may take to bring its body."""
+WAITING_MAX = 8_192
+"""Connections that may wait to be let in."""
 LET_READ_SECONDS = 5.0
-"""How long a client may take over a part of what it missed. Its pings are not heard meanwhile."""
+"""How long a client may take over a part of what it missed. What it sends meanwhile waits."""
 
 
 class Receiver(Protocol):
@@ -106,9 +111,12 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         self._closing: set[asyncio.Task[None]] = set()
         self._doomed: set[str] = set()
         self._in_hand: set[str] = set()
+        self._asked: dict[str, Any] = {}
+        self._doorway = Doorway(WAITING_MAX)
         self.draining = False
         """Whether clients that are not connected yet are to go elsewhere."""
         self.websockets: dict[str, WebSocket] = {}
+        self.writing = Writing()
         self.eio._async = {
             **self.eio._async,
             "translate_request": self._translate_request,
@@ -173,6 +181,24 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         """Bytes that wait for clients to read them, and how many clients those are."""
         sizes = [size for connection in self.eio.sockets.values() if (size := connection.queue.size)]
         return sum(sizes), len(sizes)
+
+    def ask(self, eio_sid: str) -> None:
+        """Ask a client for a sign that it has got what was sent to it; see :meth:`unheard`.
+
+        One that polls is not asked: Engine.IO would go on asking it twice as often.
+        """
+        connection = self.eio.sockets.get(eio_sid)
+        if connection is None or connection.closed or not connection.upgraded:
+            return
+        self._asked[eio_sid] = connection
+        connection.last_ping = time.time()  # until a pong comes; websockets have a timer of their own
+        if not connection.queue.write_frame(b"2"):
+            connection.queue.put_nowait(Packet(PING))
+
+    def unheard(self, eio_sid: str) -> bool:
+        """Whether the client was asked and has not answered."""
+        connection = self._asked.get(eio_sid)
+        return connection is not None and connection.last_ping is not None
 
     async def let_read(self, eio_sid: str) -> None:
         """Wait until a client has read the better part of what was sent to it, :data:`LET_READ_SECONDS` at most."""
@@ -252,6 +278,7 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
 
     async def _handle_eio_disconnect(self, eio_sid: str, reason: str) -> None:
         await super()._handle_eio_disconnect(eio_sid, reason)
+        self._asked.pop(eio_sid, None)
         self._doomed.discard(eio_sid)
         self._connections.closed(eio_sid)
         self._receiver.closed(eio_sid)
@@ -316,6 +343,9 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
             if self.draining:
                 raise web.HTTPServiceUnavailable(text="Draining: connect to another server")
             self._connections.check(request)
+            if not await self._doorway.through(lambda: _is_there(request)) or self.draining:
+                raise web.HTTPServiceUnavailable(text="Too many at once", headers={"Retry-After": "1"})
+            self._connections.check(request)  # again: others were let in meanwhile
         if request.method == "POST":
             body = await self._body(request, eio_sid)
             environ["wsgi.input"] = _Body(body)
@@ -394,6 +424,10 @@ class Clients(socketio.AsyncManager):  # type: ignore[misc]  # untyped
 def _session_of(request: web.Request) -> str | None:
     """The session that a request names, as Engine.IO reads it: an empty name is none."""
     return parse_qs(request.query_string).get("sid", [None])[0]
+
+
+def _is_there(request: web.Request) -> bool:
+    return request.transport is not None and not request.transport.is_closing()
 
 
 class _Body:

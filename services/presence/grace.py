@@ -29,14 +29,25 @@ class Graces:
         self.expired = 0
         """Sessions that nobody continued in time."""
 
-    async def begin(self, user: str, session: str, gateway: str, socket: str | None = None) -> bool:
+    async def begin(
+        self,
+        user: str,
+        session: str | None,
+        gateway: str,
+        socket: str | None = None,
+        *,
+        unheard: bool = False,
+    ) -> bool:
         """The transport of a session broke, if it still is at ``socket`` (any for ``None``) of ``gateway``.
 
-        Whether it is in its grace now. Raises :class:`shared.errors.Unavailable` if that is not certain.
+        ``session``: ``None`` for the one that is there. ``unheard``: its client may not know of its token. Whether it
+        is in its grace now. Raises :class:`shared.errors.Unavailable` if that is not certain.
         """
         now = now_ms()
         lost: Lost = await self._store.change(
-            user, lambda record: model.lose(record, session, gateway, socket, now), before=self._set
+            user,
+            lambda record: model.lose(record, session, gateway, socket, now, unheard=unheard),
+            before=self._set,
         )
         if lost.session is not None and lost.session.lost_at == now:
             self.in_grace.begun(now, now)

@@ -5,7 +5,7 @@ import asyncio
 from services.presence import model
 from services.presence.grace import Graces
 from services.presence.leases import Leases
-from services.presence.model import Minted, Policy
+from services.presence.model import Joined, Minted, Policy
 from services.presence.store import Store
 from services.presence.teller import Teller
 from shared import logs
@@ -20,6 +20,7 @@ from shared.contracts.presence import (
     ReassertRequest,
     RenewReply,
     RenewRequest,
+    Sessions,
     StatusRequest,
 )
 from shared.contracts.rpc import Done
@@ -30,6 +31,14 @@ from shared.policy import Policy as Contacts
 from shared.rpc import Server
 
 log = logs.get(__name__)
+
+UNHEARD_MS = 500
+"""How long a client that shows a token for the second time may wait for its gateway to say that it was gone."""
+_LOOK_SECONDS = 0.05
+
+
+class _NotLostYet(Exception):
+    """The client may be faster than the news that its last socket is gone."""
 
 
 class Handlers:
@@ -64,13 +73,8 @@ class Handlers:
 
     async def join(self, request: JoinRequest) -> JoinReply:
         """Bring a user in. Raises :class:`shared.errors.RateLimited` if the user has too many sessions."""
-        minted = Minted(session=new_id(), token=new_id() + new_id())
         try:
-            joined = await self._store.change(
-                request.user,
-                lambda record: model.join(record, request, self._policy, now_ms(), minted),
-                before=lambda joined: self._store.note(request.gateway, joined.session.session, request.user),
-            )
+            joined = await self._join(request)
         except RateLimited:
             self._hits.hit("sessions_per_user")
             raise
@@ -94,6 +98,28 @@ class Handlers:
             busy=busy,
         )
 
+    async def _join(self, request: JoinRequest) -> Joined:
+        minted = Minted(session=new_id(), token=new_id() + new_id())
+        patient_until = now_ms() + UNHEARD_MS
+
+        def decide(record: Sessions | None) -> Joined:
+            now = now_ms()
+            if now < patient_until and model.may_be_unheard(record, request):
+                raise _NotLostYet
+            return model.join(record, request, self._policy, now, minted)
+
+        while True:
+            try:
+                return await self._store.change(
+                    request.user,
+                    decide,
+                    before=lambda joined: self._store.note(
+                        request.gateway, joined.session.session, request.user
+                    ),
+                )
+            except _NotLostYet:
+                await asyncio.sleep(_LOOK_SECONDS)
+
     async def leave(self, request: LeaveRequest) -> Done:
         """Let a session go and tell call control if a call holds the user.
 
@@ -112,7 +138,10 @@ class Handlers:
 
     async def lost(self, request: LostRequest) -> Done:
         """The transport of a session broke: its grace begins."""
-        if not await self._graces.begin(request.user, request.session, request.gateway, request.socket):
+        begun = await self._graces.begin(
+            request.user, request.session, request.gateway, request.socket, unheard=request.unheard
+        )
+        if not begun and request.session is not None:
             log.info("loss ignored: session moved on", user=request.user, session=request.session)
         return Done()
 

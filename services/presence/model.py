@@ -13,6 +13,9 @@ from typing import NamedTuple
 from shared.contracts.presence import JoinRequest, LeaveRequest, ReassertRequest, Session, Sessions
 from shared.errors import RateLimited
 
+SPENT_MAX = 8
+"""Tokens of before that are remembered for a client that may not know a later one: the first, and the last ones."""
+
 
 class Policy(NamedTuple):
     """What the operator decided. ``grace_ms``: how long a session whose transport broke may be resumed."""
@@ -97,7 +100,7 @@ def join(record: Sessions | None, request: JoinRequest, policy: Policy, now: int
 
     The session that the socket speaks for afterwards is, the first that applies:
 
-    1. the one that ``resume`` names, if its token is right: ``resumed``;
+    1. the one that ``resume`` names, if its token is right, or was and its client never heard of the next: ``resumed``;
     2. the one that is at this very socket already, so a request tried again is no second session;
     3. the one with the same device;
     4. under the single policy, the last one;
@@ -128,6 +131,9 @@ def join(record: Sessions | None, request: JoinRequest, policy: Policy, now: int
         device=request.device or (kept.device if kept else None),
         since=kept.since if kept else now,
         resume_token=kept.resume_token if kept and kept is here else minted.token,
+        spent=kept.spent
+        if kept and kept is here
+        else _spent(kept, request.resume_token if resumed else None),
     )
     others = tuple(s for s in sessions if s is not kept)
     gone = tuple(s for s in others if policy.single or _same_device(s, session) or s is here or s is evicted)
@@ -160,14 +166,29 @@ def leave(record: Sessions | None, request: LeaveRequest) -> Left:
     return Left(_without(record, session), moved=False)
 
 
-def lose(record: Sessions | None, name: str, gateway: str, socket: str | None, now: int) -> Lost:
-    """The transport of session ``name`` broke, if it still is at ``socket`` (any for ``None``) of ``gateway``."""
-    session = _named(record, name)
+def lose(
+    record: Sessions | None,
+    name: str | None,
+    gateway: str,
+    socket: str | None,
+    now: int,
+    *,
+    unheard: bool = False,
+) -> Lost:
+    """The transport of session ``name`` broke, if it still is at ``socket`` (any for ``None``) of ``gateway``.
+
+    ``name``: ``None`` for whichever is there. ``unheard``: its client may not know of its token.
+    """
+    if name is not None:
+        session = _named(record, name)
+    else:
+        known = record.sessions if record is not None else ()
+        session = _first(s for s in known if _address(s) == (gateway, socket))
     if session is None or session.gateway != gateway or socket not in (None, session.socket):
         return Lost(record, None)
     if session.lost_at is not None:
         return Lost(record, session)
-    lost = session.model_copy(update={"lost_at": now})
+    lost = session.model_copy(update={"lost_at": now, "spent": session.spent if unheard else ()})
     return Lost(_with(record, lost), lost)
 
 
@@ -210,17 +231,44 @@ def reassert(record: Sessions | None, request: ReassertRequest, now: int) -> Rea
 # --- building blocks ----------------------------------------------------------------------------------------------
 
 
+def may_be_unheard(record: Sessions | None, request: JoinRequest) -> bool:
+    """Whether the token is that of the last resume, of a session that may be about to be lost."""
+    session = _named(record, request.resume_session or "")
+    return (
+        session is not None
+        and session.lost_at is None
+        and _address(session) != (request.gateway, request.socket)
+        and any(_same(token, request.resume_token) for token in session.spent)
+    )
+
+
 def _resumable(sessions: tuple[Session, ...], request: JoinRequest) -> Session | None:
     if request.resume_session is None or request.resume_token is None:
         return None
     session = _first(s for s in sessions if s.session == request.resume_session)
     if session is None:
         return None
-    # In constant time: how much of a guess was right must not show in how long the answer takes.
-    right = hmac.compare_digest(
-        session.resume_token.encode(), request.resume_token.encode("utf-8", "surrogatepass")
-    )
-    return session if right else None
+    good = (session.resume_token, *(session.spent if session.lost_at is not None else ()))
+    return session if any(_same(token, request.resume_token) for token in good) else None
+
+
+def _spent(kept: Session | None, shown: str | None) -> tuple[str, ...]:
+    """The tokens from the one that the client has shown on: it may have heard of a later one on a socket that broke.
+
+    ``shown``: ``None`` if it was none of them.
+    """
+    if kept is None:
+        return ()
+    tokens = (*kept.spent, kept.resume_token)
+    tokens = tokens[tokens.index(shown) if shown is not None else 0 :]
+    return tokens if len(tokens) <= SPENT_MAX else (tokens[0], *tokens[1 - SPENT_MAX :])
+
+
+def _same(token: str, shown: str | None) -> bool:
+    """In constant time: how much of a guess was right must not show in how long the answer takes."""
+    if shown is None:
+        return False
+    return hmac.compare_digest(token.encode(), shown.encode("utf-8", "surrogatepass"))
 
 
 def _lone(sessions: tuple[Session, ...], request: JoinRequest) -> Session | None:

@@ -8,6 +8,7 @@ from shared import logs, subjects
 from shared.bus import Bus
 from shared.clock import now_ms
 from shared.contracts.calls import LeftRequest
+from shared.contracts.events import UserEvent
 from shared.contracts.presence import Session
 from shared.contracts.rpc import Done
 from shared.events import Recorder
@@ -73,5 +74,5 @@ class Teller:
         self._recorder.record(
             subjects.event_user(user, what),
             f"{what} {session} {gateway} {socket}",
-            {"userId": user, "sessionId": session, "gateway": gateway, "at": now_ms()},
+            UserEvent(user_id=user, session_id=session, gateway=gateway, at=now_ms()),
         )

@@ -88,7 +88,11 @@ class Initiate(Wire):
 
     to: UserId
     call_type: CallType
-    metadata: Annotated[Any, at_most("metadata", METADATA_MAX_BYTES)] = None
+    metadata: Annotated[
+        Any,
+        at_most("metadata", METADATA_MAX_BYTES),
+        Field(description=f"At most {METADATA_MAX_BYTES} bytes of JSON."),
+    ] = None
 
 
 class Accept(Wire):
@@ -137,8 +141,16 @@ class Relayed(Wire):
     call_id: CallId | None = None
 
 
-Sdp = Annotated[dict[str, Any], at_most("sdp", SDP_MAX_BYTES)]
-IceCandidate = Annotated[dict[str, Any], at_most("candidate", CANDIDATE_MAX_BYTES)]
+Sdp = Annotated[
+    dict[str, Any],
+    at_most("sdp", SDP_MAX_BYTES),
+    Field(description=f"At most {SDP_MAX_BYTES} bytes of JSON."),
+]
+IceCandidate = Annotated[
+    dict[str, Any],
+    at_most("candidate", CANDIDATE_MAX_BYTES),
+    Field(description=f"At most {CANDIDATE_MAX_BYTES} bytes of JSON."),
+]
 
 
 class Offer(Relayed):
@@ -273,6 +285,12 @@ class IceServers(Wire):
     expires_at: Millis | None = None
 
 
+class SessionOver(Wire):
+    """``session:replaced`` and ``session:expired``: the session is not this socket's any more, which is closed."""
+
+    session_id: str
+
+
 class Draining(Wire):
     """``server:draining``: this server stops within ``deadlineSeconds``; come back after ``reconnectAfterMs``."""
 
@@ -301,6 +319,8 @@ OUTBOUND: dict[Event, type[Wire]] = {
     Event.STATUS: Status,
     Event.ICE_SERVERS: IceServers,
     Event.REFRESH: Refreshed,
+    Event.REPLACED: SessionOver,
+    Event.EXPIRED: SessionOver,
     Event.DRAINING: Draining,
     Event.ERROR: ErrorEvent,
 }

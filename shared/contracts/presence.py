@@ -13,7 +13,8 @@ class Session(Wire):
     """One device of a user, as long as it is joined or may be resumed.
 
     ``gateway`` and ``socket`` say where it is, or was last. ``lost_at``: since when its transport is gone; the session
-    is in its grace then.
+    is in its grace then. ``spent``: tokens of before, from the one by which it was resumed last on; good for a client
+    that was gone before it heard of a later one.
     """
 
     session: str
@@ -22,6 +23,7 @@ class Session(Wire):
     device: DeviceId | None = None
     since: Millis
     resume_token: str
+    spent: tuple[str, ...] = ()
     lost_at: Millis | None = None
 
 
@@ -78,13 +80,15 @@ class LeaveRequest(Request):
 class LostRequest(Request):
     """``rpc.presence.lost``: the transport of ``socket`` broke; its session begins its grace.
 
-    ``socket`` guards against a message that comes after the session moved on.
+    ``socket`` guards against a message that comes after the session moved on. ``session``: ``None`` if the gateway
+    never heard which one it is. ``unheard``: the client may not know of its resume token.
     """
 
     user: UserId
-    session: str
+    session: str | None = None
     gateway: str
     socket: str
+    unheard: bool = False
 
 
 class ReassertRequest(Request):

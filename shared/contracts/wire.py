@@ -4,7 +4,15 @@ import json
 import unicodedata
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    WithJsonSchema,
+)
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
@@ -48,13 +56,22 @@ def at_most(name: str, limit: int) -> AfterValidator:
     return AfterValidator(check)
 
 
-UserId = Annotated[str, StringConstraints(min_length=1, max_length=128), AfterValidator(_printable)]
+_Text = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=128),
+    AfterValidator(_printable),
+    WithJsonSchema(
+        {"type": "string", "minLength": 1, "maxLength": 128, "pattern": r"^[^\x00-\x1f\x7f-\x9f]*$"}
+    ),
+]
+
+UserId = _Text
 """1 to 128 characters, any but control characters. Compared as sent, no case folding, no normalisation."""
 
-CallId = Annotated[str, StringConstraints(min_length=1, max_length=128), AfterValidator(_printable)]
+CallId = _Text
 """Opaque. Longer than what we mint, so that a wrong id is an unknown call and not a malformed one."""
 
-DeviceId = Annotated[str, StringConstraints(min_length=1, max_length=128), AfterValidator(_printable)]
+DeviceId = _Text
 
 Reason = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,32}$")]
 """Why a call ended: one of the protocol's reasons or a client's own word."""

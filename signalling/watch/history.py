@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from shared import subjects
 from shared.bus import Bus
 from shared.printable import printable
+from shared.traces import trace_of
 from signalling.watch.stored import scan
 
 _MOST = 10_000
@@ -49,10 +50,17 @@ class History(NamedTuple):
         """How long it was up, once that is over; ``None`` for a call that nobody accepted."""
         return self.ended_at - self.accepted_at if self.ended_at and self.accepted_at else None
 
+    @property
+    def trace(self) -> str | None:
+        """The id of its trace, where there is one: in hexadecimal, as it is looked up."""
+        id_ = trace_of(self.call)
+        return f"{id_:032x}" if id_ is not None else None
+
     def to_dict(self) -> dict[str, Any]:
         """For programs: camelCase, with ``rangMs``, ``talkedMs`` and ``moments``."""
         return {
             "callId": self.call,
+            "traceId": self.trace,
             "caller": self.caller,
             "callee": self.callee,
             "callType": self.call_type,
@@ -124,6 +132,8 @@ def page(history: History) -> Iterator[str]:
         by = f"  {printable(moment.who)}" if moment.who else ""
         yield f"  {at:%Y-%m-%d %H:%M:%S}.{at.microsecond // 1000:03}  {since:>12}  {moment.what:<9}{by}{why}"
     yield _summary(history)
+    if history.trace is not None:
+        yield f"trace {history.trace}"
 
 
 def _summary(history: History) -> str:

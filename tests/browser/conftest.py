@@ -11,6 +11,7 @@ from playwright.async_api import Browser
 from services.gateway.page import built
 from tests.browser import people as cast
 from tests.browser.people import People
+from tests.browser.project import Project, Server
 from tests.browser.system import System
 
 
@@ -27,19 +28,34 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
+            item.add_marker(pytest.mark.alone)
             if reason:
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="package")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """Two gateways that serve the page."""
-    system = System(tmp_path_factory.mktemp("browser") / "up.log")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Where pages of others come from."""
+    server = Server(tmp_path_factory.mktemp("project"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="package")
+def system(tmp_path_factory: pytest.TempPathFactory, server: Server) -> Iterator[System]:
+    """Two gateways that serve the page, and take pages of others."""
+    system = System(tmp_path_factory.mktemp("browser") / "up.log", CLIENT_URL=server.origin)
     try:
         system.ready()
         yield system
     finally:
         system.stop()
+
+
+@pytest.fixture(scope="package")
+def project(server: Server, system: System) -> Project:
+    """An app that has the client installed."""
+    return Project(server, system.urls[0])
 
 
 @pytest_asyncio.fixture(scope="package", loop_scope="session")

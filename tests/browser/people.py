@@ -1,5 +1,6 @@
 """People in front of the page: each a browser context of its own, who do what people do and see what they see."""
 
+import asyncio
 import secrets
 import shutil
 from collections.abc import AsyncIterator
@@ -9,9 +10,11 @@ from typing import Any
 from playwright.async_api import Browser, BrowserContext, Locator, Page, async_playwright, expect
 
 PATIENCE_MS = 20_000.0
+# Not much to encode, and not much to draw, as there is no GPU.
+VIEWPORT = {"width": 960, "height": 640}
 ARGS = [
     "--no-sandbox",
-    "--use-fake-device-for-media-stream",
+    "--use-fake-device-for-media-stream=device-count=3,fps=10",
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
@@ -53,18 +56,24 @@ class Person:
 
     # --- doing ---
 
-    async def sign_in(self, url: str) -> None:
-        await self.page.goto(url)
+    async def sign_in(self, url: str, query: str = "") -> None:
+        await self.page.goto(f"{url}/{query}")
         await self.page.get_by_label("Your name").fill(self.name)
         await self.page.get_by_role("button", name="Start").click()
         await expect(self.page.get_by_role("heading", name="Contacts")).to_be_visible()
 
     async def add(self, other: "Person") -> None:
-        await self.page.get_by_label("Name of a contact to add").fill(other.name)
+        await self.add_name(other.name)
+
+    async def add_name(self, name: str) -> None:
+        await self.page.get_by_label("Name of a contact to add").fill(name)
         await self.page.get_by_role("button", name="Add", exact=True).click()
 
     async def dial(self, other: "Person", kind: str = "video") -> None:
-        await self.page.get_by_role("button", name=f"Call {other.name} by {kind}").click()
+        await self.dial_name(other.name, kind)
+
+    async def dial_name(self, name: str, kind: str = "video") -> None:
+        await self.page.get_by_role("button", name=f"Call {name} by {kind}").click()
 
     async def dial_at(self, other: "Person", moment_ms: float) -> None:
         """Click at that moment, ms since the epoch."""
@@ -132,15 +141,19 @@ class People:
         *,
         gateway: int = 0,
         sign_in: bool = True,
+        query: str = "",
+        script: str | None = None,
         **options: Any,
     ) -> Person:
-        """Somebody, signed in."""
-        context = await self._browser.new_context(**options)
+        """Somebody, signed in at the page with ``query``; ``script`` runs before the page's own."""
+        context = await self._browser.new_context(**{"viewport": VIEWPORT, **options})
         self._contexts.append(context)
+        if script is not None:
+            await context.add_init_script(script)
         person = Person(f"{name}{self._token}", await context.new_page())
         self.all.append(person)
         if sign_in:
-            await person.sign_in(self.urls[gateway])
+            await person.sign_in(self.urls[gateway], query)
         return person
 
     async def tab(self, of: Person, *, gateway: int = 0) -> Person:
@@ -152,15 +165,14 @@ class People:
 
     async def pair(self, **options: Any) -> tuple[Person, Person]:
         """Alice on one gateway and Bob on the other, each the other's contact."""
-        alice = await self.person("alice", **options)
-        bob = await self.person("bob", gateway=1, **options)
-        await alice.add(bob)
-        await bob.add(alice)
+        alice, bob = await asyncio.gather(
+            self.person("alice", **options), self.person("bob", gateway=len(self.urls) - 1, **options)
+        )
+        await asyncio.gather(alice.add(bob), bob.add(alice))
         return alice, bob
 
     async def leave(self) -> None:
-        for context in self._contexts:
-            await context.close()
+        await asyncio.gather(*(context.close() for context in self._contexts))
 
 
 async def talk(caller: Person, callee: Person, kind: str = "video") -> None:
@@ -168,5 +180,15 @@ async def talk(caller: Person, callee: Person, kind: str = "video") -> None:
     await caller.dial(callee, kind)
     await callee.rung_by(caller)
     await callee.click("Accept")
-    await caller.connected()
-    await callee.connected()
+    await asyncio.gather(caller.connected(), callee.connected())
+
+
+async def see_each_other(*persons: Person) -> None:
+    """Both are in the call, and frames come to both."""
+    await asyncio.gather(*(person.connected() for person in persons))
+    await asyncio.gather(*(person.sees() for person in persons))
+
+
+async def hear_each_other(*persons: Person) -> None:
+    """Sound comes to both, and is not always the same."""
+    await asyncio.gather(*(person.hears() for person in persons))

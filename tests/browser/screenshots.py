@@ -10,6 +10,13 @@ from tests.browser.people import People, Person, browser, talk
 from tests.browser.system import System
 
 FOLDER = Path("screenshots")
+# As if the camera had been refused.
+NO_CAMERA = """
+const given = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+navigator.mediaDevices.getUserMedia = (wanted) =>
+    wanted.video ? Promise.reject(new DOMException("Permission denied", "NotAllowedError")) : given(wanted);
+navigator.permissions.query = async ({ name }) => ({ state: name === "camera" ? "denied" : "granted" });
+"""
 SIZES = {390: 844, 1280: 800}
 
 
@@ -88,7 +95,26 @@ async def _states(people: People, album: _Album, width: int, scheme: str) -> Non
     await alice.click("Hang up")
     await alice.click("Close")
     await bob.click("Close")
-    for person in (alice, bob, carol):
+    other = await people.tab(bob)
+    await alice.dial(bob, "audio")
+    for tab in (bob, other):
+        await tab.rung_by(alice)
+    await other.click("Accept")
+    await expect(bob.page.locator("#notices")).to_contain_text("Answered on another device")
+    await album.take(bob, "answered-elsewhere")
+    await other.click("Hang up")
+    await other.click("Sign out")
+    await alice.click("Close")
+    eve = await people.person("Eve", script=NO_CAMERA, **look)
+    await eve.add(bob)
+    await talk(eve, bob)
+    await eve.sees()
+    await expect(eve.page.locator("#call-banner")).to_contain_text("No access to your camera")
+    await album.take(eve, "no-camera")
+    await eve.click("Hang up")
+    await eve.click("Close")
+    await bob.click("Close")
+    for person in (alice, bob, carol, eve):
         await person.click("Sign out")
 
 

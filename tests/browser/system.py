@@ -18,13 +18,23 @@ RING_SECONDS = 8
 class System:
     """The whole system as ``make up`` starts it; a gateway that dies is started again."""
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, *, gateways: int = 2, **settings: str) -> None:
         self._log = log
         with log.open("wb") as out:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "signalling", "up", "--port", "0", "--gateways", "2", "--with-parent"],
+                [
+                    sys.executable,
+                    "-m",
+                    "signalling",
+                    "up",
+                    "--port",
+                    "0",
+                    "--gateways",
+                    str(gateways),
+                    "--with-parent",
+                ],
                 cwd=REPOSITORY,
-                env={**clean_environment(), "RING_TIMEOUT_SECONDS": str(RING_SECONDS)},
+                env={**clean_environment(), "RING_TIMEOUT_SECONDS": str(RING_SECONDS), **settings},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,

@@ -14,12 +14,13 @@ import pytest_asyncio
 from tests.support.cluster import Cluster
 from tests.support.clusters import Clusters
 from tests.support.phone import Phone
+from tests.support.raw_client import RawClient
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300), pytest.mark.alone]
 
 TALKING, RINGING = 25, 25
 ROLLING = 100
-NODES_TALKING, NODES_PLACING = 25, 10
+NODES_TALKING, NODES_RINGING, NODES_PLACING = 25, 24, 10
 SECONDS_BEFORE, SECONDS_AFTER = 1.5, 3.0
 SETTINGS: dict[str, Any] = {"RESUME_WINDOW_SECONDS": "15", "SWEEP_SECONDS": "3", "DRAIN_SECONDS": "3"}
 EVERY_SECONDS = 0.2
@@ -56,13 +57,15 @@ async def _clean(cluster: Cluster) -> None:
 
 
 class Pair:
-    """Two phones on different gateways, and the call between them."""
+    """Two phones on different gateways, and the call between them. ``callee``: makes the sockets of bob's."""
 
-    def __init__(self, cluster: Cluster, number: int, token: str) -> None:
+    def __init__(
+        self, cluster: Cluster, number: int, token: str, callee: Callable[[str], RawClient] = RawClient
+    ) -> None:
         urls = [gateway.url for gateway in cluster.gateways]
         first = number % len(urls)
         self.alice = Phone(f"a{number}-{token}", urls[first:] + urls[:first])
-        self.bob = Phone(f"b{number}-{token}", urls[first + 1 :] + urls[: first + 1])
+        self.bob = Phone(f"b{number}-{token}", urls[first + 1 :] + urls[: first + 1], socket=callee)
         self.phones = (self.alice, self.bob)
         self.call = ""
         self.sent = {self.alice: 0, self.bob: 0}
@@ -122,6 +125,12 @@ class Pair:
             assert ends == [(self.call, self.alice.user, "hangup")], phone.user
             for turn in ("call:initiated", "call:incoming", "call:accepted"):
                 assert len(phone.events[turn]) <= 1, (phone.user, turn)
+
+    async def seen(self, *, in_call: bool) -> None:
+        """Each sees of the other that it is there, and whether it is in a call."""
+        for by, of in ((self.alice, self.bob), (self.bob, self.alice)):
+            status = await by.ok("user:status", {"userId": of.user})
+            assert (status["isOnline"], status["isInCall"]) == (True, in_call), of.user
 
     async def stop(self) -> None:
         await asyncio.gather(*(phone.stop() for phone in self.phones))
@@ -185,6 +194,7 @@ async def test_a_fault_amid_calls(cluster: Cluster, fault: str) -> None:
     await strike(cluster, victim)
     await asyncio.sleep(SECONDS_AFTER)
     await asyncio.gather(*(pair.accept() for pair in ringing))
+    await asyncio.gather(*(pair.seen(in_call=True) for pair in pairs))
     stop.set()
     await traffic
     # A client whose gateway was killed cannot know what of the unanswered was taken: it may say that twice.
@@ -192,6 +202,7 @@ async def test_a_fault_amid_calls(cluster: Cluster, fault: str) -> None:
     assert not any(phone.resumes[False] for pair in pairs for phone in pair.phones)
     _measured(fault, talking, cluster.folder)
     await asyncio.gather(*(pair.end() for pair in pairs))
+    await asyncio.gather(*(pair.seen(in_call=False) for pair in pairs))
     await asyncio.gather(*(pair.stop() for pair in pairs))
     if victim and not cluster.running(victim):
         cluster.restart(victim)
@@ -223,7 +234,9 @@ async def test_each_nats_server_of_three_is_killed(replicated: Cluster) -> None:
     """Relays go on; what has to be stored waits for a new leader, some seconds, and is then as if nothing had been."""
     cluster = replicated
     pairs = [Pair(cluster, n, "nodes") for n in range(NODES_TALKING)]
+    ringing = [Pair(cluster, n, "ring") for n in range(NODES_RINGING)]
     await asyncio.gather(*(pair.ring() for pair in pairs))
+    await asyncio.gather(*(pair.ring() for pair in ringing))
     await asyncio.gather(*(pair.accept() for pair in pairs))
     stop = asyncio.Event()
     traffic = asyncio.gather(*(pair.talk(stop) for pair in pairs))
@@ -235,8 +248,10 @@ async def test_each_nats_server_of_three_is_killed(replicated: Cluster) -> None:
         cluster.kill_nats(node)
         killed = time.monotonic()
         await asyncio.gather(*(pair.place() for pair in late))
+        late += ringing[node::3]
         await asyncio.gather(*(pair.accept() for pair in late))
         waited.append(time.monotonic() - killed)
+        await asyncio.gather(*(pair.seen(in_call=True) for pair in (*pairs, *late)))
         await asyncio.gather(*(pair.end() for pair in late))
         await asyncio.gather(*(pair.stop() for pair in late))
         cluster.restart_nats(node)

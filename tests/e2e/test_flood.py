@@ -25,7 +25,11 @@ STILL_GROWS = 1.25
 P99_MAX = 3.0
 """Seconds; on a machine whose processors are all taken by those who flood."""
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(SECONDS + QUIET_SECONDS + 90)]
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.timeout(SECONDS + QUIET_SECONDS + 90),
+    pytest.mark.alone,
+]
 
 
 async def test_a_flood_harms_only_those_who_make_it(clusters: Clusters) -> None:

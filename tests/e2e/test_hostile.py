@@ -20,7 +20,7 @@ from tests.support.issuer import SECRET
 from tests.support.limits_hit import limits_hit
 from tests.support.service import REPOSITORY
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.alone, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
 
 SECONDS = 3.0
 LATE_SECONDS = 20.0

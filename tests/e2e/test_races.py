@@ -16,7 +16,7 @@ from tests.support.node_client import NodeDriver
 from tests.support.outcome import agreed
 from tests.support.stage import Stage, end, talk
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300), pytest.mark.alone]
 
 PAIRS = 200
 CALLERS = 50

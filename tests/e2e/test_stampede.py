@@ -1,6 +1,7 @@
-"""A thousand clients lose their gateway at once and come back to the other; who joins meanwhile hardly notices."""
+"""Thousands of clients lose their gateway at once and come back to the other; who joins meanwhile hardly notices."""
 
 import asyncio
+import json
 import resource
 import statistics
 import time
@@ -11,21 +12,25 @@ import pytest_asyncio
 
 from tests.support.cluster import Cluster
 from tests.support.clusters import Clusters
-from tests.support.phone import Phone
+from tests.support.herd import HerdProcess
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300), pytest.mark.alone]
 
-CLIENTS = 1_000
-AT_ONCE = 50
+CLIENTS = 5_000
+HASTY = 1_000
+"""That many come back all at once, as most libraries have it."""
 WINDOW, LEASE = 30, 6
-JITTER = 12.0
-"""Over how many seconds the clients come back, which a good one leaves to chance."""
+JITTER = 15.0
+"""Over how many seconds the clients come back, which a good one leaves to chance: half of their window."""
+TIMES, FLOOR_MS = 5, 50
+"""How much longer a join may take meanwhile; less than the floor is not told from what a busy machine does."""
+QUIET_SECONDS = 8
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def cluster(clusters: Clusters) -> AsyncIterator[Cluster]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 4 * CLIENTS
+    wanted = 2 * CLIENTS
     if hard != resource.RLIM_INFINITY and hard < wanted:
         pytest.skip(f"only {hard} files may be open, {wanted} are needed")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
@@ -34,41 +39,48 @@ async def cluster(clusters: Clusters) -> AsyncIterator[Cluster]:
     await clusters.drop(cluster)
 
 
-async def _join_time(cluster: Cluster, name: str) -> float:
-    """Seconds from connecting to ``user:joined``, at the gateway that stays."""
-    phone = Phone(name, [cluster.gateways[1].url])
-    begun = time.monotonic()
-    await phone.start()
-    took = time.monotonic() - begun
-    await phone.stop()
-    return took
-
-
 async def test_a_stampede(cluster: Cluster, record_property: Callable[[str, object], None]) -> None:
     urls = [gateway.url for gateway in cluster.gateways]
-    phones = [Phone(f"herd{n}", urls, jitter=JITTER) for n in range(CLIENTS)]
-    for first in range(0, CLIENTS, AT_ONCE):
-        await asyncio.gather(*(phone.start() for phone in phones[first : first + AT_ONCE]))
-    usual = [await _join_time(cluster, f"usual{n}") for n in range(40)]
-    cluster.kill("gw-1")
-    killed = time.monotonic()
-    meanwhile: list[float] = []
-    while (back := sum(phone.resumes.total() for phone in phones)) < CLIENTS:
-        assert time.monotonic() < killed + LEASE + WINDOW, f"only {back} are back within their window"
-        meanwhile.append(await _join_time(cluster, f"meanwhile{len(meanwhile)}"))
-        await asyncio.sleep(0.1)
-    took = time.monotonic() - killed
-    resumed = sum(phone.resumes[True] for phone in phones)
-    figures = {
-        "all_back_s": round(took, 1),
-        "resumed": resumed,
-        "join_p50_ms": round(1000 * statistics.median(usual), 1),
-        "join_p50_meanwhile_ms": round(1000 * statistics.median(meanwhile), 1),
-    }
-    record_property("figures", figures)
-    with (cluster.folder / "stampede.json").open("w") as out:
-        out.write(str(figures))
-    assert resumed == CLIENTS
-    assert statistics.median(meanwhile) < 5 * statistics.median(usual), figures
-    for first in range(0, CLIENTS, 500):
-        await asyncio.gather(*(phone.stop() for phone in phones[first : first + 500]))
+    # Phones do not run on the servers' CPUs: theirs get what is left of these.
+    async with HerdProcess(nice=10) as herd, HerdProcess() as others:
+        await herd.do("crowd", 120, name="herd", count=CLIENTS, urls=urls, jitter=JITTER)
+        quiet = await others.do("joins", 60, name="usual", url=urls[1], seconds=QUIET_SECONDS)
+        cluster.kill("gw-1")
+        killed = time.monotonic()
+        meanwhile: dict[str, list[float]] = {"fresh": [], "there": []}
+        while (state := await herd.do("back", 30))["back"] < CLIENTS:
+            assert time.monotonic() < killed + WINDOW, f"only {state} are back within their window"
+            some = await others.do(
+                "joins", 60, name=f"meanwhile{len(meanwhile['fresh'])}", url=urls[1], seconds=1
+            )
+            for kind, times in some.items():
+                meanwhile[kind] += times
+        took = time.monotonic() - killed
+        figures = {"all_back_s": round(took, 1), "resumed": state["resumed"]}
+        for name, times in (("usual", quiet), ("meanwhile", meanwhile)):
+            for kind in ("fresh", "there"):
+                figures[f"{name}_{kind}_p50_ms"] = round(1000 * statistics.median(times[kind]), 1)
+                figures[f"{name}_{kind}_p90_ms"] = round(
+                    1000 * statistics.quantiles(times[kind], n=10)[-1], 1
+                )
+                figures[f"{name}_{kind}_count"] = len(times[kind])
+        record_property("figures", figures)
+        (cluster.folder / "stampede.json").write_text(json.dumps(figures))
+        await herd.do("leave", 60)
+    assert state["resumed"] == CLIENTS
+    for kind in ("fresh", "there"):
+        usual, now = figures[f"usual_{kind}_p50_ms"], figures[f"meanwhile_{kind}_p50_ms"]
+        assert now <= max(TIMES * usual, FLOOR_MS), figures
+
+
+async def test_who_comes_back_at_once_is_resumed_too(cluster: Cluster) -> None:
+    urls = [gateway.url for gateway in cluster.gateways]
+    async with HerdProcess(nice=10) as herd:
+        await herd.do("crowd", 120, name="hasty", count=HASTY, urls=urls, jitter=0.3)
+        cluster.kill("gw-1")
+        killed = time.monotonic()
+        while (state := await herd.do("back", 30))["back"] < HASTY:
+            assert time.monotonic() < killed + WINDOW, f"only {state} are back within their window"
+            await asyncio.sleep(0.2)
+        assert state["resumed"] == HASTY
+        await herd.do("leave", 60)

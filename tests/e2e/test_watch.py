@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from shared.traces import trace_of
 from tests.support.cluster import Cluster
 from tests.support.clusters import Clusters
 from tests.support.node_client import NodeDriver
@@ -179,6 +180,7 @@ async def test_history_of_a_call(stage: Stage) -> None:
         told = json.loads(await run(stage.cluster, "history", "--json", call))
     assert (told["caller"], told["callee"], told["reason"]) == (alice.user, bob.user, "hangup")
     assert told["endedBy"] == bob.user
+    assert told["traceId"] == f"{trace_of(told['callId']):032x}"
     assert isinstance(told["talkedMs"], int) and 300 <= told["talkedMs"] < 20_000
     page = await run(stage.cluster, "history", call)
     assert re.search(

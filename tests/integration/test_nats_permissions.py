@@ -71,6 +71,8 @@ async def test_everybody_sends_what_is_theirs(access: Access, row: subjects.Row,
         ("gateway", "$KV.sessions.user.x"),
         ("gateway", "$KV.calls.call.x"),
         ("gateway", "deliver.other.session.call:ended"),
+        ("gateway", "deliver.other.session.settled"),
+        ("gateway", "deliver.-.session.call:ended"),
         ("gateway", "relay.cc.call.-.-.-.state"),
         ("gateway", "rpc.calls.happen.cc"),
         ("gateway", "control.other.session.replaced"),
@@ -157,6 +159,86 @@ async def test_what_is_heard(access: Access, user: str, heard: list[str], not_he
             assert await actor.may_subscribe(subject), subject
         for subject in not_heard:
             assert not await actor.may_subscribe(subject), subject
+
+
+# --- JetStream: who may do what with which stream, and nothing besides ---------------------------------------------
+
+_STREAMS = ("KV_calls", "KV_sessions", "DELIVER", "EVENTS", "DEADLINES")
+_OPERATIONS = (
+    "STREAM.CREATE.{}", "STREAM.UPDATE.{}", "STREAM.DELETE.{}", "STREAM.PURGE.{}", "STREAM.INFO.{}",
+    "STREAM.SNAPSHOT.{}", "STREAM.RESTORE.{}", "STREAM.MSG.GET.{}", "STREAM.MSG.DELETE.{}", "DIRECT.GET.{}",
+    "DIRECT.GET.{}.x", "DIRECT.GET.{}.$KV.sessions.user.x", "STREAM.LEADER.STEPDOWN.{}", "STREAM.PEER.REMOVE.{}",
+    "CONSUMER.NAMES.{}", "CONSUMER.LIST.{}",
+    *(
+        f"CONSUMER.{verb}.{{}}.{name}"
+        for verb in ("INFO", "CREATE", "MSG.NEXT", "DELETE", "DURABLE.CREATE", "LEADER.STEPDOWN", "PAUSE")
+        for name in ("ring", "grace", "lease", "other")
+    ),
+    *(f"CONSUMER.CREATE.{{}}.{name}.x" for name in ("ring", "grace", "lease", "other")),
+)  # fmt: skip
+
+
+def _keeps(stream: str) -> set[str]:
+    return {f"STREAM.CREATE.{stream}", f"STREAM.UPDATE.{stream}"}
+
+
+def _owns(bucket: str) -> set[str]:
+    of = f"KV_{bucket}"
+    everything = {f"DIRECT.GET.{of}.x", f"DIRECT.GET.{of}.$KV.sessions.user.x"}
+    return _keeps(of) | {f"STREAM.INFO.{of}", f"STREAM.MSG.GET.{of}"} | everything
+
+
+def _waits_for(*kinds: str) -> set[str]:
+    subjects_of = ("INFO.DEADLINES.{}", "CREATE.DEADLINES.{}.x", "MSG.NEXT.DEADLINES.{}")
+    return {f"CONSUMER.{subject.format(kind)}" for kind in kinds for subject in subjects_of}
+
+
+_ALLOWED: dict[str, set[str]] = {
+    "gateway": {"DIRECT.GET.DELIVER", "STREAM.MSG.GET.DELIVER", "STREAM.INFO.DELIVER"},
+    "callcore": _owns("calls") | _keeps("DELIVER") | _keeps("EVENTS") | _keeps("DEADLINES") | _waits_for("ring")
+    | {"STREAM.MSG.GET.KV_sessions", "DIRECT.GET.KV_sessions.$KV.sessions.user.x"},
+    "presence": _owns("sessions") | _keeps("EVENTS") | _keeps("DEADLINES") | _waits_for("grace", "lease")
+    | {"STREAM.MSG.GET.KV_calls"},
+    POLICY: set(),
+    MONITOR: {f"STREAM.INFO.{stream}" for stream in _STREAMS}
+    | {
+        f"{read.format(stream)}{key}"
+        for stream in ("EVENTS", "KV_calls")
+        for read, keys in (("STREAM.MSG.GET.{}", [""]), ("DIRECT.GET.{}", ["", ".x", ".$KV.sessions.user.x"]))
+        for key in keys
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("user", USERS)
+async def test_each_does_with_streams_what_is_theirs_and_nothing_else(access: Access, user: str) -> None:
+    operations = {operation.format(stream) for stream in _STREAMS for operation in _OPERATIONS}
+    assert _ALLOWED[user] <= operations
+    async with access.act(user) as actor:
+        allowed = {each for each in sorted(operations) if await actor.may_publish(f"$JS.API.{each}")}
+    assert allowed == _ALLOWED[user]
+
+
+@pytest.mark.parametrize("user", USERS)
+async def test_each_writes_to_their_own_bucket_and_acknowledges_their_own_deadlines(
+    access: Access, user: str
+) -> None:
+    theirs = {
+        "callcore": {"$KV.calls.call.x", "$KV.calls.user.x", "$JS.ACK.DEADLINES.ring.1.2.3.4.5"},
+        "presence": {
+            "$KV.sessions.user.x", "$KV.sessions.gateway.x", "$JS.ACK.DEADLINES.grace.1.2.3.4.5",
+            "$JS.ACK.DEADLINES.lease.1.2.3.4.5",
+        },
+    }  # fmt: skip
+    everything = set().union(*theirs.values()) | {
+        "$KV.other.x",
+        "$JS.ACK.EVENTS.x.1.2.3.4.5",
+        "$JS.API.X",
+        "$SRV.X",
+    }
+    async with access.act(user) as actor:
+        allowed = {each for each in sorted(everything) if await actor.may_publish(each)}
+    assert allowed == theirs.get(user, set())
 
 
 # --- what that means ----------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Fixtures of the tests on Docker: the images, built once; a stack that most tests share; a stage on it."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -8,8 +9,17 @@ import pytest_asyncio
 from tests.stack import engine, images
 from tests.stack.images import Images
 from tests.stack.stack import Stack
+from tests.support import node_client
+from tests.support.client import POLLING, WEBSOCKET
 from tests.support.node_client import NodeDriver
-from tests.support.stage import Stage
+from tests.support.stage import NODE, PYTHON, Stage
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """There is one engine, and one machine under it."""
+    for item in items:
+        if Path(__file__).parent == item.path.parent and item.path.stem != "test_files":
+            item.add_marker(pytest.mark.alone)
 
 
 @pytest.fixture(scope="session")
@@ -18,6 +28,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Images:
     if (reason := engine.missing()) is not None:
         pytest.skip(reason)
     return images.build(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(params=(WEBSOCKET, POLLING))
+def kind(request: pytest.FixtureRequest) -> str:
+    """The transport is what makes a difference to a proxy: one library will do, that of browsers if it can be had."""
+    return f"{PYTHON if node_client.missing() else NODE}-{request.param}"
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

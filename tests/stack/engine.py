@@ -1,10 +1,14 @@
-"""The Docker engine as the tests use it: its command line, and why it cannot be used where it cannot."""
+"""The Docker engine as the tests use it, and why it cannot be used where it cannot."""
 
+import contextlib
 import functools
 import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
+
+import docker as sdk
 
 REPOSITORY = Path(__file__).parent.parent.parent
 COMMAND_SECONDS = 120.0
@@ -53,3 +57,25 @@ def run(*command: str, timeout: float = COMMAND_SECONDS, cwd: Path = REPOSITORY)
 def docker(*args: str, timeout: float = COMMAND_SECONDS) -> str:
     """``docker …``; its stdout."""
     return run("docker", *args, timeout=timeout)
+
+
+@functools.cache
+def _api() -> Any:
+    return sdk.from_env().api
+
+
+def inspect(*, label: str) -> list[dict[str, Any]]:
+    """What ``docker inspect`` says of the containers with this label, stopped ones too. Without a process: it is
+    asked again and again while others are to have the processor.
+    """
+    found = []
+    for each in _api().containers(all=True, quiet=True, filters={"label": label}):
+        with contextlib.suppress(sdk.errors.NotFound):  # removed meanwhile
+            found.append(_api().inspect_container(each["Id"]))
+    return found
+
+
+def inspect_one(container: str) -> dict[str, Any]:
+    """What ``docker inspect`` says of one container."""
+    found: dict[str, Any] = _api().inspect_container(container)
+    return found

@@ -3,14 +3,11 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import Iterator
 
 import aiohttp
-import pytest
 
 from tests.e2e.test_faults import Pair
 from tests.stack.stack import Stack
-from tests.support import phone
 from tests.support.raw_client import RawClient
 
 _SEPARATOR = "\x1e"
@@ -71,19 +68,8 @@ class PollingClient(RawClient):
         self.closed.set()
 
 
-@pytest.fixture
-def callees_poll(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Of each pair the caller is on a websocket, and the callee polls."""
-
-    def client(name: str) -> RawClient:
-        return PollingClient(name) if name.startswith("b") else RawClient(name)
-
-    monkeypatch.setattr(phone, "RawClient", client)
-    return
-
-
 class Talk:
-    """Pairs whose calls are up and who talk until told to stop."""
+    """Pairs whose calls are up and who talk until told to stop: callers on a websocket, callees poll."""
 
     def __init__(self, stack: Stack, token: str) -> None:
         self._stack = stack
@@ -95,7 +81,10 @@ class Talk:
     async def begin(self, count: int) -> None:
         """So many more pairs call each other and talk."""
         first = len(self.pairs)
-        pairs = [Pair(self._stack, n, self._token) for n in range(first, first + count)]  # type: ignore[arg-type]
+        pairs = [
+            Pair(self._stack, n, self._token, PollingClient)  # type: ignore[arg-type]  # what it needs of a cluster
+            for n in range(first, first + count)
+        ]
         self.pairs += pairs
         for start in range(0, count, _AT_ONCE):
             await asyncio.gather(*(_call(pair) for pair in pairs[start : start + _AT_ONCE]))

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import csv
 import io
-import json
 import os
 import secrets
 import signal
@@ -20,7 +19,7 @@ from typing import Any, NamedTuple
 import nats.errors
 
 from signalling.nats_users import MONITOR, Passwords
-from tests.stack.engine import REPOSITORY, compose_command, docker, environment, run
+from tests.stack.engine import REPOSITORY, compose_command, docker, environment, inspect, inspect_one, run
 from tests.stack.images import Images
 from tests.support import stored
 from tests.support.cluster import QUIET_SECONDS, RING_SECONDS, free_port
@@ -66,6 +65,12 @@ class Container:
         """Its address on the network whose name ends so."""
         networks = self.found["NetworkSettings"]["Networks"]
         return str(next(n["IPAddress"] for name, n in networks.items() if name.endswith(f"_{network}")))
+
+
+def containers(project: str, *services: str) -> list[Container]:
+    """The containers of these services of a compose project, or all, stopped ones too; by name."""
+    found = map(Container, inspect(label=f"{_PROJECT}={project}"))
+    return sorted((c for c in found if not services or c.service in services), key=lambda c: c.name)
 
 
 class Stack:
@@ -156,9 +161,7 @@ class Stack:
 
     def containers(self, *services: str) -> list[Container]:
         """The containers of these services, or all, stopped ones too; by name."""
-        ids = docker("ps", "-aq", "--no-trunc", "--filter", f"label={_PROJECT}={self.project}").split()
-        found = [Container(each) for each in (json.loads(docker("inspect", *ids)) if ids else [])]
-        return sorted((c for c in found if not services or c.service in services), key=lambda c: c.name)
+        return containers(self.project, *services)
 
     def one(self, service: str) -> Container:
         """The first container of a service."""
@@ -210,7 +213,7 @@ class Stack:
 
     @staticmethod
     def _again(container: Container) -> Container:
-        return Container(json.loads(docker("inspect", container.id))[0])
+        return Container(inspect_one(container.id))
 
     # --- what must be true after every test ---
 

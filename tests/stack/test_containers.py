@@ -12,7 +12,7 @@ from tests.stack.stack import Stack
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
 
-IMAGE_MB = 70
+IMAGE_MB = 85
 """What our layers may add to the base."""
 
 
@@ -34,6 +34,7 @@ async def test_no_container_can_do_more_than_it_must(stack: Stack) -> None:
         assert host["SecurityOpt"] == ["no-new-privileges:true"], container.name
         assert host["RestartPolicy"]["Name"] == "unless-stopped", container.name
         assert host["LogConfig"]["Config"]["max-size"], container.name
+        assert container.state["Health"]["Status"] == "healthy", container.name
         if container.service != "nats":
             assert container.found["Config"]["User"].split(":")[0] not in ("", "0", "root"), container.name
 

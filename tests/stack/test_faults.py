@@ -6,15 +6,13 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from tests.stack.phones import Talk, callees_poll
+from tests.stack.phones import Talk
 from tests.stack.stack import Stack
-
-__all__ = ["callees_poll"]
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),
     pytest.mark.timeout(600),
-    pytest.mark.usefixtures("callees_poll", "whole"),
+    pytest.mark.usefixtures("whole"),
 ]
 
 PAIRS = 10

@@ -1,28 +1,26 @@
 """The profiles: three NATS servers that may lose one, TLS at the door, a TURN server that relays for who may."""
 
 import asyncio
-import hashlib
-import hmac
 import json
 import secrets
-import socket
 import ssl
-import struct
 import subprocess
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import aiohttp
 import pytest
 import pytest_asyncio
 
+from services.gateway.ice import IceServers
+from shared.clock import now_ms
 from signalling.nats_users import MONITOR
 from tests.stack.images import Images
-from tests.stack.phones import Talk, callees_poll
+from tests.stack.phones import Talk
 from tests.stack.stack import Stack
 from tests.support.cluster import free_port
-
-__all__ = ["callees_poll"]
+from tests.support.turn import Refused, TurnClient
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
 
@@ -30,14 +28,12 @@ PAIRS = 6
 NODES = ("nats", "nats-2", "nats-3")
 
 
-USER, REALM = "signalling", "signalling"
-
-
 class Everything(Stack):
     """A stack with all profiles and two of each service, and what a client needs to know of it."""
 
     def __init__(self, folder: Path, built: Images) -> None:
-        self.tls_port, self.turn_port, self.password = free_port(), free_port(), secrets.token_hex(16)
+        self.tls_port, self.turn_port, self.turn_secret = free_port(), free_port(), secrets.token_hex(16)
+        self.turn_url = f"turn:127.0.0.1:{self.turn_port}"
         certificates = folder / "certificates"
         certificates.mkdir()
         self.served = certificates / "localhost.pem"
@@ -55,7 +51,8 @@ class Everything(Stack):
             CERTS=str(certificates),
             PUBLISH_TLS=f"127.0.0.1:{self.tls_port}",
             PUBLISH_TURN=f"127.0.0.1:{self.turn_port}",
-            TURN_PASSWORD=self.password,
+            TURN_SECRET=self.turn_secret,
+            TURN_URLS=self.turn_url,
             TURN_MAX_PORT="49165",
         )
 
@@ -96,7 +93,6 @@ async def test_everything_is_kept_three_times(everything: Everything) -> None:
         assert len(stream.cluster.replicas) == 2, stream.config.name
 
 
-@pytest.mark.usefixtures("callees_poll")
 async def test_calls_go_on_while_any_one_nats_server_is_replaced(everything: Everything) -> None:
     talk = Talk(everything, "everything")
     await talk.begin(PAIRS)
@@ -153,58 +149,21 @@ async def test_a_new_certificate_breaks_no_connection(everything: Everything) ->
     assert all(container.healthy for container in everything.containers("proxy-tls"))
 
 
-_MAGIC = 0x2112A442
-_ALLOCATE, _ALLOCATED, _REFUSED = 0x0003, 0x0103, 0x0113
-_UNAUTHORIZED = b"\x04\x01"
-_ERROR, _INTEGRITY, _USERNAME, _REALM, _NONCE, _RELAYED, _TRANSPORT = 0x09, 0x08, 0x06, 0x14, 0x15, 0x16, 0x19
+async def test_every_container_is_asked_whether_it_is_well(everything: Everything) -> None:
+    assert {c.service: c.state["Health"]["Status"] for c in everything.containers()} == dict.fromkeys(
+        ("proxy", "proxy-tls", "gateway", "callcore", "presence", *NODES, "turn"), "healthy"
+    )
 
 
-async def test_turn_relays_for_who_knows_the_password(everything: Everything) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
-        udp.connect(("127.0.0.1", everything.turn_port))
-        udp.settimeout(2)
-        kind, told = await asyncio.to_thread(_ask, udp, _allocate())
-        assert (kind, told[_ERROR][2:4], told[_REALM]) == (_REFUSED, _UNAUTHORIZED, REALM.encode())
-        nonce = told[_NONCE]
-        kind, refused = await asyncio.to_thread(_ask, udp, _allocate(nonce, "wrong"))
-        assert (kind, refused[_ERROR][2:4]) == (_REFUSED, _UNAUTHORIZED)
-        kind, allocated = await asyncio.to_thread(_ask, udp, _allocate(nonce, everything.password))
-        assert kind == _ALLOCATED, allocated
-        port = struct.unpack("!H", allocated[_RELAYED][2:4])[0] ^ (_MAGIC >> 16)
-        assert 49160 <= port <= 49165
-
-
-def _allocate(nonce: bytes = b"", password: str = "") -> bytes:
-    """A request for a relay address (RFC 8656), signed if there is a password."""
-    body = _attribute(_TRANSPORT, b"\x11\0\0\0")
-    transaction = secrets.token_bytes(12)
-    if password:
-        for kind, value in ((_USERNAME, USER.encode()), (_REALM, REALM.encode()), (_NONCE, nonce)):
-            body += _attribute(kind, value)
-        key = hashlib.md5(f"{USER}:{REALM}:{password}".encode()).digest()
-        signed = struct.pack("!HHI", _ALLOCATE, len(body) + 24, _MAGIC) + transaction + body
-        body += _attribute(_INTEGRITY, hmac.digest(key, signed, "sha1"))
-    return struct.pack("!HHI", _ALLOCATE, len(body), _MAGIC) + transaction + body
-
-
-def _ask(udp: socket.socket, request: bytes) -> tuple[int, dict[int, bytes]]:
-    """Kind and attributes of the answer."""
-    for _ in range(5):  # datagrams may be lost, and the server may have just started
-        try:
-            udp.send(request)
-            answer = udp.recv(2048)
-            break
-        except (TimeoutError, ConnectionRefusedError):
-            continue
-    else:
-        raise AssertionError("the TURN server does not answer")
-    found, at = {}, 20
-    while at < len(answer):
-        kind, length = struct.unpack_from("!HH", answer, at)
-        found[kind] = answer[at + 4 : at + 4 + length]
-        at += 4 + (length + 3) // 4 * 4
-    return struct.unpack_from("!H", answer)[0], found
-
-
-def _attribute(kind: int, value: bytes) -> bytes:
-    return struct.pack("!HH", kind, len(value)) + value + b"\0" * (-len(value) % 4)
+async def test_turn_relays_for_whom_a_gateway_vouches(everything: Everything) -> None:
+    issued = IceServers([], [everything.turn_url], everything.turn_secret, 600, now_ms).issue("alice")
+    name, password = issued.servers[0]["username"], issued.servers[0]["credential"]
+    with (
+        closing(TurnClient(everything.turn_port, name, "wrong")) as stranger,
+        pytest.raises(Refused, match="401"),
+    ):
+        await asyncio.to_thread(stranger.allocate)
+    with closing(TurnClient(everything.turn_port, name, password)) as client:
+        assert 49160 <= await asyncio.to_thread(client.allocate) <= 49165
+        with pytest.raises(Refused, match="403"):
+            await asyncio.to_thread(client.permit, "10.0.0.1")

@@ -43,7 +43,10 @@ class Gateway(Service):
 
 
 class Cluster:
-    """``gateways`` × ``callcores`` × ``presences`` processes on ``nats_nodes`` servers; all files go to ``folder``."""
+    """``gateways`` × ``callcores`` × ``presences`` processes on ``nats_nodes`` servers; all files go to ``folder``.
+
+    ``locked``: NATS lets its users do what they need only; else anybody may listen to everything.
+    """
 
     def __init__(
         self,
@@ -54,6 +57,7 @@ class Cluster:
         presences: int = 1,
         nats_nodes: int = 1,
         ring_seconds: float = RING_SECONDS,
+        locked: bool = True,
         **settings: str,
     ) -> None:
         self.folder = folder
@@ -69,7 +73,9 @@ class Cluster:
             **settings,
         }
         self._passwords = Passwords.new(folder / "passwords")
-        self._nats = nats_server.cluster(folder / "nats", nats_nodes, passwords=self._passwords)
+        self._nats = nats_server.cluster(
+            folder / "nats", nats_nodes, passwords=self._passwords if locked else None
+        )
         self._services: dict[str, Service] = {}
         self.gateways: list[Gateway] = []
         self.allowed: tuple[str, ...] = ()

@@ -4,9 +4,12 @@ import pytest
 
 from tests.support.cluster import RING_SECONDS, Cluster
 
+KEPT = 4
+"""Clusters that run at a time: each takes a few hundredths of a processor, whether anybody uses it or not."""
+
 
 class Clusters:
-    """Starts a cluster when it is first asked for and keeps it until the end."""
+    """Starts a cluster when it is asked for, and keeps it until others are asked for more recently."""
 
     def __init__(self, folders: pytest.TempPathFactory) -> None:
         self._folders = folders
@@ -15,7 +18,10 @@ class Clusters:
     async def get(self, shape: str, *, ring_seconds: float = RING_SECONDS, **settings: str) -> Cluster:
         """The cluster of ``shape`` (gateways x callcores x presences, x NATS servers) with these settings."""
         key = (shape, ring_seconds, *sorted(settings.items()))
-        if key not in self._running:
+        cluster = self._running.pop(key, None)
+        if cluster is None:
+            while len(self._running) >= KEPT:
+                await self.drop(next(iter(self._running.values())))
             gateways, callcores, presences, *nodes = (int(count) for count in shape.split("x"))
             cluster = Cluster(
                 self._folders.mktemp(f"cluster-{shape}"),
@@ -27,8 +33,8 @@ class Clusters:
                 **settings,
             )
             await cluster.start()
-            self._running[key] = cluster
-        return self._running[key]
+        self._running[key] = cluster
+        return cluster
 
     async def drop(self, cluster: Cluster) -> None:
         """Stop a cluster that a test has broken, so that the next one gets a new one."""

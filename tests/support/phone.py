@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -28,33 +29,29 @@ class _Box(Inbox):
         self._phone.hear(event, data)
 
 
-class _Socket(RawClient):
-    """Notes when it last heard anything, pings included (monotonic seconds)."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.heard_at = time.monotonic()
-
-    async def _take(self, frame: str) -> None:
-        self.heard_at = time.monotonic()
-        await super()._take(frame)
-
-
 class Phone:
     """A joined user. ``urls``: gateways to go to, the first one first."""
 
     def __init__(
-        self, user: str, urls: list[str], *, jitter: float = 0.3, silence: float | None = None
+        self,
+        user: str,
+        urls: list[str],
+        *,
+        jitter: float = 0.3,
+        silence: float | None = None,
+        socket: Callable[[str], RawClient] = RawClient,
     ) -> None:
         """``jitter``: how long it waits at most, in seconds, before it connects again. ``silence``: how long it
-        hears nothing, not even a ping, before it takes its socket for dead; ``None``: it never does.
+        hears nothing, not even a ping, before it takes its socket for dead; ``None``: it never does. ``socket``: makes
+        one with the user's name.
         """
         self.user = user
         self._jitter = jitter
         self._silence = silence
         self._urls = urls
         self._next = 0
-        self._client = _Socket(user)
+        self._socket = socket
+        self._client = socket(user)
         self._online = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._joined: dict[str, Any] = {}
@@ -116,7 +113,7 @@ class Phone:
                 pass
 
     async def _connect(self) -> None:
-        self._client = _Socket(self.user)
+        self._client = self._socket(self.user)
         self._client.inbox = _Box(self)
         resume = {}
         if self._joined:

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import time
 from typing import Any
 
 import aiohttp
@@ -28,6 +29,8 @@ class RawClient(Client):
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._connected: asyncio.Future[str] | None = None
         self._socket_id = ""
+        self.heard_at = time.monotonic()
+        """When it last heard anything, pings included."""
 
     @property
     def socket_id(self) -> str:
@@ -109,6 +112,7 @@ class RawClient(Client):
         self.closed.set()
 
     async def _take(self, frame: str) -> None:
+        self.heard_at = time.monotonic()
         if frame == "2":
             await self.send("3")
         elif frame == "1" and not self._stubborn:

@@ -84,7 +84,7 @@ def test_every_lock_file_is_asked_about(audit: ModuleType) -> None:
     skipped = {".venv", "node_modules"}
     locks = {
         str(file.parent.relative_to(root))
-        for top in ("web", "tests/e2e", "bench")
+        for top in ("web", "tests/e2e", "bench", "docs")
         for file in (root / top).rglob("package-lock.json")
         if not skipped & set(file.parts)
     }

@@ -131,6 +131,7 @@ TELLING = 0.004
 """Seconds by which answers may differ in the middle: the policy service takes 20 ms, and to leave it out would show."""
 
 
+@pytest.mark.alone
 async def test_the_time_of_an_answer_does_not_say_who_is_there(
     pair: World, bus: Bus, callcore: Start
 ) -> None:

@@ -27,7 +27,13 @@ class System:
 
     def __init__(self, nats: EmbeddedNats, folder: Path) -> None:
         self.nats = nats
-        env = {"NATS_URL": nats.url, "LOG_FORMAT": "json", "LOG_LEVEL": "info", "DRAIN_SECONDS": "0"}
+        env = {
+            "NATS_URL": nats.url,
+            "LOG_FORMAT": "json",
+            "LOG_LEVEL": "info",
+            "DRAIN_SECONDS": "0",
+            "RATE_LIMIT": "off",  # more candidates than a call may have
+        }
         self.gateways = [Gateway(f"gw-{n}", env, folder) for n in (1, 2)]
         self.callcores = [Service("callcore", f"cc-{n}", env, folder) for n in (1, 2)]
         self.services = [*self.gateways, *self.callcores, Service("presence", "pr-1", env, folder)]

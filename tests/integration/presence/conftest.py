@@ -68,9 +68,14 @@ class Gateway:
         )
         await self._client.ask("presence", "leave", request, Done)
 
-    async def lose(self, user: str, session: str, socket: str) -> None:
+    async def lose(self, user: str, session: str | None, socket: str, *, unheard: bool = False) -> None:
         request = LostRequest(
-            request_id=new_id(), user=user, session=session, gateway=self.name, socket=socket
+            request_id=new_id(),
+            user=user,
+            session=session,
+            gateway=self.name,
+            socket=socket,
+            unheard=unheard,
         )
         await self._client.ask("presence", "lost", request, Done)
 

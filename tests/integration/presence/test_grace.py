@@ -90,6 +90,35 @@ async def test_call_control_is_told_until_it_hears(bus: Bus, presence: Start, gw
     assert len({t.request_id for t in told}) == 1, "the same deed"
 
 
+async def test_a_client_that_has_not_heard_may_be_faster_than_the_news(
+    bus: Bus, presence: Start, gw1: Gateway, gw2: Gateway
+) -> None:
+    await presence()
+    joined = await gw1.join(USER, "s1")
+    assert (await gw2.join(USER, "s2", resume=joined)).resumed  # and is gone before it hears of it
+    back = asyncio.create_task(gw1.join(USER, "s3", resume=joined))
+    await asyncio.sleep(0.2)
+    assert not back.done()
+    await gw2.lose(USER, None, "s2", unheard=True)
+    again = await back
+    assert (again.resumed, again.session) == (True, joined.session)
+    thief = await gw2.join(USER, "s4", resume=joined)
+    assert not thief.resumed and thief.session != joined.session
+
+
+async def test_a_session_that_nobody_was_told_of_ends(bus: Bus, presence: Start, gw1: Gateway) -> None:
+    await presence(resume_window_seconds=1)
+    await gw1.join(USER, "s1")  # its answer never came
+    await gw1.lose(USER, None, "another socket")
+    assert await gw1.status(USER) == (True, False)
+    await gw1.lose(USER, None, "s1")
+
+    async def gone() -> bool:
+        return await sessions(bus) == () and await index(bus, "gw1") == []
+
+    await eventually(gone)
+
+
 async def test_a_session_that_is_resumed_stays(bus: Bus, presence: Start, gw1: Gateway, gw2: Gateway) -> None:
     await presence(resume_window_seconds=1)
     joined = await gw1.join(USER, "s1")

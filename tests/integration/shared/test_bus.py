@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 from nats.aio.msg import Msg
+from nats.errors import OutboundBufferLimitError
 
 from services.callcore.app import start
 from services.callcore.settings import Settings
@@ -84,3 +85,31 @@ async def test_what_nats_does_not_take_is_bounded(nats_server: EmbeddedNats, bus
         os.kill(pid, signal.SIGCONT)
     await bus.flush(10)
     bus.publish("much")
+
+
+async def test_what_had_not_left_when_nats_went_never_leaves(
+    nats_server: EmbeddedNats, nats_url: str, bus: Bus
+) -> None:
+    """A server that hangs, with more than the connection holds waiting to be sent, and is killed."""
+    heard: list[bytes] = []
+    async with AsyncExitStack() as stack:
+        other = await Bus.connect(nats_url, name="other")
+        stack.push_async_callback(other.close)
+        await other.subscribe_direct("stale", lambda _s, _r, payload, _h: heard.append(payload[:5]))
+        await other.flush()
+        pid, late = nats_server.pid, b"stale" + bytes(512 * 1024)
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        while bus.client.pending_data_size < UNSENT_BYTES // 4:
+            bus.publish("stale", late)
+            await asyncio.sleep(0)
+        nats_server.kill()
+        await until(lambda: not bus.connected and not other.connected)
+        with pytest.raises(OutboundBufferLimitError):
+            await bus.client.publish("stale", b"stale")  # nats-py's own way
+        nats_server.start()
+        await until(lambda: bus.connected and other.connected)
+        await bus.flush()
+        bus.publish("stale", b"fresh")
+        await until(lambda: b"fresh" in heard)
+        assert heard == [b"fresh"]

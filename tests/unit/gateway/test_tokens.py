@@ -141,6 +141,7 @@ def _nested(depth: int) -> str:
         hs256(claims()).rpartition(".")[0], hs256(claims()) + ".x", hs256({}, kid=7), hs256({}, kid=["k1"]),
         "bnVsbA.e30.x", "W10.e30.x", hs256(claims()).replace(".", ".."),
     ],
+    ids=len,  # by themselves they would have the time in their names
 )  # fmt: skip
 async def test_what_is_no_token_is_refused(token: str) -> None:
     with pytest.raises(Refused):

@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.presence.model import Joined, Minted, Policy, expire, join, leave, lose, reassert
+from services.presence.model import (
+    SPENT_MAX,
+    Joined,
+    Minted,
+    Policy,
+    expire,
+    join,
+    leave,
+    lose,
+    reassert,
+)
 from shared.contracts.presence import JoinRequest, LeaveRequest, ReassertRequest, Session, Sessions
 from shared.errors import RateLimited
 
@@ -326,6 +336,41 @@ def test_resuming_ends_a_grace() -> None:
     joined = joins(record(lost(PHONE), TAB), resume=("phone", "phone-token"))
     assert joined.resumed and joined.continued and joined.was == lost(PHONE)
     assert joined.session.lost_at is None
+
+
+def test_a_token_is_good_until_its_client_is_known_to_have_heard_of_the_next() -> None:
+    first = joins(record(TAB), resume=("tab", "tab-token"))
+    assert first.resumed and first.session.spent == ("tab-token",)
+    again = {"socket": "third-socket", "resume": ("tab", "tab-token")}
+    assert not joins(first.record, **again).resumed, "its socket is there"  # type: ignore[arg-type]
+    heard = lose(first.record, "tab", "gw2", "new-socket", NOW + 5)
+    assert not joins(heard.record, **again).resumed  # type: ignore[arg-type]
+    unheard = lose(first.record, "tab", "gw2", "new-socket", NOW + 5, unheard=True)
+    second = joins(unheard.record, **again)  # type: ignore[arg-type]
+    assert second.resumed and second.session.spent == ("tab-token", "new-token")
+    third = lose(second.record, "tab", "gw2", "third-socket", NOW + 6, unheard=True)
+    fourth = joins(third.record, socket="fourth-socket", resume=("tab", "new-token"))
+    assert fourth.resumed and "tab-token" not in fourth.session.spent
+
+
+def test_the_tokens_remembered_are_few() -> None:
+    now: Sessions | None = record(TAB)
+    for number in range(3 * SPENT_MAX):
+        request = JoinRequest(
+            request_id="r", user="alice", gateway="gw2", socket=f"s{number}",
+            resume_session="tab", resume_token="tab-token",
+        )  # fmt: skip
+        joined = join(now, request, MULTI, NOW, Minted("new", f"t{number}"))
+        assert joined.resumed and joined.session.spent[0] == "tab-token"
+        assert len(joined.session.spent) <= SPENT_MAX
+        now = lose(joined.record, "tab", "gw2", f"s{number}", NOW, unheard=True).record
+
+
+def test_a_session_that_its_gateway_never_heard_of_is_found_by_its_socket() -> None:
+    before = record(PHONE, TAB)
+    assert lose(before, None, "gw1", "tab-socket", NOW + 5).record == record(PHONE, lost(TAB, NOW + 5))
+    assert lose(before, None, "gw1", "other-socket", NOW + 5).record is before
+    assert lose(None, None, "gw1", "tab-socket", NOW).record is None
 
 
 def test_a_plain_join_takes_the_only_session_over_if_it_is_lost() -> None:

@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from nats.errors import ProtocolError
 from nats.protocol.parser import Parser
@@ -55,6 +55,7 @@ units = st.one_of(
 )
 
 
+@settings(deadline=None)  # each has an event loop of its own, which a busy machine may keep waiting
 @given(st.lists(units, max_size=8), st.lists(st.integers(1, 60), max_size=30))
 def test_it_reads_what_nats_py_reads(sent: list[bytes], sizes: list[int]) -> None:
     stream, pieces = b"".join(sent), []
@@ -79,6 +80,65 @@ def test_it_reads_what_nats_py_reads(sent: list[bytes], sizes: list[int]) -> Non
     ours, theirs = asyncio.run(read())
     assert ours.seen == theirs.seen
     assert ours.pings == theirs.pings
+
+
+@settings(deadline=None)  # each has an event loop of its own, which a busy machine may keep waiting
+@given(st.lists(units, max_size=8), st.lists(st.tuples(st.integers(1, 60), st.booleans()), max_size=30))
+def test_it_reads_the_same_as_it_comes_from_the_network(
+    sent: list[bytes], cuts: list[tuple[int, bool]]
+) -> None:
+    """``cuts``: sizes of pieces, and whether nats-py's loop gets its turn after one."""
+    stream = b"".join(sent)
+
+    async def read() -> tuple[Client, Client]:
+        ours, theirs = Client(), Client()
+        reader, parser = Reader(ours), Parser(theirs)  # type: ignore[arg-type]
+        for sid in (1, 2):
+
+            def direct(subject: str, reply: str, payload: bytes, head: bytes, sid: int = sid) -> None:
+                ours.seen.append((sid, subject, reply, payload, head))
+
+            reader.direct[b"%d" % sid] = direct
+        network = asyncio.StreamReader()
+        reader.read_at_once(network)
+
+        async def loop() -> None:
+            while not network.at_eof():
+                await reader.parse(await network.read(64))
+
+        looping = asyncio.create_task(loop())
+        await asyncio.sleep(0)
+        rest = stream
+        for size, turn in [*cuts, (len(stream) + 1, True)]:
+            if piece := rest[:size]:
+                network.feed_data(piece)
+            rest = rest[size:]
+            if turn:
+                await asyncio.sleep(0)
+        network.feed_eof()
+        await looping
+        await parser.parse(stream)
+        return ours, theirs
+
+    ours, theirs = asyncio.run(read())
+    assert ours.seen == theirs.seen
+    assert ours.pings == theirs.pings
+
+
+def test_messages_are_handled_without_a_turn_of_the_loop() -> None:
+    async def read() -> list[bytes]:
+        reader, network, seen = Reader(Client()), asyncio.StreamReader(), []  # type: ignore[arg-type,var-annotated]
+        reader.direct[b"1"] = lambda _subject, _reply, payload, _head: seen.append(payload)
+        reader.read_at_once(network)
+        waiting = asyncio.create_task(network.read(64))
+        await asyncio.sleep(0)
+        whole = message(1, "", b"one", b"") + message(1, "", b"two", b"")
+        network.feed_data(whole[:-5])
+        network.feed_data(whole[-5:])
+        waiting.cancel()
+        return seen
+
+    assert asyncio.run(read()) == [b"one", b"two"]
 
 
 @pytest.mark.parametrize("garbage", [b"MSG a 1 x\r\n", b"NONSENSE\r\n", b"x" * 5_000])

@@ -1,8 +1,10 @@
 import type { Incoming } from "./contracts.js";
 import { Emitter } from "./emitter.js";
 import { SignallingError } from "./errors.js";
-import { capture, captureWhatIsThere, type Kind, type Wanted } from "./media.js";
+import { Hold } from "./hold.js";
+import { captureInstead, captureWhatIsThere, type Kind, type Wanted } from "./media.js";
 import { Negotiation, type Signal } from "./negotiation.js";
+import { Recovery } from "./recovery.js";
 import type { CallEvent, Session } from "./session.js";
 import { summarize, type StatsSummary } from "./stats.js";
 
@@ -28,14 +30,10 @@ export interface RememberedCall {
   accepted: boolean;
   sends: Kind[];
   muted: Kind[];
+  onHold: boolean;
 }
 
-const CONNECT_MS = 30_000;
-/** When the impolite side negotiates once more if there is no connection yet. */
-const AGAIN_MS = 8_000;
-const RESTARTS_MAX = 3;
 const EARLY_MAX = 64;
-const RESYNC_MS = 1_000;
 
 /** One call, in the browser: its state, its media and its connection. */
 export class Call extends Emitter<CallEvents> {
@@ -45,12 +43,12 @@ export class Call extends Emitter<CallEvents> {
   #peer: RTCPeerConnection | undefined;
   #negotiation: Negotiation | undefined;
   #early: Signal[] = [];
+  /** What is sent as soon as the call is accepted. */
+  #kept: Signal[] = [];
   #received: Promise<void> = Promise.resolve();
-  #timer: ReturnType<typeof setTimeout> | undefined;
-  #resync: ReturnType<typeof setTimeout> | undefined;
-  #restarts = 0;
   #mine = false;
-  #directions: Map<RTCRtpTransceiver, RTCRtpTransceiverDirection> | undefined;
+  readonly #hold = new Hold();
+  readonly #recovery: Recovery;
 
   /** @internal Use {@link SignallingClient}. `local` is there for a call that one has just made; `waits`: the first offer is the peer's. */
   constructor(
@@ -64,6 +62,13 @@ export class Call extends Emitter<CallEvents> {
     waits = incoming,
   ) {
     super();
+    this.#recovery = new Recovery(
+      () => this.#peer?.connectionState,
+      () => this.#negotiation?.again(),
+      () => this.#replace(false),
+      (reason) => void this.hangup(reason).catch((error: unknown) => this.emit("error", error)),
+      session.userId > user,
+    );
     this.local = local ?? new MediaStream();
     if (local !== undefined) {
       this.#connect(waits);
@@ -75,7 +80,7 @@ export class Call extends Emitter<CallEvents> {
   }
 
   get onHold(): boolean {
-    return this.#directions !== undefined;
+    return this.#hold.on;
   }
 
   /** Take an incoming call, with what is there of the media wanted. Rejects if another device was faster. */
@@ -127,7 +132,7 @@ export class Call extends Emitter<CallEvents> {
   /** Send from another microphone or camera; the first of its kind starts sending. */
   async switchDevice(kind: Kind, deviceId?: string): Promise<void> {
     const wanted = deviceId ?? true;
-    const media = await capture({ audio: kind === "audio" && wanted, video: kind === "video" && wanted });
+    const media = await captureInstead({ audio: kind === "audio" && wanted, video: kind === "video" && wanted }, this.#tracks(kind));
     const track = media.getTracks()[0];
     const peer = this.#peer;
     if (track === undefined || peer === undefined || this.state === "ended") {
@@ -136,7 +141,8 @@ export class Call extends Emitter<CallEvents> {
     }
     const sender = peer.getSenders().find((one) => one.track?.kind === kind);
     if (sender === undefined) {
-      peer.addTrack(track, this.local);
+      const added = peer.addTrack(track, this.local);
+      peer.getTransceivers().filter((one) => one.sender === added).forEach((one) => this.#hold.sends(one));
     } else {
       track.enabled = sender.track?.enabled ?? true;
       await sender.replaceTrack(track);
@@ -150,13 +156,10 @@ export class Call extends Emitter<CallEvents> {
 
   /** Stop all media both ways, or let it flow again. */
   hold(on = true): void {
-    const transceivers = this.#peer?.getTransceivers() ?? [];
-    if (on && !this.onHold) {
-      this.#directions = new Map(transceivers.map((one) => [one, one.direction]));
-      transceivers.forEach((one) => (one.direction = "inactive"));
-    } else if (!on) {
-      this.#directions?.forEach((direction, one) => (one.direction = direction));
-      this.#directions = undefined;
+    if (on) {
+      this.#hold.start(this.#peer?.getTransceivers());
+    } else {
+      this.#hold.end();
     }
   }
 
@@ -186,18 +189,18 @@ export class Call extends Emitter<CallEvents> {
 
   /** @internal What another page needs to go on with this call; nothing if it is not one's own yet. */
   remember(): RememberedCall | undefined {
-    const { id, user, type, incoming, metadata } = this;
+    const { id, user, type, incoming, metadata, onHold } = this;
     const accepted = this.state !== "ringing";
     if (this.state === "ended" || (incoming && !accepted)) {
       return undefined;
     }
     const kinds = (["audio", "video"] as const).filter((kind) => this.#tracks(kind).length > 0);
     const muted = kinds.filter((kind) => this.#tracks(kind).every((track) => !track.enabled));
-    return { id, user, type, incoming, metadata, accepted, sends: kinds, muted };
+    return { id, user, type, incoming, metadata, accepted, sends: kinds, muted, onHold };
   }
 
   /** @internal Go on with a call of before the page was reloaded: on a new connection, with the same media. */
-  async restore({ accepted, sends, muted }: RememberedCall): Promise<void> {
+  async restore({ accepted, sends, muted, onHold }: RememberedCall): Promise<void> {
     if (accepted) {
       this.#accepted();
     }
@@ -207,12 +210,15 @@ export class Call extends Emitter<CallEvents> {
     }
     media.getTracks().forEach((track) => this.local.addTrack(track));
     muted.forEach((kind) => this.mute(kind));
+    this.hold(onHold === true);
     this.#connect(false);
   }
 
-  /** @internal Something may have been missed: negotiate anew. */
-  resync(): void {
-    this.#negotiation?.again();
+  /** @internal The server is in reach again. Negotiate anew if something was missed, or if the media broke, too. */
+  back(complete: boolean): void {
+    if (!complete || ["disconnected", "failed"].includes(this.#peer?.connectionState ?? "")) {
+      this.#negotiation?.again();
+    }
   }
 
   /** @internal */
@@ -223,8 +229,7 @@ export class Call extends Emitter<CallEvents> {
   /** @internal The call is over. */
   finish(reason: string, by: string): void {
     if (this.state !== "ended") {
-      clearTimeout(this.#timer);
-      clearTimeout(this.#resync);
+      this.#recovery.stop();
       this.#negotiation?.stop();
       this.#peer?.close();
       stop(this.local);
@@ -245,7 +250,7 @@ export class Call extends Emitter<CallEvents> {
 
   /** `waits`: the first offer is the peer's. */
   #connect(waits = this.incoming): void {
-    const peer = new RTCPeerConnection({ iceServers: this.session.iceServers });
+    const peer = new RTCPeerConnection(this.session.rtc);
     this.#peer = peer;
     this.#negotiation = new Negotiation(
       peer,
@@ -254,7 +259,8 @@ export class Call extends Emitter<CallEvents> {
       (error) => this.emit("error", error),
       (offer) => this.#renew(offer),
     );
-    peer.ontrack = ({ track }) => {
+    peer.ontrack = ({ track, transceiver }) => {
+      this.#hold.keep(transceiver);
       this.remote.addTrack(track);
       this.emit("remote", this.remote);
     };
@@ -266,67 +272,61 @@ export class Call extends Emitter<CallEvents> {
         .filter((kind) => this.#tracks(kind).length === 0)
         .forEach((kind) => peer.addTransceiver(kind, { direction: "recvonly" }));
     }
+    this.#hold.again(peer.getTransceivers());
     this.receiveAll(this.early());
   }
 
-  /** The peer has another connection than before, and so must this side. */
+  /** The peer has another connection than before, or offers one as this side does, and so there must be another. */
   async #renew(offer: Signal | undefined): Promise<void> {
-    this.#negotiation?.stop();
-    if (this.#peer !== undefined) {
-      this.#peer.ontrack = this.#peer.onconnectionstatechange = null;
-      this.#peer.close();
-    }
-    this.remote.getTracks().forEach((track) => this.remote.removeTrack(track));
-    this.#directions = undefined;
-    this.#connect(offer !== undefined);
+    this.#replace(offer !== undefined);
     if (this.state !== "ringing") {
-      this.#give("ice_failed");
-      this.#become("reconnecting");
+      this.#recovery.start("ice_failed");
+      this.#lost();
     }
     if (offer !== undefined) {
       await this.#negotiation?.receive(offer);
     }
   }
 
+  /** Another connection in the place of this one, with the same media. */
+  #replace(waits: boolean): void {
+    this.#negotiation?.stop();
+    if (this.#peer !== undefined) {
+      this.#peer.ontrack = this.#peer.onconnectionstatechange = null;
+      this.#peer.close();
+    }
+    this.remote.getTracks().forEach((track) => this.remote.removeTrack(track));
+    this.#connect(waits);
+  }
+
+  #lost(): void {
+    if (this.state === "connected") {
+      this.#become("reconnecting");
+    }
+  }
+
   #connection(state: RTCPeerConnectionState): void {
     if (state === "connected") {
-      clearTimeout(this.#timer);
-      this.#restarts = 0;
+      this.#recovery.connected();
       this.#become("connected");
     } else if (state === "disconnected") {
-      this.#give("ice_failed");
-      this.#become("reconnecting");
+      this.#recovery.broken();
+      this.#lost();
     } else if (state === "failed") {
-      this.#restarts += 1;
-      if (this.#restarts > RESTARTS_MAX) {
-        return this.#giveUp("ice_failed");
+      if (this.state === "connected") {
+        this.#recovery.broken();
+        this.#lost();
       }
-      this.#become("reconnecting");
-      this.resync();
+      this.#recovery.failed();
     }
   }
 
   #accepted(): void {
     if (this.state === "ringing") {
-      this.#give("ice_timeout");
+      this.#recovery.start("ice_timeout");
       this.#become(this.#peer?.connectionState === "connected" ? "connected" : "connecting");
+      this.#kept.splice(0).forEach((signal) => this.#send(signal));
     }
-  }
-
-  /** End the call with `reason` unless it connects in time. */
-  #give(reason: string): void {
-    clearTimeout(this.#timer);
-    if (this.#peer?.connectionState !== "connected") {
-      this.#timer = setTimeout(() => this.#giveUp(reason), CONNECT_MS);
-      clearTimeout(this.#resync);
-      if (this.session.userId > this.user) {
-        this.#resync = setTimeout(() => this.#peer?.connectionState !== "connected" && this.resync(), AGAIN_MS);
-      }
-    }
-  }
-
-  #giveUp(reason: string): void {
-    this.hangup(reason).catch((error: unknown) => this.emit("error", error));
   }
 
   #receive(signal: Signal): void {
@@ -339,6 +339,12 @@ export class Call extends Emitter<CallEvents> {
   }
 
   #send(signal: Signal): void {
+    if (this.state === "ringing" && !this.session.early) {
+      if (this.#kept.length < EARLY_MAX) {
+        this.#kept.push(signal);
+      }
+      return;
+    }
     const to = { from: this.session.userId, to: this.user, callId: this.id };
     const sent =
       "candidates" in signal
@@ -352,8 +358,7 @@ export class Call extends Emitter<CallEvents> {
       }
       this.emit("error", error);
       if (error instanceof SignallingError && error.retryable) {
-        clearTimeout(this.#resync);
-        this.#resync = setTimeout(() => this.resync(), RESYNC_MS);
+        this.#recovery.soon();
       }
     });
   }

@@ -46,8 +46,8 @@ export class SignallingClient extends Emitter<ClientEvents> {
     session.on("joined", ({ kept, complete }) => {
       if (!kept) {
         this.#endAll();
-      } else if (!complete) {
-        this.#calls.forEach((call) => call.resync());
+      } else {
+        this.#calls.forEach((call) => call.back(complete));
       }
       for (const remembered of memory?.calls.splice(0) ?? []) {
         void this.#calls.get(remembered.id)?.restore(remembered);

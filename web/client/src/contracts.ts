@@ -135,6 +135,10 @@ export interface Refreshed {
   tokenSeconds?: number | null;
 }
 
+export interface SessionOver {
+  sessionId: string;
+}
+
 export interface Draining {
   deadlineSeconds: number;
   reconnectAfterMs: number;
@@ -176,6 +180,8 @@ export interface ServerToClient {
   "user:status": Status;
   "ice:servers": IceServers;
   "user:refresh": Refreshed;
+  "session:replaced": SessionOver;
+  "session:expired": SessionOver;
   "server:draining": Draining;
   "error": ErrorEvent;
   "call:offer": FromPeer<Offer>;

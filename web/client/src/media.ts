@@ -11,6 +11,19 @@ export function capture({ audio, video }: Wanted): Promise<MediaStream> {
   return navigator.mediaDevices.getUserMedia({ audio: device(audio), video: device(video) });
 }
 
+/** As {@link capture}, instead of `old`. Many phones let only one camera be open: then it is stopped first. */
+export async function captureInstead(wanted: Wanted, old: MediaStreamTrack[]): Promise<MediaStream> {
+  try {
+    return await capture(wanted);
+  } catch (error) {
+    if ((error as { name?: string }).name !== "NotReadableError" || old.length === 0) {
+      throw error;
+    }
+    old.forEach((track) => track.stop());
+    return await capture(wanted);
+  }
+}
+
 /** As {@link capture}, but without what is not there: a call needs neither camera nor microphone. */
 export async function captureWhatIsThere(wanted: Wanted): Promise<MediaStream> {
   const tries: Wanted[] = [wanted, { ...wanted, video: false }, { ...wanted, audio: false }];

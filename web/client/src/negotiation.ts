@@ -13,13 +13,15 @@ export type Description = RTCSessionDescriptionInit & { peer?: string };
  * the impolite side's holds. Signals are taken one after the other.
  *
  * A peer that was reloaded goes on with another connection, which its fingerprint tells. This one cannot follow it
- * there; `renew` is told, with the offer if it was one, and makes another. What was meant for a connection that this
+ * there; `renew` is told, with the offer if it was one, and makes another. So it is with the first offers of both sides,
+ * where this side yields. What was meant for a connection that this
  * one has replaced is dropped: who sent it will offer anew.
  */
 export class Negotiation {
   #makingOffer = false;
   #ignoringOffer = false;
   #waits: boolean;
+  #stopped = false;
   #mine: string | undefined;
   #theirs: string | undefined;
   #received: Promise<void> = Promise.resolve();
@@ -48,6 +50,7 @@ export class Negotiation {
   }
 
   stop(): void {
+    this.#stopped = true;
     this.peer.onnegotiationneeded = this.peer.onicecandidate = null;
     this.#batch.stop();
   }
@@ -71,7 +74,9 @@ export class Negotiation {
       await this.peer.setLocalDescription();
       this.#sendDescription();
     } catch (error) {
-      this.failed(error);
+      if (!this.#stopped) {
+        this.failed(error);
+      }
     } finally {
       this.#makingOffer = false;
     }
@@ -104,6 +109,10 @@ export class Negotiation {
     if (this.#ignoringOffer) {
       return;
     }
+    if (collision && this.peer.remoteDescription === null) {
+      // Chromium may never gather candidates for a connection whose first offer was rolled back.
+      return await this.renew(signal);
+    }
     await this.peer.setRemoteDescription(description);
     this.#theirs = theirs;
     await this.#queue.release();
@@ -115,7 +124,7 @@ export class Negotiation {
 
   #sendDescription(): void {
     const description = this.peer.localDescription;
-    if (description !== null) {
+    if (description !== null && !this.#stopped) {
       const { type, sdp } = description;
       this.#mine = fingerprint(description);
       this.#batch.flush();

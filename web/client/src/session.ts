@@ -14,6 +14,13 @@ export interface SessionOptions {
   /** Asked for a token each time the client connects, and before the one it gave runs out. */
   token?: () => string | Promise<string>;
   deviceId?: string;
+  /** For the connections of calls: `iceTransportPolicy: "relay"` hides people's addresses from each other, for one. */
+  rtc?: Omit<RTCConfiguration, "iceServers">;
+  /**
+   * Offer the connection while it still rings, which saves a round trip after the answer. Only where every client of the
+   * other side waits for its user: one that answers an offer as it comes has accepted the call by that, camera and all.
+   */
+  early?: boolean;
   /** The session to go on with, as {@link Session.resumable} told it. */
   resume?: Resume;
   /** For tests. */
@@ -110,6 +117,15 @@ export class Session extends Emitter<SessionEvents> {
 
   get userId(): string {
     return this.options.userId;
+  }
+
+  /** What a connection to a peer is made with now. */
+  get rtc(): RTCConfiguration {
+    return { ...this.options.rtc, iceServers: this.iceServers };
+  }
+
+  get early(): boolean {
+    return this.options.early ?? false;
   }
 
   /** With what another page may go on with this session; nothing before the first join. */

@@ -11,8 +11,10 @@ export class FakePeer {
   remoteDescription = null;
   onnegotiationneeded = null;
   onicecandidate = null;
+  /** @type {((event: object) => void) | null} */
+  ontrack = null;
   candidates = [];
-  tracks = [];
+  transceivers = [];
   rollbacks = 0;
   restarts = 0;
 
@@ -67,20 +69,33 @@ export class FakePeer {
   }
 
   addTrack(track) {
-    this.tracks.push(track);
+    const free = this.transceivers.find(({ kind, sender }) => kind === track.kind && sender.track === null);
+    const found = free ?? this.addTransceiver(track.kind);
+    found.sender.track = track;
+    found.direction = "sendrecv";
     this.need();
+    return found.sender;
   }
 
-  addTransceiver() {
+  addTransceiver(kind, { direction } = { direction: "sendrecv" }) {
+    const sender = { track: null, replaceTrack: async (track) => void (sender.track = track) };
+    const made = { kind, sender, direction };
+    this.transceivers.push(made);
     this.need();
+    return made;
   }
 
   getTransceivers() {
-    return [];
+    return [...this.transceivers];
   }
 
   getSenders() {
-    return this.tracks.map((track) => ({ track, replaceTrack: async () => undefined }));
+    return this.transceivers.map(({ sender }) => sender);
+  }
+
+  become(connectionState) {
+    this.connectionState = connectionState;
+    this.onconnectionstatechange?.();
   }
 
   getConfiguration() {
@@ -92,7 +107,7 @@ export class FakePeer {
   }
 
   close() {
-    this.signalingState = "closed";
+    this.signalingState = this.connectionState = "closed";
   }
 
   #connected() {
@@ -102,7 +117,10 @@ export class FakePeer {
 }
 
 export class FakeStream {
-  #tracks = new Set();
+  #tracks;
+  constructor(tracks = []) {
+    this.#tracks = new Set(tracks);
+  }
   getTracks() {
     return [...this.#tracks];
   }
@@ -111,5 +129,18 @@ export class FakeStream {
   }
   removeTrack(track) {
     this.#tracks.delete(track);
+  }
+}
+
+export class FakeTrack {
+  enabled = true;
+  stopped = false;
+  /** @param {string} kind */
+  constructor(kind, device = "") {
+    this.kind = kind;
+    this.device = device;
+  }
+  stop() {
+    this.stopped = true;
   }
 }

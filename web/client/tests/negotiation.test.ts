@@ -33,6 +33,8 @@ test("an offer is answered and candidates follow, with their end", async () => {
 test("of two offers at once the impolite one holds", async () => {
   const { peers, failures } = pair();
   peers[0].need();
+  await settled();
+  peers[0].need();
   peers[1].need();
   await settled();
   expect(peers.map((peer) => peer.rollbacks)).toEqual([0, 1]);
@@ -42,6 +44,21 @@ test("of two offers at once the impolite one holds", async () => {
     peers[0].localDescription!.sdp,
   ]);
   expect(failures).toEqual([]);
+});
+
+test("of two first offers at once the polite side answers on another connection, and says no more on this one", async () => {
+  for (const crossing of [0, 80]) {
+    const { end, peer, sent, renewed } = one();
+    peer.need();
+    await new Promise((resolve) => setTimeout(resolve, crossing)); // while it is made, or when it is on its way
+    const before = sent.length;
+    const taken = end.receive({ description: { type: "offer", sdp: sdp("A1") } });
+    await taken;
+    end.stop();
+    await settled();
+    expect(renewed).toEqual([sdp("A1")]);
+    expect([peer.rollbacks, peer.remoteDescription, sent.length]).toEqual([0, null, before]);
+  }
 });
 
 test("who is called leaves the first offer to the caller", async () => {

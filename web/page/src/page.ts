@@ -8,6 +8,9 @@ import { Ringing } from "./ringing.js";
 import { Screen, type Outcome } from "./screen.js";
 import { Tones } from "./tones.js";
 
+/** `/?relay`: media through TURN or not at all, to see whether that works. */
+const RELAY = new URLSearchParams(location.search).has("relay");
+
 const log = new Log();
 const tones = new Tones();
 
@@ -17,7 +20,9 @@ async function start(tab: Tab): Promise<void> {
   const client = new SignallingClient({
     url: location.origin,
     userId: name,
+    early: true, // on this page everybody is asked first
     ...(memory && { memory }),
+    ...(RELAY && { rtc: { iceTransportPolicy: "relay" } }),
     connect: (url) => {
       const socket = io(url, { autoConnect: false, forceNew: true, transports: ["websocket", "polling"] });
       log.watch(socket);
@@ -99,8 +104,10 @@ function link(words: string, away: boolean): void {
 
 function warn(): void {
   const warning = byId("warning");
-  warning.hidden = navigator.mediaDevices !== undefined;
-  warning.textContent = "The browser gives no camera or microphone to a page without HTTPS. Others can’t hear or see you.";
+  warning.textContent = navigator.mediaDevices === undefined
+    ? "The browser gives no camera or microphone to a page without HTTPS. Others can’t hear or see you."
+    : RELAY ? "Calls on this page go through a TURN server only." : "";
+  warning.hidden = warning.textContent === "";
 }
 
 function signIn(wrong = ""): void {

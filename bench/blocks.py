@@ -1,0 +1,12 @@
+"""Parts of a page that are written by a program: between ``<!-- NAME -->`` and ``<!-- /NAME -->``. Pure."""
+
+
+def filled(page: str, blocks: dict[str, str]) -> str:
+    """The page with its blocks replaced. Raises ``ValueError`` for a block that is not there once."""
+    for name, text in blocks.items():
+        begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+        if (page.count(begin), page.count(end)) != (1, 1):
+            raise ValueError(f"block {name}: not once in the page")
+        before, _, rest = page.partition(begin)
+        page = f"{before}{begin}\n{text}\n\n{end}{rest.partition(end)[2]}"
+    return page

@@ -1,0 +1,291 @@
+"""Spans and their way through NATS. Imported only where traces are on; everybody else asks :mod:`shared.traces`.
+
+A root is an event of a client (or something that happens to a call by itself). Whatever is done because of it and
+awaits an answer over NATS is a span below it, in whichever service. It is handed on in the header ``traceparent`` of
+requests and of deliveries; unless it is sampled, no message has any. No span says who the users are.
+"""
+
+import logging
+import re
+import secrets
+import threading
+import time
+from base64 import urlsafe_b64encode
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Token, copy_context
+from http.client import HTTPException
+from types import TracebackType
+from typing import TypeVar
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+from opentelemetry import context as otel
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import Decision, ParentBased, TraceIdRatioBased
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from opentelemetry.util.types import AttributeValue
+
+from shared import logs, subjects
+from shared.answers import Answer
+from shared.errors import SignallingError
+from shared.traces import trace_of
+
+log = logs.get(__name__)
+
+R = TypeVar("R")
+
+HEADER = "traceparent"
+"""That of W3C's Trace Context: version, trace, span, flags."""
+SPANS_MAX = 2_048
+"""Spans that may wait to be sent; past it the oldest are dropped."""
+BATCH_MAX = 512
+"""Spans that are sent at once."""
+SEND_SECONDS = 1.0
+"""How often they are sent."""
+TRY_SECONDS = 5.0
+"""How long sending some may take, tries included, before they are dropped."""
+AGAIN_SECONDS = 1.0
+"""How long after a try that failed comes the next."""
+SAY_SECONDS = 60.0
+"""How often it is said that they cannot be sent."""
+
+_TRACEPARENT = re.compile(rb"^traceparent: ?00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})\r$", re.M)
+_COME_AGAIN = (429, 502, 503, 504)
+_TOKENS = {"rpc": 3, "$KV": 3, "event": 2, "deadline": 3}
+"""How much of a subject names what is done there; behind that come ids."""
+
+
+class Tracing:
+    """Makes spans and sends them to ``endpoint``, from a thread of its own."""
+
+    def __init__(self, endpoint: str, ratio: float, service: str, instance: str, version: str) -> None:
+        # It would say of each span that there is no room for it; _Exporter says once a minute why.
+        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
+        told = {
+            "service.namespace": "hellotalk-signalling",
+            "service.name": service,
+            "service.instance.id": instance,
+            "service.version": version,
+        }
+        self._sampler = TraceIdRatioBased(ratio)
+        self._provider = TracerProvider(
+            sampler=ParentBased(self._sampler),
+            resource=Resource.create(told),
+            id_generator=_Ids(),
+            shutdown_on_exit=False,
+        )
+        self._provider.add_span_processor(
+            BatchSpanProcessor(
+                _Exporter(endpoint),
+                max_queue_size=SPANS_MAX,
+                max_export_batch_size=BATCH_MAX,
+                schedule_delay_millis=SEND_SECONDS * 1000,
+            )
+        )
+        self._tracer = self._provider.get_tracer("signalling", version)
+
+    def close(self, timeout: float) -> None:
+        """Send what is waiting, ``timeout`` seconds at most; what then is not sent is lost."""
+        closing = threading.Thread(target=self._provider.shutdown, daemon=True)
+        closing.start()
+        closing.join(timeout)
+
+    # --- roots ----------------------------------------------------------------------------------------------------
+
+    def event(self, name: str, call: str | None) -> "_Scope":
+        """An event of a client, about ``call`` if it names one: below what brought that call about."""
+        return self._scope(name, SpanKind.SERVER, self._of_call(call), {"call.id": call} if call else None)
+
+    def happening(self, name: str, call: str) -> "_Scope":
+        """Something that happens to a call and that no request brings."""
+        return self._scope(name, SpanKind.INTERNAL, self._of_call(call), {"call.id": call})
+
+    def call_id(self) -> str:
+        """An id for a call that the event in hand brings about: that of its trace, which is as random."""
+        span = trace.get_current_span()
+        call = urlsafe_b64encode(span.get_span_context().trace_id.to_bytes(16)).decode().rstrip("=")
+        span.set_attribute("call.id", call)
+        return call
+
+    def _of_call(self, call: str | None) -> otel.Context:
+        """Below the root of a call's trace, whose id follows from the call's, as does whether it is sampled."""
+        id_ = trace_of(call) if call is not None else None
+        if id_ is None:
+            return otel.Context()
+        sampled = self._sampler.should_sample(None, id_, "").decision is Decision.RECORD_AND_SAMPLE
+        flags = TraceFlags(TraceFlags.SAMPLED if sampled else TraceFlags.DEFAULT)
+        return _below(SpanContext(id_, _root_of(id_), is_remote=True, trace_flags=flags))
+
+    # --- what follows from them -----------------------------------------------------------------------------------
+
+    def sampled(self) -> bool:
+        """Whether what is being done now belongs to a trace that is kept."""
+        return trace.get_current_span().is_recording()
+
+    def headers(self) -> dict[str, str] | None:
+        """What a message carries so that its receiver can go on with the trace; ``None`` if there is nothing to."""
+        span = trace.get_current_span()
+        if not span.is_recording():
+            return None
+        at = span.get_span_context()
+        return {HEADER: f"00-{at.trace_id:032x}-{at.span_id:016x}-{at.trace_flags:02x}"}
+
+    async def request(
+        self,
+        subject: str,
+        ask: Callable[[dict[str, str] | None], Awaitable[Answer]],
+        headers: dict[str, str] | None,
+    ) -> Answer:
+        """``ask`` with these NATS headers: NATS itself, or by it a service, which is told the span to go on below."""
+        with self._scope(_family(subject), SpanKind.CLIENT, None, None):
+            told = self.headers() if subjects.is_rpc(subject) else None
+            answer = await ask({**(headers or {}), **told} if told else headers)
+            if answer.nobody_there:
+                trace.get_current_span().set_status(Status(StatusCode.ERROR, "nobody there"))
+            return answer
+
+    async def answer(self, name: str, head: bytes, answering: Awaitable[R]) -> R:
+        """Await ``answering``, what a request asks for, below the span that ``head``, its NATS headers, tell of."""
+        above = _parsed(head)
+        if above is None:
+            return await answering
+        with self._scope(name, SpanKind.SERVER, above, None):
+            return await answering
+
+    def delivery(self, event: str, head: bytes) -> "_Scope":
+        """Writing an event to the socket of a client, below the span that ``head``, its NATS headers, tell of."""
+        return self._scope(f"deliver {event}", SpanKind.CONSUMER, _parsed(head) or otel.Context(), None)
+
+    def _scope(
+        self,
+        name: str,
+        kind: SpanKind,
+        above: otel.Context | None,
+        attributes: dict[str, AttributeValue] | None,
+    ) -> "_Scope":
+        return _Scope(self._tracer.start_span(name, above, kind, attributes))
+
+
+class _Scope:
+    """A span that is the current one while the scope lasts.
+
+    OpenTelemetry's own writes the texts and tracebacks of exceptions into spans, in which there may be user ids.
+    """
+
+    __slots__ = ("_span", "_token")
+
+    def __init__(self, span: Span) -> None:
+        self._span = span
+        self._token: Token[otel.Context] | None = None
+
+    def __enter__(self) -> None:
+        self._token = otel.attach(trace.set_span_in_context(self._span))
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        if error is not None:
+            refusal = error if isinstance(error, SignallingError) else None
+            self._span.set_attribute("error.type", refusal.code if refusal else type(error).__name__)
+            if refusal is None or refusal.retryable:  # else it is the client's affair
+                self._span.set_status(Status(StatusCode.ERROR))
+        assert self._token is not None
+        otel.detach(self._token)
+        self._span.end()
+
+
+class _Ids(RandomIdGenerator):
+    """The first span of a trace has the first half of the trace's id, so that who knows that can go on below it."""
+
+    def __init__(self) -> None:
+        self._begun: int | None = None
+        """The id of a trace whose first span has no id yet."""
+
+    def generate_trace_id(self) -> int:
+        # From the operating system's randomness, because ids of calls come of it.
+        while not _root_of(begun := secrets.randbits(128)):
+            pass
+        self._begun = begun
+        return begun
+
+    def generate_span_id(self) -> int:
+        begun, self._begun = self._begun, None
+        return super().generate_span_id() if begun is None else _root_of(begun)
+
+
+class _Exporter(SpanExporter):
+    """Sends, and says once in a while that it does not work.
+
+    OpenTelemetry's own needs `requests`, which gateways would then import with Engine.IO, traces or not.
+    """
+
+    def __init__(self, endpoint: str) -> None:
+        self._endpoint = endpoint
+        # It is another thread in which it says so, which knows nothing of the names that log lines carry.
+        self._said_in = copy_context()
+        self._quiet_until = 0.0
+        self._lost = 0
+        self._closing = threading.Event()
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        body = encode_spans(spans).SerializeToString()
+        until = time.monotonic() + TRY_SECONDS
+        while (left := until - time.monotonic()) > 0:
+            reason, again = self._send(body, left)
+            if not reason:
+                return SpanExportResult.SUCCESS
+            if not again or self._closing.wait(AGAIN_SECONDS):
+                break
+        self._lost += len(spans)
+        if time.monotonic() >= self._quiet_until:
+            self._quiet_until = time.monotonic() + SAY_SECONDS
+            self._said_in.run(log.warning, "traces cannot be sent", reason=reason, spans_lost=self._lost)
+            self._lost = 0
+        return SpanExportResult.FAILURE
+
+    def _send(self, body: bytes, timeout: float) -> tuple[str, bool]:
+        """One try: why it failed, empty if it did not, and whether another may do better."""
+        request = Request(self._endpoint, body, {"Content-Type": "application/x-protobuf"})  # noqa: S310 (http)
+        try:
+            with urlopen(request, timeout=timeout):  # noqa: S310
+                return "", False
+        except HTTPError as error:
+            error.close()
+            return f"status {error.code}", error.code in _COME_AGAIN
+        except (OSError, HTTPException) as error:
+            return str(error) or type(error).__name__, True
+
+    def shutdown(self) -> None:
+        self._closing.set()
+
+
+def _root_of(trace_id: int) -> int:
+    """The id of a trace's first span."""
+    return trace_id >> 64
+
+
+def _below(span: SpanContext) -> otel.Context:
+    return trace.set_span_in_context(NonRecordingSpan(span), otel.Context())
+
+
+def _parsed(head: bytes) -> otel.Context | None:
+    """Below the span that NATS headers tell of, if they do."""
+    found = _TRACEPARENT.search(head)
+    if found is None:
+        return None
+    trace_id, span_id, flags = (int(part, 16) for part in found.groups())
+    return _below(SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(flags)))
+
+
+def _family(subject: str) -> str:
+    """What is done at a subject, without ids: one of a few names."""
+    first, *rest = subject.split(".")
+    if first == "$JS":  # $JS.API.<what is asked>.<stream>…
+        stream = next((n for n, token in enumerate(rest) if not token.isupper()), len(rest))
+        return ".".join((first, *rest[: stream + 1]))
+    return ".".join((first, *rest[: _TOKENS.get(first, 1) - 1]))

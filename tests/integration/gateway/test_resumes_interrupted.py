@@ -1,0 +1,167 @@
+"""Clients that are gone again before they have heard that they are back come back once more, with nothing missed."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from shared import streams, subjects
+from shared.bus import Bus
+from signalling.nats_server import EmbeddedNats
+from tests.integration.gateway.test_relays_outlive import System, _differences
+from tests.support.raw_client import RawClient
+
+pytestmark = pytest.mark.timeout(120)
+
+ROUNDS = 30
+PATIENCE = 20.0
+
+
+@pytest_asyncio.fixture
+async def system(nats_server: EmbeddedNats, tmp_path: Path) -> AsyncIterator[System]:
+    system = System(nats_server, tmp_path)
+    try:
+        await system.start()
+        yield system
+    finally:
+        await system.stop()
+
+
+class Bob:
+    """A client that resumes, here or there, with what it got last."""
+
+    def __init__(self, system: System) -> None:
+        self._system = system
+        self.known: dict[str, Any] = {}
+        self.heard: list[int] = []
+
+    async def connect(self, gateway: int) -> RawClient:
+        client = RawClient("bob")
+        await client.connect(self._system.gateways[gateway].url)
+        return client
+
+    def join(self) -> dict[str, Any]:
+        return {"userId": "bob", **({"resume": self.known} if self.known else {})}
+
+    def learn(self, client: RawClient) -> None:
+        """What a client has got counts as got from now on."""
+        seqs = [self.known.get("lastSeq", 0)]
+        for received in client.inbox.all:
+            seqs.append(received.data.get("seq", 0))
+            if received.event == "user:joined":
+                joined = received.data
+                self.known = {"sessionId": joined["sessionId"], "token": joined["resume"]["token"]}
+            elif received.event == "ice:candidate":
+                self.heard.append(received.data["candidate"]["n"])
+        self.known["lastSeq"] = max(seqs)
+        client.inbox.forget()
+
+
+async def test_who_is_torn_away_while_it_resumes_misses_nothing(system: System) -> None:
+    alice, bob = RawClient("alice"), Bob(system)
+    await alice.connect(system.gateways[0].url)
+    await alice.join("alice")
+    now = await bob.connect(1)
+    await now.join("bob")
+    call = (await alice.ok("call:initiate", {"to": "bob", "callType": "audio"}))["callId"]
+    await now.expect("call:incoming")
+    await now.ok("call:accept", {"callId": call})
+    await alice.expect("call:accepted")
+    over, sent = asyncio.Event(), 0
+
+    async def talk() -> None:
+        nonlocal sent
+        while not over.is_set():
+            candidate = {"candidate": {"n": sent}, "from": "alice", "to": "bob", "callId": call}
+            await alice.emit("ice:candidate", candidate)
+            sent += 1
+            await asyncio.sleep(0.01)
+
+    talking = asyncio.create_task(talk())
+    unheard = 0
+    for round_ in range(ROUNDS):
+        await asyncio.sleep(0.05)
+        await now.tear()
+        await now.close()
+        bob.learn(now)
+        now = await bob.connect(round_ % 2)
+        # Gone after a while that is long enough for all of it, or for a part.
+        await now.send("42" + json.dumps(["user:join", bob.join()]))
+        await asyncio.sleep(0.004 * (round_ % 20))
+        if not now.inbox.seen("user:joined"):
+            unheard += 1
+            await asyncio.sleep(0.1)  # it may hear yet; nobody tries again at once
+    await now.tear()
+    await now.close()
+    bob.learn(now)
+    now = await bob.connect(0)
+    joined = await now.join("bob", resume=bob.known)
+    assert joined["resumed"] and joined["sessionId"] == bob.known["sessionId"]
+    over.set()
+    await talking
+    until = time.monotonic() + PATIENCE
+    while bob.heard[-1:] != [sent - 1] and time.monotonic() < until:
+        await asyncio.sleep(0.02)
+        bob.learn(now)
+    assert bob.heard == list(range(sent)), _differences(bob.heard, sent)
+    assert unheard >= 5, "some were to be gone before they heard"
+    await alice.ok("call:end", {"callId": call})
+    await now.expect("call:ended")
+    for client in (alice, now):
+        await client.close()
+
+
+async def test_a_token_that_is_spent_is_good_only_until_the_next_is_heard_of(system: System) -> None:
+    bob = Bob(system)
+    now = await bob.connect(0)
+    await now.join("bob", deviceId="phone")
+    bob.learn(now)
+    first = bob.known
+    await now.tear()
+    await now.close()
+    now = await bob.connect(1)
+    assert (await now.join("bob", resume=first))["resumed"]
+    bob.learn(now)
+    await asyncio.sleep(0.3)  # it has answered
+    await now.tear()
+    await now.close()
+    thief = await bob.connect(0)
+    assert not (await thief.join("bob", deviceId="tablet", resume=first))["resumed"]
+    again = await bob.connect(1)
+    assert (await again.join("bob", resume=bob.known))["resumed"]
+    for client in (thief, again):
+        await client.close()
+
+
+async def test_a_mailbox_that_cannot_be_read_costs_nobody_a_session(system: System, bus: Bus) -> None:
+    """The client is told to come again, and its token is good for that; what is lost, only the mailbox says."""
+    alice, bob = RawClient("alice"), Bob(system)
+    await alice.connect(system.gateways[0].url)
+    await alice.join("alice")
+    now = await bob.connect(1)
+    await now.join("bob")
+    call = (await alice.ok("call:initiate", {"to": "bob", "callType": "audio"}))["callId"]
+    await now.expect("call:incoming")
+    await now.ok("call:accept", {"callId": call})
+    await now.tear()
+    await now.close()
+    bob.learn(now)
+    await streams.api(bus, f"STREAM.DELETE.{subjects.STREAM_DELIVER}", {})
+    for gateway in (0, 1):
+        now = await bob.connect(gateway)
+        ack = await now.ask("user:join", bob.join(), timeout=2 * PATIENCE)
+        assert (ack["ok"], ack["error"]["code"], ack["error"]["retryable"]) == (False, "unavailable", True)
+        if gateway == 0:
+            await now.close()
+    await streams.ensure_deliver(bus, replicas=1, max_age_seconds=60, max_bytes=1024 * 1024)
+    ack = await now.ask("user:join", bob.join(), timeout=PATIENCE)
+    assert ack["sessionId"] == bob.known["sessionId"] and not ack["resumed"], "the stream is new"
+    await alice.ok("call:end", {"callId": call})
+    await now.expect("call:ended")
+    for client in (alice, now):
+        await client.close()

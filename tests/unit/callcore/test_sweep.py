@@ -1,0 +1,102 @@
+"""What a sweep reads, and that it stops where it cannot read."""
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from services.callcore.model import Address, Call, State
+from services.callcore.store import Found, Held
+from services.callcore.sweep import AT_ONCE, Sweep
+from shared.clock import now_ms
+from shared.contracts.calls import Hold
+from shared.contracts.presence import Session
+from shared.errors import Unavailable
+
+CALLS = 50
+
+
+class Reads:
+    """A store of calls that live, each with two sessions that are there. ``fails``: the call that cannot be read."""
+
+    def __init__(self, fails: str = "") -> None:
+        self.fails = fails
+        self.counts: Counter[str] = Counter()
+        self.released: list[str] = []
+        self.at_once = self.most_at_once = 0
+        self.ids = [f"c{n}" for n in range(CALLS)]
+        self.holds = {
+            user: Hold(call=c, peer="x", since=1) for c in self.ids for user in (f"a-{c}", f"b-{c}")
+        }
+
+    async def _read(self, what: str) -> None:
+        self.counts[what] += 1
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        await asyncio.sleep(0)
+        self.at_once -= 1
+
+    async def keys(self) -> list[str]:
+        return [*(f"call.{c}" for c in self.ids), *(f"user.{user}" for user in self.holds)]
+
+    async def call(self, id_: str) -> Found | None:
+        await self._read("call")
+        if id_ == self.fails:
+            raise Unavailable
+        if id_ not in self.ids:
+            return None
+        return Found(
+            Call(
+                call=id_, state=State.ACCEPTED, caller=f"a-{id_}", callee=f"b-{id_}", call_type="audio",
+                caller_at=Address(session=f"a-{id_}", gateway="g"), callee_at=Address(session=f"b-{id_}", gateway="g"),
+                created_at=now_ms(), expires_at=now_ms(), caused_by="x", holds=(1, 2),
+            ),
+            1,
+        )  # fmt: skip
+
+    async def sessions(self, user: str, *, fresh: bool) -> tuple[Session, ...]:
+        await self._read("sessions")
+        return (Session(session=user, gateway="g", socket="s", since=1, resume_token="t"),)
+
+    async def held(self, user: str) -> Held:
+        await self._read("held")
+        return Held(self.holds[user], 1)
+
+    async def void(self, hold: Hold, _now: int) -> bool:
+        return hold.call not in self.ids
+
+    async def let_go(self, user: str, _call: str) -> None:
+        self.released.append(user)
+
+
+def sweep(store: Reads) -> Sweep:
+    return Sweep(store, None, lambda _: True, seconds=15)  # type: ignore[arg-type]
+
+
+async def test_a_call_that_lives_costs_three_reads_a_few_at_a_time() -> None:
+    store = Reads()
+    found = sweep(store)
+    await found.round()
+    assert store.counts == {"call": CALLS, "sessions": 2 * CALLS}
+    assert 1 < store.most_at_once <= AT_ONCE
+    assert found.calls == {State.RINGING: 0, State.ACCEPTED: CALLS}
+    assert not any(found.swept.values())
+
+
+async def test_holds_of_no_call_are_still_looked_at() -> None:
+    store = Reads()
+    store.holds["left"] = Hold(call="gone", peer="peer", since=1)
+    found = sweep(store)
+    await found.round()
+    assert store.released == ["left", "peer"]
+    assert found.swept["hold"] == 1
+
+
+async def test_it_is_put_off_where_something_cannot_be_read() -> None:
+    store = Reads(fails="c5")
+    with pytest.raises(Unavailable):
+        await sweep(store).round()
+    assert store.counts["call"] < CALLS
+    read = store.counts.total()
+    await asyncio.sleep(0.01)
+    assert store.counts.total() == read, "nothing goes on behind its back"

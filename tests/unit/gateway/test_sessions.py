@@ -1,0 +1,30 @@
+"""What a client hears of the turns of a call."""
+
+from itertools import permutations
+
+import pytest
+
+from services.gateway.sessions import HEARD_REMEMBERED, Socket
+
+TURNS = ["call:initiated", "call:incoming", "call:accepted", "call:rejected", "call:ended"]
+
+
+@pytest.mark.parametrize("order", list(permutations(["call:incoming", "call:accepted", "call:ended"])))
+def test_each_turn_once_and_none_after_a_later_one(order: tuple[str, ...]) -> None:
+    socket = Socket("sid", "eio")
+    heard = [event for event in (*order, *order) if socket.hears_first(event, "c")]
+    assert heard == sorted(set(heard), key=TURNS.index)
+    assert heard[-1] == "call:ended" and heard[0] == order[0]
+
+
+def test_a_call_has_one_end() -> None:
+    socket = Socket("sid", "eio")
+    assert socket.hears_first("call:rejected", "c") and not socket.hears_first("call:ended", "c")
+    assert socket.hears_first("call:ended", "another")
+
+
+def test_what_was_heard_is_forgotten_one_day() -> None:
+    socket = Socket("sid", "eio")
+    for number in range(2 * HEARD_REMEMBERED):
+        assert socket.hears_first("call:ended", f"c{number}")
+    assert len(socket.heard) == HEARD_REMEMBERED

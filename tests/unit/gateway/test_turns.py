@@ -1,0 +1,95 @@
+"""Who goes first when many come at once."""
+
+import asyncio
+import itertools
+
+import pytest
+
+from services.gateway.turns import Doorway, Turns
+
+
+async def _arrive(door: Doorway, name: int, log: list[int], *, there: bool = True) -> bool:
+    through = await door.through(lambda: there)
+    if through:
+        log.append(name)
+    return through
+
+
+async def test_one_in_each_turn_of_the_loop_the_last_one_first() -> None:
+    door, let_in = Doorway(100), list[int]()
+    tasks = [asyncio.create_task(_arrive(door, n, let_in)) for n in range(10)]
+    counts = []
+    while len(let_in) < 10:
+        await asyncio.sleep(0)
+        counts.append(len(let_in))
+    assert let_in == [0, *range(9, 0, -1)]
+    assert all(after - before <= 1 for before, after in itertools.pairwise(counts))
+    assert await asyncio.gather(*tasks) == [True] * 10
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert await door.through(lambda: True), "nobody is before it any more"
+
+
+async def test_who_comes_later_goes_before_those_who_wait() -> None:
+    door, let_in = Doorway(1_000), list[int]()
+    herd = [asyncio.create_task(_arrive(door, n, let_in)) for n in range(500)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    turns = 0
+    late = asyncio.create_task(_arrive(door, 999, let_in))
+    while 999 not in let_in:
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns <= 4
+    await asyncio.gather(late, *herd)
+
+
+async def test_who_has_gone_meanwhile_takes_nobodys_turn() -> None:
+    door, let_in = Doorway(100), list[int]()
+    gone = [asyncio.create_task(_arrive(door, n, let_in, there=n in (0, 1))) for n in range(50)]
+    assert [n for n, through in enumerate(await asyncio.gather(*gone)) if through] == [0, 1]
+    cancelled = [asyncio.create_task(_arrive(door, n, let_in)) for n in range(3)]
+    await asyncio.sleep(0)
+    cancelled[2].cancel()
+    assert await asyncio.gather(*cancelled[:2]) == [True, True]
+
+
+async def test_too_many_are_sent_away_who_waited_longest_first() -> None:
+    door, let_in = Doorway(5), list[int]()
+    tasks = [asyncio.create_task(_arrive(door, n, let_in)) for n in range(10)]
+    through = await asyncio.gather(*tasks)
+    assert [n for n, yes in enumerate(through) if not yes] == [1, 2, 3, 4]
+
+
+async def test_so_many_at_a_time() -> None:
+    turns, order, now, most = Turns(3), list[int](), 0, 0
+
+    async def work(n: int) -> None:
+        nonlocal now, most
+        async with turns.turn():
+            now, most = now + 1, max(most, now + 1)
+            order.append(n)
+            await asyncio.sleep(0.001)
+            now -= 1
+
+    await asyncio.gather(*(work(n) for n in range(20)))
+    assert most == 3 and now == 0
+    assert order[:4] == [0, 1, 2, 19], "then the one that came last"
+
+
+async def test_a_turn_is_given_back_whatever_happens() -> None:
+    turns = Turns(1)
+    with pytest.raises(ZeroDivisionError):
+        async with turns.turn():
+            raise ZeroDivisionError
+    held = turns.turn()
+    await held.__aenter__()
+    waiting = [asyncio.create_task(turns.turn().__aenter__()) for _ in range(2)]
+    await asyncio.sleep(0)
+    waiting[1].cancel()
+    await held.__aexit__(None, None, None)
+    await waiting[0]
+    cancelled = asyncio.create_task(turns.turn().__aenter__())
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    await asyncio.gather(cancelled, return_exceptions=True)
