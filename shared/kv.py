@@ -120,7 +120,7 @@ class Bucket:
         )
 
     def _alone(self) -> bool:
-        """Whether there is one replica, so that whoever answers is the leader, and can be asked past the JetStream API."""
+        """Whether there is one replica: whoever answers is the leader then, and may be asked past the JetStream API."""
         now = time.monotonic()
         if now >= self._look_at and (self._looking is None or self._looking.done()):
             self._look_at = now + LOOK_SECONDS

@@ -59,7 +59,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         teller = Teller(lanes.announce, postman, recorder)
         peers = rpc.Client(bus, timeout=settings.request_timeout_seconds)
         charge = Charge(instance, owner, peers)
-        control = Control(store, teller, charge)
+        control = Control(store, teller, charge, lanes.known)
         per_caller, per_callee = settings.rings_per_caller, settings.rings_per_callee
         limited = settings.rate_limit
         rings = Rings(calls, per_caller if limited else None, per_callee if limited else None, hits)
