@@ -157,6 +157,7 @@ class Placing:
 
     async def _reserve(self, request: InitiateRequest, mine: Held, theirs: Held) -> Call:
         """Take both users, in the order of their keys, then create the call. All or nothing."""
+        _in_time(request)
         since = now_ms()
         wanted = sorted(
             ((request.user, request.to, mine), (request.to, request.user, theirs)), key=_key_order
@@ -164,11 +165,23 @@ class Placing:
         again = any(held.hold is not None and held.hold.call == request.call for held in (mine, theirs))
         taken: dict[str, int] = {}
         try:
-            for user, peer, held in wanted:
-                _in_time(request)
-                # A hold that an earlier try of this request left is taken anew: that fences the earlier try off.
-                hold = Hold(call=request.call, peer=peer, since=since)
-                taken[user] = await self._store.hold(user, hold, held.revision)
+            # Sent together, and taken by the server in this order. A hold that an earlier try of this request left is
+            # taken anew: that fences the earlier try off.
+            revisions = await asyncio.gather(
+                *(
+                    self._store.hold(user, Hold(call=request.call, peer=peer, since=since), held.revision)
+                    for user, peer, held in wanted
+                ),
+                return_exceptions=True,
+            )
+            failed: BaseException | None = None
+            for (user, _, _), revision in zip(wanted, revisions, strict=True):
+                if isinstance(revision, BaseException):
+                    failed = failed or revision
+                else:
+                    taken[user] = revision
+            if failed is not None:
+                raise failed
             return await self._create(request, since, (taken[request.user], taken[request.to]))
         except (Conflict, UserNotFound, NotAuthenticated):
             if again:
