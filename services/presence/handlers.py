@@ -1,11 +1,9 @@
 """Requests to presence, a few lines each."""
 
-import asyncio
-
 from services.presence import model
 from services.presence.grace import Graces
 from services.presence.leases import Leases
-from services.presence.model import Minted, Policy
+from services.presence.model import Joined, Minted, Policy
 from services.presence.store import Store
 from services.presence.teller import Teller
 from shared import logs
@@ -28,6 +26,7 @@ from shared.hits import Hits
 from shared.ids import new_id
 from shared.policy import Policy as Contacts
 from shared.rpc import Server
+from shared.together import all_of
 
 log = logs.get(__name__)
 
@@ -65,16 +64,25 @@ class Handlers:
     async def join(self, request: JoinRequest) -> JoinReply:
         """Bring a user in. Raises :class:`shared.errors.RateLimited` if the user has too many sessions."""
         minted = Minted(session=new_id(), token=new_id() + new_id())
+        noted: set[str] = set()
+
+        async def note(joined: Joined) -> None:
+            noted.add(joined.session.session)
+            await self._store.note(request.gateway, joined.session.session, request.user)
+
         try:
             joined = await self._store.change(
                 request.user,
                 lambda record: model.join(record, request, self._policy, now_ms(), minted),
-                before=lambda joined: self._store.note(request.gateway, joined.session.session, request.user),
+                before=note,
+                guess_new=request.resume_session is None and request.attempt == 1,
             )
         except RateLimited:
             self._hits.hit("sessions_per_user")
             raise
         self._graces.continued(joined.was, *joined.gone)
+        for unused in noted - {joined.session.session}:
+            await self._store.forget(request.gateway, unused, request.user)
         await self._teller.joined(request.user, joined)
         for old in joined.displaced:
             if old.gateway != request.gateway or old in joined.gone:
@@ -135,7 +143,7 @@ class Handlers:
 
     async def status(self, request: StatusRequest) -> Status:
         """Whether a user is connected now, and in a call; neither, as for a user that is not there, to a stranger."""
-        known, sessions, busy = await asyncio.gather(
+        known, sessions, busy = await all_of(
             self._known(request),
             self._store.sessions(request.user),
             self._store.busy(request.user),

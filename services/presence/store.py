@@ -15,7 +15,7 @@ from shared import subjects
 from shared.bus import Bus
 from shared.contracts.presence import Lease, Session, Sessions
 from shared.errors import Unavailable
-from shared.kv import Bucket, Conflict, NoBucket
+from shared.kv import ABSENT, Bucket, Conflict, NoBucket
 from shared.together import together
 
 TRIES = 30
@@ -46,15 +46,25 @@ class Store:
         decide: Callable[[Sessions | None], C],
         *,
         before: Callable[[C], Coroutine[Any, Any, None]] | None = None,
+        guess_new: bool = False,
     ) -> C:
         """Read the user's sessions, ``decide``, and write what was decided if nobody wrote in between.
 
         ``before``: has to be done before the record is written; it is started first and waited for, like the write,
-        on the same connection. ``decide`` is called again after each lost race, so it must not act. A decision whose
-        record is the one it was given is not written. Whatever ``decide`` raises comes out; raises
-        :class:`Unavailable` after :data:`TRIES` lost races.
+        on the same connection. ``guess_new``: the user is probably not there, so that is tried before anything is
+        read; not for decisions that may come to nothing. ``decide`` is called again after each lost race, so it must
+        not act. A decision whose record is the one it was given is not written. Whatever ``decide`` raises comes out;
+        raises :class:`Unavailable` after :data:`TRIES` lost races.
         """
         key = subjects.key_user(user)
+        if guess_new:
+            decided = decide(None)
+            try:
+                await self._write(key, decided, ABSENT, before)
+            except Conflict:
+                pass
+            else:
+                return decided
         for attempt in range(TRIES):
             entry = await self._sessions.get(key, fresh=True)
             record = Sessions.model_validate_json(entry.value) if entry.value else None
