@@ -20,15 +20,22 @@ class Control:
     """Everything that changes an existing call goes through here, whoever asked for it.
 
     ``known``: a call as this instance last heard of it, which saves a read where it still is so.
+    ``rings_no_more``: called with a call whose deadline is not needed any more.
     """
 
     def __init__(
-        self, store: Store, teller: Teller, charge: Charge, known: Callable[[str], Found | None]
+        self,
+        store: Store,
+        teller: Teller,
+        charge: Charge,
+        known: Callable[[str], Found | None],
+        rings_no_more: Callable[[str], None],
     ) -> None:
         self._store = store
         self._teller = teller
         self._charge = charge
         self._known = known
+        self._rings_no_more = rings_no_more
         self.counts = Counts()
 
     async def happen(
@@ -115,6 +122,9 @@ class Control:
         if initiated:
             outcome = rules.as_initiated(outcome, happening)
         await self._teller.tell(outcome, revision, what=_what(outcome.call, happening), expires_at=expires_at)
+        rang = was.call.state is State.RINGING and outcome.call.state is not State.RINGING
+        if rang and happening.kind is not Kind.TIMEOUT:
+            self._rings_no_more(outcome.call.call)
         return outcome
 
     async def _repeat(self, found: Found, happening: Happening, expires_at: int, initiated: bool) -> Outcome:

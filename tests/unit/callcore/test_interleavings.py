@@ -78,7 +78,7 @@ class World:
             charge = Charge(name, lambda _, name=name: name, None)  # type: ignore
             memory = Memory()
             teller = Teller(memory.announce, self, self)  # type: ignore[arg-type]
-            its = Control(state, teller, charge, memory.calls.get)
+            its = Control(state, teller, charge, memory.calls.get, lambda _: None)
             self._controls.append(its)
             self._placings.append(
                 Placing(state, teller, its, charge, policy, self._deadline, _count_nothing, ring_timeout=45)
