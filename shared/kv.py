@@ -6,6 +6,7 @@ A bucket is the stream ``KV_<bucket>``; the ``nats kv`` command reads it.
 
 import asyncio
 import json
+import re
 import time
 from base64 import b64decode
 from typing import NamedTuple
@@ -23,6 +24,8 @@ _WRONG_LAST_SEQUENCE = 10071
 _NOT_FOUND = 10037
 _NO_STREAM = 10059
 MARKER_TTL_SECONDS = 10
+_STORED = re.compile(rb'\{"stream":"\w+","seq":(\d+)\}')
+"""What NATS says of most writes; JSON like all that it says, and read as such where it says more."""
 _ROLLUP = {"Nats-Rollup": "sub"}
 """Removes what was at the key before."""
 LOOK_SECONDS = 10.0
@@ -196,6 +199,8 @@ class Bucket:
             self._prefix + key, value, timeout=self._timeout, headers={**headers, **_ROLLUP}
         )
         self.took["write"].observe(time.perf_counter() - begun)
+        if (stored := _STORED.fullmatch(msg.data)) is not None:
+            return int(stored[1])
         answer = json.loads(msg.data)
         if error := answer.get("error"):
             if error.get("err_code") == _WRONG_LAST_SEQUENCE:
