@@ -44,7 +44,9 @@ class Profiler:
         for role in PYTHON_ROLES:
             for number, pid in enumerate(roots.get(role, []), 1):
                 out = folder / f"{name.replace('=', '-')}-{role}-{number}.txt"
-                command = [program(), "record", "-p", str(pid), "-d", str(round(seconds)), "-r", str(RATE)]
+                # Only while Python runs: to py-spy, our event loop is busy also while it waits.
+                command = [program(), "record", "--gil", "-p", str(pid)]
+                command += ["-d", str(round(seconds)), "-r", str(RATE)]
                 spy = subprocess.Popen(
                     [*command, *options, "-f", "raw", "--function", "-o", str(out)],
                     stdin=subprocess.DEVNULL,

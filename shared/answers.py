@@ -1,7 +1,7 @@
 """Requests over NATS under way, and what comes back for them."""
 
 import asyncio
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from shared.errors import Unavailable
 
@@ -25,6 +25,16 @@ class Answer(NamedTuple):
         said = {"Status": status, "Description": description} if status else {}
         pairs = (line.partition(":") for line in lines if line)
         return said | {key: value.strip() for key, _, value in pairs}
+
+
+class Expecting(Protocol):
+    """Whoever is to hear what comes back for a request."""
+
+    def take(self, answer: Answer) -> None:
+        """An answer has come."""
+
+    def give_up(self) -> None:
+        """No answer will come over this connection."""
 
 
 class Asking:

@@ -14,7 +14,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from shared import logs, traces
-from shared.answers import Answer, Asking
+from shared.answers import Answer, Asking, Expecting
 from shared.errors import NotSent, Unavailable
 from shared.reading import DirectHandler, Reader
 
@@ -59,7 +59,7 @@ class Bus:
         self._hangs = False
         self._inbox = ""
         self._asked = 0
-        self._asking: dict[str, Asking] = {}
+        self._asking: dict[str, Expecting] = {}
         self.on_reconnect: list[Hook] = []
         self.connected_since = time.monotonic()
         """When the connection was made that is there now, or was last."""
@@ -192,7 +192,7 @@ class Bus:
 
     def _give_up_asking(self) -> None:
         """Whoever waits for an answer now would wait for nothing until its time is over."""
-        for asking in self._asking.values():
+        for asking in list(self._asking.values()):
             asking.give_up()
 
     def publish(
@@ -285,6 +285,23 @@ class Bus:
         finally:
             timer.cancel()
             del self._asking[token]
+
+    def ask_soon(
+        self, expecting: Expecting, subject: str, payload: bytes, headers: dict[str, str] | None = None
+    ) -> str:
+        """A request that nobody waits for: what comes back is handed to ``expecting`` until its token is forgotten.
+
+        The token is returned. Raises :class:`Unavailable`.
+        """
+        self._asked += 1
+        token = str(self._asked)
+        self.publish(subject, payload, self._inbox + token, headers)
+        self._asking[token] = expecting
+        return token
+
+    def forget(self, token: str) -> None:
+        """Expect nothing more for a request."""
+        self._asking.pop(token, None)
 
     def _on_answer(self, subject: str, _reply: str, payload: bytes, head: bytes) -> None:
         asking = self._asking.get(subject[len(self._inbox) :])

@@ -8,6 +8,7 @@ start. Setting a deadline that is set moves it; setting it again and again, alwa
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import nats.errors
@@ -46,6 +47,13 @@ async def set_deadline(bus: Bus, kind: str, id_: str, at_ms: int, payload: bytes
     msg = await bus.request(subjects.deadline_set(kind, id_), payload, timeout=2.0, headers=headers)
     if error := json.loads(msg.data).get("error"):
         raise Unavailable(f"deadline not set: {error.get('description')}")
+
+
+def cancel_deadline(bus: Bus, kind: str, id_: str) -> None:
+    """Let a deadline that is set not fire. It may fire all the same, so that must do no harm: nobody waits for this."""
+    with suppress(Unavailable):
+        # What comes instead of it is no deadline, and goes after a second, which is the least that there is.
+        bus.publish(subjects.deadline_set(kind, id_), headers={"Nats-TTL": "1s"})
 
 
 class Deadlines:

@@ -6,6 +6,7 @@ import random
 import time
 
 from shared import logs
+from shared.answers import Answer
 from shared.bus import Bus
 from shared.contracts.wire import Wire
 from shared.errors import Unavailable
@@ -17,6 +18,8 @@ WAITING_MAX = 4_096
 TRY_SECONDS = 60.0
 """Longer than NATS is away when it restarts or elects a leader, shorter than it knows what came twice."""
 ACK_SECONDS = 2.0
+_TICK_SECONDS = 0.1
+_PAUSE_SECONDS = 0.25
 _PAUSE_MAX_SECONDS = 4.0
 
 
@@ -25,45 +28,96 @@ class Recorder:
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._waiting: set[_Record] = set()
+        self._task: asyncio.Task[None] | None = None
         self.lost = 0
         """Records that were dropped, refused, or not acknowledged in time."""
 
     @property
     def waiting(self) -> int:
         """Records that are not acknowledged yet."""
-        return len(self._tasks)
+        return len(self._waiting)
 
     def record(self, subject: str, id_: str, body: Wire) -> None:
         """Record ``body`` at ``subject``. ``id_``: the same for the same happening, however often it is told."""
-        if len(self._tasks) >= WAITING_MAX:
+        if len(self._waiting) >= WAITING_MAX:
             self.lost += 1
             log.error("event dropped: too many are waiting", subject=subject)
             return
-        task = asyncio.create_task(self._publish(subject, id_, body.dump()))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        record = _Record(self, subject, id_, body.dump())
+        self._waiting.add(record)
+        self._send(record)
+        if self._task is None or self._task.done():
+            # One for all of them: a task for each would cost as much as the record.
+            self._task = asyncio.create_task(self._send_again(), name="events")
 
-    async def _publish(self, subject: str, id_: str, payload: bytes) -> None:
-        until = time.monotonic() + TRY_SECONDS
-        pause = 0.25
-        while time.monotonic() < until:
-            try:
-                msg = await self._bus.request(
-                    subject, payload, timeout=ACK_SECONDS, headers={"Nats-Msg-Id": id_}
-                )
-            except Unavailable:
-                await asyncio.sleep(random.uniform(0.5, 1.0) * pause)
-                pause = min(2 * pause, _PAUSE_MAX_SECONDS)
-                continue
-            if error := json.loads(msg.data).get("error"):
-                self.lost += 1
-                log.error("event refused", subject=subject, reason=error.get("description"))
+    def _send(self, record: "_Record") -> None:
+        try:
+            record.token = self._bus.ask_soon(
+                record, record.subject, record.payload, {"Nats-Msg-Id": record.id}
+            )
+            record.due = time.monotonic() + ACK_SECONDS
+        except Unavailable:
+            record.wait()
+
+    def answered(self, record: "_Record", answer: Answer) -> None:
+        """What NATS says about a record."""
+        self._bus.forget(record.token)
+        if answer.nobody_there:
+            record.wait()
             return
-        self.lost += 1
-        log.error("event lost", subject=subject)
+        if b'"error"' in answer.data and (error := json.loads(answer.data).get("error")):
+            self.lost += 1
+            log.error("event refused", subject=record.subject, reason=error.get("description"))
+        self._waiting.discard(record)
+
+    async def _send_again(self) -> None:
+        while self._waiting:
+            await asyncio.sleep(_TICK_SECONDS)
+            now = time.monotonic()
+            for record in [record for record in self._waiting if record.due <= now]:
+                self._bus.forget(record.token)
+                if now < record.until:
+                    self._send(record)
+                else:
+                    self._waiting.discard(record)
+                    self.lost += 1
+                    log.error("event lost", subject=record.subject)
 
     async def drain(self, timeout: float) -> None:
         """Wait for the acknowledgements of what was recorded, ``timeout`` seconds at most."""
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=timeout)
+        until = time.monotonic() + timeout
+        while self._waiting and time.monotonic() < until:
+            await asyncio.sleep(0.01)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+
+class _Record:
+    """One that is not acknowledged. ``due``: when it is to be sent again; ``until``: when it is given up."""
+
+    __slots__ = ("_pause", "_recorder", "due", "id", "payload", "subject", "token", "until")
+
+    def __init__(self, recorder: Recorder, subject: str, id_: str, payload: bytes) -> None:
+        self._recorder = recorder
+        self._pause = _PAUSE_SECONDS
+        self.subject = subject
+        self.id = id_
+        self.payload = payload
+        self.token = ""
+        self.due = 0.0
+        self.until = time.monotonic() + TRY_SECONDS
+
+    def take(self, answer: Answer) -> None:
+        """NATS has answered."""
+        self._recorder.answered(self, answer)
+
+    def give_up(self) -> None:
+        """The connection is gone, or hangs: whether it was recorded is not known."""
+        self.wait()
+
+    def wait(self) -> None:
+        """Have it sent again a little later, each time more."""
+        self.due = time.monotonic() + random.uniform(0.5, 1.0) * self._pause
+        self._pause = min(2 * self._pause, _PAUSE_MAX_SECONDS)

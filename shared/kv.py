@@ -4,7 +4,9 @@ an expected revision on every write, and reads that may not be stale.
 A bucket is the stream ``KV_<bucket>``; the ``nats kv`` command reads it.
 """
 
+import asyncio
 import json
+import re
 import time
 from base64 import b64decode
 from typing import NamedTuple
@@ -12,7 +14,7 @@ from typing import NamedTuple
 from shared import streams
 from shared.backoff import back_off
 from shared.bus import Bus
-from shared.errors import Unavailable
+from shared.errors import NotSent, Unavailable
 from shared.metrics import Histogram
 
 ABSENT = 0
@@ -22,8 +24,12 @@ _WRONG_LAST_SEQUENCE = 10071
 _NOT_FOUND = 10037
 _NO_STREAM = 10059
 MARKER_TTL_SECONDS = 10
+_STORED = re.compile(rb'\{"stream":"\w+","seq":(\d+)\}')
+"""What NATS says of most writes; JSON like all that it says, and read as such where it says more."""
 _ROLLUP = {"Nats-Rollup": "sub"}
 """Removes what was at the key before."""
+LOOK_SECONDS = 10.0
+"""How often a bucket is asked whether it has copies. One that is given copies is believed to have none until then."""
 
 
 class Conflict(Exception):
@@ -52,6 +58,9 @@ class Bucket:
         self._stream = f"KV_{name}"
         self._prefix = f"$KV.{name}."
         self._timeout = timeout
+        self._look_at = 0.0
+        self._looking: asyncio.Task[None] | None = None
+        self._alone_until = 0.0
         self.name = name
         self.took = {"read": Histogram(), "write": Histogram()}
         """How long answers took, in seconds."""
@@ -90,23 +99,45 @@ class Bucket:
         """The entry at ``key``, :data:`NOTHING` if there is none.
 
         Without ``fresh`` any replica may answer, so the answer may be older than what was already acknowledged:
-        good enough to decide by compare-and-set. With ``fresh`` the stream's leader answers.
+        good enough to decide by compare-and-set. With ``fresh`` the stream's leader answers, or the only replica.
         """
-        if fresh:
+        if fresh and not self._alone():
             return await self._get_from_leader(key)
         begun = time.perf_counter()
-        msg = await self._bus.request(
-            f"$JS.API.DIRECT.GET.{self._stream}.{self._prefix}{key}", b"", timeout=self._timeout
-        )
+        try:
+            msg = await self._bus.request(
+                f"$JS.API.DIRECT.GET.{self._stream}.{self._prefix}{key}", b"", timeout=self._timeout
+            )
+        except NotSent:
+            if not fresh:
+                raise
+            return await self._get_from_leader(key)  # which knows whether there is such a bucket
         self.took["read"].observe(time.perf_counter() - begun)
-        headers = msg.headers or {}
+        headers = msg.headers
+        if "Nats-Sequence" in headers:
+            return Entry(msg.data if "KV-Operation" not in headers else None, int(headers["Nats-Sequence"]))
         if headers.get("Status") == "404":
             return NOTHING
-        if "Nats-Sequence" not in headers:
-            raise Unavailable(
-                f"bucket {self._stream} does not answer: {headers.get('Description', 'no reason given')}"
-            )
-        return Entry(msg.data if "KV-Operation" not in headers else None, int(headers["Nats-Sequence"]))
+        raise Unavailable(
+            f"bucket {self._stream} does not answer: {headers.get('Description', 'no reason given')}"
+        )
+
+    def _alone(self) -> bool:
+        """Whether there is one replica: whoever answers is the leader then, and may be asked past the JetStream API."""
+        now = time.monotonic()
+        if now >= self._look_at and (self._looking is None or self._looking.done()):
+            self._look_at = now + LOOK_SECONDS
+            self._looking = asyncio.create_task(self._look(now), name=f"look at {self._stream}")
+        return now < self._alone_until
+
+    async def _look(self, now: float) -> None:
+        try:
+            info = await streams.api(self._bus, f"STREAM.INFO.{self._stream}", {}, timeout=self._timeout)
+        except Unavailable:
+            return  # what was known runs out
+        config, cluster = info.get("config") or {}, info.get("cluster") or {}
+        alone = config.get("num_replicas") == 1 and not cluster.get("replicas")
+        self._alone_until = now + LOOK_SECONDS + self._timeout if alone else 0.0
 
     async def _get_from_leader(self, key: str) -> Entry:
         begun = time.perf_counter()
@@ -168,6 +199,8 @@ class Bucket:
             self._prefix + key, value, timeout=self._timeout, headers={**headers, **_ROLLUP}
         )
         self.took["write"].observe(time.perf_counter() - begun)
+        if (stored := _STORED.fullmatch(msg.data)) is not None:
+            return int(stored[1])
         answer = json.loads(msg.data)
         if error := answer.get("error"):
             if error.get("err_code") == _WRONG_LAST_SEQUENCE:

@@ -113,7 +113,7 @@ class EmbeddedNats:
         with self._log.open("ab") as out:
             self._process = subprocess.Popen(
                 [self._binary or find_binary(), "-c", str(config)],
-                env={**os.environ, **self._environment()},
+                env={"GOMAXPROCS": str(_cores()), **os.environ, **self._environment()},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
@@ -168,6 +168,14 @@ class EmbeddedNats:
         """Stop, and start on the same port and store."""
         self.stop()
         self.start()
+
+
+def _cores() -> int:
+    """How many cores the server may use at once: half of them, as it shares them with what it serves.
+
+    More would not make it faster there; its threads would spend the rest looking for work.
+    """
+    return max(1, (os.cpu_count() or 1) // 2)
 
 
 def cluster(

@@ -19,7 +19,7 @@ from services.callcore.teller import Teller
 from services.callcore.told import Told
 from shared import health, rpc, streams, subjects, vitals
 from shared.bus import Bus
-from shared.deadlines import Deadlines, set_deadline
+from shared.deadlines import Deadlines, cancel_deadline, set_deadline
 from shared.events import Recorder
 from shared.hits import Hits
 from shared.kv import Bucket
@@ -53,6 +53,9 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         async def set_ring(call: Call) -> None:
             await set_deadline(bus, subjects.RING, call.call, call.expires_at)
 
+        def rings_no_more(call: str) -> None:
+            cancel_deadline(bus, subjects.RING, call)
+
         async def ring_due(call: str, _: bytes) -> None:
             await control.time_out(call)
 
@@ -61,7 +64,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         teller = Teller(lanes.announce, told, recorder)
         peers = rpc.Client(bus, timeout=settings.request_timeout_seconds)
         charge = Charge(instance, owner, peers)
-        control = Control(store, teller, charge)
+        control = Control(store, teller, charge, lanes.known, rings_no_more)
         per_caller, per_callee = settings.rings_per_caller, settings.rings_per_callee
         limited = settings.rate_limit
         rings = Rings(calls, per_caller if limited else None, per_callee if limited else None, hits)

@@ -1,5 +1,7 @@
 """What happens to a call: read it, let the machine decide, store by compare-and-set, tell everybody."""
 
+from collections.abc import Callable
+
 from services.callcore import machine, rules
 from services.callcore.charge import Charge
 from services.callcore.counts import Counts
@@ -8,19 +10,32 @@ from services.callcore.store import TRIES, Found, Store
 from services.callcore.teller import Teller
 from shared import logs, traces
 from shared.clock import now_ms
-from shared.errors import CallNotFound, Unavailable
+from shared.errors import CallNotFound, SignallingError, Unavailable
 from shared.kv import Conflict
 
 log = logs.get(__name__)
 
 
 class Control:
-    """Everything that changes an existing call goes through here, whoever asked for it."""
+    """Everything that changes an existing call goes through here, whoever asked for it.
 
-    def __init__(self, store: Store, teller: Teller, charge: Charge) -> None:
+    ``known``: a call as this instance last heard of it, which saves a read where it still is so.
+    ``rings_no_more``: called with a call whose deadline is not needed any more.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        teller: Teller,
+        charge: Charge,
+        known: Callable[[str], Found | None],
+        rings_no_more: Callable[[str], None],
+    ) -> None:
         self._store = store
         self._teller = teller
         self._charge = charge
+        self._known = known
+        self._rings_no_more = rings_no_more
         self.counts = Counts()
 
     async def happen(
@@ -60,6 +75,11 @@ class Control:
             return await self._happen(call_id, happening, expires_at, initiated)
 
     async def _happen(self, call_id: str, happening: Happening, expires_at: int, initiated: bool) -> Outcome:
+        known = self._known(call_id)
+        if known is not None and known.call.caused_by != happening.cause:
+            outcome = await self._happen_to(known, happening, expires_at, initiated)
+            if outcome is not None:
+                return outcome
         for attempt in range(TRIES):
             found = await self._store.call(call_id)
             if found is None:
@@ -70,18 +90,42 @@ class Control:
             if outcome.call is found.call:
                 return outcome
             try:
-                revision = await self._store.update(outcome.call, found.revision)
+                return await self._become(outcome, found, happening, expires_at, initiated)
             except Conflict:
                 await self._store.lost_race(attempt)
-                continue
-            self.counts.turned(found.call.state, outcome.call)
-            if initiated:
-                outcome = rules.as_initiated(outcome, happening)
-            await self._teller.tell(
-                outcome, revision, what=_what(outcome.call, happening), expires_at=expires_at
-            )
-            return outcome
         raise Unavailable
+
+    async def _happen_to(
+        self, known: Found, happening: Happening, expires_at: int, initiated: bool
+    ) -> Outcome | None:
+        """Let it happen to a call that may have changed meanwhile; ``None`` if only a read can tell.
+
+        Only what compare-and-set confirms counts: that the table refuses it, or that nothing comes of it, does not.
+        """
+        try:
+            outcome = machine.step(known.call, happening, now_ms())
+        except SignallingError:
+            return None
+        if outcome.call is known.call:
+            return None
+        try:
+            return await self._become(outcome, known, happening, expires_at, initiated)
+        except Conflict:
+            return None
+
+    async def _become(
+        self, outcome: Outcome, was: Found, happening: Happening, expires_at: int, initiated: bool
+    ) -> Outcome:
+        """Store what becomes of a call that still is what it ``was``, and tell everybody. Raises :class:`Conflict`."""
+        revision = await self._store.update(outcome.call, was.revision)
+        self.counts.turned(was.call.state, outcome.call)
+        if initiated:
+            outcome = rules.as_initiated(outcome, happening)
+        await self._teller.tell(outcome, revision, what=_what(outcome.call, happening), expires_at=expires_at)
+        rang = was.call.state is State.RINGING and outcome.call.state is not State.RINGING
+        if rang and happening.kind is not Kind.TIMEOUT:
+            self._rings_no_more(outcome.call.call)
+        return outcome
 
     async def _repeat(self, found: Found, happening: Happening, expires_at: int, initiated: bool) -> Outcome:
         """A request tried again whose deed is done: what may not have been told is told."""

@@ -23,7 +23,7 @@ from services.callcore import machine
 from services.callcore.acks import Acknowledger
 from services.callcore.ledger import Ledger, Turn
 from services.callcore.model import RELAY_KINDS, Address, Call, Happening, Kind, Outcome, State
-from services.callcore.store import Store
+from services.callcore.store import Found, Store
 from shared import logs, mailbox, subjects, traces
 from shared.bus import Bus, drain
 from shared.contracts.client import RELAYED, Event
@@ -147,12 +147,26 @@ class Lanes:
     ) -> None:
         """Tell the instance in charge of the call's relays what the call has become.
 
-        It goes through NATS even if that instance is this one, so that it is in line with the relays.
+        Where that is this one, it takes effect at once: nothing that is sent because of it can have come before.
         """
         owner = self._owner(call.call)
-        if owner is not None:
-            told = Announcement(call=call, revision=revision, born=born, rings=rings)
+        if owner is None:
+            return
+        told = Announcement(call=call, revision=revision, born=born, rings=rings)
+        if owner == self._instance:
+            self._on_state(call.call, told)
+        else:
             self._bus.publish(subjects.relay_state(owner, call.call), told.dump())
+
+    def known(self, call: str) -> Found | None:
+        """A call as this instance last heard of it: to be tried, for compare-and-set says whether it still is so."""
+        lane = self._lanes.get(call)
+        return Found(lane.call, lane.revision) if lane is not None else None
+
+    def _on_state(self, token: str, told: Announcement) -> None:
+        line = self._lines.get(token)
+        if line is not None or not self._learn_at_once(told):
+            self._wait(token, line, told, 0)
 
     def _learn(self, call: Call, revision: int, early: list[Letter]) -> Lane | None:
         """Remember a state, unless a later one is known; forget the call when it has ended."""
@@ -211,12 +225,10 @@ class Lanes:
 
     def _on_message(self, subject: str, reply: str, payload: bytes, _head: bytes = b"") -> None:
         _, _, token, user, session, to, kind = subject.split(".")
-        line = self._lines.get(token)
         if kind == subjects.STATE:
-            told = Announcement.model_validate_json(payload)
-            if line is not None or not self._learn_at_once(told):
-                self._wait(token, line, told, 0)
+            self._on_state(token, Announcement.model_validate_json(payload))
             return
+        line = self._lines.get(token)
         relay = Relay(token, user, session, to, kind, reply, subjects.receipt_of(reply), payload)
         if line is None:
             lane = self._lanes.get(token)

@@ -1,6 +1,5 @@
 """How a call comes about: both users are taken, or neither; and of two calls of one pair, one comes of it."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 
 from services.callcore import rules
@@ -23,6 +22,7 @@ from shared.errors import (
 )
 from shared.kv import Conflict
 from shared.policy import Policy
+from shared.together import all_of, together
 
 log = logs.get(__name__)
 
@@ -63,7 +63,7 @@ class Placing:
         allowed: bool | None = None
         counted = False
         for attempt in range(TRIES):
-            mine, theirs, sessions = await asyncio.gather(
+            mine, theirs, sessions = await all_of(
                 self._store.held(request.user),
                 self._store.held(request.to),
                 self._store.sessions(request.to, fresh=False),
@@ -157,6 +157,7 @@ class Placing:
 
     async def _reserve(self, request: InitiateRequest, mine: Held, theirs: Held) -> Call:
         """Take both users, in the order of their keys, then create the call. All or nothing."""
+        _in_time(request)
         since = now_ms()
         wanted = sorted(
             ((request.user, request.to, mine), (request.to, request.user, theirs)), key=_key_order
@@ -164,22 +165,33 @@ class Placing:
         again = any(held.hold is not None and held.hold.call == request.call for held in (mine, theirs))
         taken: dict[str, int] = {}
         try:
-            for user, peer, held in wanted:
-                _in_time(request)
-                # A hold that an earlier try of this request left is taken anew: that fences the earlier try off.
-                hold = Hold(call=request.call, peer=peer, since=since)
-                taken[user] = await self._store.hold(user, hold, held.revision)
+            # Sent together, and taken by the server in this order. A hold that an earlier try of this request left is
+            # taken anew: that fences the earlier try off.
+            revisions = await together(
+                *(
+                    self._store.hold(user, Hold(call=request.call, peer=peer, since=since), held.revision)
+                    for user, peer, held in wanted
+                )
+            )
+            failed = next((result for result in revisions if isinstance(result, BaseException)), None)
+            taken = {
+                user: revision
+                for (user, _, _), revision in zip(wanted, revisions, strict=True)
+                if isinstance(revision, int)
+            }
+            if failed is not None:
+                raise failed
             return await self._create(request, since, (taken[request.user], taken[request.to]))
         except (Conflict, UserNotFound, NotAuthenticated):
             if again:
                 # An earlier try may be creating the call at this moment; if not, the holds are void before long.
                 raise
-            await asyncio.gather(*(self._store.release(user, revision) for user, revision in taken.items()))
+            await all_of(*(self._store.release(user, revision) for user, revision in taken.items()))
             raise
 
     async def _create(self, request: InitiateRequest, since: int, holds: tuple[int, int]) -> Call:
         # Read after the holds are written: a device that joins now either is in this answer or sees its user held.
-        mine, theirs = await asyncio.gather(
+        mine, theirs = await all_of(
             self._store.sessions(request.user, fresh=True), self._store.sessions(request.to, fresh=True)
         )
         if not theirs:
@@ -206,19 +218,17 @@ class Placing:
 
     async def _bring_about(self, call: Call, request: InitiateRequest) -> Call:
         # The deadline goes first, on the same connection: one without a call does nothing, a call without one rings on.
-        deadline = asyncio.create_task(self._set_deadline(call))
-        await asyncio.sleep(0)
-        try:
-            revision = await self._store.create(call)
-            self._control.counts.placed(call)
-        except Conflict:
+        _, revision = await together(self._set_deadline(call), self._store.create(call))
+        if isinstance(revision, Conflict):
             found = await self._store.call(call.call)
             if found is None or found.call.state is State.ENDED:
-                raise
+                raise revision
             # An earlier try of this request got here first, too late to tell anybody.
             call, revision = found
-        finally:
-            await asyncio.gather(deadline, return_exceptions=True)
+        elif isinstance(revision, BaseException):
+            raise revision
+        else:
+            self._control.counts.placed(call)
         await self._teller.tell(rules.place(call), revision, what="initiated", expires_at=request.expires_at)
         return call
 

@@ -7,7 +7,6 @@ has ended, or has not come about within :data:`FORMING_MS`, is void and may be t
 makes sure that the call cannot come about any more.
 """
 
-import asyncio
 from collections.abc import Callable, Coroutine
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ from shared import logs, subjects
 from shared.contracts.calls import Hold
 from shared.contracts.presence import Session, Sessions
 from shared.kv import ABSENT, Bucket, Conflict
+from shared.together import all_of
 
 log = logs.get(__name__)
 
@@ -133,7 +133,7 @@ class Store:
 
     async def let_both_go(self, call: Call) -> None:
         """Let both users of an ended call go. Safe to do again."""
-        await asyncio.gather(
+        await all_of(
             self.let_go(call.caller, call.call, call.holds[0]),
             self.let_go(call.callee, call.call, call.holds[1]),
         )

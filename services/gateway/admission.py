@@ -191,7 +191,7 @@ class Admission:
         self._relays.moved(reply.session)
         socket.device, socket.token = reply.device, reply.resume_token
         self._join_timeout.joined_or_gone(socket.eio_sid)
-        log.info("joined", user=user, session=reply.session, resumed=resumed)
+        log.debug("joined", user=user, session=reply.session, resumed=resumed)  # presence says it
         ice = self._ice_servers.issue(user)
         joined = client.Joined(
             user_id=user,
@@ -203,9 +203,9 @@ class Admission:
             token_seconds=self._auth.seconds_left(socket.sid),
             resumed=resumed,
         )
-        fields = {**joined.model_dump(by_alias=True, exclude_none=True), "seq": seq}
-        self._transport.send_event(socket.eio_sid, Event.JOINED, dumps(fields))
-        self._replies.ok(asked, **fields)
+        told = b'%b,"seq":%d}' % (joined.dump()[:-1], seq)
+        self._transport.send_event(socket.eio_sid, Event.JOINED, told)
+        self._replies.ok_with(asked, told)
         if reply.resumed or reply.continued:
             self._transport.ask(socket.eio_sid)
 

@@ -9,7 +9,7 @@ takes the long way, which decides; so the two cannot disagree on what is let thr
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.gateway.rates import Kind, kind_of
 from shared.contracts.client import CANDIDATES_MAX, Event, Offer, Relayed, Sizes
@@ -22,6 +22,7 @@ ENVELOPE_BYTES = 2 * 1024
 LEARN_BYTES = 16 * 1024
 """Of the frame that an envelope is learnt from."""
 
+_CALL = re.compile(rb"[A-Za-z0-9_-]{22}")
 _BODIES = frozenset(("offer", "answer", "candidate", "candidates"))
 
 # Possessive throughout: no input makes them go back.
@@ -71,6 +72,26 @@ class Envelope:
             return None
         return b'%b%b%b,"callId":"%b"}' % (self.head, body, self.tail, call.encode())
 
+    def of_another_call(self, frame: bytes) -> "Envelope | None":
+        """The envelope of a frame that differs from this one in nothing but the call, whose id is as we mint them."""
+        if self.call is None:
+            return None
+        named = b'"callId":"%b"' % self.call.encode()
+        before, after = frame[: len(self.before)], frame[max(0, len(frame) - len(self.after)) :]
+        mine, said = (self.before, before) if named in self.before else (self.after, after)
+        if mine is self.after and before != self.before:
+            return None
+        at = mine.find(named) + len(named) - 1 - len(self.call)
+        call = said[at : at + len(self.call)]
+        if _CALL.fullmatch(call) is None:
+            return None
+        renamed = b"%b%b%b" % (mine[:at], call, mine[at + len(call) :])
+        if mine is self.before:
+            other = replace(self, before=renamed, call=call.decode())
+        else:
+            other = replace(self, after=renamed, call=call.decode())
+        return other if (before, after) == (other.before, other.after) else None
+
 
 def _is_text(raw: bytes) -> bool:
     try:
@@ -95,6 +116,10 @@ class Envelopes:
         for envelope in self._known:
             if frame.startswith(envelope.before) and frame.endswith(envelope.after):
                 return envelope
+        for n, envelope in enumerate(self._known):
+            if (other := envelope.of_another_call(frame)) is not None:
+                self._known[n] = other  # a user is in one call at a time
+                return other
         self._unknown = frame if len(frame) <= LEARN_BYTES else b""
         return None
 

@@ -29,6 +29,7 @@ from shared.hits import Hits
 from shared.ids import new_id
 from shared.policy import Policy as Contacts
 from shared.rpc import Server
+from shared.together import all_of
 
 log = logs.get(__name__)
 
@@ -101,6 +102,11 @@ class Handlers:
     async def _join(self, request: JoinRequest) -> Joined:
         minted = Minted(session=new_id(), token=new_id() + new_id())
         patient_until = now_ms() + UNHEARD_MS
+        noted: set[str] = set()
+
+        async def note(joined: Joined) -> None:
+            noted.add(joined.session.session)
+            await self._store.note(request.gateway, joined.session.session, request.user)
 
         def decide(record: Sessions | None) -> Joined:
             now = now_ms()
@@ -110,15 +116,25 @@ class Handlers:
 
         while True:
             try:
-                return await self._store.change(
+                joined = await self._store.change(
                     request.user,
                     decide,
-                    before=lambda joined: self._store.note(
-                        request.gateway, joined.session.session, request.user
-                    ),
+                    before=note,
+                    guess_new=request.resume_session is None and request.attempt == 1,
                 )
             except _NotLostYet:
                 await asyncio.sleep(_LOOK_SECONDS)
+                continue
+            except RateLimited:
+                await self._forget(request, noted)
+                raise
+            await self._forget(request, noted - {joined.session.session})
+            return joined
+
+    async def _forget(self, request: JoinRequest, unused: set[str]) -> None:
+        """Sessions that did not come about. After an error it is not known whether one did: its note stays."""
+        for session in unused:
+            await self._store.forget(request.gateway, session, request.user)
 
     async def leave(self, request: LeaveRequest) -> Done:
         """Let a session go and tell call control if a call holds the user.
@@ -164,7 +180,7 @@ class Handlers:
 
     async def status(self, request: StatusRequest) -> Status:
         """Whether a user is connected now, and in a call; neither, as for a user that is not there, to a stranger."""
-        known, sessions, busy = await asyncio.gather(
+        known, sessions, busy = await all_of(
             self._known(request),
             self._store.sessions(request.user),
             self._store.busy(request.user),

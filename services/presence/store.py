@@ -8,15 +8,15 @@ All reads are answered by the stream's leader. A decision that writes would be s
 write would fail; a decision that there is nothing to write is not.
 """
 
-import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, TypeVar
 
 from shared import subjects
 from shared.bus import Bus
 from shared.contracts.presence import Lease, Session, Sessions
 from shared.errors import Unavailable
-from shared.kv import Bucket, Conflict, NoBucket
+from shared.kv import ABSENT, Bucket, Conflict, NoBucket
+from shared.together import together
 
 TRIES = 30
 """Lost races before the client is told to try again: enough for dozens of devices of one user at once."""
@@ -45,16 +45,26 @@ class Store:
         user: str,
         decide: Callable[[Sessions | None], C],
         *,
-        before: Callable[[C], Awaitable[None]] | None = None,
+        before: Callable[[C], Coroutine[Any, Any, None]] | None = None,
+        guess_new: bool = False,
     ) -> C:
         """Read the user's sessions, ``decide``, and write what was decided if nobody wrote in between.
 
         ``before``: has to be done before the record is written; it is started first and waited for, like the write,
-        on the same connection. ``decide`` is called again after each lost race, so it must not act. A decision whose
-        record is the one it was given is not written. Whatever ``decide`` raises comes out; raises
-        :class:`Unavailable` after :data:`TRIES` lost races.
+        on the same connection. ``guess_new``: the user is probably not there, so that is tried before anything is
+        read; not for decisions that may come to nothing. ``decide`` is called again after each lost race, so it must
+        not act. A decision whose record is the one it was given is not written. Whatever ``decide`` raises comes out;
+        raises :class:`Unavailable` after :data:`TRIES` lost races.
         """
         key = subjects.key_user(user)
+        if guess_new:
+            decided = decide(None)
+            try:
+                await self._write(key, decided, ABSENT, before)
+            except Conflict:
+                pass
+            else:
+                return decided
         for attempt in range(TRIES):
             entry = await self._sessions.get(key, fresh=True)
             record = Sessions.model_validate_json(entry.value) if entry.value else None
@@ -70,20 +80,24 @@ class Store:
         raise Unavailable
 
     async def _write(
-        self, key: str, decided: C, revision: int, before: Callable[[C], Awaitable[None]] | None
+        self,
+        key: str,
+        decided: C,
+        revision: int,
+        before: Callable[[C], Coroutine[Any, Any, None]] | None,
     ) -> None:
-        first = asyncio.ensure_future(before(decided)) if before is not None else None
-        await asyncio.sleep(0)  # the server gets it first, and nobody waits twice
-        try:
-            if decided.record is None:
-                await self._sessions.delete(key, revision)
-            else:
-                await self._sessions.put(key, decided.record.dump(), revision)
-        finally:
-            if first is not None:
-                await asyncio.gather(first, return_exceptions=True)
-        if first is not None:
-            first.result()
+        if decided.record is None:
+            write: Coroutine[Any, Any, object] = self._sessions.delete(key, revision)
+        else:
+            write = self._sessions.put(key, decided.record.dump(), revision)
+        if before is None:
+            await write
+            return
+        # The server gets the one first, and nobody waits twice.
+        first, second = await together(before(decided), write)
+        for failed in (second, first):
+            if isinstance(failed, BaseException):
+                raise failed
 
     async def sessions(self, user: str) -> tuple[Session, ...]:
         """The sessions of a user, lost ones included."""

@@ -30,7 +30,7 @@ class Wire(BaseModel):
 
 
 def _printable(text: str) -> str:
-    if any(unicodedata.category(c) in ("Cc", "Cs") for c in text):
+    if not text.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs") for c in text):
         raise ValueError("must not contain control characters or lone surrogates")
     return text
 

@@ -103,8 +103,9 @@ async def _states(people: People, album: _Album, width: int, scheme: str) -> Non
     await expect(bob.page.locator("#notices")).to_contain_text("Answered on another device")
     await album.take(bob, "answered-elsewhere")
     await other.click("Hang up")
+    for person in (alice, other):
+        await person.click("Close")
     await other.click("Sign out")
-    await alice.click("Close")
     eve = await people.person("Eve", script=NO_CAMERA, **look)
     await eve.add(bob)
     await talk(eve, bob)

@@ -1,11 +1,15 @@
 """What holds for the page in every state: who may use it, and what may run in it."""
 
 import asyncio
+import secrets
+import time
 from pathlib import Path
 
-from playwright.async_api import expect
+import jwt
+from playwright.async_api import Browser, expect
 
 from tests.browser.people import People, Person, browser, talk
+from tests.browser.system import System
 from tests.support.service import REPOSITORY
 
 AXE = Path(REPOSITORY) / "web" / "client" / "node_modules" / "axe-core" / "axe.min.js"
@@ -128,3 +132,32 @@ async def test_the_log_shows_what_passes_and_no_secrets(people: People) -> None:
     await expect(log.locator("details[open] pre")).to_contain_text("a=fingerprint")
     secrets = '[...document.querySelectorAll(\'#log pre\')].filter(e => /"token": "[^…]/.test(e.textContent)).length'
     assert await alice.page.evaluate(secrets) == 0
+
+
+async def test_where_tokens_are_wanted_one_is_asked_for(chromium: Browser, tmp_path: Path) -> None:
+    secret = secrets.token_hex(32)
+    system = System(tmp_path / "up.log", gateways=1, AUTH_MODE="jwt", JWT_SECRET=secret)
+    try:
+        await asyncio.to_thread(system.ready)
+        people = People(chromium, system.urls)
+        alice = await people.person("alice", sign_in=False)
+        await alice.page.goto(system.urls[0])
+        field = alice.page.get_by_label("Token")
+        await expect(field).to_be_hidden()
+        await alice.page.get_by_label("Your name").fill(alice.name)
+        await alice.click("Start")
+        await expect(field).to_be_focused()
+        assert await _violations(alice) == []
+        for user, wrong in (("bob", "not for that name"), (alice.name, None)):
+            soon = {"sub": user, "exp": int(time.time()) + 600}
+            await field.fill(jwt.encode(soon, secret, algorithm="HS256"))
+            await alice.click("Start")
+            if wrong is not None:
+                await expect(alice.page.get_by_role("alert")).to_contain_text(wrong)
+        contacts = alice.page.get_by_role("heading", name="Contacts")
+        await expect(contacts).to_be_visible()
+        await alice.page.reload()
+        await expect(contacts).to_be_visible()
+        await people.leave()
+    finally:
+        await asyncio.to_thread(system.stop)

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from shared import subjects
+from shared import streams, subjects
 from shared.contracts.calls import Hold
 from shared.contracts.liveness import Beat
 from shared.errors import (
@@ -273,3 +273,21 @@ async def test_what_both_hear_of_a_glare_comes_in_one_order(world: World, callco
             assert [s.event for s in seen][-1] == "call:accepted"
             seqs = [s.body["seq"] for s in seen]
             assert seqs == sorted(seqs), seen
+
+
+async def test_the_deadline_of_a_call_that_is_answered_or_over_does_not_fire(
+    world: World, callcore: Start
+) -> None:
+    await callcore(ring_timeout_seconds=1)
+    for user in ("ann", "bob", "cem", "dan", "eva", "fay"):
+        await world.online(user, "phone")
+    answered = (await world.initiate("ann-phone", "bob")).call
+    await world.accept("bob-phone", answered)
+    cancelled = (await world.initiate("cem-phone", "dan")).call
+    await world.end("cem-phone", cancelled)
+    unanswered = (await world.initiate("eva-phone", "fay")).call
+    assert (await world.expect("eva-phone", "call:ended")).body["reason"] == "timeout"
+    await asyncio.sleep(0.5)
+    due = {"subjects_filter": "deadline.due.>"}
+    fired = (await streams.api(world.bus, "STREAM.INFO.DEADLINES", due))["state"]["subjects"]
+    assert fired == {subjects.deadline_due(subjects.RING, unanswered): 1}

@@ -260,3 +260,29 @@ async def test_an_instance_that_stops_answers_what_it_was_handed(nats_url: str, 
         stopped.set()
         await asyncio.gather(*askers)
     assert unanswered == 0
+
+
+async def test_a_user_who_was_not_there_is_not_looked_for(presence: Start, bus: Bus, gw1: Gateway) -> None:
+    await presence()
+    asked: list[str] = []
+    for subject in ("$JS.API.STREAM.MSG.GET.KV_sessions", "$JS.API.DIRECT.GET.KV_sessions.>"):
+        await bus.subscribe_direct(subject, lambda subject, *_: asked.append(subject))
+    joined = await gw1.join(USER, "s1")
+    await bus.flush()
+    assert not asked
+    assert [s.session for s in await sessions(bus)] == [joined.session]
+
+
+async def test_a_user_who_is_there_after_all_is_found_and_no_other_session_noted(
+    presence: Start, bus: Bus, gw1: Gateway
+) -> None:
+    await presence()
+    phone = await gw1.join(USER, "s1", device="phone")
+    tablet = await gw1.join(USER, "s2", device="tablet")
+    again = await gw1.join(USER, "s3", device="phone")
+    assert again.session == phone.session and again.continued
+    assert {s.session for s in await sessions(bus)} == {phone.session, tablet.session}
+    noted = {session for session, _ in await Store(bus).at("gw1")}
+    live = Bucket(bus, subjects.BUCKET_SESSIONS)
+    there = {s for s in noted if (await live.get(subjects.key_at("gw1", s, USER), fresh=True)).value}
+    assert there == {phone.session, tablet.session}

@@ -2,12 +2,14 @@
 
 import asyncio
 import random
+from pathlib import Path
 
 import pytest
 
-from shared import kv
+from shared import kv, streams
 from shared.bus import Bus
-from shared.kv import ABSENT, NOTHING, Bucket, Conflict
+from shared.kv import ABSENT, NOTHING, Bucket, Conflict, NoBucket
+from signalling import nats_server as servers
 from signalling.nats_server import EmbeddedNats
 from tests.support.gated import Gate, GatedBucket
 
@@ -46,6 +48,53 @@ async def test_a_deleted_key_is_absent_with_a_revision_and_can_be_written(bus: B
         assert entry.value is None
         assert entry.revision > revision
     await calls.put("user.a", b"2", entry.revision)
+
+
+async def _asked_of_the_leader(bus: Bus, calls: Bucket, times: int) -> int:
+    """How many of so many fresh reads, each right after a write, went to the stream's leader. All see the write."""
+    asked: list[str] = []
+    subscription = await bus.subscribe_direct(
+        "$JS.API.STREAM.MSG.GET.>", lambda subject, *_: asked.append(subject)
+    )
+    revision = (await calls.get("user.a", fresh=True)).revision
+    for number in range(times):
+        revision = await calls.put("user.a", b"%d" % number, revision)
+        assert await calls.get("user.a", fresh=True) == (b"%d" % number, revision)
+    await bus.flush()
+    await subscription.unsubscribe()
+    return len(asked)
+
+
+async def test_the_only_replica_is_as_fresh_as_the_leader_and_asked_directly(bus: Bus) -> None:
+    calls = await bucket(bus)
+    async with asyncio.timeout(10):
+        while await _asked_of_the_leader(bus, calls, 10):  # until it is known that there is but one
+            await asyncio.sleep(0.05)
+    await bus.request("$JS.API.STREAM.DELETE.KV_calls", b"", timeout=2)
+    with pytest.raises(NoBucket):
+        await calls.get("user.a", fresh=True)
+
+
+async def test_of_several_replicas_the_leader_is_asked(tmp_path: Path) -> None:
+    nodes = servers.cluster(tmp_path, 3)
+    try:
+        for node in nodes:
+            node.launch()
+        for node in nodes:
+            node.wait()
+        bus = await Bus.connect(servers.joint_url(nodes), name="test")
+        try:
+            made = streams.Keeper(bus, lambda: Bucket.create(bus, "calls", replicas=3))
+            await made.start()
+            calls = Bucket(bus, "calls")
+            await _asked_of_the_leader(bus, calls, 5)
+            assert await _asked_of_the_leader(bus, calls, 10) == 11
+            await made.stop()
+        finally:
+            await bus.close()
+    finally:
+        for node in nodes:
+            node.kill()
 
 
 async def test_an_entry_with_a_ttl_goes_and_leaves_nothing(bus: Bus) -> None:

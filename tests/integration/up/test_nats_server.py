@@ -57,3 +57,20 @@ def test_it_keeps_its_port(tmp_path: Path) -> None:
 def test_a_binary_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="no-such-binary"):
         EmbeddedNats(tmp_path, binary=str(tmp_path / "no-such-binary")).start()
+
+
+@pytest.mark.parametrize("told", [None, "3"])
+def test_it_takes_half_of_the_cores_unless_told_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str | None
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.delenv("GOMAXPROCS", raising=False)
+    if told is not None:
+        monkeypatch.setenv("GOMAXPROCS", told)
+    server = EmbeddedNats(tmp_path)
+    server.start()
+    try:
+        environment = Path(f"/proc/{server.pid}/environ").read_bytes().split(b"\0")
+        assert f"GOMAXPROCS={told or 4}".encode() in environment
+    finally:
+        server.kill()

@@ -18,7 +18,7 @@ from services.callcore.charge import Charge
 from services.callcore.control import Control
 from services.callcore.model import Address, Call, Happening, Kind, State
 from services.callcore.placing import Placing
-from services.callcore.store import FORMING_MS, Store
+from services.callcore.store import FORMING_MS, Found, Store
 from services.callcore.sweep import Sweep
 from services.callcore.teller import Teller
 from shared.contracts.calls import Hold, InitiateRequest
@@ -37,8 +37,22 @@ async def _count_nothing(_caller: str, _callee: str) -> None:
     """Everybody may ring as often as they like."""
 
 
+class Memory:
+    """What one instance has told of calls; others may have changed them since."""
+
+    def __init__(self) -> None:
+        self.calls: dict[str, Found] = {}
+
+    async def announce(self, call: Call, revision: int, **_: Any) -> None:
+        await asyncio.sleep(0)
+        if call.state is State.ENDED:
+            self.calls.pop(call.call, None)
+        else:
+            self.calls[call.call] = Found(call, revision)
+
+
 class World:
-    """Two instances of call control on one pair of buckets, and everything that is to hold of it."""
+    """Three instances of call control on one pair of buckets, and everything that is to hold of it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1_000_000
@@ -55,15 +69,20 @@ class World:
         monkeypatch.setattr("services.callcore.sweep.now_ms", lambda: self.now)
         self.calls.lost_race = self._lost_race
         state = Store(self.calls, self.sessions)  # type: ignore[arg-type]
-        teller = Teller(self._announce, self, self)  # type: ignore[arg-type]
-        # Each thinks that it is in charge of every call: the worst that can happen to the order of things.
-        charges = [Charge(name, lambda _, name=name: name, None) for name in ("one", "two", "three")]  # type: ignore
-        self._controls = [Control(state, teller, charge) for charge in charges]
         policy = Policy(None, "off")  # type: ignore[arg-type]  # nobody is asked
-        self._placings = [
-            Placing(state, teller, its, charge, policy, self._deadline, _count_nothing, ring_timeout=45)
-            for its, charge in zip(self._controls, charges, strict=True)
-        ]
+        self._controls: list[Control] = []
+        self._placings: list[Placing] = []
+        # Each thinks that it is in charge of every call, and goes by what it has told of it itself: the worst that can
+        # happen to the order of things.
+        for name in ("one", "two", "three"):
+            charge = Charge(name, lambda _, name=name: name, None)  # type: ignore
+            memory = Memory()
+            teller = Teller(memory.announce, self, self)  # type: ignore[arg-type]
+            its = Control(state, teller, charge, memory.calls.get, lambda _: None)
+            self._controls.append(its)
+            self._placings.append(
+                Placing(state, teller, its, charge, policy, self._deadline, _count_nothing, ring_timeout=45)
+            )
         self.sweep = Sweep(state, self.control, lambda _: True, seconds=15)
         for user, sessions in USERS.items():
             self._write_sessions(user, sessions)
@@ -85,9 +104,6 @@ class World:
     async def _lost_race(self, attempt: int) -> None:
         self.now += 5
         await self.gate.turn("back off")
-
-    async def _announce(self, call: Call, revision: int, **_: Any) -> None:
-        await asyncio.sleep(0)
 
     async def _deadline(self, call: Call) -> None:
         await asyncio.sleep(0)

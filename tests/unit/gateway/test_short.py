@@ -51,6 +51,60 @@ def test_what_clients_send_takes_the_short_way(event: str, payload: dict[str, An
     assert short_way(taught(raw), raw) == read[1], "byte for byte"
 
 
+OTHER = "ABCDEFGHIJKLMNOP-_0123"
+
+
+@pytest.mark.parametrize(
+    ("event", "keys"),
+    [
+        ("ice:candidate", ("candidate", "from", "to", "callId")),
+        ("ice:candidate", ("callId", "from", "candidate", "to")),
+        ("call:offer", ("from", "callId", "offer", "callType", "to")),
+        ("call:answer", ("to", "answer", "callId", "from")),
+    ],
+)
+def test_what_was_learnt_in_one_call_serves_the_next(event: str, keys: tuple[str, ...]) -> None:
+    values = {"candidate": CANDIDATE, "offer": OFFER, "answer": OFFER}
+    values |= {"from": "ann", "to": "bob", "callType": "video"}
+
+    def of(call: str) -> bytes:
+        return frame(event, {key: values.get(key, call) for key in keys})
+
+    envelopes = taught(of(CALL))
+    for call in (OTHER, CALL, OTHER):
+        read = long_way(of(call))
+        assert read is not None and read[0].call_id == call
+        assert short_way(envelopes, of(call)) == read[1]
+    for no_call in (
+        "",
+        "x",
+        OTHER[1:],
+        OTHER + "x",
+        OTHER[:-1] + ".",
+        OTHER[:-1] + '"',
+        OTHER[:-1] + "\\",
+        OTHER[:-2] + "ø",
+    ):
+        assert short_way(envelopes, of(no_call)) is None, no_call
+
+
+@given(st.data())
+def test_a_frame_that_differs_in_more_than_the_call_is_not_of_another_call(data: st.DataObject) -> None:
+    raw = frame("ice:candidate", {"candidate": None, "from": "ann", "callId": CALL, "to": "bob"})
+    envelopes = taught(raw)
+    other = bytearray(raw.replace(CALL.encode(), OTHER.encode()))
+    at = data.draw(st.integers(0, len(other) - 1))
+    if data.draw(st.booleans()):
+        other[at] = data.draw(st.integers(32, 126))
+    else:
+        del other[at]
+    taken = short_way(envelopes, bytes(other))
+    if taken is not None:
+        read = long_way(bytes(other))
+        assert read is not None and read[1] == taken
+        assert (read[0].from_, read[0].to) == ("ann", "bob")
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -93,7 +147,7 @@ def test_envelopes_that_are_not_plain_are_not_learnt(raw: bytes) -> None:
 def test_an_envelope_is_known_by_every_byte_of_it() -> None:
     payload = {"from": "ann", "to": "bob", "callId": CALL, "candidate": CANDIDATE}
     envelopes = taught(frame("ice:candidate", payload))
-    for other in ({"from": "eve"}, {"to": "eve"}, {"callId": CALL[:-1] + "x"}):
+    for other in ({"from": "eve"}, {"to": "eve"}, {"callId": CALL[:-1] + "."}):
         assert short_way(envelopes, frame("ice:candidate", {**payload, **other})) is None
     assert short_way(envelopes, frame("ice:candidate", {**payload, "candidate": {}})) is not None
 

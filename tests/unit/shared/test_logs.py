@@ -4,6 +4,7 @@ import json
 import logging
 
 import pytest
+import structlog
 
 from shared import logs
 
@@ -37,6 +38,7 @@ def test_a_traceback_tells_where_but_not_what_was_in_hand(form, capsys) -> None:
     finally:
         logging.getLogger().handlers[:], level = before
         logging.getLogger().setLevel(level)
+        structlog.reset_defaults()
     err = capsys.readouterr().err
     assert "it failed" in err and "RuntimeError" in err and "c1" in err
     assert "842163049" not in err

@@ -3,6 +3,7 @@ import type { Memory } from "../../client/src/index.js";
 /** What this tab needs to go on after a reload. */
 export interface Tab {
   name: string;
+  token?: string | undefined;
   memory?: Memory | undefined;
   /** Since when the call has been talked in, ms since the epoch. */
   since?: number | undefined;

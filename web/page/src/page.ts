@@ -1,5 +1,5 @@
 import { io } from "socket.io-client";
-import { SignallingClient, type Call } from "../../client/src/index.js";
+import { SignallingClient, SignallingError, type Call } from "../../client/src/index.js";
 import { byId, notify } from "./dom.js";
 import { keepRecent, keepTab, takeTab, type Tab } from "./kept.js";
 import { Log } from "./log.js";
@@ -16,11 +16,13 @@ const tones = new Tones();
 
 /** Join as `tab.name`, and show everything of that user until they leave. */
 async function start(tab: Tab): Promise<void> {
-  const { name, memory, since } = tab;
+  const { name, token, memory, since } = tab;
+  byId<HTMLInputElement>("name").value = name;
   const client = new SignallingClient({
     url: location.origin,
     userId: name,
     early: true, // on this page everybody is asked first
+    ...(token !== undefined && { token: () => token }),
     ...(memory && { memory }),
     ...(RELAY && { rtc: { iceTransportPolicy: "relay" } }),
     connect: (url) => {
@@ -69,10 +71,14 @@ async function start(tab: Tab): Promise<void> {
     gone = true;
     people?.stop();
     tones.stop();
-    signIn(error.code === "closed" && error.message.includes("taken over") ? "This session goes on in another tab" : "");
+    if (error.code === "unauthorized") {
+      refused(error);
+    } else {
+      signIn(error.code === "closed" && error.message.includes("taken over") ? "This session goes on in another tab" : "");
+    }
   });
 
-  const keep = () => !gone && keepTab({ name, memory: client.memory(), since: screen.since });
+  const keep = () => !gone && keepTab({ name, token, memory: client.memory(), since: screen.since });
   window.addEventListener("pagehide", keep);
   byId("leave").onclick = () => {
     window.removeEventListener("pagehide", keep);
@@ -110,6 +116,18 @@ function warn(): void {
   warning.hidden = warning.textContent === "";
 }
 
+/** Joining did not work; where the server wants a token, ask for one. */
+function refused(error: Error): void {
+  const field = byId<HTMLInputElement>("token");
+  const unauthorized = error instanceof SignallingError && error.code === "unauthorized";
+  const tried = field.value !== "";
+  signIn(!unauthorized ? `That did not work: ${error.message}` : tried ? "This token is not good, or not for that name" : "");
+  if (unauthorized) {
+    byId("token-part").hidden = false;
+    field.focus();
+  }
+}
+
 function signIn(wrong = ""): void {
   byId("home").hidden = byId("call").hidden = byId("leave").hidden = byId("me").hidden = byId("link").hidden = true;
   byId("bar").inert = byId("home").inert = false;
@@ -123,8 +141,9 @@ function signIn(wrong = ""): void {
     const name = field.value.trim();
     if (name !== "") {
       submit.disabled = true;
-      start({ name })
-        .catch((error: Error) => signIn(`That did not work: ${error.message}`))
+      const token = byId<HTMLInputElement>("token").value.trim();
+      start({ name, ...(token !== "" && { token }) })
+        .catch(refused)
         .finally(() => (submit.disabled = false));
     }
   };
@@ -135,5 +154,5 @@ const tab = takeTab();
 if (tab === undefined) {
   signIn();
 } else {
-  start(tab).catch((error: Error) => signIn(`That did not work: ${error.message}`));
+  start(tab).catch(refused);
 }

@@ -1,0 +1,74 @@
+"""Several requests at once, without a task for each: a task costs about as much as a request does."""
+
+from collections.abc import Coroutine, Generator
+from contextvars import copy_context
+from typing import Any
+
+
+class _Begun:
+    """A coroutine that has run as far as it gets without waiting. Await it once for what it returns.
+
+    It has a context of its own, as a task would.
+    """
+
+    __slots__ = ("_context", "_coroutine", "_over", "_raised", "_returned", "_waits_for")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self._coroutine = coroutine
+        self._context = copy_context()
+        self._waits_for: Any = None
+        self._returned: Any = None
+        self._raised: BaseException | None = None
+        self._over = False
+        self._go_on()
+
+    def _go_on(self) -> None:
+        try:
+            self._waits_for = self._context.run(self._coroutine.send, None)
+        except StopIteration as stop:
+            self._over, self._returned = True, stop.value
+        except BaseException as error:  # noqa: BLE001 - raised where it is awaited
+            self._over, self._raised = True, error
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        while not self._over:
+            # What it waits for is a future on its way to the task, or nothing but a turn of the loop.
+            if self._waits_for is None or not self._waits_for.done():
+                yield self._waits_for
+            self._go_on()
+        if self._raised is not None:
+            raise self._raised
+        return self._returned
+
+    def close(self) -> None:
+        """Give it up."""
+        self._context.run(self._coroutine.close)
+
+
+async def together(*coroutines: Coroutine[Any, Any, Any]) -> list[Any]:
+    """Begin all of them, in this order, and wait for all: what each returned, or the exception that it raised.
+
+    For coroutines that wait for nothing but futures and know nothing of their task: no ``asyncio.timeout`` in them.
+    Each goes on only when those before it are done, so they should take about as long.
+    """
+    begun = [_Begun(coroutine) for coroutine in coroutines]
+    results: list[Any] = []
+    try:
+        for one in begun:
+            try:
+                results.append(await one)
+            except Exception as error:  # noqa: BLE001 - handed on
+                results.append(error)
+    finally:
+        for one in begun[len(results) :]:  # whoever waits was cancelled
+            one.close()
+    return results
+
+
+async def all_of(*coroutines: Coroutine[Any, Any, Any]) -> list[Any]:
+    """The same, but the first failure, in this order, is raised once all are done."""
+    results = await together(*coroutines)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results

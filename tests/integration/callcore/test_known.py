@@ -1,0 +1,103 @@
+"""What an instance remembers of a call saves a read, and decides nothing that compare-and-set does not confirm."""
+
+from collections.abc import Callable
+
+import pytest
+
+from services.callcore.charge import Charge
+from services.callcore.control import Control
+from services.callcore.model import Address, Call, Happening, Kind, State
+from services.callcore.store import Found, Store
+from services.callcore.teller import Teller
+from shared import subjects
+from shared.bus import Bus
+from shared.errors import CallNotFound, InvalidState
+from shared.events import Recorder
+from shared.kv import Bucket
+from shared.mailbox import Postman
+from tests.integration.callcore.conftest import Start, World
+
+BOB = Address(session="bob-phone", gateway="gw1")
+
+
+class Read(Store):
+    """A store that counts what is read of calls."""
+
+    reads = 0
+
+    async def call(self, call: str, *, fresh: bool = True) -> Found | None:
+        self.reads += 1
+        return await super().call(call, fresh=fresh)
+
+
+def control(bus: Bus, known: Callable[[str], Found | None]) -> tuple[Control, Read]:
+    """One that is in charge of all calls, and remembers what ``known`` says."""
+    store = Read(Bucket(bus, subjects.BUCKET_CALLS), Bucket(bus, subjects.BUCKET_SESSIONS))
+
+    async def announce(*_: object, **__: object) -> None:
+        """Nobody relays."""
+
+    teller = Teller(announce, Postman(bus), Recorder(bus))
+    charge = Charge("it", lambda _: "it", None)  # type: ignore[arg-type]  # nobody is asked
+    return Control(store, teller, charge, known, lambda _: None), store
+
+
+@pytest.fixture
+async def ringing(world: World, callcore: Start) -> Found:
+    """A call that rings on two devices."""
+    await callcore()
+    await world.online("ann", "web")
+    await world.online("bob", "phone", "tablet")
+    call = (await world.initiate("ann-web", "bob")).call
+    found = await Store(world.calls, world.sessions).call(call)
+    assert found is not None and found.call.state is State.RINGING
+    return found
+
+
+def happening(kind: Kind, at: Address = BOB) -> Happening:
+    return Happening(kind, f"r {kind}", "bob", at)
+
+
+async def test_what_is_remembered_rightly_is_not_read(bus: Bus, ringing: Found) -> None:
+    it, store = control(bus, lambda _: ringing)
+    outcome = await it.happen(ringing.call.call, happening(Kind.ACCEPT))
+    assert outcome.call.state is State.ACCEPTED and store.reads == 0
+    found = await store.call(ringing.call.call)
+    assert found is not None and found.call == outcome.call
+
+
+async def test_what_has_changed_since_is_read(bus: Bus, world: World, ringing: Found) -> None:
+    await world.end("ann-web", ringing.call.call)
+    it, store = control(bus, lambda _: ringing)
+    with pytest.raises(CallNotFound):
+        await it.happen(ringing.call.call, happening(Kind.ACCEPT))
+    assert store.reads == 1
+
+
+async def test_a_refusal_is_read_first(bus: Bus, ringing: Found) -> None:
+    """The caller may not accept a call that rings; but this one only seems to be the caller of it."""
+    swapped: Call = ringing.call.model_copy(update={"caller": "bob", "caller_at": BOB, "callee": "ann"})
+    it, store = control(bus, lambda _: Found(swapped, ringing.revision))
+    outcome = await it.happen(ringing.call.call, happening(Kind.ACCEPT))
+    assert outcome.call.state is State.ACCEPTED and store.reads == 1
+
+
+async def test_that_nothing_comes_of_it_is_read_first(bus: Bus, world: World, ringing: Found) -> None:
+    """A device that is remembered to ring, but left meanwhile, comes back: it rings again."""
+    await world.left("bob-phone")
+    it, store = control(bus, lambda _: ringing)
+    back = Happening(Kind.ATTACHED, "back", "bob", BOB, resumed=True)
+    outcome = await it.happen(ringing.call.call, back)
+    assert BOB in outcome.call.ringing and len(outcome.sends) == 1 and store.reads == 1
+
+
+async def test_a_request_tried_again_is_read_first(bus: Bus, ringing: Found) -> None:
+    first, _ = control(bus, lambda _: ringing)
+    done = await first.happen(ringing.call.call, happening(Kind.ACCEPT))
+    for remembered in (ringing, Found(done.call, 0)):
+        again, store = control(bus, lambda _, remembered=remembered: remembered)  # type: ignore[misc]
+        outcome = await again.happen(ringing.call.call, happening(Kind.ACCEPT))
+        assert outcome.call == done.call and len(outcome.sends) == len(done.sends) and store.reads == 1
+    third, _ = control(bus, lambda _: ringing)
+    with pytest.raises(InvalidState):
+        await third.happen(ringing.call.call, Happening(Kind.ACCEPT, "another", "bob", BOB))

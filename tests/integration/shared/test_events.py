@@ -1,0 +1,107 @@
+"""Records of what happened: each gets into the stream once, also when NATS was away, or knew of no stream."""
+
+import asyncio
+import json
+
+import pytest
+
+from shared import events, streams
+from shared.bus import Bus
+from shared.contracts.wire import Wire
+from shared.events import Recorder
+from shared.settings import BackendSettings
+from signalling.nats_server import EmbeddedNats
+
+
+async def make(bus: Bus) -> None:
+    await streams.ensure_events(bus, BackendSettings())
+
+
+async def recorded(bus: Bus) -> list[int]:
+    """The numbers in the stream, in the order they came."""
+    info = await streams.api(bus, "STREAM.INFO.EVENTS", {})
+    last = info["state"]["last_seq"]
+    stream = bus.client.jetstream()
+    return [json.loads((await stream.get_msg("EVENTS", seq + 1)).data)["n"] for seq in range(last)]
+
+
+class Numbered(Wire):
+    n: int
+
+
+def record(recorder: Recorder, number: int) -> None:
+    recorder.record("event.call.x.ended", f"x.{number}", Numbered(n=number))
+
+
+async def test_each_is_there_once_however_often_it_is_told(bus: Bus) -> None:
+    await make(bus)
+    recorder = Recorder(bus)
+    for number in (1, 2, 1, 3, 2):
+        record(recorder, number)
+    await recorder.drain(5)
+    assert await recorded(bus) == [1, 2, 3]
+
+
+async def test_what_happens_before_there_is_a_stream_is_told_again(bus: Bus) -> None:
+    recorder = Recorder(bus)
+    record(recorder, 1)
+    await asyncio.sleep(0.3)
+    await make(bus)
+    await recorder.drain(5)
+    assert await recorded(bus) == [1]
+
+
+async def test_what_happens_around_a_restart_of_nats_is_not_lost(nats_server: EmbeddedNats, bus: Bus) -> None:
+    await make(bus)
+    recorder = Recorder(bus)
+    for number in range(50):
+        record(recorder, number)
+    await bus.flush()
+    nats_server.kill()
+    for number in range(50, 100):
+        record(recorder, number)
+    async with asyncio.timeout(10):
+        while bus.connected:
+            await asyncio.sleep(0.01)
+    record(recorder, 100)
+    nats_server.start()
+    await recorder.drain(20)
+    assert sorted(await recorded(bus)) == list(range(101))
+
+
+async def test_what_is_not_acknowledged_in_time_is_sent_again(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "ACK_SECONDS", 0.2)
+    heard: list[str] = []
+    answering = False
+
+    def hear(subject: str, reply: str, _payload: bytes, _head: bytes) -> None:
+        heard.append(subject)
+        if answering:
+            bus.publish(reply, b'{"stream":"EVENTS","seq":1}')
+
+    await bus.subscribe_direct("event.>", hear)
+    recorder = Recorder(bus)
+    record(recorder, 1)
+    async with asyncio.timeout(5):
+        while len(heard) < 3:
+            await asyncio.sleep(0.01)
+    answering = True
+    await recorder.drain(5)
+    count = len(heard)
+    await asyncio.sleep(0.5)
+    assert len(heard) == count, "acknowledged, and sent again"
+
+
+async def test_what_cannot_be_recorded_is_given_up_and_too_much_refused(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(events, "TRY_SECONDS", 0.3)
+    monkeypatch.setattr(events, "WAITING_MAX", 2)
+    recorder = Recorder(bus)
+    for number in range(3):
+        record(recorder, number)
+    assert "".join(capsys.readouterr()).count("event dropped") == 1
+    await recorder.drain(5)
+    assert "".join(capsys.readouterr()).count("event lost") == 2

@@ -1,0 +1,25 @@
+"""Which call a turn is about, whatever a client has put into it."""
+
+import pytest
+
+from services.gateway.outbound import _call_of
+from shared.contracts.client import Accepted, Ended, Incoming, Initiated, Rejected
+from shared.contracts.wire import Wire
+
+CALL = "abcdefghijklmnopqrstuv"
+EVIL = '"callId":"evil"'
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        Initiated(call_id=CALL, to=EVIL, expires_at=1),
+        Incoming(from_=EVIL, call_type="audio", call_id=CALL, metadata={"callId": "evil"}, expires_at=1),
+        Incoming(from_='a\\"' + EVIL, call_type="audio", call_id=CALL, metadata=[EVIL], expires_at=1),
+        Accepted(call_id=CALL, by=EVIL),
+        Rejected(call_id=CALL, by=EVIL, reason="busy"),
+        Ended(call_id=CALL, by=EVIL, reason="hangup"),
+    ],
+)
+def test_the_call_of_a_turn(turn: Wire) -> None:
+    assert _call_of(turn.dump()) == CALL
