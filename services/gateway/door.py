@@ -5,6 +5,7 @@ read, and writes a traceback about it into the log. It builds on the inner worki
 """
 
 import asyncio
+from typing import cast
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
@@ -67,8 +68,8 @@ class _Connection(RequestHandler):
         peer = transport.get_extra_info("peername")
         remote = str(peer[0]) if isinstance(peer, tuple) else ""
         if not self._counted.admit(remote, SOCKETS_PER_CONNECTION):
-            assert isinstance(transport, asyncio.Transport)
-            transport.abort()  # an answer would cost more than it tells
+            # An answer would cost more than it tells. (uvloop's transports are no asyncio.Transport.)
+            cast(asyncio.Transport, transport).abort()
             return
         self._address = remote
         super().connection_made(transport)

@@ -108,7 +108,7 @@ async def beside(fortress: Cluster) -> AsyncIterator[Beside]:
         yield call
 
 
-def test_each_attack_is_tried() -> None:
+async def test_each_attack_is_tried() -> None:
     assert REFUSALS.keys() == ATTACKS.keys()
 
 
