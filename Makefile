@@ -1,6 +1,7 @@
 # make up      set up and run the whole system, embedded NATS included   (ARGS="--gateways 2")
 # make test    set up and run the whole test suite                       (ARGS="-k glare", ARGS=tests/stack)
 # make flood   200 sockets that send all they can, for two minutes, beside 20 calls
+# make fuzz    frames that are nearly good, both ways, for two minutes   (ARGS="--seconds 600 --seed 7")
 # make check   what can be said without running the whole: style, types, walls, fresh docs (make lint), unit tests
 # make page    build the demo page that gateways serve at /
 # make screenshots  each state of the page as an image, in screenshots/ (needs chromium)
@@ -24,7 +25,7 @@ PAGE := web/page
 ASYNCAPI := docs/asyncapi
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: up test flood check lint asyncapi client page screenshots audit sbom bench growth figures docs lock clean
+.PHONY: up test flood fuzz check lint asyncapi client page screenshots audit sbom bench growth figures docs lock clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -45,6 +46,9 @@ endif
 
 flood: .venv/.dev
 	FLOOD=1 $(BIN)/python -m pytest -s tests/e2e/test_flood.py
+
+fuzz: .venv/.dev
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 check: lint
 	$(BIN)/python -m pytest -q tests/unit

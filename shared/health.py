@@ -8,9 +8,24 @@ from shared.bus import Bus
 
 Check = Callable[[], list[str]]
 """What is missing to do the work, in words; empty when ready."""
-
-
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+NAME = "signalling"
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+"""Of all answers but those of the page, which has its own."""
+
+
+def say_little(answer: web.StreamResponse) -> None:
+    """Give an answer the headers that all have, unless it has its own."""
+    for name, value in HEADERS.items():
+        answer.headers.setdefault(name, value)
+    answer.headers["Server"] = NAME
 
 
 def add_routes(app: web.Application, check: Check) -> None:
@@ -27,12 +42,18 @@ def add_routes(app: web.Application, check: Check) -> None:
     app.router.add_get("/readyz", readyz)
 
 
+async def say_little_always(_: web.Request, answer: web.StreamResponse) -> None:
+    """For ``on_response_prepare``."""
+    say_little(answer)
+
+
 async def serve(host: str, port: int, bus: Bus) -> web.AppRunner:
     """A little HTTP server for a service that has no other: ready while NATS is there. Port 0: none.
 
     ``cleanup()`` the runner to stop it. Raises ``OSError`` for a port that is taken.
     """
     app = web.Application()
+    app.on_response_prepare.append(say_little_always)
     add_routes(app, lambda: [] if bus.connected else ["NATS is out of reach"])
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()

@@ -7,12 +7,22 @@ from typing import Literal
 import structlog
 import structlog.tracebacks
 
+from shared.printable import printable
+
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 # Without the local variables of each frame: an SDP or a token may be among them.
 _tracebacks = structlog.processors.ExceptionRenderer(
     structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
 )
+
+
+def _escape(_: object, __: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Text of clients must not end a line, nor move the cursor. (In JSON it cannot.)"""
+    return {
+        key: printable(value) if isinstance(value, str) and key not in ("exception", "stack") else value
+        for key, value in line.items()
+    }
 
 
 class _Stderr:
@@ -36,9 +46,10 @@ def configure(service: str, instance: str, level: str, form: Literal["json", "co
         [_tracebacks, structlog.processors.JSONRenderer()]
         if form == "json"
         else [
+            _escape,
             structlog.dev.ConsoleRenderer(
                 colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-            )
+            ),
         ]
     )
     # Our own lines do not go through the standard library: that costs twice as much as making them.

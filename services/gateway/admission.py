@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from services.gateway.auth import Auth
+from services.gateway.auth import Auth, TokenRefused
 from services.gateway.errands import Errands
 from services.gateway.ice import IceServers
 from services.gateway.limits import JoinTimeout
@@ -100,7 +100,16 @@ class Admission:
         if socket.gone:
             self._auth.gone(socket.sid)
             raise NotAuthenticated  # nobody hears it
-        self._rates.check_user(socket.rates, join.user_id)
+        self._rates.joined(socket.rates, join.user_id)
+        try:
+            return await self._admit(asked, join)
+        finally:
+            if socket.session is None:
+                self._rates.left(socket.rates)
+
+    async def _admit(self, asked: Asked, join: client.Join) -> tuple[presence.JoinReply, bool]:
+        """Who the client is has been settled; the rest of :meth:`_let_in`."""
+        socket = asked.socket
         request = presence.JoinRequest(
             request_id=new_id(),
             user=join.user_id,
@@ -171,13 +180,17 @@ class Admission:
         if socket.gone:
             self._lose(user, reply.session, socket.sid, unheard=True)
             raise NotAuthenticated  # nobody hears it
+        try:
+            self._auth.joined(socket.sid)
+        except TokenRefused:
+            socket.claims = None
+            self._leave(user, reply.session, socket.sid, reason="connection_lost")
+            raise
         self._registry.bind(socket, user, reply.session)
         socket.claims = None
-        self._rates.joined(socket.rates, user)
         self._relays.moved(reply.session)
         socket.device, socket.token = reply.device, reply.resume_token
         self._join_timeout.joined_or_gone(socket.eio_sid)
-        self._auth.joined(socket.sid)
         log.debug("joined", user=user, session=reply.session, resumed=resumed)  # presence says it
         ice = self._ice_servers.issue(user)
         joined = client.Joined(
@@ -222,13 +235,11 @@ class Admission:
     def leave(self, socket: Socket, *, reason: str) -> None:
         """The session of a socket ends. ``reason``: what a peer in a call is told."""
         assert socket.user is not None and socket.session is not None
+        self._leave(socket.user, socket.session, socket.sid, reason=reason)
+
+    def _leave(self, user: str, session: str, sid: str, *, reason: str) -> None:
         leave = presence.LeaveRequest(
-            request_id=new_id(),
-            user=socket.user,
-            session=socket.session,
-            gateway=self._instance,
-            socket=socket.sid,
-            reason=reason,
+            request_id=new_id(), user=user, session=session, gateway=self._instance, socket=sid, reason=reason
         )
         self._errands.run("leave", lambda: self._services.ask("presence", "leave", leave, Done))
 

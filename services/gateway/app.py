@@ -10,6 +10,7 @@ from services.gateway import metrics, page
 from services.gateway.admission import Admission
 from services.gateway.auth import Auth
 from services.gateway.connections import Connections
+from services.gateway.door import Door
 from services.gateway.drain import drain
 from services.gateway.errands import Errands
 from services.gateway.heard import Heard
@@ -61,13 +62,15 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         hits, clock = Hits(), asyncio.get_running_loop().time
         rates = Rates(settings, hits)
         limits = (settings.connections_per_address, settings.unjoined_max) if settings.rate_limit else None
+        connections = Connections(settings.trusted_proxies, limits, lambda: len(join_timeout), hits)
         transport = Transport(
             origin_allowed=origin_check(settings.client_url),
             ping_interval=settings.ping_interval_seconds,
             ping_timeout=settings.ping_timeout_seconds,
             max_frame=settings.max_frame_kb * 1024,
             unread_max=settings.unread_max_kb * 1024,
-            connections=Connections(settings.trusted_proxies, limits, lambda: len(join_timeout), hits),
+            depth=settings.json_depth_max,
+            connections=connections,
             hits=hits,
         )
         replies = Replies(transport)
@@ -128,6 +131,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             hits,
             join_timeout,
             ice_servers,
+            settings.sizes(),
         )
 
         beacon = Beacon(bus, SERVICE, instance, distribution_version(), sockets=lambda: len(registry))
@@ -179,9 +183,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         auth.start()
         transport.start()
         await beacon.start()
-        runner = web.AppRunner(
-            _application(transport, missing, demo=settings.demo), access_log=None, shutdown_timeout=2.0
-        )
+        runner = Door(_application(transport, missing, demo=settings.demo), connections)
         await runner.setup()
         site = web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG)
         try:
@@ -220,13 +222,9 @@ def _application(transport: Transport, missing: health.Check, *, demo: bool) -> 
         page.add_routes(app)
     # No middleware: it would be two more frames on the stack of every connection.
     app.router.add_route("*", "/{path:.*}", _not_found)
-    app.on_response_prepare.append(_say_little)
+    app.on_response_prepare.append(health.say_little_always)
     return app
 
 
 async def _not_found(_: web.Request) -> web.Response:
     return web.json_response({"ok": False, "error": "not found"}, status=404)
-
-
-async def _say_little(_: web.Request, response: web.StreamResponse) -> None:
-    response.headers["Server"] = "signalling"

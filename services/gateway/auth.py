@@ -99,23 +99,35 @@ class Auth:
         token = token if token is not None else self._shown.get(sid)
         if token is None and (known := self._until.get(sid)) is not None and known[0] == user:
             return
-        await self._take(sid, user, token)
+        self._until[sid] = (user, await self._checked(user, token))
 
     def joined(self, sid: str) -> None:
-        """It has; what it showed is not needed any more."""
+        """It has; what it showed is not needed any more. Raises :class:`TokenRefused` if its token has run out."""
+        if self._verifier is not None and sid not in self._until:
+            self._refusals.note("expired while joining")
+            raise TokenRefused
         self._shown.pop(sid, None)
 
     async def refresh(self, sid: str, user: str, token: str) -> None:
-        """A fresh token of the same user prolongs what the one before began. Raises like :meth:`joining`."""
-        if self._verifier is not None:
-            await self._take(sid, user, token)
+        """A fresh token of the same user prolongs what the one before began. Raises like :meth:`joining`.
+
+        What has ended meanwhile is not begun anew.
+        """
+        if self._verifier is None:
+            return
+        until = await self._checked(user, token)
+        if sid not in self._until:
+            self._refusals.note("refreshed too late")
+            raise TokenRefused
+        self._until[sid] = (user, until)
 
     def seconds_left(self, sid: str) -> int | None:
         """How long the socket's token holds; ``None`` if it needs none."""
         known = self._until.get(sid)
         return None if known is None else max(0, (known[1] - now_ms()) // 1000)
 
-    async def _take(self, sid: str, user: str, token: str | None) -> None:
+    async def _checked(self, user: str, token: str | None) -> int:
+        """Until when ``user`` may be who this token says, milliseconds since the epoch. Raises like :meth:`joining`."""
         assert self._verifier is not None
         try:
             if token is None:
@@ -126,7 +138,7 @@ class Auth:
         except Refused as refused:
             self._refusals.note(str(refused))
             raise TokenRefused from None
-        self._until[sid] = (user, claims.until)
+        return claims.until
 
     async def _run(self) -> None:
         while True:

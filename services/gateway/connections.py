@@ -37,6 +37,8 @@ class Connections:
         self._hits = hits
         self._counts: Counter[str] = Counter()
         self._addresses: dict[str, str] = {}
+        self._bare: Counter[str] = Counter()
+        """Connections of the network, whatever goes through them."""
 
     def check(self, request: web.Request) -> None:
         """Whether a connection may begin by this request. Raises HTTP 429, the error as its body."""
@@ -56,6 +58,33 @@ class Connections:
             content_type="application/json",
             headers={"Retry-After": str(RETRY_AFTER_MS // 1000)},
         )
+
+    def admit(self, remote: str, factor: int) -> bool:
+        """Whether one more connection of the network may begin, of ``factor`` times as many as may be open in it.
+
+        If so, it is counted; :meth:`leave` when it is over. Those of a proxy are the proxy's to count.
+        """
+        if self._limits is None or (bare := self._bare_key(remote)) is None:
+            return True
+        if self._bare[bare] >= self._limits[0] * factor:
+            self._hits.hit("sockets_per_address")
+            return False
+        self._bare[bare] += 1
+        return True
+
+    def leave(self, remote: str) -> None:
+        """A connection of the network that was admitted is over."""
+        if self._limits is not None and (bare := self._bare_key(remote)) is not None:
+            self._bare[bare] -= 1
+            if not self._bare[bare]:
+                del self._bare[bare]
+
+    def _bare_key(self, remote: str) -> str | None:
+        """What stands for an address; ``None`` for a proxy's."""
+        address = _read(remote)
+        if address is not None and any(address in network for network in self._trusted):
+            return None
+        return key(remote, "", ())
 
     def opened(self, eio_sid: str, request: web.Request) -> None:
         """A connection has begun."""

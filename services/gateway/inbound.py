@@ -10,14 +10,14 @@ from services.gateway.auth import Auth, TokenRefused
 from services.gateway.errands import Errands
 from services.gateway.ice import IceServers
 from services.gateway.limits import JoinTimeout, Strikes
-from services.gateway.packets import EventPacket
+from services.gateway.packets import TOO_DEEP, EventPacket
 from services.gateway.rates import Rates, kind_of
 from services.gateway.relay import Relays
 from services.gateway.replies import Asked, Replies, call_id_of, dumps
 from services.gateway.sessions import Registry
 from services.gateway.short import Envelopes
 from services.gateway.transport import Transport
-from services.gateway.validation import known, validate
+from services.gateway.validation import TooLarge, known, validate
 from shared import logs, traces
 from shared.contracts import calls, client, presence
 from shared.contracts.client import Event
@@ -62,6 +62,7 @@ class Inbound:
         hits: Hits,
         join_timeout: JoinTimeout,
         ice_servers: IceServers,
+        sizes: client.Sizes,
     ) -> None:
         self._registry = registry
         self._transport = transport
@@ -77,6 +78,7 @@ class Inbound:
         self._hits = hits
         self._join_timeout = join_timeout
         self._ice_servers = ice_servers
+        self._sizes = sizes
         self.stopping = False
         """Whether all sockets are about to break: what is still joined is lost with the lease, not one by one."""
         self._handlers = {
@@ -145,6 +147,8 @@ class Inbound:
         socket = self._registry.by_sid(sid) if sid is not None else None
         if socket is not None:
             self._replies.refuse(Asked(socket, "", ack_id), BadRequest(what))
+        if what == TOO_DEEP:
+            self._hits.hit("depth")
         await self._strike(eio_sid, self._strikes, "strikes")
 
     async def _strike(self, eio_sid: str, strikes: Strikes, limit: str) -> None:
@@ -174,6 +178,8 @@ class Inbound:
         except SignallingError as error:
             log.debug("refused", refused=packet.name[:64], code=error.code, user=socket.user, call=call_id)
             self._replies.refuse(asked, error)
+            if isinstance(error, TooLarge):
+                self._hits.hit("sizes")
             if isinstance(error, BadRequest | TokenRefused):
                 await self._strike(socket.eio_sid, self._strikes, "strikes")
         except Exception:
@@ -185,7 +191,7 @@ class Inbound:
         event, socket = known(packet.name), asked.socket
         if event is not Event.JOIN and socket.session is None:
             raise NotAuthenticated
-        message = validate(event, packet.args)
+        message = validate(event, packet.args, self._sizes)
         sender = getattr(message, "from_", None)
         if sender is not None and sender != socket.user:
             raise Unauthorized
@@ -293,7 +299,7 @@ class Inbound:
         if socket is None or socket.session is None:
             return False
         if socket.envelopes is None:
-            socket.envelopes = Envelopes()
+            socket.envelopes = Envelopes(self._sizes)
         envelope = socket.envelopes.find(frame)
         if envelope is None:
             return False

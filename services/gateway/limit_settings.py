@@ -5,6 +5,8 @@ import ipaddress
 from pydantic import Field, field_validator
 
 from services.gateway.auth_settings import AuthSettings
+from services.gateway.packets import DEPTH_MAX
+from shared.contracts.client import Sizes
 from shared.rates import Rate, RateSetting
 from shared.settings import CommaList, split
 
@@ -56,6 +58,35 @@ class LimitSettings(AuthSettings):
     candidates_per_call: int = Field(
         default=500, ge=1, le=1_000_000, description="Candidates that a user may send in one call."
     )
+
+    sdp_max_kb: int = Field(
+        default=64,
+        ge=8,
+        le=64,
+        description="Size of an offer or answer, in KiB of JSON. Clients count on 64.",
+    )
+    candidate_max_bytes: int = Field(
+        default=2048,
+        ge=512,
+        le=2048,
+        description="Size of a candidate, in bytes of JSON. Clients count on 2048.",
+    )
+    metadata_max_bytes: int = Field(
+        default=4096,
+        ge=0,
+        le=4096,
+        description="Size of a call's `metadata`, in bytes of JSON. Clients count on 4096.",
+    )
+    json_depth_max: int = Field(
+        default=DEPTH_MAX,
+        ge=8,
+        le=DEPTH_MAX,
+        description="Lists and objects in each other, in what a client sends.",
+    )
+
+    def sizes(self) -> Sizes:
+        """What a client may send of each."""
+        return Sizes(self.sdp_max_kb * 1024, self.candidate_max_bytes, self.metadata_max_bytes)
 
     @field_validator("trusted_proxies", mode="before")
     @classmethod

@@ -66,6 +66,7 @@ MEMBERS = gauge("signalling_members", "Instances that are heard.", "service")
 
 LIMITS = (
     "connections_per_address",
+    "sockets_per_address",
     "unjoined",
     "join_timeout",
     "connections_per_user",
@@ -73,6 +74,9 @@ LIMITS = (
     "refusals",
     "candidates_per_call",
     "strikes",
+    "sizes",
+    "depth",
+    "frame_size",
     "unread",
 )
 """The limits that a gateway counts hits of."""

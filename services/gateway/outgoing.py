@@ -4,6 +4,8 @@ import asyncio
 from collections import deque
 from typing import Any, Protocol
 
+from engineio.packet import NOOP, Packet
+
 PACKETS_PER_POLL = 16
 
 
@@ -33,7 +35,8 @@ class Outgoing:
         self._items: deque[Any] | None = None
         self._taken = 0
         self._unfinished = 0
-        self._getter: asyncio.Future[None] | None = None
+        self._getter: asyncio.Future[bool] | None = None
+        """The poll that waits; ``False`` for one that another has taken the place of."""
         self._joined: asyncio.Event | None = None
 
     def write(self, packet: bytes) -> bool:
@@ -62,17 +65,28 @@ class Outgoing:
         if self.websocket is not None:
             self.websocket.pump()
         elif self._getter is not None and not self._getter.done():
-            self._getter.set_result(None)
+            self._getter.set_result(True)
 
     async def get(self) -> Any:
-        """Wait for the first packet of a poll. One at a time may wait."""
+        """Wait for the first packet of a poll. One at a time waits: a later poll ends the one before, with nothing.
+
+        So a client whose connection broke gets what comes by the poll that it sent on the next one.
+        """
+        if self._getter is not None and not self._getter.done():
+            self._getter.set_result(False)
         self._taken = 0
         while not self._items:
-            self._getter = asyncio.get_running_loop().create_future()
+            mine = self._getter = asyncio.get_running_loop().create_future()
             try:
-                await self._getter
+                still_wanted = await mine
             finally:
-                self._getter = None
+                if self._getter is mine:
+                    self._getter = None
+            if not still_wanted:
+                self._taken = PACKETS_PER_POLL
+                self._unfinished += 1  # it counts as taken, too
+                return Packet(NOOP)
+            self._taken = 0
         return self.get_nowait()
 
     def get_nowait(self) -> Any:

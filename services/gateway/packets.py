@@ -13,8 +13,11 @@ PACKETS_PER_POST = 10_000
 """Packets of one polling request. A browser that is in a hurry sends what has gathered in one, up to its size."""
 
 BINARY = "Binary data is not supported"
+TOO_DEEP = "Nested too deeply"
 
-_CLOSE, _PONG, _UPGRADE, _PROBE = "1", "3", "5", "2probe"
+PONG = "3"
+PONGS_PER_POST = 4
+_CLOSE, _UPGRADE, _PROBE = "1", "5", "2probe"
 DEPTH_MAX = 64
 """Lists and objects in each other."""
 _ACK_DIGITS = 15
@@ -53,7 +56,7 @@ class DisconnectPacket(NamedTuple):
 
 def check_frame(frame: str, *, polling: bool = False) -> None:
     """Let an Engine.IO frame pass that Engine.IO can take. Raises :class:`Malformed`."""
-    if frame in (_PONG, _CLOSE) or (frame in (_UPGRADE, _PROBE) and not polling):
+    if frame in (PONG, _CLOSE) or (frame in (_UPGRADE, _PROBE) and not polling):
         return
     if frame[:1] == "b":
         raise Malformed(BINARY)
@@ -63,13 +66,16 @@ def check_frame(frame: str, *, polling: bool = False) -> None:
         raise Malformed("Not a Socket.IO packet")
 
 
-def parse(packet: str) -> EventPacket | ConnectPacket | DisconnectPacket:
-    """Read a Socket.IO packet, without the Engine.IO type in front. Raises :class:`Malformed`."""
+def parse(packet: str, depth: int = DEPTH_MAX) -> EventPacket | ConnectPacket | DisconnectPacket:
+    """Read a Socket.IO packet, without the Engine.IO type in front. Raises :class:`Malformed`.
+
+    ``depth``: lists and objects in each other, at most.
+    """
     kind = packet[:1]
     if kind == "2":
-        return _event(packet)
+        return _event(packet, depth)
     if kind == "0":
-        return _connect(packet)
+        return _connect(packet, depth)
     if packet in ("1", "1/,"):
         return DisconnectPacket()
     if kind in ("5", "6"):
@@ -77,49 +83,51 @@ def parse(packet: str) -> EventPacket | ConnectPacket | DisconnectPacket:
     raise Malformed("Not a packet that a client sends")
 
 
-def _event(packet: str) -> EventPacket:
+def _event(packet: str, depth: int) -> EventPacket:
     head = _EVENT.match(packet)
     if head is None or len(head[1]) > _ACK_DIGITS:
         raise Malformed("Not an event of the default namespace")
     ack_id = int(head[1]) if head[1] else None
-    args = _loads(packet[head.end() :], ack_id)
+    args = _loads(packet[head.end() :], depth, ack_id)
     if not isinstance(args, list) or not args or not isinstance(args[0], str):
         raise Malformed("An event is a list that begins with its name", ack_id)
     return EventPacket(args[0], args[1:], ack_id)
 
 
-def _connect(packet: str) -> ConnectPacket:
+def _connect(packet: str, depth: int) -> ConnectPacket:
     head = _CONNECT.match(packet)
     assert head is not None, "the pattern takes any packet that begins with 0"
     rest = packet[head.end() :]
-    if rest and not isinstance(_loads(rest), dict):
+    if rest and not isinstance(_loads(rest, depth), dict):
         raise Malformed("The authentication is an object")
     return ConnectPacket((head[1] or "/").partition("?")[0])
 
 
-def _loads(text: str, ack_id: int | None = None) -> Any:
+def _loads(text: str, depth: int, ack_id: int | None = None) -> Any:
     """JSON, without NaN, Infinity, lone surrogates, numbers of thousands of digits or bottomless nesting."""
     try:
-        if _too_deep(text):
-            raise ValueError("too deep")
+        if _deeper(text, depth):
+            raise RecursionError
         value = _decode(text)
         if _ESCAPED_SURROGATE.search(text):
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise Malformed("Lone surrogates are not text", ack_id) from None
-    except (ValueError, RecursionError):
-        raise Malformed("Not JSON, or nested too deeply", ack_id) from None
+    except RecursionError:
+        raise Malformed(TOO_DEEP, ack_id) from None
+    except ValueError:
+        raise Malformed("Not JSON", ack_id) from None
     return value
 
 
-def _too_deep(text: str) -> bool:
-    if text.count("[") + text.count("{") <= DEPTH_MAX:
+def _deeper(text: str, most: int) -> bool:
+    if text.count("[") + text.count("{") <= most:
         return False
     depth = 0
     for bracket in _NESTING.findall(text):
         if bracket:
             depth += 1 if bracket in "[{" else -1
-            if depth > DEPTH_MAX:
+            if depth > most:
                 return True
     return False
 

@@ -141,21 +141,19 @@ class Rates:
         """For a new socket; ``None`` where there are no limits."""
         return SocketRates(self) if self._on else None
 
-    def check_user(self, socket: SocketRates | None, name: str) -> None:
-        """Whether a user may have one more socket here. Raises :class:`RateLimited`."""
-        user = self._users.get(name)
-        if socket is None or user is None or socket.user is user:
+    def joined(self, socket: SocketRates | None, name: str) -> None:
+        """A socket is a user's from now on. Raises :class:`RateLimited` for one too many.
+
+        Say so before the join is asked for, or many could join at once; and :meth:`left` if nothing comes of it.
+        """
+        if socket is None or (socket.user is not None and socket.user.name == name):
             return
-        if user.sockets >= self._sockets_max:
+        user = self._users.get(name)
+        if user is not None and user.sockets >= self._sockets_max:
             self.hits.hit("connections_per_user")
             raise RateLimited(
                 f"Too many connections: a user may have {self._sockets_max}", retry_after_ms=5000
             )
-
-    def joined(self, socket: SocketRates | None, name: str) -> None:
-        """A socket is a user's from now on."""
-        if socket is None or (socket.user is not None and socket.user.name == name):
-            return
         self.left(socket)
         self._forget()
         user = self._users.get(name)

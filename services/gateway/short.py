@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, replace
 
 from services.gateway.rates import Kind, kind_of
-from shared.contracts.client import CANDIDATE_MAX_BYTES, CANDIDATES_MAX, SDP_MAX_BYTES, Event, Offer, Relayed
+from shared.contracts.client import CANDIDATES_MAX, Event, Offer, Relayed, Sizes
 
 PREFIX = b'42["'
 """What every frame begins with that may take the short way."""
@@ -102,11 +102,12 @@ def _is_text(raw: bytes) -> bool:
 
 
 class Envelopes:
-    """The envelopes of one socket."""
+    """The envelopes of one socket. ``sizes``: what bodies may have."""
 
-    __slots__ = ("_known", "_unknown")
+    __slots__ = ("_known", "_sizes", "_unknown")
 
-    def __init__(self) -> None:
+    def __init__(self, sizes: Sizes | None = None) -> None:
+        self._sizes = sizes or Sizes()
         self._known: list[Envelope] = []
         self._unknown = b""
 
@@ -127,14 +128,14 @@ class Envelopes:
         frame, self._unknown = self._unknown, b""
         if (match := _FRAME.fullmatch(frame)) is None or not _is_text(frame):
             return
-        envelope = _read(match[1], match[3], event, relayed)
+        envelope = _read(match[1], match[3], event, relayed, self._sizes)
         if envelope is not None and envelope not in self._known:
             if len(self._known) >= ENVELOPES_MAX:
                 self._known.clear()
             self._known.append(envelope)
 
 
-def _read(before: bytes, after: bytes, event: Event, relayed: Relayed) -> Envelope | None:
+def _read(before: bytes, after: bytes, event: Event, relayed: Relayed, sizes: Sizes) -> Envelope | None:
     """An envelope that says exactly what ``relayed`` says; ``None`` where that is not plain."""
     start = b'42["%b",{' % event.encode()
     if not before.startswith(start) or len(before) + len(after) > ENVELOPE_BYTES:
@@ -154,7 +155,7 @@ def _read(before: bytes, after: bytes, event: Event, relayed: Relayed) -> Envelo
         before=before,
         after=after,
         body=_CANDIDATES if key == b"candidates" else body,
-        limit=CANDIDATE_MAX_BYTES if event is Event.CANDIDATE else SDP_MAX_BYTES,
+        limit=sizes.candidate if event is Event.CANDIDATE else sizes.sdp,
         event=event,
         kind=kind_of(event),
         to=relayed.to,

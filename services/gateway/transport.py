@@ -9,8 +9,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
-from urllib.parse import urlsplit
+from typing import Any, Protocol, cast
+from urllib.parse import parse_qs, urlsplit
 
 import socketio
 from aiohttp import web
@@ -84,6 +84,7 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         ping_timeout: int,
         max_frame: int,
         unread_max: int,
+        depth: int,
         connections: Connections,
         hits: Hits,
     ) -> None:
@@ -102,7 +103,9 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         )
         self.receiver: Receiver | None = None
         self.max_frame = max_frame
+        self._origin_allowed = origin_allowed
         self._unread_max = unread_max
+        self._depth = depth
         self._connections = connections
         self._hits = hits
         self._closing: set[asyncio.Task[None]] = set()
@@ -120,6 +123,10 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
             "websocket": lambda handler, _eio: WebSocket(handler, self),
         }
         self.eio.create_queue = Outgoing
+        self._of_engineio = self.eio.handle_request
+        self.eio.handle_request = self._handle_request
+        self._posting: set[str] = set()
+        """Connections whose client is sending a polling request."""
         self._polls: asyncio.Task[None] | None = None
         self.on("connect", self._on_connect)
         self.on("disconnect", self._on_disconnect)
@@ -282,7 +289,7 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         try:
             if not isinstance(data, str):
                 raise Malformed(packets.BINARY)
-            packet = packets.parse(data)
+            packet = packets.parse(data, self._depth)
             if isinstance(packet, EventPacket):
                 sid = self.manager.sid_from_eio_sid(eio_sid, "/")
                 if sid is None or not self.manager.is_connected(sid, "/"):
@@ -304,6 +311,8 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         if packet.namespace == "/" and self.manager.sid_from_eio_sid(eio_sid, "/") is not None:
             raise Malformed("Connected already")
         await super()._handle_eio_message(eio_sid, data)
+        if packet.namespace != "/":
+            raise Malformed("No such namespace")  # Socket.IO has said so; but it does not count
 
     async def _on_connect(self, sid: str, environ: dict[str, Any], auth: object = None) -> None:
         environ.clear()  # kept for as long as the connection, and not needed any more
@@ -317,6 +326,10 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         if eio_sid not in self._doomed:
             await self._receiver.malformed(eio_sid, what)
 
+    def too_large(self) -> None:
+        """Somebody sent more than a frame or a polling request may have."""
+        self._hits.hit("frame_size")
+
     @property
     def _receiver(self) -> Receiver:
         assert self.receiver is not None, "the composition root sets it"
@@ -324,24 +337,46 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
 
     async def _translate_request(self, request: web.Request) -> dict[str, Any]:
         """The environment that Engine.IO wants, with the body of a POST read and checked."""
-        if self.draining and "sid" not in request.query:
-            raise web.HTTPServiceUnavailable(text="Draining: connect to another server")
-        if "sid" not in request.query:
+        environ: dict[str, Any] = driver.translate_request(request)
+        eio_sid = _session_of(request)
+        if eio_sid is None:
+            if self.draining:
+                raise web.HTTPServiceUnavailable(text="Draining: connect to another server")
             self._connections.check(request)
             if not await self._doorway.through(lambda: _is_there(request)) or self.draining:
                 raise web.HTTPServiceUnavailable(text="Too many at once", headers={"Retry-After": "1"})
             self._connections.check(request)  # again: others were let in meanwhile
-        environ: dict[str, Any] = driver.translate_request(request)
         if request.method == "POST":
-            body = await self._body(request)
+            body = await self._body(request, eio_sid)
             environ["wsgi.input"] = _Body(body)
             environ["CONTENT_LENGTH"] = str(len(body))
         return environ
 
-    async def _body(self, request: web.Request) -> bytes:
+    async def _handle_request(self, request: web.Request) -> web.StreamResponse:
+        """Any request to Engine.IO. A client sends one body at a time; two would pass by the pauses, and each other."""
+        if (origin := request.headers.get("Origin")) and not self._origin_allowed(
+            origin, {"HTTP_HOST": request.headers.get("Host")}
+        ):
+            raise web.HTTPBadRequest(text="Not an origin that may connect")  # Engine.IO would quote it
+        eio_sid = _session_of(request)
+        if request.method != "POST" or eio_sid is None or eio_sid not in self.eio.sockets:
+            return cast(web.StreamResponse, await self._of_engineio(request))
+        if eio_sid in self._posting:
+            await self.close(eio_sid)
+            raise web.HTTPBadRequest(text="One request at a time")
+        self._posting.add(eio_sid)
+        try:
+            return cast(web.StreamResponse, await self._of_engineio(request))
+        finally:
+            self._posting.discard(eio_sid)
+
+    async def _body(self, request: web.Request, eio_sid: str | None) -> bytes:
         """The frames of a polling request that are such. Raises the HTTP errors for a body that is none."""
+        if request.headers.get("Content-Encoding", "identity") != "identity":
+            raise web.HTTPUnsupportedMediaType(text="Not compressed, please")
         limit = self.eio.max_http_buffer_size
         if (request.content_length or 0) > limit:
+            self.too_large()
             raise web.HTTPRequestEntityTooLarge(limit, request.content_length or 0, text="Too large")
         try:
             async with asyncio.timeout(BODY_SECONDS):
@@ -351,6 +386,7 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         except TimeoutError:
             raise web.HTTPRequestTimeout(text="The body did not arrive") from None
         if len(raw) > limit:
+            self.too_large()
             raise web.HTTPRequestEntityTooLarge(limit, len(raw), text="Too large")
         try:
             frames = raw.decode().split("\x1e") if raw else []
@@ -358,13 +394,16 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
             raise web.HTTPBadRequest(text="Not UTF-8") from None
         if len(frames) > packets.PACKETS_PER_POST:
             raise web.HTTPBadRequest(text="Too many packets")
-        eio_sid, good = request.query.get("sid", ""), []
+        good, pongs = [], 0
         for frame in frames:
             try:
                 packets.check_frame(frame, polling=True)
+                pongs += frame == packets.PONG
+                if pongs > packets.PONGS_PER_POST:
+                    raise Malformed("Too many pongs")
                 good.append(frame)
             except Malformed as error:
-                if eio_sid in self.eio.sockets:
+                if eio_sid is not None and eio_sid in self.eio.sockets:
                     await self.garbage(eio_sid, str(error))
         return "\x1e".join(good).encode()
 
@@ -380,6 +419,11 @@ class Clients(socketio.AsyncManager):  # type: ignore[misc]  # untyped
             return None  # connected already
         self.pending_connect.setdefault(namespace, []).append(sid)
         return sid
+
+
+def _session_of(request: web.Request) -> str | None:
+    """The session that a request names, as Engine.IO reads it: an empty name is none."""
+    return parse_qs(request.query_string).get("sid", [None])[0]
 
 
 def _is_there(request: web.Request) -> bool:

@@ -5,8 +5,8 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from shared.contracts.client import INBOUND, Event, Join
-from shared.contracts.wire import Wire
+from shared.contracts.client import INBOUND, Event, Join, Sizes
+from shared.contracts.wire import TOO_LARGE, Wire
 from shared.errors import BadRequest, UserIdRequired
 
 _EVENTS = {event.value: model for event, model in INBOUND.items()}
@@ -19,8 +19,18 @@ def known(event: str) -> Event:
     return Event(event)
 
 
-def validate(event: Event, args: list[Any]) -> Wire:
-    """The payload of ``event``. Raises :class:`BadRequest`, or :class:`UserIdRequired` for a join without one."""
+class TooLarge(BadRequest):
+    """It has more than a client may send."""
+
+
+_TOO_LARGE = frozenset((TOO_LARGE, "string_too_long", "too_long"))
+
+
+def validate(event: Event, args: list[Any], sizes: Sizes | None = None) -> Wire:
+    """The payload of ``event``, with no more in it than ``sizes`` and the protocol allow.
+
+    Raises :class:`BadRequest`, or :class:`UserIdRequired` for a join without one.
+    """
     model = _EVENTS[event]
     if not args:
         raise BadRequest("payload: is missing")
@@ -30,9 +40,10 @@ def validate(event: Event, args: list[Any]) -> Wire:
     if model is Join and payload.get("userId") in (None, ""):
         raise UserIdRequired
     try:
-        return model.model_validate(payload)
+        return model.model_validate(payload, context=sizes)
     except ValidationError as error:
-        raise BadRequest(_explain(error.errors(include_url=False, include_input=False)[0])) from None
+        detail = error.errors(include_url=False, include_input=False)[0]
+        raise (TooLarge if detail["type"] in _TOO_LARGE else BadRequest)(_explain(detail)) from None
 
 
 def _explain(detail: ErrorDetails) -> str:

@@ -30,6 +30,8 @@ LAST_WORDS_SECONDS = 2.0
 """How long a client that is to be closed has to read why."""
 UPGRADE_SECONDS = 10.0
 """How long an upgrade from polling may take."""
+CHATTER_MAX, CHATTER_SECONDS = 100, 10.0
+"""How many pings, pongs and the like a client may send in how long: each costs, and none means anything."""
 UNWRITTEN_BYTES = 32 * 1024
 """What may wait in a connection before the rest waits for it, and counts as not read by the client."""
 Work = Coroutine[Any, Any, None]
@@ -51,6 +53,9 @@ class Server(Protocol):
     async def garbage(self, eio_sid: str, what: str) -> None:
         """A frame that is none."""
 
+    def too_large(self) -> None:
+        """A frame that has more than one may have."""
+
 
 class Stage(Enum):
     """How far a websocket is. In :attr:`PROBING` and :attr:`UPGRADING` its client polls yet."""
@@ -66,8 +71,8 @@ class WebSocket(asyncio.Protocol):
     """One websocket of an Engine.IO connection. Without compression: it costs memory and CPU and saves little."""
 
     __slots__ = (
-        "_asked", "_connection", "_ended", "_frames", "_full", "_out", "_out_size", "_over", "_reader",
-        "_reading_paused", "_server", "_sid", "_stage", "_task", "_timer", "_transport", "_writing",
+        "_asked", "_chatter", "_chatter_since", "_connection", "_ended", "_frames", "_full", "_out", "_out_size",
+        "_over", "_reader", "_reading_paused", "_server", "_sid", "_stage", "_task", "_timer", "_transport", "_writing",
     )  # fmt: skip
 
     def __init__(self, handler: Callable[..., Awaitable[None]], server: Server) -> None:
@@ -88,6 +93,7 @@ class WebSocket(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._asked = False
         """Whether the client has still to answer a ping."""
+        self._chatter, self._chatter_since = 0, 0.0
         self._writing = server.writing
         self._out: list[bytes] = []
         self._out_size = 0
@@ -96,8 +102,16 @@ class WebSocket(asyncio.Protocol):
 
     async def __call__(self, environ: dict[str, Any]) -> web.StreamResponse:
         handshake, connection = Handshake(compress=False), self._connection
+        if connection.upgrading:
+            raise web.HTTPBadRequest(text="One upgrade at a time")
+        connection.upgrading = self._stage is Stage.PROBING
         try:
             transport, read = await handshake.hand_over(environ["aiohttp.request"], self)
+        except web.HTTPException:
+            connection.upgrading = False
+            if self._stage is Stage.OPEN:  # else it goes on polling
+                await connection.close(wait=False, abort=True)
+            raise web.HTTPBadRequest(text="Not a websocket") from None
         except ConnectionError:
             if self._stage is Stage.OPEN:
                 connection.queue.websocket = self
@@ -110,7 +124,6 @@ class WebSocket(asyncio.Protocol):
             connection.connected = True
             self._open(connection.server.ping_interval)
         else:
-            connection.upgrading = True
             self._set_timer(UPGRADE_SECONDS)
         if read:
             self.data_received(read)
@@ -161,7 +174,7 @@ class WebSocket(asyncio.Protocol):
             if self._task is None:
                 if (work := self._take(message)) is not None:
                     self._begin(work)
-            elif message.data == b"3" and message.type is WSMsgType.TEXT:
+            elif message.data == b"3" and message.type is WSMsgType.TEXT and not self._chat():
                 self._pong()  # which says nothing about what came before it
             else:
                 self._frames.put(message, size)
@@ -172,6 +185,8 @@ class WebSocket(asyncio.Protocol):
     def broken(self, error: BaseException) -> None:
         """What was read is not to be understood, and neither is what comes after it."""
         code = error.code if isinstance(error, WebSocketError) else WSCloseCode.PROTOCOL_ERROR
+        if code == WSCloseCode.MESSAGE_TOO_BIG:
+            self._server.too_large()
         if self._task is None:
             self._close(code)
         else:
@@ -217,13 +232,16 @@ class WebSocket(asyncio.Protocol):
                     return None
                 if raw == b"3":
                     self._pong()
-                    return None
+                    return self._counted()
             return self._take_text(raw)
         if message.type is WSMsgType.BINARY:
             return self._server.garbage(self._sid, packets.BINARY)
         if message.type is WSMsgType.PING:
             self._put(PONG, message.data)
-        elif message.type is WSMsgType.CLOSE:
+            return self._counted()
+        if message.type is WSMsgType.PONG:
+            return self._counted()
+        if message.type is WSMsgType.CLOSE:
             self._close()
             self.flush()
             if self._transport is not None:
@@ -252,7 +270,21 @@ class WebSocket(asyncio.Protocol):
             reason = connection.server.reason.CLIENT_DISCONNECT
             close: Work = connection.close(wait=False, abort=True, reason=reason)
             return close
+        else:
+            return self._counted()
         return None
+
+    def _counted(self) -> Work | None:
+        """For what means nothing: one too many is garbage."""
+        return self._server.garbage(self._sid, "Too many pings") if self._chat() else None
+
+    def _chat(self) -> bool:
+        """Whether what means nothing is too much now."""
+        now = asyncio.get_running_loop().time()
+        if now - self._chatter_since > CHATTER_SECONDS:
+            self._chatter, self._chatter_since = 0, now
+        self._chatter += 1
+        return self._chatter > CHATTER_MAX
 
     def _upgrade(self, frame: str) -> None:
         """The next step from polling to here."""

@@ -3,6 +3,7 @@
 Keys of the old HelloTalk server keep their names and shapes; everything else is an addition.
 """
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
@@ -16,6 +17,15 @@ CANDIDATES_MAX = 64
 METADATA_MAX_BYTES = 4 * 1024
 TOKEN_MAX = 8 * 1024
 """Characters of a token that says who a client is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Bytes of JSON that a client may send of each; the context of validating what it sends. Never more than these."""
+
+    sdp: int = SDP_MAX_BYTES
+    candidate: int = CANDIDATE_MAX_BYTES
+    metadata: int = METADATA_MAX_BYTES
 
 
 class Event(StrEnum):
@@ -79,7 +89,9 @@ class Initiate(Wire):
     to: UserId
     call_type: CallType
     metadata: Annotated[
-        Any, at_most(METADATA_MAX_BYTES), Field(description=f"At most {METADATA_MAX_BYTES} bytes of JSON.")
+        Any,
+        at_most("metadata", METADATA_MAX_BYTES),
+        Field(description=f"At most {METADATA_MAX_BYTES} bytes of JSON."),
     ] = None
 
 
@@ -130,11 +142,13 @@ class Relayed(Wire):
 
 
 Sdp = Annotated[
-    dict[str, Any], at_most(SDP_MAX_BYTES), Field(description=f"At most {SDP_MAX_BYTES} bytes of JSON.")
+    dict[str, Any],
+    at_most("sdp", SDP_MAX_BYTES),
+    Field(description=f"At most {SDP_MAX_BYTES} bytes of JSON."),
 ]
 IceCandidate = Annotated[
     dict[str, Any],
-    at_most(CANDIDATE_MAX_BYTES),
+    at_most("candidate", CANDIDATE_MAX_BYTES),
     Field(description=f"At most {CANDIDATE_MAX_BYTES} bytes of JSON."),
 ]
 

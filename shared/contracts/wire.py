@@ -4,8 +4,17 @@ import json
 import unicodedata
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    WithJsonSchema,
+)
 from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
 
 
 class Wire(BaseModel):
@@ -31,12 +40,17 @@ def json_size(value: Any) -> int:
     return len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass"))
 
 
-def at_most(limit: int) -> AfterValidator:
-    """A bound on the JSON size of a field, in bytes."""
+TOO_LARGE = "too_large"
+"""The type of the error that :func:`at_most` makes."""
 
-    def check(value: Any) -> Any:
-        if value is not None and (size := json_size(value)) > limit:
-            raise ValueError(f"must be at most {limit} bytes of JSON, is {size}")
+
+def at_most(name: str, limit: int) -> AfterValidator:
+    """A bound on the JSON size of a field, in bytes: ``limit``, or less if the context of validation says so."""
+
+    def check(value: Any, info: ValidationInfo) -> Any:
+        most = limit if info.context is None else min(limit, getattr(info.context, name))
+        if value is not None and (size := json_size(value)) > most:
+            raise PydanticCustomError(TOO_LARGE, f"must be at most {most} bytes of JSON, is {size}")
         return value
 
     return AfterValidator(check)

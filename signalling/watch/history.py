@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from shared import subjects
 from shared.bus import Bus
+from shared.printable import printable
 from shared.traces import trace_of
-from signalling.watch.lines import printable
 from signalling.watch.stored import scan
 
 _MOST = 10_000

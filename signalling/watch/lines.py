@@ -11,6 +11,7 @@ from typing import Any
 
 from shared import subjects
 from shared.ids import decode
+from shared.printable import printable
 
 # fmt: off
 SHOWN = frozenset((
@@ -84,11 +85,6 @@ def calls_of(subject: str, payload: bytes) -> set[str]:
         if isinstance(each, dict):
             found |= {value for key in _CALLS if isinstance(value := each.get(key), str)}
     return found
-
-
-def printable(text: str) -> str:
-    """``text`` with everything escaped that a terminal might act on."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _fields(body: dict[str, Any], *, raw: bool) -> Iterator[str]:

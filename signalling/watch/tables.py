@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from signalling.watch.lines import printable
+from shared.printable import printable
 from signalling.watch.view import Instance, LiveCall, Stored, View
 
 INSTANCES = (

@@ -11,6 +11,7 @@ from nats.aio.msg import Msg
 from shared import subjects
 from shared.bus import Bus
 from shared.errors import Unavailable
+from shared.printable import printable
 from signalling.watch import lines
 from signalling.watch.stored import scan
 
@@ -66,7 +67,7 @@ class Tail:
             return
         if self._call is not None and self._call not in lines.calls_of(msg.subject, msg.data):
             return
-        note = f"({lines.printable(owner)})" if owner else ""
+        note = f"({printable(owner)})" if owner else ""
         self._say(lines.line(msg.subject, msg.data, datetime.now().astimezone(), raw=self._raw, note=note))
 
     def _learn(self, subject: str, payload: bytes) -> None:

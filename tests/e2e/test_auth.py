@@ -135,6 +135,30 @@ async def test_a_session_ends_with_its_token_unless_there_is_a_fresh_one(
     bob.user = ""
 
 
+async def test_a_session_in_its_grace_is_its_users_and_takes_a_good_token(system: System, few: Stage) -> None:
+    """Its user may come back with a fresh token after the one that it began with has ended, and nobody else."""
+    pair, user = system.pairs[0], few.id("alice")
+    token = pair.sign(good(user, 3))
+    alice = await few.socket("alice", gateway=0, auth={"token": token})
+    joined = await alice.join(user)
+    resume = {"sessionId": joined["sessionId"], "token": joined["resume"]["token"], "lastSeq": joined["seq"]}
+    await alice.tear()
+    mallory = few.id("mallory")
+    other = await few.socket("mallory", gateway=1, auth={"token": pair.sign(good(mallory))})
+    theirs = await other.join(mallory, resume=resume)
+    assert theirs["sessionId"] != joined["sessionId"] and theirs["resumed"] is False
+    assert theirs["userId"] == mallory
+    await other.refused("user:join", {"userId": user, "resume": resume}, code="unauthorized")
+    again = await few.socket("alice", gateway=1, auth={"token": pair.sign(good(mallory))})
+    await again.refused("user:join", {"userId": user, "resume": resume}, code="unauthorized")
+    await asyncio.sleep(3.2)
+    late = {"userId": user, "resume": resume, "token": token}
+    await again.refused("user:join", late, code="unauthorized")
+    back = await again.join(user, resume=resume, token=pair.sign(good(user, 60)))
+    assert back["sessionId"] == joined["sessionId"] and back["resumed"] is True
+    again.user = user
+
+
 async def test_every_way_to_be_somebody_else_is_refused(system: System, few: Stage) -> None:
     ours, user = system.pairs[0], few.id("alice")
     mallory = Pair("RS256", ours.kid)

@@ -1,5 +1,6 @@
 """Somebody who signs tokens, honestly or not, and publishes the keys to them."""
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -82,12 +83,16 @@ def _b64(raw: bytes) -> str:
 
 
 class Issuer:
-    """Publishes keys over HTTP. ``document`` replaces the JWKS, ``status`` its status; ``asked`` counts."""
+    """Publishes keys over HTTP. ``document`` replaces the JWKS, ``status`` its status; ``asked`` counts.
+
+    ``delay``: seconds until it answers.
+    """
 
     def __init__(self, *pairs: Pair) -> None:
         self.pairs = pairs
         self.asked = 0
         self.status = 200
+        self.delay = 0.0
         self.document: bytes | None = None
         self.url = ""
 
@@ -110,6 +115,7 @@ class Issuer:
 
     async def _answer(self, _: web.Request) -> web.Response:
         self.asked += 1
+        await asyncio.sleep(self.delay)
         body = self.document
         if body is None:
             body = json.dumps({"keys": [pair.jwk() for pair in self.pairs]}).encode()

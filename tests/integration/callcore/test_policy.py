@@ -1,6 +1,7 @@
 """Who may call whom: asked where that is wanted, obeyed, and not waited for longer than it takes."""
 
 import asyncio
+import statistics
 import time
 from typing import Any
 
@@ -80,6 +81,13 @@ async def test_what_is_no_answer_counts_as_none(pair: World, bus: Bus, callcore:
         await pair.initiate("ann-phone", "bob")
 
 
+async def test_optional_allows_what_is_no_answer(pair: World, bus: Bus, callcore: Start) -> None:
+    service = await answering(bus)
+    service.raw = b'{"allowed": "false"}'
+    await callcore(policy="optional")
+    assert (await pair.initiate("ann-phone", "bob")).call
+
+
 @pytest.mark.parametrize(("mode", "rings"), [("optional", True), ("required", False)])
 async def test_a_slow_answer_is_none(pair: World, bus: Bus, callcore: Start, mode: str, rings: bool) -> None:
     service = await answering(bus)
@@ -116,6 +124,35 @@ async def test_blocked_reads_as_not_there_in_words_and_in_time(
     answers.append(await _refusal(pair, "ann-phone", "bob"))
     assert [wire for wire, _ in answers] == [UserNotFound().to_wire()] * 4
     assert all(seconds >= service.delay for _, seconds in answers), "asked about each of them alike"
+
+
+ROUNDS = 30
+TELLING = 0.004
+"""Seconds by which answers may differ in the middle: the policy service takes 20 ms, and to leave it out would show."""
+
+
+@pytest.mark.alone
+async def test_the_time_of_an_answer_does_not_say_who_is_there(
+    pair: World, bus: Bus, callcore: Start
+) -> None:
+    """By medians of questions asked in turn, so that what the machine does besides meets each kind alike."""
+    service = await answering(bus)
+    service.delay = 0.02
+    service.blocked |= {("ann", to) for to in ("bob", "busy", "away")}
+    for user in ("busy", "cem"):
+        await pair.online(user, "phone")
+    await callcore(policy="required")
+    await pair.initiate("cem-phone", "busy")
+    took: dict[str, list[float]] = {to: [] for to in ("bob", "busy", "away", "nobody", "nobody-else")}
+    wires = []
+    for _ in range(ROUNDS):
+        for to, times in took.items():
+            wire, seconds = await _refusal(pair, "ann-phone", to)
+            wires.append(wire)
+            times.append(seconds)
+    assert wires == [UserNotFound().to_wire()] * len(wires)
+    middle = {to: statistics.median(times) for to, times in took.items()}
+    assert max(middle.values()) - min(middle.values()) < TELLING, middle
 
 
 async def test_who_was_called_may_answer_by_calling(pair: World, bus: Bus, callcore: Start) -> None:

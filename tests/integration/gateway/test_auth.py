@@ -159,6 +159,34 @@ async def test_a_bad_one_changes_nothing(gateway: Start, connect: Connect) -> No
     await client.expect("session:expired", timeout=8)
 
 
+async def test_a_token_that_ends_while_its_join_is_under_way_lets_nobody_in(
+    gateway: Start, connect: Connect, services: Services
+) -> None:
+    """Nobody watches a socket that has not joined: what was good when it was looked at would be good for ever."""
+    client = await connect(await gateway(**JWT, request_timeout_seconds=8))
+    services.slow["join"] = 3.0
+    join = {"userId": "alice", "token": hs256(claims("alice", 2))}
+    await client.refused("user:join", join, code="unauthorized")
+    assert (await services.wait_for("leave"))["user"] == "alice"
+    await client.refused("user:status", {"userId": "bob"}, code="not_authenticated")
+
+
+async def test_a_refresh_that_comes_too_late_does_not_count(
+    gateway: Start, connect: Connect, services: Services
+) -> None:
+    one, two = Pair("ES256", "one"), Pair("ES256", "two")
+    async with Issuer(one).running() as issuer:
+        client = await connect(await gateway(auth_mode="jwt", jwt_jwks_url=issuer.url, jwt_leeway_seconds=0))
+        await client.ok("user:join", {"userId": "alice", "token": one.sign(claims("alice", 7))})
+        await asyncio.sleep(5.1)  # so that an unknown key is asked for
+        issuer.pairs, issuer.delay = (one, two), 2.6
+        error = await client.refused("user:refresh", {"token": two.sign(claims("alice", 60))})
+        assert error["code"] == "unauthorized"
+        assert client.inbox.seen("session:expired")
+        await client.expect_closed()
+    assert services.verbs() == ["join", "leave"]
+
+
 async def test_before_the_join_there_is_nothing_to_refresh(gateway: Start, connect: Connect) -> None:
     client = await connect(await gateway(**JWT))
     await client.refused("user:refresh", {"token": hs256(claims())}, code="not_authenticated")

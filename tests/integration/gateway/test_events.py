@@ -150,6 +150,25 @@ async def test_gone_while_joining_is_followed_by_a_loss(
     assert (await services.wait_for("lost"))["session"] == f"s-{alice.socket_id}"
 
 
+async def test_sockets_that_join_at_once_are_counted_like_others(
+    gateway: Start, connect: Connect, services: Services
+) -> None:
+    url = await gateway(connections_per_user=3, request_timeout_seconds=2)
+    services.slow["join"] = 0.3
+    clients = [await connect(url) for _ in range(8)]
+    acks = await asyncio.gather(*(client.ask("user:join", {"userId": "alice"}) for client in clients))
+    assert sorted(ack["ok"] for ack in acks) == [False] * 5 + [True] * 3
+    assert {ack["error"]["code"] for ack in acks if not ack["ok"]} == {"rate_limited"}
+    services.answers["join"] = ("unavailable", "not now")
+    for _ in range(5):
+        await clients[acks.index(next(ack for ack in acks if not ack["ok"]))].ask(
+            "user:join", {"userId": "bob"}
+        )
+    del services.answers["join"]
+    other = await connect(url)
+    await other.ok("user:join", {"userId": "bob"})  # what came to nothing does not count
+
+
 async def test_a_leave_is_told_until_it_is_heard(
     gateway: Start, connect: Connect, services: Services
 ) -> None:

@@ -205,14 +205,15 @@ async def test_one_upgrade_and_no_more(gateway: Start, services: Services, wire:
         async with http.get(base) as answer:
             sid = json.loads((await answer.text())[1:])["sid"]
         query = b"&sid=" + sid.encode()
-        one, other = await wire(url, query=query), await wire(url, query=query)
-        for each in (one, other):
-            each.writer.write(frame(b"2probe"))
-            await each.expect(b"3probe")
+        one = await wire(url, query=query)
+        with pytest.raises(aiohttp.WSServerHandshakeError, match="400"):
+            await http.ws_connect(base.replace("polling", "websocket") + query.decode())
+        one.writer.write(frame(b"2probe"))
+        await one.expect(b"3probe")
         one.writer.write(frame(b"5"))
         await one.join("alice")
-        other.writer.write(frame(b"5"))
-        assert await other.expect_closed() == 1000
+        with pytest.raises(aiohttp.WSServerHandshakeError, match="400"):
+            await http.ws_connect(base.replace("polling", "websocket") + query.decode())
         one.writer.write(frame(b"421" + STATUS))
         await one.expect(b"431[")
 

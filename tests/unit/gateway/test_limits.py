@@ -4,6 +4,8 @@ import ipaddress
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from services.gateway import connections, packets, rates
@@ -85,16 +87,14 @@ async def test_sockets_of_a_user_are_counted(make: Callable[..., Rates]) -> None
     gateway = make(connections_per_user="2")
     first, second, third = (gateway.socket() for _ in range(3))
     for socket in (first, second):
-        gateway.check_user(socket, "ann")
         gateway.joined(socket, "ann")
         gateway.joined(socket, "ann")  # again, on the same socket
-    gateway.check_user(second, "ann")
     with pytest.raises(RateLimited):
-        gateway.check_user(third, "ann")
+        gateway.joined(third, "ann")
     assert gateway.hits.counts == {"connections_per_user": 1}
     gateway.left(first)
     gateway.left(first)
-    gateway.check_user(third, "ann")
+    gateway.joined(third, "ann")
 
 
 async def test_candidates_of_a_call(make: Callable[..., Rates]) -> None:
@@ -118,7 +118,6 @@ def test_off(make: Callable[..., Rates]) -> None:
     gateway = make(rate_limit="off", connections_per_user="1")
     assert gateway.socket() is None
     for _ in range(3):
-        gateway.check_user(None, "ann")
         gateway.joined(None, "ann")
         gateway.left(None)
 
@@ -166,6 +165,13 @@ TRUSTED = tuple(ipaddress.ip_network(text) for text in ("10.0.0.0/8", "fd00::/8"
 )
 def test_the_address_of_a_client(remote: str, forwarded: str, expected: str) -> None:
     assert connections.key(remote, forwarded, TRUSTED) == expected
+
+
+@given(st.text(), st.text() | st.text(alphabet="0123456789abf.:,%/ "))
+def test_whatever_is_said_of_an_address_somebody_is_counted(remote: str, forwarded: str) -> None:
+    for trusted in (TRUSTED, (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))):
+        for who in (remote, "10.0.0.1", "fd00::1"):
+            assert isinstance(connections.key(who, forwarded, trusted), str)
 
 
 def test_depth() -> None:

@@ -7,15 +7,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from services.gateway import packets
-from services.gateway.packets import EventPacket, Malformed
-from services.gateway.relay import payload_of
-from services.gateway.short import ENVELOPES_MAX, PREFIX, Envelopes
-from services.gateway.validation import known, validate
-from shared.contracts.client import RELAYED, Relayed
-from shared.errors import SignallingError
+from services.gateway.short import ENVELOPES_MAX, Envelopes
+from services.gateway.validation import TooLarge, validate
+from shared.contracts.client import RELAYED, Event, Sizes
+from tests.support.ways import CALL, event_of, long_way, short_way, try_both
 
-CALL = "abcdefghijklmnopqrstuv"
 LINE = "candidate:1 1 udp 2122260223 192.0.2.1 54321 typ host"
 CANDIDATE = {"candidate": LINE, "sdpMid": "0", "sdpMLineIndex": 0, "usernameFragment": "Ab3d"}
 OFFER = {"type": "offer", "sdp": "v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\n" + 'a=x:"\\"\t\r\n' * 20}
@@ -27,35 +23,12 @@ def frame(event: str, payload: Any) -> bytes:
     return b"42" + text.encode("utf-8", "surrogatepass")
 
 
-def long_way(raw: bytes) -> tuple[Relayed, bytes] | None:
-    """What the long way reads in a frame, and what the peer would see; ``None`` for a refusal."""
-    try:
-        text = raw.decode()
-        packets.check_frame(text)
-        packet = packets.parse(text[1:])
-        if not isinstance(packet, EventPacket) or packet.ack_id is not None:
-            return None
-        message = validate(known(packet.name), packet.args)
-    except (Malformed, SignallingError, UnicodeDecodeError):
-        return None
-    if not isinstance(message, Relayed):
-        return None
-    return message, payload_of(message, message.from_, message.call_id or CALL)
-
-
-def short_way(envelopes: Envelopes, raw: bytes) -> bytes | None:
-    """What the peer would see of a frame that takes the short way; as the gateway does it."""
-    if not raw.startswith(PREFIX) or (envelope := envelopes.find(raw)) is None:
-        return None
-    return envelope.payload(raw, envelope.call or CALL)
-
-
 def taught(raw: bytes) -> Envelopes:
     """A socket that has sent this frame the long way."""
     envelopes = Envelopes()
     assert short_way(envelopes, raw) is None
     if (read := long_way(raw)) is not None:
-        envelopes.learn(known(json.loads(raw[2:])[0]), read[0])
+        envelopes.learn(event_of(raw), read[0])
     return envelopes
 
 
@@ -242,20 +215,35 @@ def _frames(draw: st.DrawFn) -> bytes:
 @example([frame("ice:candidate", {**_BASE, "candidate": {"a": 10**20}})])
 def test_both_ways_agree(frames: list[bytes]) -> None:
     """Each frame is sent three times, so that the second and the third may take the short way."""
-    envelopes = Envelopes()
-    for raw in [r for r in frames for _ in range(3)]:
-        read = long_way(raw)
-        if (short := short_way(envelopes, raw)) is not None:
-            assert read is not None, "the long way refuses it"
-            assert json.loads(short) == json.loads(read[1])
-        elif read is not None and raw.startswith(PREFIX):
-            envelopes.learn(known(json.loads(raw[2:])[0]), read[0])
+    try_both(frames)
 
 
 def test_long_envelopes_are_not_learnt() -> None:
     raw = frame("ice:candidate", {"from": "ann", "to": "bob", "candidate": CANDIDATE, "x": "y" * 2048})
     assert long_way(raw) is not None
     assert short_way(taught(raw), raw) is None
+
+
+def test_no_way_takes_more_than_the_settings_say() -> None:
+    sizes = Sizes(sdp=1000, candidate=600, metadata=0)
+    small, large = ({"candidate": "x" * n} for n in (500, 600))
+    raw = frame("ice:candidate", {"candidate": small, **_BASE})
+    envelopes = Envelopes(sizes)
+    assert short_way(envelopes, raw) is None
+    read = long_way(raw)
+    assert read is not None
+    envelopes.learn(Event.CANDIDATE, read[0])
+    assert short_way(envelopes, raw) is not None
+    assert short_way(envelopes, frame("ice:candidate", {"candidate": large, **_BASE})) is None
+    validate(Event.CANDIDATE, [{"candidate": small, **_BASE}], sizes)
+    for event, payload in (
+        (Event.CANDIDATE, {"candidate": large, **_BASE}),
+        (Event.OFFER, {"offer": {"sdp": "x" * 1000}, **_BASE}),
+        (Event.INITIATE, {"to": "bob", "callType": "audio", "metadata": 1}),
+    ):
+        validate(event, [payload])
+        with pytest.raises(TooLarge):
+            validate(event, [payload], sizes)
 
 
 @given(st.text(max_size=60), st.integers(0, 20))

@@ -79,6 +79,17 @@ async def test_a_key_that_a_token_brings_along_is_not_looked_at() -> None:
         await refused(mallory.sign(claims(), **head), "wrong signature", "RS256")
 
 
+async def test_what_is_critical_and_not_known_here_is_refused() -> None:
+    for head in (
+        {"crit": ["x"], "x": 1},
+        {"crit": "x"},
+        {"crit": []},
+        {"b64": False, "crit": ["b64"]},
+        {"b64": False},
+    ):
+        await refused(hs256(claims(), **head), "malformed")
+
+
 async def test_what_a_token_must_say() -> None:
     good = claims()
     await refused(hs256({"sub": "alice"}), "claim missing")

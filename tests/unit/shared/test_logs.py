@@ -10,6 +10,22 @@ from shared import logs
 
 
 @pytest.mark.parametrize("form", ["json", "console"])
+def test_what_clients_write_stays_in_its_line_and_does_nothing(form, capsys) -> None:  # type: ignore[no-untyped-def]
+    before = logging.getLogger().handlers[:], logging.getLogger().level
+    evil = "ann\n2026-01-01 [info] forged\r\x1b[31m\x9b2J\u2028\u202e\x00\ud800"
+    try:
+        logs.configure("test", "test-1", "info", form)
+        logs.get("test").warning("refused", refused=evil, call=evil.replace(" ", ""))
+        logging.getLogger("aiohttp").error("from %s", evil)
+    finally:
+        logging.getLogger().handlers[:], level = before
+        logging.getLogger().setLevel(level)
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) == 2
+    assert all(c.isprintable() or c == "\n" for c in err), ascii(err)
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
 def test_a_traceback_tells_where_but_not_what_was_in_hand(form, capsys) -> None:  # type: ignore[no-untyped-def]
     before = logging.getLogger().handlers[:], logging.getLogger().level
     try:
