@@ -137,17 +137,24 @@ class Recoveries:
         try:
             letters = await self._read(recovery, max(1, after_ms - MARGIN_MS))
             at = next((n for n, letter in enumerate(letters) if letter.seq == after), None)
-            complete = last_seq is not None and len(letters) < READ_MAX
-            if at is not None:
-                return Missed(letters[: at + 1], _once(letters, at + 1), complete)
-            complete = complete and await self._reach.covers(max(after_ms, since))
+            # That the last letter it has got is there says nothing: turns are told again, also into a new stream.
+            complete = (
+                last_seq is not None
+                and len(letters) < READ_MAX
+                and await self._reach.covers(max(after_ms, since))
+            )
         except Unavailable as error:
             log.warning("mailbox not read", session=recovery.session, reason=error.message)
             if last_seq is not None:
                 raise
             return Missed([], [], complete=False)
+        if at is not None and complete:
+            return Missed(letters[: at + 1], _once(letters, at + 1), complete)
         first = next((n for n, letter in enumerate(letters) if letter.seq > after), len(letters))
-        return Missed(letters[:first], _once(letters, first), complete)
+        missed = _once(letters, first)
+        if not complete:
+            missed = [letter for letter in missed if letter.seq > after]  # the others were told again
+        return Missed(letters[:first], missed, complete)
 
     async def _read(self, recovery: Recovery, since_ms: int) -> list[Letter]:
         """The mailbox, up to now at least, in a few tries. Raises :class:`Unavailable`."""

@@ -208,6 +208,14 @@ def _deliveries(schemas: Schemas) -> Iterator[Message]:
             name = OUTBOUND[event].__name__
         payload = schemas.add(name, merged(schema, name, f"`{event}` for a client.", seq=SEQ_SCHEMA))
         yield Message(f"deliver.{key_of(event)}", f"`{event}`", payload, ({**example, "seq": SEQ},), _TRACED)
+    mark: Schema = {
+        "type": "object",
+        "properties": {"id": {"type": "string"}, "seq": {"type": "integer", "const": 0}},
+        "required": ["id", "seq"],
+        "additionalProperties": False,
+    }
+    text = "`settled`, at gateway `-`: for no client; once it is stored, so is all that was sent before."
+    yield Message("deliver.settled", text, mark, ({"id": "ZD3WKMf0ezstlt23108kBQ", "seq": 0},))
 
 
 def _of_services(schemas: Schemas, rows: dict[str, Row]) -> Iterator[Channel]:
@@ -228,13 +236,15 @@ def _of_services(schemas: Schemas, rows: dict[str, Row]) -> Iterator[Channel]:
         "Nats-Schedule-Target": {"type": "string"},
         "Nats-Schedule-TTL": {"type": "string"},
     }
+    ttl = {**_header("Nats-TTL", "After which nothing of it is left, as `1s`."), "required": ["Nats-TTL"]}
+    off = _text("deadline.off", "Not to come any more.", headers=ttl)
     for when, text, headers in (
         ("set", "To come at its time.", schedule),
         ("due", "Its time has come.", None),
     ):
         subject = f"deadline.{when}.<kind>.<id>"
         message = _text(f"deadline.{when}", f"{text} Of a session: its user.", "", "alice@1", headers=headers)
-        yield Channel(rows[subject], subject, (message,))
+        yield Channel(rows[subject], subject, (message, off) if when == "set" else (message,))
     live = "live.<service>.<instance>"
     yield Channel(rows[live], live, (_model(schemas, "live", liveness.Beat),))
     yield Channel(rows["rollcall"], "rollcall", (_text("rollcall", "Nothing but the question."),))

@@ -22,6 +22,7 @@ NOT_OURS = ("$JS.", "$SRV.", "$SYS.", "_INBOX.")
 SELDOM = {
     "doubt",  # somebody was cut off
     "rpc.presence.reassert",  # a gateway that was given up comes back
+    "relay.callcore.call.state",  # a call is decided elsewhere than where its relays run
 }
 SETTINGS = {
     "POLICY": "required",

@@ -167,7 +167,8 @@ _STREAMS = ("KV_calls", "KV_sessions", "DELIVER", "EVENTS", "DEADLINES")
 _OPERATIONS = (
     "STREAM.CREATE.{}", "STREAM.UPDATE.{}", "STREAM.DELETE.{}", "STREAM.PURGE.{}", "STREAM.INFO.{}",
     "STREAM.SNAPSHOT.{}", "STREAM.RESTORE.{}", "STREAM.MSG.GET.{}", "STREAM.MSG.DELETE.{}", "DIRECT.GET.{}",
-    "DIRECT.GET.{}.x", "DIRECT.GET.{}.$KV.sessions.user.x", "STREAM.LEADER.STEPDOWN.{}", "STREAM.PEER.REMOVE.{}",
+    "DIRECT.GET.{}.x", "DIRECT.GET.{}.$KV.sessions.user.x", "DIRECT.GET.{}.$KV.calls.user.x",
+    "STREAM.LEADER.STEPDOWN.{}", "STREAM.PEER.REMOVE.{}",
     "CONSUMER.NAMES.{}", "CONSUMER.LIST.{}",
     *(
         f"CONSUMER.{verb}.{{}}.{name}"
@@ -184,7 +185,7 @@ def _keeps(stream: str) -> set[str]:
 
 def _owns(bucket: str) -> set[str]:
     of = f"KV_{bucket}"
-    everything = {f"DIRECT.GET.{of}.x", f"DIRECT.GET.{of}.$KV.sessions.user.x"}
+    everything = {f"DIRECT.GET.{of}.{key}" for key in ("x", "$KV.sessions.user.x", "$KV.calls.user.x")}
     return _keeps(of) | {f"STREAM.INFO.{of}", f"STREAM.MSG.GET.{of}"} | everything
 
 
@@ -196,15 +197,18 @@ def _waits_for(*kinds: str) -> set[str]:
 _ALLOWED: dict[str, set[str]] = {
     "gateway": {"DIRECT.GET.DELIVER", "STREAM.MSG.GET.DELIVER", "STREAM.INFO.DELIVER"},
     "callcore": _owns("calls") | _keeps("DELIVER") | _keeps("EVENTS") | _keeps("DEADLINES") | _waits_for("ring")
-    | {"STREAM.MSG.GET.KV_sessions", "DIRECT.GET.KV_sessions.$KV.sessions.user.x"},
+    | {"STREAM.INFO.KV_sessions", "STREAM.MSG.GET.KV_sessions", "DIRECT.GET.KV_sessions.$KV.sessions.user.x"},
     "presence": _owns("sessions") | _keeps("EVENTS") | _keeps("DEADLINES") | _waits_for("grace", "lease")
-    | {"STREAM.MSG.GET.KV_calls"},
+    | {"STREAM.INFO.KV_calls", "STREAM.MSG.GET.KV_calls", "DIRECT.GET.KV_calls.$KV.calls.user.x"},
     POLICY: set(),
     MONITOR: {f"STREAM.INFO.{stream}" for stream in _STREAMS}
     | {
         f"{read.format(stream)}{key}"
         for stream in ("EVENTS", "KV_calls")
-        for read, keys in (("STREAM.MSG.GET.{}", [""]), ("DIRECT.GET.{}", ["", ".x", ".$KV.sessions.user.x"]))
+        for read, keys in (
+            ("STREAM.MSG.GET.{}", [""]),
+            ("DIRECT.GET.{}", ["", ".x", ".$KV.sessions.user.x", ".$KV.calls.user.x"]),
+        )
         for key in keys
     },
 }  # fmt: skip

@@ -9,7 +9,14 @@ from services.gateway.recovery import Recoveries, Recovery
 from shared import mailbox
 from shared.bus import Bus
 from shared.errors import Unavailable
-from shared.mailbox import Letter
+from shared.mailbox import Letter, Reach
+
+
+def _covers(whether: bool) -> Any:
+    async def covers(*_: Any) -> bool:
+        return whether
+
+    return covers
 
 
 @pytest.mark.parametrize("failures", [0, 3, None])
@@ -29,6 +36,7 @@ async def test_it_is_tried_again(monkeypatch: pytest.MonkeyPatch, failures: int 
     monkeypatch.setattr(recovery, "PATIENCE_SECONDS", 0.2)
     here = Recovery("s", direct=True)
     recoveries = Recoveries(cast(Bus, None))
+    monkeypatch.setattr(Reach, "covers", _covers(True))
     if failures is None:
         with pytest.raises(Unavailable):
             await recoveries.look(here, last_seq=1_000, lost_at=None, since=0)
@@ -39,3 +47,24 @@ async def test_it_is_tried_again(monkeypatch: pytest.MonkeyPatch, failures: int 
     missed = await recoveries.look(here, last_seq=1_000, lost_at=None, since=0)
     assert (missed.missed, missed.complete) == (letters[1:], True)
     assert tries == failures + 1
+
+
+@pytest.mark.parametrize("reaches", [True, False])
+async def test_what_is_told_again_does_not_make_a_new_mailbox_complete(
+    monkeypatch: pytest.MonkeyPatch, *, reaches: bool
+) -> None:
+    """After NATS has forgotten everything, a turn of before is there again, behind what came since."""
+    since, again = (
+        Letter("ice:candidate", b'{"candidate":{},"seq":2000}'),
+        Letter("call:accepted", b'{"seq":1000}'),
+    )
+    newer = Letter("call:ended", b'{"callId":"c","seq":3000}')
+
+    async def read(*_: Any, **__: Any) -> list[Letter]:
+        return [since, again, newer] if not reaches else [again, since, newer]
+
+    monkeypatch.setattr(mailbox, "read", read)
+    monkeypatch.setattr(Reach, "covers", _covers(reaches))
+    look = Recoveries(cast(Bus, None)).look(Recovery("s", direct=True), last_seq=1_000, lost_at=None, since=0)
+    missed = await look
+    assert (missed.missed, missed.complete) == ([since, newer], reaches)
