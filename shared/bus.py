@@ -234,6 +234,8 @@ class Bus:
         if not client.is_connected or not client._pending:
             return
         writer = client._transport._io_writer  # type: ignore[union-attr]  # connected, and by TCP
+        if writer.transport.is_closing():
+            return  # nats-py is about to notice, and then what waits is dropped
         if writer.transport.get_write_buffer_size() > UNSENT_BYTES // 2:
             self._flushing = True
             asyncio.get_running_loop().call_later(FLUSH_AGAIN_SECONDS, self._flush)

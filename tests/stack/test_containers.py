@@ -12,7 +12,7 @@ from tests.stack.stack import Stack
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
 
-IMAGE_MB = 85
+IMAGE_MB = 92
 """What our layers may add to the base."""
 
 

@@ -7,6 +7,7 @@ import time
 from contextlib import AsyncExitStack
 
 import pytest
+import uvloop
 from nats.aio.msg import Msg
 from nats.errors import OutboundBufferLimitError
 
@@ -113,3 +114,33 @@ async def test_what_had_not_left_when_nats_went_never_leaves(
         bus.publish("stale", b"fresh")
         await until(lambda: b"fresh" in heard)
         assert heard == [b"fresh"]
+
+
+def test_a_connection_that_has_just_broken_is_not_written_to(nats_url: str) -> None:
+    """On the loop that services run on, which raises where asyncio only warns."""
+    failures: list[str] = []
+
+    async def scenario() -> None:
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, context: failures.append(context["message"])
+        )
+        bus = await Bus.connect(nats_url, name="broken")
+        notice = bus.client._process_op_err
+
+        async def notice_late(error: Exception) -> None:
+            await asyncio.sleep(0.05)
+            await notice(error)
+
+        bus.client._process_op_err = notice_late  # type: ignore[method-assign]
+        since = bus.connected_since
+        bus.client._transport._io_writer.transport.abort()
+        await asyncio.sleep(0.02)
+        assert bus.connected, "nats-py has noticed already"
+        bus.publish("late", b"late")
+        await until(lambda: bus.connected and bus.connected_since > since)
+        await bus.flush()
+        await bus.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(scenario())
+    assert failures == []
