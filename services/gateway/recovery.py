@@ -151,10 +151,13 @@ class Recoveries:
         if at is not None and complete:
             return Missed(letters[: at + 1], _once(letters, at + 1), complete)
         first = next((n for n, letter in enumerate(letters) if letter.seq > after), len(letters))
-        missed = _once(letters, first)
+        before, missed = letters[:first], _once(letters, first)
         if not complete:
             missed = [letter for letter in missed if letter.seq > after]  # the others were told again
-        return Missed(letters[:first], missed, complete)
+        if not complete and last_seq is not None:
+            # Who is told that something is missing hears anew what has become of its call.
+            before = [letter for letter in before if letter.event in RELAYED]
+        return Missed(before, missed, complete)
 
     async def _read(self, recovery: Recovery, since_ms: int) -> list[Letter]:
         """The mailbox, up to now at least, in a few tries. Raises :class:`Unavailable`."""

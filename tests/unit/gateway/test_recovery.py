@@ -68,3 +68,4 @@ async def test_what_is_told_again_does_not_make_a_new_mailbox_complete(
     look = Recoveries(cast(Bus, None)).look(Recovery("s", direct=True), last_seq=1_000, lost_at=None, since=0)
     missed = await look
     assert (missed.missed, missed.complete) == ([since, newer], reaches)
+    assert missed.before == ([again] if reaches else []), "what is not known to be heard is told anew"
