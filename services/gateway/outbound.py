@@ -13,6 +13,7 @@ from shared import logs, subjects, traces
 from shared.bus import Bus
 from shared.contracts import client
 from shared.contracts.client import Event
+from shared.mailbox import seq_of
 
 log = logs.get(__name__)
 
@@ -113,7 +114,8 @@ class Outbound:
             return
         if written:
             if event in _TURNS:
-                self._tell(socket, event, written)
+                if seq_of(payload) > socket.overtaken:
+                    self._tell(socket, event, written)
             else:
                 self._transport.send_event(socket.eio_sid, event, written)
         if reply and subjects.receipt_wanted(reply) and self._bus.connected:
@@ -130,6 +132,7 @@ class Outbound:
     async def replay(self, socket: Socket, recovery: Recovery, missed: Missed) -> None:
         """Write what a session missed, then what came meanwhile, and from then on everything as it comes."""
         socket.caught_up = missed.complete
+        socket.overtaken = missed.overtaken
         for letter in missed.before:
             recovery.first(letter.payload)
             self._heard.take(socket, letter.event, letter.payload)

@@ -48,12 +48,13 @@ class Arrival(NamedTuple):
 class Missed(NamedTuple):
     """What a session was sent. ``complete``: ``missed`` is all that the client has not got.
 
-    ``before``: older letters, which it has got.
+    ``before``: older letters, which it has got. ``overtaken``: turns of calls up to this ``seq`` are told again.
     """
 
     before: list[Letter]
     missed: list[Letter]
     complete: bool
+    overtaken: int = 0
 
 
 class Recovery:
@@ -154,10 +155,12 @@ class Recoveries:
         before, missed = letters[:first], _once(letters, first)
         if not complete:
             missed = [letter for letter in missed if letter.seq > after]  # the others were told again
-        if not complete and last_seq is not None:
-            # Who is told that something is missing hears anew what has become of its call.
-            before = [letter for letter in before if letter.event in RELAYED]
-        return Missed(before, missed, complete)
+        if complete or last_seq is None:
+            return Missed(before, missed, complete)
+        # Who is told that something is missing may hear anew what has become of its call, but from call control.
+        return Missed(
+            [letter for letter in before if letter.event in RELAYED], missed, complete, overtaken=after
+        )
 
     async def _read(self, recovery: Recovery, since_ms: int) -> list[Letter]:
         """The mailbox, up to now at least, in a few tries. Raises :class:`Unavailable`."""

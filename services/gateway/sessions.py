@@ -44,6 +44,8 @@ class Socket:
     """Sending session → number of the last relay of it that the client has got."""
     caught_up: bool = True
     """Whether it has got all that its session was sent, also before it came."""
+    overtaken: int = 0
+    """Turns of calls up to this ``seq`` are told again, and not to be heard again."""
     seq: int = 0
     """The ``seq`` of the last letter that the client has got."""
     envelopes: Envelopes | None = None

@@ -5,7 +5,10 @@ from typing import Any, cast
 import pytest
 
 from services.gateway import recovery
-from services.gateway.recovery import Recoveries, Recovery
+from services.gateway.heard import Heard
+from services.gateway.outbound import Outbound
+from services.gateway.recovery import Arrival, Recoveries, Recovery
+from services.gateway.sessions import Socket
 from shared import mailbox
 from shared.bus import Bus
 from shared.errors import Unavailable
@@ -69,3 +72,19 @@ async def test_what_is_told_again_does_not_make_a_new_mailbox_complete(
     missed = await look
     assert (missed.missed, missed.complete) == ([since, newer], reaches)
     assert missed.before == ([again] if reaches else []), "what is not known to be heard is told anew"
+    assert missed.overtaken == (0 if reaches else 1_000)
+
+
+def test_what_is_told_again_after_that_is_not_heard_again() -> None:
+    sent: list[bytes] = []
+
+    class Transport:
+        def send_event(self, _connection: str, _event: str, payload: bytes) -> None:
+            sent.append(payload)
+
+    outbound = Outbound("gw", *cast(Any, (None, None, Transport(), None, Heard())))
+    socket = Socket("sid", "eio", session="s", overtaken=1_000, caught_up=False)
+    old, new = b'{"callId":"c","seq":1000}', b'{"callId":"c","seq":2000}'
+    for letter in (old, new):
+        outbound._write(socket, Arrival("call:incoming", letter, ""))
+    assert sent == [new]
