@@ -1,8 +1,6 @@
 """Turns of calls that NATS took and passed on to nobody."""
 
 import asyncio
-import os
-import signal
 from collections.abc import Callable
 
 import pytest
@@ -15,6 +13,7 @@ from shared import subjects
 from shared.bus import Bus
 from shared.mailbox import Postman
 from signalling.nats_server import EmbeddedNats
+from tests.support.frozen import freeze
 
 TURN = b'{"callId":"c","by":"alice","reason":"hangup"}'
 
@@ -45,8 +44,7 @@ async def test_what_was_on_its_way_when_nats_was_killed_is_told_again(
     try:
         teller.deliver("gw", "s", "call:accepted", TURN)
         await _until(lambda: heard)
-        assert nats_server.pid is not None
-        os.kill(nats_server.pid, signal.SIGSTOP)
+        freeze(nats_server)
         teller.deliver("gw", "s", "call:ended", TURN)
         await asyncio.sleep(0.2)  # it has left
         nats_server.kill()

@@ -13,6 +13,7 @@ from shared.bus import Bus
 from shared.pulse import EVERY_SECONDS, LATE_SECONDS, Pulse
 from signalling.nats_server import EmbeddedNats
 from tests.integration.gateway.conftest import Connect, Services, Start
+from tests.support.frozen import freeze
 
 SECONDS = 1.0
 MARGIN_SECONDS = 0.5
@@ -37,9 +38,7 @@ async def test_requests_fail_within_a_second_and_work_again(
     await services.beat("presence", "pr")
     alice = await connect(url, "alice")
     await _until_ready(url)
-    pid = nats_server.pid
-    assert pid is not None
-    os.kill(pid, signal.SIGSTOP)
+    pid = freeze(nats_server)
     try:
         for _ in range(2):  # the first finds out, the second knows
             begun = time.monotonic()

@@ -18,6 +18,7 @@ from shared.bus import UNSENT_BYTES, Bus
 from shared.errors import Unavailable
 from shared.members import Members
 from signalling.nats_server import EmbeddedNats
+from tests.support.frozen import freeze
 
 
 async def until(check, timeout: float = 15.0) -> None:  # type: ignore[no-untyped-def]
@@ -70,15 +71,14 @@ async def test_services_and_streams_are_there_again_after_a_restart(
 
 async def test_what_nats_does_not_take_is_bounded(nats_server: EmbeddedNats, bus: Bus) -> None:
     """A server that hangs: publishing goes on up to a bound, is refused past it, and works again afterwards."""
-    pid, message = nats_server.pid, bytes(512 * 1024)
-    assert pid is not None
+    message = bytes(512 * 1024)
 
     async def publish_much() -> None:
         for _ in range(4 * UNSENT_BYTES // len(message)):
             bus.publish("much", message)
             await asyncio.sleep(0)
 
-    os.kill(pid, signal.SIGSTOP)
+    pid = freeze(nats_server)
     try:
         with pytest.raises(Unavailable):
             await publish_much()
@@ -98,9 +98,8 @@ async def test_what_had_not_left_when_nats_went_never_leaves(
         stack.push_async_callback(other.close)
         await other.subscribe_direct("stale", lambda _s, _r, payload, _h: heard.append(payload[:5]))
         await other.flush()
-        pid, late = nats_server.pid, b"stale" + bytes(512 * 1024)
-        assert pid is not None
-        os.kill(pid, signal.SIGSTOP)
+        late = b"stale" + bytes(512 * 1024)
+        freeze(nats_server)
         while bus.client.pending_data_size < UNSENT_BYTES // 4:
             bus.publish("stale", late)
             await asyncio.sleep(0)
