@@ -11,20 +11,17 @@ was measured so far.
 import argparse
 import json
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench import machine, plot, profile, servers, table
+from bench import apart, machine, plot, profile, servers, table
 from bench.load import Job
 from bench.modes import MODES
-from bench.servers import REPOSITORY, BenchError, Counts, Running, Spec
-from signalling.child import die_with_parent
+from bench.servers import BenchError, Counts, Running, Spec
 
 EXTRA_SECONDS = 120.0
 """How much longer than what it measures one measurement may take, connecting and settling included."""
@@ -144,25 +141,9 @@ class Run:
             asked.joins,
         )
         limit = asked.seconds + asked.warm_seconds + EXTRA_SECONDS
-        # A session of its own: Ctrl-C reaches this process only, which ends the others.
-        process = subprocess.Popen(
-            [sys.executable, "-m", "bench.load", json.dumps(asdict(job))],
-            cwd=REPOSITORY,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            preexec_fn=die_with_parent,
-        )
-        try:
-            out, err = process.communicate(timeout=limit)
-        except subprocess.TimeoutExpired:
-            raise BenchError(f"not done within {limit:.0f} s") from None
-        finally:
-            process.kill()
-            process.wait()
-        if process.returncode:
-            raise BenchError(err.strip()[-2000:] or f"status {process.returncode}")
+        out, wrong = apart.run("bench.load", job, limit=limit)
+        if wrong:
+            raise BenchError(wrong)
         figures: dict[str, float] = json.loads(out)
         return figures
 

@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import json
 import random
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,14 +22,13 @@ from pathlib import Path
 
 import uvloop
 
-from bench import machine, measure, servers
+from bench import apart, machine, measure, servers
 from bench.client import ServerError, Socket, connect_all, join_all
 from bench.costs import Cost
 from bench.growth_table import Step, plot, table
 from bench.measure import Figures
 from bench.pairs import candidate_of, make_calls, make_pairs
-from bench.servers import REPOSITORY, BenchError, Counts
-from signalling.child import die_with_parent
+from bench.servers import BenchError, Counts
 
 SETTLE_SECONDS = 2.0
 DRAIN_SECONDS = 10.0
@@ -215,26 +213,11 @@ def _measure(asked: argparse.Namespace, idle: int) -> list[Step]:
 
 
 def _clients(job: Job, limit: float) -> list[Step]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bench.growth", "--load", json.dumps(asdict(job))],
-        cwd=REPOSITORY,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=die_with_parent,
-    )
-    try:
-        out, err = process.communicate(timeout=limit)
-    except subprocess.TimeoutExpired:
-        raise BenchError(f"not done within {limit:.0f} s") from None
-    finally:
-        process.kill()
-        process.wait()
+    out, wrong = apart.run("bench.growth", job, "--load", limit=limit)
     steps = [Step(**json.loads(line)) for line in out.splitlines()]
     print(table(steps), file=sys.stderr)
-    if process.returncode:
-        raise BenchError(err.strip()[-2000:] or f"status {process.returncode}")
+    if wrong:
+        raise BenchError(wrong)
     return steps
 
 
