@@ -54,9 +54,8 @@ class Teller:
             await self._announce(call, revision, rings=rings)
         if what is not None:
             self._recorder.record(subjects.event_call(call.call, what), f"{call.call}.{what}", _summary(call))
-            log.info(
-                "call " + what, call=call.call, caller=call.caller, callee=call.callee, reason=call.reason
-            )
+            why = {"reason": call.reason} if call.reason is not None else {}
+            log.info("call " + what, call=call.call, caller=call.caller, callee=call.callee, **why)
 
 
 def _summary(call: Call) -> CallEvent:
