@@ -337,9 +337,9 @@ def test_a_taken_port(up: Up) -> None:
 
 
 def test_the_port_of_a_later_gateway_is_taken(up: Up) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        assert f"port {port} " in refused(up("--port", str(port - 1), "--gateways", "2"))
+    port = _two_free_ports()
+    with socket.create_server(("127.0.0.1", port + 1)):
+        assert f"port {port + 1} " in refused(up("--port", str(port), "--gateways", "2"))
 
 
 def test_a_port_beyond_the_last_one(up: Up) -> None:
