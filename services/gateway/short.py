@@ -25,19 +25,20 @@ LEARN_BYTES = 16 * 1024
 _CALL = re.compile(rb"[A-Za-z0-9_-]{22}")
 _BODIES = frozenset(("offer", "answer", "candidate", "candidates"))
 
-# Possessive throughout: no input makes them go back.
+# No input makes them go back far: what is repeated begins as nothing can that follows it. Groups are not possessive,
+# because before 3.11.5 Python goes on where a possessive group gave up, in the middle of what it does not match.
 _PLAIN = rb'"[^"\\\x00-\x1f]*+"'
-_TEXT = rb'"[^"\\\x00-\x1f]*+(?:\\["\\bfnrt][^"\\\x00-\x1f]*+)*+"'
+_TEXT = rb'"[^"\\\x00-\x1f]*+(?:\\["\\bfnrt][^"\\\x00-\x1f]*+)*"'
 _VALUE = rb"(?:%b|-?(?:0|[1-9][0-9]{0,14}+)|true|false|null)" % _TEXT
-_OBJECT = rb"\{(?:%b:%b(?:,%b:%b)*+)?+\}" % (_TEXT, _VALUE, _TEXT, _VALUE)
-_BATCH = rb"\[(?:%b|null)(?:,(?:%b|null)){0,%d}+\]" % (_OBJECT, _OBJECT, CANDIDATES_MAX - 1)
+_OBJECT = rb"\{(?:%b:%b(?:,%b:%b)*)?\}" % (_TEXT, _VALUE, _TEXT, _VALUE)
+_BATCH = rb"\[(?:%b|null)(?:,(?:%b|null)){0,%d}\]" % (_OBJECT, _OBJECT, CANDIDATES_MAX - 1)
 _CANDIDATE = re.compile(rb"%b|null" % _OBJECT)
 _CANDIDATES = re.compile(_BATCH)
 _DESCRIPTION = re.compile(_OBJECT)
 _FRAME = re.compile(
-    rb'(42\["(?:ice:candidate|call:offer|call:answer)",\{(?:%b:%b,)*+"(?:candidates?|offer|answer)":)'
+    rb'(42\["(?:ice:candidate|call:offer|call:answer)",\{(?:%b:%b,)*"(?:candidates?|offer|answer)":)'
     rb"(%b|null|%b)"
-    rb"((?:,%b:%b)*+\}\])" % (_PLAIN, _PLAIN, _OBJECT, _BATCH, _PLAIN, _PLAIN)
+    rb"((?:,%b:%b)*\}\])" % (_PLAIN, _PLAIN, _OBJECT, _BATCH, _PLAIN, _PLAIN)
 )
 
 
