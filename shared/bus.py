@@ -4,8 +4,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import nats
 import nats.errors
@@ -14,7 +13,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from shared import logs, traces
-from shared.answers import Answer, Asking, Expecting
+from shared.answers import Answer, Asking, AskingMany, Expecting
 from shared.errors import NotSent, Unavailable
 from shared.reading import DirectHandler, Reader
 
@@ -33,6 +32,10 @@ FLUSH_AGAIN_SECONDS = 0.01
 TURNS_MAX = 4
 """Turns of the event loop for which publishes are gathered, as long as each brings more of them."""
 
+LATE_SECONDS = 0.05
+"""How often it is looked whose answer is late."""
+
+R = TypeVar("R")
 Handler = Callable[[Msg], Awaitable[None]]
 Hook = Callable[[], Awaitable[None]]
 
@@ -58,8 +61,10 @@ class Bus:
         self._flushing = False
         self._hangs = False
         self._inbox = ""
+        self._loop = asyncio.get_running_loop()
         self._asked = 0
         self._asking: dict[str, Expecting] = {}
+        self._watching = False
         self.on_reconnect: list[Hook] = []
         self.connected_since = time.monotonic()
         """When the connection was made that is there now, or was last."""
@@ -186,22 +191,22 @@ class Bus:
         """Ask NATS whether it is there; what is returned is done when it answers. ``None`` without a connection."""
         if not self.client.is_connected:
             return None
-        pong: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        pong: asyncio.Future[bool] = self._loop.create_future()
         await self.client._send_ping(pong)
         return pong
 
     def _give_up_asking(self) -> None:
         """Whoever waits for an answer now would wait for nothing until its time is over."""
-        for asking in list(self._asking.values()):
-            asking.give_up()
+        asking, self._asking = self._asking, {}
+        for expecting in asking.values():
+            expecting.give_up()
 
-    def publish(
-        self, subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, str] | None = None
-    ) -> None:
+    def publish(self, subject: str, payload: bytes = b"", reply: str = "", head: bytes = b"") -> None:
         """Send, within a few turns of the event loop: together with what else they bring, if they bring more.
 
         ``subject`` and ``reply`` are taken as they are: from :mod:`shared.subjects`, which encodes what comes from
-        outside. Raises :class:`Unavailable` while NATS is away, and when it does not take what is sent.
+        outside. ``head``: NATS headers as :func:`shared.answers.head_of` writes them. Raises :class:`Unavailable` while
+        NATS is away, and when it does not take what is sent.
         """
         # nats-py's own publish costs more: a coroutine, a future and a task woken for each message.
         client = self.client
@@ -212,23 +217,22 @@ class Bus:
             raise Unavailable(f"a message of {size} bytes is more than NATS takes")
         if client._pending_data_size > UNSENT_BYTES:
             raise Unavailable("NATS does not take what is sent")
-        if headers is None:
-            client._pending.append(b"%b%b\r\n" % (f"PUB {subject} {reply} {size}\r\n".encode(), payload))
-        else:
-            head = "NATS/1.0\r\n" + "".join(f"{key}: {value}\r\n" for key, value in headers.items()) + "\r\n"
+        if head:
             line = f"HPUB {subject} {reply} {len(head)} {len(head) + size}\r\n"
-            client._pending.append(b"%b%b\r\n" % ((line + head).encode(), payload))
+            client._pending.append(b"%b%b%b\r\n" % (line.encode(), head, payload))
+        else:
+            client._pending.append(b"%b%b\r\n" % (f"PUB {subject} {reply} {size}\r\n".encode(), payload))
         client._pending_data_size += size
         client.stats["out_msgs"] += 1
         client.stats["out_bytes"] += size
         if not self._flushing:
             self._flushing = True
-            asyncio.get_running_loop().call_soon(self._flush, len(client._pending), 1)
+            self._loop.call_soon(self._flush, len(client._pending), 1)
 
     def _flush(self, seen: int = 0, turn: int = TURNS_MAX) -> None:
         client = self.client
         if len(client._pending) > seen and turn < TURNS_MAX:
-            asyncio.get_running_loop().call_soon(self._flush, len(client._pending), turn + 1)
+            self._loop.call_soon(self._flush, len(client._pending), turn + 1)
             return
         self._flushing = False
         if not client.is_connected or not client._pending:
@@ -238,67 +242,64 @@ class Bus:
             return  # nats-py is about to notice, and then what waits is dropped
         if writer.transport.get_write_buffer_size() > UNSENT_BYTES // 2:
             self._flushing = True
-            asyncio.get_running_loop().call_later(FLUSH_AGAIN_SECONDS, self._flush)
+            self._loop.call_later(FLUSH_AGAIN_SECONDS, self._flush)
             return
         batch, client._pending, client._pending_data_size = client._pending, [], 0
         writer.write(b"".join(batch))
 
-    async def request(
-        self, subject: str, payload: bytes, *, timeout: float, headers: dict[str, str] | None = None
-    ) -> Answer:
-        """One try of a request.
+    def ask(
+        self,
+        subject: str,
+        payload: bytes,
+        read: Callable[[bytes, bytes], R],
+        *,
+        timeout: float,
+        head: bytes = b"",
+        nobody_there: Callable[[], Asking[R]] | None = None,
+    ) -> Asking[R]:
+        """One try of a request, sent now. ``read``: makes of ``(data, head)`` what is to be had by awaiting it.
 
-        Raises :class:`Unavailable` if there is no answer, :class:`NotSent` if nobody is there or NATS away.
+        There it raises :class:`Unavailable` if there is no answer, :class:`NotSent` if NATS is away, or nobody there
+        and nothing else to be asked then (``nobody_there``).
         """
+        asking = Asking(read, self._loop.time() + timeout, self._loop, nobody_there)
+        self._ask(asking, subject, payload, head)
+        return asking
+
+    def _ask(self, asking: Asking[Any], subject: str, payload: bytes, head: bytes = b"") -> None:
         if traces.active is not None and traces.active.sampled():
-            ask = partial(self._ask, Asking(), subject, payload, timeout)
-            answer = await traces.active.request(subject, ask, headers)
-        else:
-            answer = await self._ask(Asking(), subject, payload, timeout, headers)
-        if answer.nobody_there:
-            raise NotSent
-        return answer
+            head = traces.active.asking(subject, asking, head)
+        try:
+            self.expect(asking, subject, payload, head)
+        except Unavailable as error:
+            asking.fail(error)
+
+    async def request(self, subject: str, payload: bytes, *, timeout: float, head: bytes = b"") -> Answer:
+        """The same as a coroutine, and what has been answered as it came."""
+        return await self.ask(subject, payload, Answer, timeout=timeout, head=head)
 
     async def request_many(self, subject: str, payload: bytes, *, most: int, timeout: float) -> list[Answer]:
         """A request with several answers, the last of which carries a status: all of them, ``most`` at most.
 
         Raises :class:`Unavailable` unless the last one has come within ``timeout`` seconds.
         """
-        asking = Asking(before=[], most=most)
-        last = await self._ask(asking, subject, payload, timeout)
-        return [*(asking.before or ()), last]
+        asking = AskingMany(most, self._loop.time() + timeout, self._loop)
+        self._ask(asking, subject, payload)
+        return await asking
 
-    async def _ask(
-        self,
-        asking: "Asking",
-        subject: str,
-        payload: bytes,
-        timeout: float,
-        headers: dict[str, str] | None = None,
-    ) -> Answer:
-        # nats-py's own requests cost more: a task and a random token for each.
-        self._asked += 1
-        token = str(self._asked)
-        self._asking[token] = asking
-        timer = asyncio.get_running_loop().call_later(timeout, asking.give_up)
-        try:
-            self.publish(subject, payload, self._inbox + token, headers)
-            return await asking.answer
-        finally:
-            timer.cancel()
-            del self._asking[token]
-
-    def ask_soon(
-        self, expecting: Expecting, subject: str, payload: bytes, headers: dict[str, str] | None = None
-    ) -> str:
-        """A request that nobody waits for: what comes back is handed to ``expecting`` until its token is forgotten.
+    def expect(self, expecting: Expecting, subject: str, payload: bytes, head: bytes = b"") -> str:
+        """Send a request; what comes back is handed to ``expecting`` until its time is over, or its token forgotten.
 
         The token is returned. Raises :class:`Unavailable`.
         """
+        # nats-py's own requests cost more: a task, a timer and a random token for each.
         self._asked += 1
         token = str(self._asked)
-        self.publish(subject, payload, self._inbox + token, headers)
+        self.publish(subject, payload, self._inbox + token, head)
         self._asking[token] = expecting
+        if not self._watching:
+            self._watching = True
+            self._loop.call_later(LATE_SECONDS, self._give_up_late)
         return token
 
     def forget(self, token: str) -> None:
@@ -306,9 +307,20 @@ class Bus:
         self._asking.pop(token, None)
 
     def _on_answer(self, subject: str, _reply: str, payload: bytes, head: bytes) -> None:
-        asking = self._asking.get(subject[len(self._inbox) :])
-        if asking is not None:
-            asking.take(Answer(payload, head))
+        token = subject[len(self._inbox) :]
+        expecting = self._asking.pop(token, None)
+        if expecting is not None and expecting.take(payload, head):
+            self._asking[token] = expecting
+
+    def _give_up_late(self) -> None:
+        """Give up what is late. A look at all of them now and then is cheaper than a timer for each."""
+        now = self._loop.time()
+        for token in [token for token, expecting in self._asking.items() if expecting.until <= now]:
+            if (expecting := self._asking.pop(token, None)) is not None:
+                expecting.give_up()
+        self._watching = bool(self._asking)
+        if self._watching:
+            self._loop.call_later(LATE_SECONDS, self._give_up_late)
 
     async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> Subscription:
         """Call ``handler`` for each message, one at a time and in order. It survives reconnects."""

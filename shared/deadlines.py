@@ -17,6 +17,7 @@ from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig
 
 from shared import logs, subjects
+from shared.answers import Asking, head_of
 from shared.bus import Bus
 from shared.errors import SignallingError, Unavailable
 
@@ -28,24 +29,31 @@ _FETCH_SECONDS = 5.0
 _TTL_SECONDS = 600
 """How long a deadline that fired waits for somebody to take it."""
 _PAUSE_SECONDS = 1.0
+_SET_SECONDS = 2.0
+_CANCELLED = head_of({"Nats-TTL": "1s"})
 
 Fire = Callable[[str, bytes], Awaitable[None]]
 """What to do about a deadline that is due: (id, payload). It raises a :class:`SignallingError` to get it again."""
 
 
-async def set_deadline(bus: Bus, kind: str, id_: str, at_ms: int, payload: bytes = b"") -> None:
+def set_deadline(bus: Bus, kind: str, id_: str, at_ms: int, payload: bytes = b"") -> Asking[None]:
     """Let a deadline of ``kind`` fire at ``at_ms`` (milliseconds since the epoch), instead of when it was to before.
 
-    Raises :class:`Unavailable` if it is not certain that it will.
+    Await it: it raises :class:`Unavailable` if it is not certain that it will.
     """
     at = datetime.fromtimestamp(at_ms / 1000, UTC).isoformat().replace("+00:00", "Z")
-    headers = {
-        "Nats-Schedule": f"@at {at}",
-        "Nats-Schedule-Target": subjects.deadline_due(kind, id_),
-        "Nats-Schedule-TTL": f"{_TTL_SECONDS}s",
-    }
-    msg = await bus.request(subjects.deadline_set(kind, id_), payload, timeout=2.0, headers=headers)
-    if error := json.loads(msg.data).get("error"):
+    head = head_of(
+        {
+            "Nats-Schedule": f"@at {at}",
+            "Nats-Schedule-Target": subjects.deadline_due(kind, id_),
+            "Nats-Schedule-TTL": f"{_TTL_SECONDS}s",
+        }
+    )
+    return bus.ask(subjects.deadline_set(kind, id_), payload, _is_set, timeout=_SET_SECONDS, head=head)
+
+
+def _is_set(data: bytes, _head: bytes) -> None:
+    if b'"error"' in data and (error := json.loads(data).get("error")):
         raise Unavailable(f"deadline not set: {error.get('description')}")
 
 
@@ -53,7 +61,7 @@ def cancel_deadline(bus: Bus, kind: str, id_: str) -> None:
     """Let a deadline that is set not fire. It may fire all the same, so that must do no harm: nobody waits for this."""
     with suppress(Unavailable):
         # What comes instead of it is no deadline, and goes after a second, which is the least that there is.
-        bus.publish(subjects.deadline_set(kind, id_), headers={"Nats-TTL": "1s"})
+        bus.publish(subjects.deadline_set(kind, id_), head=_CANCELLED)
 
 
 class Deadlines:

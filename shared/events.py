@@ -2,11 +2,12 @@
 
 import asyncio
 import json
+import math
 import random
 import time
 
 from shared import logs
-from shared.answers import Answer
+from shared.answers import NOBODY_THERE
 from shared.bus import Bus
 from shared.contracts.wire import Wire
 from shared.errors import Unavailable
@@ -53,20 +54,14 @@ class Recorder:
 
     def _send(self, record: "_Record") -> None:
         try:
-            record.token = self._bus.ask_soon(
-                record, record.subject, record.payload, {"Nats-Msg-Id": record.id}
-            )
             record.due = time.monotonic() + ACK_SECONDS
+            record.token = self._bus.expect(record, record.subject, record.payload, record.head)
         except Unavailable:
             record.wait()
 
-    def answered(self, record: "_Record", answer: Answer) -> None:
+    def answered(self, record: "_Record", data: bytes) -> None:
         """What NATS says about a record."""
-        self._bus.forget(record.token)
-        if answer.nobody_there:
-            record.wait()
-            return
-        if b'"error"' in answer.data and (error := json.loads(answer.data).get("error")):
+        if b'"error"' in data and (error := json.loads(data).get("error")):
             self.lost += 1
             log.error("event refused", subject=record.subject, reason=error.get("description"))
         self._waiting.discard(record)
@@ -77,7 +72,7 @@ class Recorder:
             now = time.monotonic()
             for record in [record for record in self._waiting if record.due <= now]:
                 self._bus.forget(record.token)
-                if now < record.until:
+                if now < record.tried_until:
                     self._send(record)
                 else:
                     self._waiting.discard(record)
@@ -95,23 +90,28 @@ class Recorder:
 
 
 class _Record:
-    """One that is not acknowledged. ``due``: when it is to be sent again; ``until``: when it is given up."""
+    """One that is not acknowledged. ``due``: when it is to be sent again; ``tried_until``: when it is given up."""
 
-    __slots__ = ("_pause", "_recorder", "due", "id", "payload", "subject", "token", "until")
+    __slots__ = ("_pause", "_recorder", "due", "head", "payload", "subject", "token", "tried_until", "until")
 
     def __init__(self, recorder: Recorder, subject: str, id_: str, payload: bytes) -> None:
         self._recorder = recorder
         self._pause = _PAUSE_SECONDS
         self.subject = subject
-        self.id = id_
+        self.head = b"NATS/1.0\r\nNats-Msg-Id: %b\r\n\r\n" % id_.encode()
         self.payload = payload
         self.token = ""
         self.due = 0.0
-        self.until = time.monotonic() + TRY_SECONDS
+        self.until = math.inf  # forgotten when it is due
+        self.tried_until = time.monotonic() + TRY_SECONDS
 
-    def take(self, answer: Answer) -> None:
+    def take(self, data: bytes, head: bytes) -> bool:
         """NATS has answered."""
-        self._recorder.answered(self, answer)
+        if head.startswith(NOBODY_THERE):
+            self.wait()
+        else:
+            self._recorder.answered(self, data)
+        return False
 
     def give_up(self) -> None:
         """The connection is gone, or hangs: whether it was recorded is not known."""

@@ -9,12 +9,14 @@ import json
 import re
 import time
 from base64 import b64decode
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar, overload
 
 from shared import streams
+from shared.answers import Answer, Asking
 from shared.backoff import back_off
 from shared.bus import Bus
-from shared.errors import NotSent, Unavailable
+from shared.errors import Unavailable
 from shared.metrics import Histogram
 
 ABSENT = 0
@@ -26,10 +28,16 @@ _NO_STREAM = 10059
 MARKER_TTL_SECONDS = 10
 _STORED = re.compile(rb'\{"stream":"\w+","seq":(\d+)\}')
 """What NATS says of most writes; JSON like all that it says, and read as such where it says more."""
-_ROLLUP = {"Nats-Rollup": "sub"}
+_SEQUENCE = re.compile(rb"\r\nNats-Sequence: ?(\d+)\r\n")
+_DELETED = b"\r\nKV-Operation:"
+_NOTHING_THERE = b"NATS/1.0 404"
+
+_ROLLUP = "Nats-Rollup: sub\r\n"
 """Removes what was at the key before."""
 LOOK_SECONDS = 10.0
 """How often a bucket is asked whether it has copies. One that is given copies is believed to have none until then."""
+
+R = TypeVar("R")
 
 
 class Conflict(Exception):
@@ -50,13 +58,21 @@ class Entry(NamedTuple):
 NOTHING = Entry(None, ABSENT)
 
 
+def _as_it_is(entry: Entry) -> Entry:
+    return entry
+
+
 class Bucket:
-    """One bucket. ``timeout``: seconds for each operation; all raise :class:`Unavailable` when it is over."""
+    """One bucket. Each operation is sent when it is called; await it for what came of it.
+
+    ``timeout``: seconds for each; all raise :class:`Unavailable` when it is over.
+    """
 
     def __init__(self, bus: Bus, name: str, *, timeout: float = 2.0) -> None:
         self._bus = bus
         self._stream = f"KV_{name}"
         self._prefix = f"$KV.{name}."
+        self._directly = f"$JS.API.DIRECT.GET.{self._stream}.{self._prefix}"
         self._timeout = timeout
         self._look_at = 0.0
         self._looking: asyncio.Task[None] | None = None
@@ -95,31 +111,43 @@ class Bucket:
             },
         )
 
-    async def get(self, key: str, *, fresh: bool = False) -> Entry:
-        """The entry at ``key``, :data:`NOTHING` if there is none.
+    @overload
+    def get(self, key: str, *, fresh: bool = False) -> Asking[Entry]: ...
+
+    @overload
+    def get(self, key: str, *, fresh: bool = False, read: Callable[[Entry], R]) -> Asking[R]: ...
+
+    def get(self, key: str, *, fresh: bool = False, read: Callable[[Entry], Any] = _as_it_is) -> Asking[Any]:
+        """The entry at ``key``, :data:`NOTHING` if there is none; or what ``read`` makes of it.
 
         Without ``fresh`` any replica may answer, so the answer may be older than what was already acknowledged:
         good enough to decide by compare-and-set. With ``fresh`` the stream's leader answers, or the only replica.
         """
-        if fresh and not self._alone():
-            return await self._get_from_leader(key)
         begun = time.perf_counter()
-        try:
-            msg = await self._bus.request(
-                f"$JS.API.DIRECT.GET.{self._stream}.{self._prefix}{key}", b"", timeout=self._timeout
+
+        def directly(data: bytes, head: bytes) -> Any:
+            self.took["read"].observe(time.perf_counter() - begun)
+            return read(self._entry(data, head))
+
+        def by_leader(data: bytes, _head: bytes) -> Any:
+            self.took["read"].observe(time.perf_counter() - begun)
+            return read(self._entry_of_leader(json.loads(data)))
+
+        def ask_leader() -> Asking[Any]:
+            query = json.dumps({"last_by_subj": self._prefix + key}).encode()
+            return self._bus.ask(
+                f"$JS.API.STREAM.MSG.GET.{self._stream}", query, by_leader, timeout=self._timeout
             )
-        except NotSent:
-            if not fresh:
-                raise
-            return await self._get_from_leader(key)  # which knows whether there is such a bucket
-        self.took["read"].observe(time.perf_counter() - begun)
-        headers = msg.headers
-        if "Nats-Sequence" in headers:
-            return Entry(msg.data if "KV-Operation" not in headers else None, int(headers["Nats-Sequence"]))
-        if headers.get("Status") == "404":
-            return NOTHING
-        raise Unavailable(
-            f"bucket {self._stream} does not answer: {headers.get('Description', 'no reason given')}"
+
+        if fresh and not self._alone():
+            return ask_leader()
+        # Nobody there: the stream's leader, who answers for its bucket, knows whether there is one.
+        return self._bus.ask(
+            self._directly + key,
+            b"",
+            directly,
+            timeout=self._timeout,
+            nobody_there=ask_leader if fresh else None,
         )
 
     def _alone(self) -> bool:
@@ -139,15 +167,17 @@ class Bucket:
         alone = config.get("num_replicas") == 1 and not cluster.get("replicas")
         self._alone_until = now + LOOK_SECONDS + self._timeout if alone else 0.0
 
-    async def _get_from_leader(self, key: str) -> Entry:
-        begun = time.perf_counter()
-        answer = await streams.api(
-            self._bus,
-            f"STREAM.MSG.GET.{self._stream}",
-            {"last_by_subj": self._prefix + key},
-            timeout=self._timeout,
-        )
-        self.took["read"].observe(time.perf_counter() - begun)
+    def _entry(self, data: bytes, head: bytes) -> Entry:
+        """What a direct get has answered."""
+        if (sequence := _SEQUENCE.search(head)) is not None:
+            return Entry(None if _DELETED in head else data, int(sequence[1]))
+        if head.startswith(_NOTHING_THERE):
+            return NOTHING
+        reason = Answer(data, head).headers.get("Description", "no reason given")
+        raise Unavailable(f"bucket {self._stream} does not answer: {reason}")
+
+    def _entry_of_leader(self, answer: dict[str, Any]) -> Entry:
+        """What the JetStream API has answered."""
         if error := answer.get("error"):
             if error.get("err_code") == _NOT_FOUND:
                 return NOTHING
@@ -155,59 +185,51 @@ class Bucket:
                 raise NoBucket(f"bucket {self._stream} does not exist")
             raise Unavailable(f"bucket {self._stream}: {error.get('description')}")
         message = answer["message"]
-        deleted = b"KV-Operation" in b64decode(message.get("hdrs", ""))
+        deleted = _DELETED in b64decode(message.get("hdrs", ""))
         return Entry(None if deleted else b64decode(message.get("data", "")), message["seq"])
 
-    async def put(self, key: str, value: bytes, revision: int, *, ttl: int | None = None) -> int:
+    def put(self, key: str, value: bytes, revision: int, *, ttl: int | None = None) -> Asking[int]:
         """Write if the key is still at ``revision`` (:data:`ABSENT` for none); returns the new revision.
 
         ``ttl``: whole seconds after which the entry goes by itself. Raises :class:`Conflict`. After
         :class:`Unavailable` it is not known whether the write happened.
         """
-        headers = {"Nats-Expected-Last-Subject-Sequence": str(revision)}
-        if ttl is not None:
-            headers["Nats-TTL"] = f"{ttl}s"
-        return await self._publish(key, value, headers)
+        more = "" if ttl is None else f"Nats-TTL: {ttl}s\r\n"
+        return self._write(key, value, f"Nats-Expected-Last-Subject-Sequence: {revision}\r\n{more}")
 
-    async def delete(self, key: str, revision: int) -> None:
+    def delete(self, key: str, revision: int) -> Asking[int]:
         """Delete if the key is still at ``revision``. Raises :class:`Conflict`.
 
         The marker that a delete leaves goes after :data:`MARKER_TTL_SECONDS`, so that buckets do not fill with
         users who were here once.
         """
-        await self._publish(
-            key,
-            b"",
-            {
-                "Nats-Expected-Last-Subject-Sequence": str(revision),
-                "KV-Operation": "DEL",
-                "Nats-TTL": f"{MARKER_TTL_SECONDS}s",
-            },
-        )
+        return self._write(key, b"", f"Nats-Expected-Last-Subject-Sequence: {revision}\r\n{_marker()}")
 
-    async def set(self, key: str, value: bytes = b"{}") -> None:
+    def set(self, key: str, value: bytes = b"{}") -> Asking[int]:
         """Write, whatever is there: for keys whose value says nothing that a decision hangs on."""
-        await self._publish(key, value, {})
+        return self._write(key, value, "")
 
-    async def unset(self, key: str) -> None:
+    def unset(self, key: str) -> Asking[int]:
         """Delete, whatever is there."""
-        await self._publish(key, b"", {"KV-Operation": "DEL", "Nats-TTL": f"{MARKER_TTL_SECONDS}s"})
+        return self._write(key, b"", _marker())
 
-    async def _publish(self, key: str, value: bytes, headers: dict[str, str]) -> int:
+    def _write(self, key: str, value: bytes, lines: str) -> Asking[int]:
         begun = time.perf_counter()
-        msg = await self._bus.request(
-            self._prefix + key, value, timeout=self._timeout, headers={**headers, **_ROLLUP}
-        )
-        self.took["write"].observe(time.perf_counter() - begun)
-        if (stored := _STORED.fullmatch(msg.data)) is not None:
-            return int(stored[1])
-        answer = json.loads(msg.data)
-        if error := answer.get("error"):
-            if error.get("err_code") == _WRONG_LAST_SEQUENCE:
-                self.conflicts += 1
-                raise Conflict(key)
-            raise Unavailable(f"bucket {self._stream}: {error.get('description')}")
-        return int(answer["seq"])
+
+        def stored(data: bytes, _head: bytes) -> int:
+            self.took["write"].observe(time.perf_counter() - begun)
+            if (plain := _STORED.fullmatch(data)) is not None:
+                return int(plain[1])
+            answer = json.loads(data)
+            if error := answer.get("error"):
+                if error.get("err_code") == _WRONG_LAST_SEQUENCE:
+                    self.conflicts += 1
+                    raise Conflict(key)
+                raise Unavailable(f"bucket {self._stream}: {error.get('description')}")
+            return int(answer["seq"])
+
+        head = f"NATS/1.0\r\n{lines}{_ROLLUP}\r\n".encode()
+        return self._bus.ask(self._prefix + key, value, stored, timeout=self._timeout, head=head)
 
     async def keys(self, filter_: str = ">") -> list[str]:
         """The keys that match, deleted ones of the last seconds included; for sweeps, not for the hot path."""
@@ -225,3 +247,7 @@ class Bucket:
             found += [subject.removeprefix(self._prefix) for subject in page]
             if not page or len(found) >= answer.get("total", 0):
                 return found
+
+
+def _marker() -> str:
+    return f"KV-Operation: DEL\r\nNats-TTL: {MARKER_TTL_SECONDS}s\r\n"

@@ -57,8 +57,8 @@ class Postman:
         ``reply``: the receipt subject that the gateway answers on. Raises :class:`shared.errors.Unavailable`.
         """
         letter = b'%b,"seq":%d}' % (payload[:-1], self._seq.next())
-        headers = traces.active.headers() if traces.active is not None else None
-        self._bus.publish(subjects.deliver(gateway, session, event), letter, reply, headers)
+        head = traces.active.head() if traces.active is not None else b""
+        self._bus.publish(subjects.deliver(gateway, session, event), letter, reply, head)
         return letter
 
     def again(self, gateway: str, session: str, event: str, letter: bytes) -> None:

@@ -1,6 +1,6 @@
 """Several requests at once, without a task for each: a task costs about as much as a request does."""
 
-from collections.abc import Coroutine, Generator
+from collections.abc import Awaitable, Coroutine, Generator
 from contextvars import copy_context
 from typing import Any
 
@@ -33,8 +33,15 @@ class _Begun:
     def __await__(self) -> Generator[Any, Any, Any]:
         while not self._over:
             # What it waits for is a future on its way to the task, or nothing but a turn of the loop.
-            if self._waits_for is None or not self._waits_for.done():
-                yield self._waits_for
+            waits_for = self._waits_for
+            if waits_for is None or not waits_for.done():
+                try:
+                    yield waits_for
+                except BaseException as error:
+                    # What the future raises is for the coroutine; anything else is for the task, which is cancelled.
+                    raises = waits_for is not None and waits_for.done()
+                    if not raises or not (waits_for.cancelled() or waits_for.exception() is error):
+                        raise
             self._go_on()
         if self._raised is not None:
             raise self._raised
@@ -45,13 +52,13 @@ class _Begun:
         self._context.run(self._coroutine.close)
 
 
-async def together(*coroutines: Coroutine[Any, Any, Any]) -> list[Any]:
+async def together(*awaitables: Awaitable[Any]) -> list[Any]:
     """Begin all of them, in this order, and wait for all: what each returned, or the exception that it raised.
 
-    For coroutines that wait for nothing but futures and know nothing of their task: no ``asyncio.timeout`` in them.
-    Each goes on only when those before it are done, so they should take about as long.
+    Futures have begun already. Coroutines must wait for nothing but futures and know nothing of their task: no
+    ``asyncio.timeout`` in them. Each goes on only when those before it are done, so they should take about as long.
     """
-    begun = [_Begun(coroutine) for coroutine in coroutines]
+    begun = [_Begun(one) if isinstance(one, Coroutine) else one for one in awaitables]
     results: list[Any] = []
     try:
         for one in begun:
@@ -61,13 +68,14 @@ async def together(*coroutines: Coroutine[Any, Any, Any]) -> list[Any]:
                 results.append(error)
     finally:
         for one in begun[len(results) :]:  # whoever waits was cancelled
-            one.close()
+            if isinstance(one, _Begun):
+                one.close()
     return results
 
 
-async def all_of(*coroutines: Coroutine[Any, Any, Any]) -> list[Any]:
+async def all_of(*awaitables: Awaitable[Any]) -> list[Any]:
     """The same, but the first failure, in this order, is raised once all are done."""
-    results = await together(*coroutines)
+    results = await together(*awaitables)
     for result in results:
         if isinstance(result, BaseException):
             raise result

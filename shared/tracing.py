@@ -5,17 +5,19 @@ awaits an answer over NATS is a span below it, in whichever service. It is hande
 requests and of deliveries; unless it is sampled, no message has any. No span says who the users are.
 """
 
+import asyncio
 import logging
 import re
 import secrets
 import threading
 import time
 from base64 import urlsafe_b64encode
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from contextvars import Token, copy_context
+from functools import partial
 from http.client import HTTPException
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -31,7 +33,6 @@ from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, S
 from opentelemetry.util.types import AttributeValue
 
 from shared import logs, subjects
-from shared.answers import Answer
 from shared.errors import SignallingError
 from shared.traces import trace_of
 
@@ -55,6 +56,7 @@ SAY_SECONDS = 60.0
 """How often it is said that they cannot be sent."""
 
 _TRACEPARENT = re.compile(rb"^traceparent: ?00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})\r$", re.M)
+_END = b"\r\n"
 _COME_AGAIN = (429, 502, 503, 504)
 _TOKENS = {"rpc": 3, "$KV": 3, "event": 2, "deadline": 3}
 """How much of a subject names what is done there; behind that come ids."""
@@ -127,27 +129,19 @@ class Tracing:
         """Whether what is being done now belongs to a trace that is kept."""
         return trace.get_current_span().is_recording()
 
-    def headers(self) -> dict[str, str] | None:
-        """What a message carries so that its receiver can go on with the trace; ``None`` if there is nothing to."""
+    def head(self) -> bytes:
+        """The NATS headers of a message whose receiver is to go on with the trace; empty if there is nothing to."""
         span = trace.get_current_span()
-        if not span.is_recording():
-            return None
-        at = span.get_span_context()
-        return {HEADER: f"00-{at.trace_id:032x}-{at.span_id:016x}-{at.trace_flags:02x}"}
+        return _head_of(span) if span.is_recording() else b""
 
-    async def request(
-        self,
-        subject: str,
-        ask: Callable[[dict[str, str] | None], Awaitable[Answer]],
-        headers: dict[str, str] | None,
-    ) -> Answer:
-        """``ask`` with these NATS headers: NATS itself, or by it a service, which is told the span to go on below."""
-        with self._scope(_family(subject), SpanKind.CLIENT, None, None):
-            told = self.headers() if subjects.is_rpc(subject) else None
-            answer = await ask({**(headers or {}), **told} if told else headers)
-            if answer.nobody_there:
-                trace.get_current_span().set_status(Status(StatusCode.ERROR, "nobody there"))
-            return answer
+    def asking(self, subject: str, asking: asyncio.Future[Any], head: bytes) -> bytes:
+        """A request that is about to be sent: of NATS itself, or by it of a service, which is told the span.
+
+        Returns the NATS headers that it is to have, instead of ``head``.
+        """
+        span = self._tracer.start_span(_family(subject), None, SpanKind.CLIENT)
+        asking.add_done_callback(partial(_answered, span))
+        return _head_of(span, head) if subjects.is_rpc(subject) else head
 
     async def answer(self, name: str, head: bytes, answering: Awaitable[R]) -> R:
         """Await ``answering``, what a request asks for, below the span that ``head``, its NATS headers, tell of."""
@@ -190,13 +184,32 @@ class _Scope:
         self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
         if error is not None:
-            refusal = error if isinstance(error, SignallingError) else None
-            self._span.set_attribute("error.type", refusal.code if refusal else type(error).__name__)
-            if refusal is None or refusal.retryable:  # else it is the client's affair
-                self._span.set_status(Status(StatusCode.ERROR))
+            _fail(self._span, error)
         assert self._token is not None
         otel.detach(self._token)
         self._span.end()
+
+
+def _fail(span: Span, error: BaseException) -> None:
+    refusal = error if isinstance(error, SignallingError) else None
+    span.set_attribute("error.type", refusal.code if refusal else type(error).__name__)
+    if refusal is None or refusal.retryable:  # else it is the client's affair
+        span.set_status(Status(StatusCode.ERROR))
+
+
+def _answered(span: Span, asking: asyncio.Future[Any]) -> None:
+    error = asyncio.CancelledError() if asking.cancelled() else asking.exception()
+    if error is not None:
+        _fail(span, error)
+    span.end()
+
+
+def _head_of(span: Span, head: bytes = b"") -> bytes:
+    """``head``, and the span for who receives it."""
+    at = span.get_span_context()
+    lines = head.removesuffix(_END) or b"NATS/1.0\r\n"
+    told = f"{HEADER}: 00-{at.trace_id:032x}-{at.span_id:016x}-{at.trace_flags:02x}\r\n"
+    return lines + told.encode() + _END
 
 
 class _Ids(RandomIdGenerator):

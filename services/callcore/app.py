@@ -1,7 +1,7 @@
 """Composition root of call control: what it is made of, in the order it starts and stops."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 
 from services.callcore import metrics
@@ -50,8 +50,8 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         def owner(call: str) -> str | None:
             return members.owner(SERVICE, call)
 
-        async def set_ring(call: Call) -> None:
-            await set_deadline(bus, subjects.RING, call.call, call.expires_at)
+        def set_ring(call: Call) -> Awaitable[None]:
+            return set_deadline(bus, subjects.RING, call.call, call.expires_at)
 
         def rings_no_more(call: str) -> None:
             cancel_deadline(bus, subjects.RING, call)

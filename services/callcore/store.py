@@ -7,14 +7,14 @@ has ended, or has not come about within :data:`FORMING_MS`, is void and may be t
 makes sure that the call cannot come about any more.
 """
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from services.callcore.model import SERVER, Address, Call, Reason, State
 from shared import logs, subjects
 from shared.contracts.calls import Hold
 from shared.contracts.presence import Session, Sessions
-from shared.kv import ABSENT, Bucket, Conflict
+from shared.kv import ABSENT, Bucket, Conflict, Entry
 from shared.together import all_of
 
 log = logs.get(__name__)
@@ -27,7 +27,7 @@ ENDED_TTL_SECONDS = 60
 """How long the record of an ended call stays, so that a request tried again finds its own deed."""
 
 
-SetDeadline = Callable[[Call], Coroutine[None, None, None]]
+SetDeadline = Callable[[Call], Awaitable[None]]
 """Makes sure that a call ends at its ``expires_at`` if nobody answers it."""
 
 
@@ -58,21 +58,19 @@ class Store:
 
     # --- sessions (presence's, read only) ---
 
-    async def sessions(self, user: str, *, fresh: bool) -> tuple[Session, ...]:
+    def sessions(self, user: str, *, fresh: bool) -> Awaitable[tuple[Session, ...]]:
         """The sessions of a user; empty for a user who is offline."""
-        entry = await self._sessions.get(subjects.key_user(user), fresh=fresh)
-        return Sessions.model_validate_json(entry.value).sessions if entry.value else ()
+        return self._sessions.get(subjects.key_user(user), fresh=fresh, read=_sessions)
 
     # --- holds ---
 
-    async def held(self, user: str) -> Held:
+    def held(self, user: str) -> Awaitable[Held]:
         """What holds the user, void or not."""
-        entry = await self._calls.get(subjects.key_user(user), fresh=True)
-        return Held(Hold.model_validate_json(entry.value) if entry.value else None, entry.revision)
+        return self._calls.get(subjects.key_user(user), fresh=True, read=_held)
 
-    async def hold(self, user: str, hold: Hold, revision: int) -> int:
+    def hold(self, user: str, hold: Hold, revision: int) -> Awaitable[int]:
         """Take a user who is at ``revision``; the new revision. Raises :class:`Conflict`."""
-        return await self._calls.put(subjects.key_user(user), hold.dump(), revision)
+        return self._calls.put(subjects.key_user(user), hold.dump(), revision)
 
     async def release(self, user: str, revision: int) -> bool:
         """Let a user go who is still held at ``revision``; whether that was so."""
@@ -106,17 +104,16 @@ class Store:
 
     # --- calls ---
 
-    async def call(self, call: str, *, fresh: bool = True) -> Found | None:
+    def call(self, call: str, *, fresh: bool = True) -> Awaitable[Found | None]:
         """The record of a call, as the stream's leader has it; ``None`` for an unknown one.
 
         Without ``fresh`` as any replica has it, which works while a leader is being elected too.
         """
-        entry = await self._calls.get(subjects.key_call(call), fresh=fresh)
-        return Found(Call.model_validate_json(entry.value), entry.revision) if entry.value else None
+        return self._calls.get(subjects.key_call(call), fresh=fresh, read=_found)
 
-    async def create(self, call: Call, *, ttl: int | None = None) -> int:
+    def create(self, call: Call, *, ttl: int | None = None) -> Awaitable[int]:
         """Bring the call about; its revision. Raises :class:`Conflict` if the id is taken."""
-        return await self._calls.put(subjects.key_call(call.call), call.dump(), ABSENT, ttl=ttl)
+        return self._calls.put(subjects.key_call(call.call), call.dump(), ABSENT, ttl=ttl)
 
     async def update(self, call: Call, revision: int) -> int:
         """Store what a call has become, if it still is at ``revision``; for an ended call also let both users go.
@@ -141,6 +138,18 @@ class Store:
     async def keys(self) -> list[str]:
         """All keys of the bucket, for the sweep."""
         return await self._calls.keys()
+
+
+def _sessions(entry: Entry) -> tuple[Session, ...]:
+    return Sessions.model_validate_json(entry.value).sessions if entry.value else ()
+
+
+def _held(entry: Entry) -> Held:
+    return Held(Hold.model_validate_json(entry.value) if entry.value else None, entry.revision)
+
+
+def _found(entry: Entry) -> Found | None:
+    return Found(Call.model_validate_json(entry.value), entry.revision) if entry.value else None
 
 
 def _tombstone(hold: Hold, now: int) -> Call:

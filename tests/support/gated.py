@@ -54,17 +54,23 @@ class GatedBucket:
         self._revision = 0
         self.entries: dict[str, Entry] = {}
 
-    async def get(self, key: str, *, fresh: bool = False) -> Entry:
-        await self._gate.turn(f"{self._name} get {key}")
-        return self.entries.get(key, NOTHING)
+    def get(
+        self, key: str, *, fresh: bool = False, read: Callable[[Entry], Any] = lambda entry: entry
+    ) -> asyncio.Future[Any]:
+        return self._begun(f"get {key}", lambda: read(self.entries.get(key, NOTHING)))
 
-    async def put(self, key: str, value: bytes, revision: int, *, ttl: int | None = None) -> int:
-        await self._gate.turn(f"{self._name} put {key}")
-        return self.write(key, value, revision)
+    def put(self, key: str, value: bytes, revision: int, *, ttl: int | None = None) -> asyncio.Future[int]:
+        return self._begun(f"put {key}", lambda: self.write(key, value, revision))
 
-    async def delete(self, key: str, revision: int) -> None:
-        await self._gate.turn(f"{self._name} delete {key}")
-        self.write(key, None, revision)
+    def delete(self, key: str, revision: int) -> asyncio.Future[int]:
+        return self._begun(f"delete {key}", lambda: self.write(key, None, revision))
+
+    def _begun(self, what: str, do: Callable[[], Any]) -> asyncio.Future[Any]:
+        async def in_turn() -> Any:
+            await self._gate.turn(f"{self._name} {what}")
+            return do()
+
+        return asyncio.ensure_future(in_turn())
 
     async def keys(self, filter_: str = ">") -> list[str]:
         await self._gate.turn(f"{self._name} keys")

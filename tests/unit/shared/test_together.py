@@ -79,6 +79,32 @@ async def test_what_fails_does_not_stop_the_others() -> None:
     assert isinstance(a, ValueError) and isinstance(b, KeyError) and c == "C!"
 
 
+async def test_what_a_future_raises_is_for_the_coroutine_that_waits_for_it() -> None:
+    future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def careful() -> str:
+        try:
+            return await future
+        except ValueError:
+            return "caught"
+
+    task = asyncio.create_task(together(careful()))
+    await settle()
+    future.set_exception(ValueError("a"))
+    assert await task == ["caught"]
+
+
+async def test_futures_are_waited_for_as_they_are() -> None:
+    loop = asyncio.get_running_loop()
+    fails, works = loop.create_future(), loop.create_future()
+    task = asyncio.create_task(together(fails, works))
+    await settle()
+    works.set_result("b")
+    fails.set_exception(KeyError("a"))
+    a, b = await task
+    assert isinstance(a, KeyError) and b == "b"
+
+
 async def test_the_first_failure_is_raised_when_all_are_done() -> None:
     requests = Requests()
     task = asyncio.create_task(all_of(requests.ask("a"), requests.ask("b")))
