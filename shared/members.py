@@ -21,6 +21,9 @@ BEAT_SECONDS = 1.0
 SILENT_SECONDS = 3.5
 """An instance that has not been heard for this long counts as gone: three beats and a bit."""
 
+OWNERS_MAX = 10_000
+"""Keys whose instance is remembered until an instance comes or goes; past it all are hashed anew."""
+
 
 class Beacon:
     """Says that this instance is alive, every second and when asked, and says goodbye.
@@ -75,6 +78,7 @@ class Members:
         self._bus = bus
         self._heard: dict[str, dict[str, float]] = {service: {} for service in services}
         self._lists: dict[str, tuple[str, ...]] = dict.fromkeys(services, ())
+        self._owners: dict[tuple[str, str], str | None] = {}
         self._task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self.generation = 0
@@ -104,7 +108,13 @@ class Members:
 
         Rendezvous hashing: when an instance comes or goes, only its own keys move.
         """
-        return owner_of(self._lists[service], key)
+        asked = (service, key)
+        if asked in self._owners:
+            return self._owners[asked]
+        if len(self._owners) >= OWNERS_MAX:
+            self._owners.clear()
+        owner = self._owners[asked] = owner_of(self._lists[service], key)
+        return owner
 
     def drop(self, service: str, instance: str) -> None:
         """Take an instance out that turned out not to be there; its next beat brings it back."""
@@ -155,6 +165,7 @@ class Members:
 
     def _refresh(self, service: str) -> None:
         self._lists[service] = tuple(sorted(self._heard[service]))
+        self._owners.clear()
         self.generation += 1
         self._changed.set()
         log.info("members changed", of=service, alive=list(self._lists[service]))

@@ -79,13 +79,12 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             rings.attempt,
             ring_timeout=settings.ring_timeout_seconds,
         )
-        lanes.accept = control.happen
         deadlines = Deadlines(bus, subjects.RING, ring_due)
         sweep = Sweep(store, control, lambda id_: owner(id_) == instance, seconds=settings.sweep_seconds)
         beacon = Beacon(bus, SERVICE, instance, distribution_version())
 
         await members.start()
-        await lanes.start()
+        await lanes.start(control.happen)
         await told.start()
         server = await rpc.Server.open(bus, SERVICE, instance, distribution_version())
         await Handlers(placing, control, charge).register(server, instance)

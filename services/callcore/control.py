@@ -121,7 +121,7 @@ class Control:
         self.counts.turned(was.call.state, outcome.call)
         if initiated:
             outcome = rules.as_initiated(outcome, happening)
-        await self._teller.tell(outcome, revision, what=_what(outcome.call, happening), expires_at=expires_at)
+        self._teller.tell(outcome, revision, what=_what(outcome.call, happening), expires_at=expires_at)
         rang = was.call.state is State.RINGING and outcome.call.state is not State.RINGING
         if rang and happening.kind is not Kind.TIMEOUT:
             self._rings_no_more(outcome.call.call)
@@ -136,7 +136,7 @@ class Control:
         outcome = machine.again(call, happening)
         if initiated:
             outcome = rules.as_initiated(outcome, happening)
-        await self._teller.tell(outcome, found.revision, what=_what(call, happening), expires_at=expires_at)
+        self._teller.tell(outcome, found.revision, what=_what(call, happening), expires_at=expires_at)
         return outcome
 
     async def happen_to_user(self, happening: Happening, *, expires_at: int = 0, attempt: int = 1) -> None:

@@ -36,16 +36,15 @@ class Ledger:
 
     def __init__(self) -> None:
         self._last: OrderedDict[Key, int] = OrderedDict()
-        self._done: dict[str, dict[Key, tuple[int, int]]] = {}
+        self._done: dict[str, dict[Key, tuple[int, str]]] = {}
         self._gaps: dict[str, set[Key]] = {}
 
-    def turn(self, call: str, receipt: Receipt) -> Turn:
+    def turn(self, key: Key, receipt: Receipt) -> Turn:
         """Whether it is a relay's turn. If not, its gateway is to be told."""
-        key = (receipt.session, call)
         last = self._last.get(key, 0)
         if receipt.number > last:
-            if subjects.FOLLOWS in receipt.marks and last + 1 != receipt.number:
-                self.missed(call, receipt)
+            if last + 1 != receipt.number and subjects.FOLLOWS in receipt.marks:
+                self.missed(key, receipt)
                 return Turn.NOT_YET
             return Turn.ITS
         if subjects.AGAIN in receipt.marks:
@@ -53,9 +52,9 @@ class Ledger:
         self._note(key, receipt, receipt.number)
         return Turn.OVER
 
-    def done(self, call: str, receipt: Receipt) -> None:
+    def done(self, key: Key, receipt: Receipt) -> None:
         """A relay has been passed on, or refused: it need not come again."""
-        key, number, known = (receipt.session, call), receipt.number, self._last
+        number, known = receipt.number, self._last
         if number >= known.get(key, 0):
             known[key] = number
         known.move_to_end(key)
@@ -63,25 +62,24 @@ class Ledger:
             known.popitem(last=False)
         self._note(key, receipt, number)
 
-    def known(self, call: str, session: str, number: int) -> None:
+    def known(self, key: Key, number: int) -> None:
         """Another instance has passed this one on."""
-        key = (session, call)
         self._last[key] = max(number, self._last.get(key, 0))
 
-    def alive(self, call: str, receipt: Receipt) -> None:
+    def alive(self, key: Key, receipt: Receipt) -> None:
         """Have the gateway told that a relay has come which may take a while."""
-        self._note((receipt.session, call), receipt, 0)
+        self._note(key, receipt, 0)
 
-    def missed(self, call: str, receipt: Receipt) -> None:
+    def missed(self, key: Key, receipt: Receipt) -> None:
         """Have the gateway send again what is not acknowledged."""
-        self._gaps.setdefault(receipt.gateway, set()).add((receipt.session, call))
+        self._gaps.setdefault(receipt.gateway, set()).add(key)
 
     def _note(self, key: Key, receipt: Receipt, number: int) -> None:
         done = self._done.get(receipt.gateway)
         if done is None:
             done = self._done[receipt.gateway] = {}
         if number or key not in done:
-            done[key] = (number, subjects.attempt_of(receipt.marks))
+            done[key] = (number, receipt.marks)
 
     def __bool__(self) -> bool:
         """Whether somebody is to be told something."""
@@ -92,7 +90,12 @@ class Ledger:
         done, self._done = self._done, {}
         gaps, self._gaps = self._gaps, {}
         for gateway in {**done, **gaps}:
-            entries = iter([(*key, *last) for key, last in done.get(gateway, {}).items()])
+            entries = iter(
+                [
+                    (*key, number, subjects.attempt_of(marks))
+                    for key, (number, marks) in done.get(gateway, {}).items()
+                ]
+            )
             missed = iter(gaps.get(gateway, ()))
             while True:
                 acks = Acks(

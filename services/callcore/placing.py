@@ -102,7 +102,7 @@ class Placing:
             return None  # it stopped half-way; go on from there
         if found.call.state is State.RINGING and found.call.caused_by == request.request_id:
             place = rules.place(found.call)
-            await self._teller.tell(place, found.revision, what="initiated", expires_at=request.expires_at)
+            self._teller.tell(place, found.revision, what="initiated", expires_at=request.expires_at)
         return found.call
 
     async def _settle(self, request: InitiateRequest, hold: Hold | None) -> Call:
@@ -229,7 +229,7 @@ class Placing:
             raise revision
         else:
             self._control.counts.placed(call)
-        await self._teller.tell(rules.place(call), revision, what="initiated", expires_at=request.expires_at)
+        self._teller.tell(rules.place(call), revision, what="initiated", expires_at=request.expires_at)
         return call
 
 

@@ -18,7 +18,7 @@ class Announce(Protocol):
     ``born``: it came about just now. ``rings``: the device that has just begun to ring.
     """
 
-    async def __call__(
+    def __call__(
         self, call: Call, revision: int, *, born: bool = False, rings: Address | None = None
     ) -> None: ...
 
@@ -31,7 +31,7 @@ class Teller:
         self._told = told
         self._recorder = recorder
 
-    async def tell(self, outcome: Outcome, revision: int, *, what: str | None, expires_at: int) -> None:
+    def tell(self, outcome: Outcome, revision: int, *, what: str | None, expires_at: int) -> None:
         """Announce, deliver, record. ``what``: the event's name, ``None`` for a mere change of address.
 
         ``expires_at``: when the asker stops waiting (ms, 0 for never); later nobody is told, for the asker has asked
@@ -47,11 +47,11 @@ class Teller:
             outcome.sends[0].to if what is None and call.state is State.RINGING and outcome.sends else None
         )
         if rings is None:
-            await self._announce(call, revision, born=what == "initiated")
+            self._announce(call, revision, born=what == "initiated")
         for send in outcome.sends:
             self._told.deliver(send.to.gateway, send.to.session, send.event, send.payload.dump())
         if rings is not None:
-            await self._announce(call, revision, rings=rings)
+            self._announce(call, revision, rings=rings)
         if what is not None:
             self._recorder.record(subjects.event_call(call.call, what), f"{call.call}.{what}", _summary(call))
             why = {"reason": call.reason} if call.reason is not None else {}

@@ -4,7 +4,7 @@ from typing import Any
 
 from services.callcore.charge import Deed
 from services.callcore.charge import Done as DeedDone
-from services.callcore.lanes import Announcement
+from services.callcore.long_way import Announcement
 from services.callcore.model import Address, Call, Kind, State
 from shared.contracts import calls, client, events, liveness, policy, presence, relays, rpc
 from shared.contracts.wire import Wire

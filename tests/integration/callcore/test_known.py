@@ -34,7 +34,7 @@ def control(bus: Bus, known: Callable[[str], Found | None]) -> tuple[Control, Re
     """One that is in charge of all calls, and remembers what ``known`` says."""
     store = Read(Bucket(bus, subjects.BUCKET_CALLS), Bucket(bus, subjects.BUCKET_SESSIONS))
 
-    async def announce(*_: object, **__: object) -> None:
+    def announce(*_: object, **__: object) -> None:
         """Nobody relays."""
 
     teller = Teller(announce, Postman(bus), Recorder(bus))

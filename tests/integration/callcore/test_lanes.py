@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from nats.aio.msg import Msg
 
-from services.callcore import lanes
+from services.callcore import lane, lanes
 from services.callcore.store import Store
 from shared import streams, subjects
 from shared.contracts.relays import Acks, stamp
@@ -177,14 +177,11 @@ async def test_the_caller_cannot_answer_its_own_call(world: World, callcore: Sta
 async def test_a_lane_that_was_not_told_reads_before_it_refuses(
     world: World, callcore: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def lost(*_: Any, **__: Any) -> None:
-        """The announcement does not arrive."""
-
     await callcore()
     await world.online("ann", "phone")
     await world.online("bob", "phone", "tab")
     call = (await world.initiate("ann-phone", "bob")).call
-    monkeypatch.setattr(lanes.Lanes, "_learn_at_once", lambda *_: True)
+    monkeypatch.setattr(lanes.Lanes, "_learn_at_once", lambda *_: True)  # the announcement does not arrive
     await world.accept("bob-phone", call)
     await world.relay("bob-phone", "ann", "call:answer", call, {"answer": {}})
     await world.expect("ann-phone", "call:answer")
@@ -194,12 +191,12 @@ async def test_a_lane_that_was_not_told_reads_before_it_refuses(
 async def test_a_lane_trusts_what_it_knows_for_a_few_seconds_only(
     world: World, callcore: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lanes, "WARM_SECONDS", 0.2)
+    monkeypatch.setattr(lane, "WARM_SECONDS", 0.2)
     await callcore()
     call = await accepted(world)
     await relay_many(world, "ann-phone", "bob", call, range(1))
     await world.until(lambda: candidates(world, "bob-phone") == [0])
-    monkeypatch.setattr(lanes.Lanes, "_learn_at_once", lambda *_: True)
+    monkeypatch.setattr(lanes.Lanes, "_learn_at_once", lambda *_: True)  # the announcement does not arrive
     await world.end("bob-phone", call)
     await asyncio.sleep(0.3)
     number = await world.relay("ann-phone", "bob", "ice:candidate", call, {"candidate": {"n": 1}})
@@ -351,7 +348,7 @@ async def test_a_lane_goes_on_with_what_it_knows_while_the_call_cannot_be_read(
     async def away(*_: object, **__: object) -> None:
         raise Unavailable
 
-    monkeypatch.setattr(lanes, "WARM_SECONDS", 0.0)
+    monkeypatch.setattr(lane, "WARM_SECONDS", 0.0)
     await callcore()
     call = await accepted(world)
     monkeypatch.setattr(Store, "call", away)

@@ -43,8 +43,7 @@ class Memory:
     def __init__(self) -> None:
         self.calls: dict[str, Found] = {}
 
-    async def announce(self, call: Call, revision: int, **_: Any) -> None:
-        await asyncio.sleep(0)
+    def announce(self, call: Call, revision: int, **_: Any) -> None:
         if call.state is State.ENDED:
             self.calls.pop(call.call, None)
         else:

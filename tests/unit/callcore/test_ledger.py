@@ -19,9 +19,9 @@ def told(book: Ledger) -> list[tuple[str, Acks]]:
 def pass_on(book: Ledger, *relays: Receipt) -> list[Turn]:
     turns = []
     for one in relays:
-        turns.append(book.turn("c", one))
+        turns.append(book.turn((one.session, "c"), one))
         if turns[-1] in (Turn.ITS, Turn.AGAIN):
-            book.done("c", one)
+            book.done((one.session, "c"), one)
     return turns
 
 
@@ -59,16 +59,16 @@ def test_one_that_has_come_twice_is_acknowledged_twice() -> None:
 
 def test_alive_takes_nothing_back() -> None:
     book = Ledger()
-    book.alive("c", relay(7))
+    book.alive(("s", "c"), relay(7))
     assert [acks.done for _, acks in told(book)] == [(("s", "c", 0, 0),)]
     pass_on(book, relay(7))
-    book.alive("c", relay(8))
+    book.alive(("s", "c"), relay(8))
     assert [acks.done for _, acks in told(book)] == [(("s", "c", 7, 0),)]
 
 
 def test_what_another_instance_has_passed_on_is_not_passed_on_again() -> None:
     book = Ledger()
-    book.known("c", "s", 7)
+    book.known(("s", "c"), 7)
     assert pass_on(book, relay(6), relay(7), relay(8, "0f")) == [Turn.OVER, Turn.OVER, Turn.ITS]
 
 

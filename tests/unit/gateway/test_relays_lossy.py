@@ -111,13 +111,14 @@ class World:
     def pass_on(self, name: str) -> None:
         if self.relays[name]:
             message = self.relays[name].popleft()
-            ledger, number = self.ledgers[name], receipt_of(message.reply)
-            turn = ledger.turn("c", number)
+            ledger, receipt = self.ledgers[name], receipt_of(message.reply)
+            key = (receipt.session, "c")
+            turn = ledger.turn(key, receipt)
             if turn in (Turn.ITS, Turn.AGAIN):
                 self._seq += 1
                 letter = b'%b,"seq":%d}' % (message.payload[:-1], self._seq)
                 self.letters[name].append(Message(letter, message.reply + subjects.LETTER))
-                ledger.done("c", number)
+                ledger.done(key, receipt)
 
     def tell(self, name: str) -> None:
         for _, acks in self.ledgers[name].to_tell(name):

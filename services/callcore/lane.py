@@ -1,0 +1,116 @@
+"""What an instance knows of calls whose relays go through it, and where those go. No I/O."""
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from services.callcore import machine
+from services.callcore.ledger import Key
+from services.callcore.model import Address, Call, Happening, Kind, State
+from shared.errors import SignallingError
+from shared.ids import decode, encode
+from shared.mailbox import Letter
+
+LANES_MAX = 50_000
+"""Calls that are known; those heard of longest ago are forgotten first, and read again when they are needed."""
+WARM_SECONDS = 5.0
+"""How long a lane trusts what it knows; after that it reads the call once more, if it can be read."""
+
+
+@dataclass(slots=True)
+class Lane:
+    """What is known of one call. ``warm_until``: in seconds of the monotonic clock."""
+
+    call: Call
+    revision: int
+    warm_until: float
+    early: list[Letter] = field(default_factory=list)
+    early_bytes: int = 0
+    unread: bool = False
+    """The call could not be read when it was time."""
+    routes: list[str] = field(default_factory=list)
+    """The subjects that are known to lead here, see :class:`Known`."""
+
+    def stay_warm(self, now: float) -> None:
+        """Have it trusted a while longer. ``now``: monotonic."""
+        self.warm_until = now + WARM_SECONDS
+
+
+class Route(NamedTuple):
+    """Where the relays of one session for one call go, as long as nothing about the call changes."""
+
+    lane: Lane
+    key: Key
+    targets: tuple[Address, ...]
+
+
+class Known:
+    """The lanes of an instance, by call."""
+
+    def __init__(self) -> None:
+        self._lanes: OrderedDict[str, Lane] = OrderedDict()
+        self._routes: dict[str, Route] = {}
+        self.route = self._routes.get
+        """The route of a relay whose subject begins so, everything but its kind; ``None`` unless it is plain."""
+
+    def __len__(self) -> int:
+        return len(self._lanes)
+
+    def get(self, call: str) -> Lane | None:
+        """What is known of a call."""
+        return self._lanes.get(call)
+
+    def learn(self, call: Call, revision: int, now: float, early: list[Letter]) -> Lane | None:
+        """Remember a state, unless a later one is known; forget the call when it has ended. ``now``: monotonic."""
+        known = self._lanes.get(call.call)
+        if known is not None:
+            if known.revision > revision:
+                return known
+            self._forget_routes(known)
+        if call.state is State.ENDED:
+            self._lanes.pop(call.call, None)
+            return None
+        lane = Lane(call, revision, now + WARM_SECONDS)
+        if call.state is State.RINGING:
+            lane.early = early
+            lane.early_bytes = sum(len(letter.payload) for letter in early)
+        self._lanes[call.call] = lane
+        self._lanes.move_to_end(call.call)
+        while len(self._lanes) > LANES_MAX:
+            self._forget_routes(self._lanes.popitem(last=False)[1])
+        return lane
+
+    def open(self, begin: str, lane: Lane, key: Key, targets: tuple[Address, ...]) -> None:
+        """Have :attr:`route` know the way of the relays whose subject begins so.
+
+        Only of accepted calls, where all kinds of relays go the same way, and nothing has to be kept of them.
+        """
+        if lane.call.state is State.ACCEPTED:
+            self._routes[begin] = Route(lane, key, targets)
+            lane.routes.append(begin)
+
+    def close(self, call: str) -> None:
+        """Have the relays of a call take the long way until their routes are opened again."""
+        lane = self._lanes.get(call)
+        if lane is not None:
+            self._forget_routes(lane)
+
+    def _forget_routes(self, lane: Lane) -> None:
+        for begin in lane.routes:
+            self._routes.pop(begin, None)
+        lane.routes.clear()
+
+
+def targets_of(call: Call, user: str, session: str, to: str) -> tuple[Address, ...]:
+    """Where the relays of a session go by the table; empty where the table refuses or the peer is another.
+
+    ``user``, ``to``: subject tokens.
+    """
+    name = decode(user)
+    if encode(call.peer_of(name)) != to:
+        return ()
+    event = Happening(Kind.CANDIDATE, "", name, Address(session=session, gateway=""))
+    try:
+        return machine.step(call, event, 0).relay_to
+    except SignallingError:
+        return ()
