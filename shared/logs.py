@@ -1,7 +1,9 @@
 """Structured logs. No SDP, candidate or token ever goes into one: log ids and counts, not payloads."""
 
+import json
 import logging
 import sys
+from datetime import UTC, datetime
 from typing import Literal
 
 import structlog
@@ -35,9 +37,9 @@ class _Stderr:
 
 
 def configure(service: str, instance: str, level: str, form: Literal["json", "console"]) -> None:
-    """Send structlog and the standard library's logging to stderr, in one format, bound to this instance."""
+    """Send structlog and the standard library's logging to stderr, in one format, with the names of this instance."""
     shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
+        _named(service, instance),
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
@@ -54,7 +56,7 @@ def configure(service: str, instance: str, level: str, form: Literal["json", "co
     )
     # Our own lines do not go through the standard library: that costs twice as much as making them.
     structlog.configure(
-        processors=[*shared, *last],
+        processors=[_quickly(service, instance, [*shared, *last])] if form == "json" else [*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         logger_factory=lambda *_: _Stderr(),
         cache_logger_on_first_use=True,
@@ -72,7 +74,32 @@ def configure(service: str, instance: str, level: str, form: Literal["json", "co
     # Libraries speak up only when something is wrong: their info lines carry payloads.
     for name in ("aiohttp", "asyncio", "nats", "socketio", "engineio"):
         logging.getLogger(name).setLevel(max(_LEVELS[level], logging.WARNING))
-    structlog.contextvars.bind_contextvars(service=service, instance=instance)
+
+
+def _named(service: str, instance: str) -> structlog.typing.Processor:
+    def name(_: object, __: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        return {"service": service, "instance": instance, **line}
+
+    return name
+
+
+def _quickly(
+    service: str, instance: str, slowly: list[structlog.typing.Processor]
+) -> structlog.typing.Processor:
+    """What ``slowly`` makes of a line, for a third of the time unless there is a traceback in it."""
+    encode = json.JSONEncoder(default=repr).encode
+
+    def render(logger: object, method: str, line: structlog.typing.EventDict) -> str:
+        if "exc_info" in line or "stack_info" in line:
+            done: object = line
+            for processor in slowly:
+                done = processor(logger, method, done)  # type: ignore[arg-type]  # the last one makes text of it
+            return str(done)
+        line["level"] = method
+        line["timestamp"] = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        return encode({"service": service, "instance": instance, **line})
+
+    return render
 
 
 def get(name: str) -> structlog.typing.FilteringBoundLogger:

@@ -13,7 +13,7 @@ import threading
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Awaitable, Sequence
-from contextvars import Token, copy_context
+from contextvars import Token
 from functools import partial
 from http.client import HTTPException
 from types import TracebackType
@@ -239,8 +239,6 @@ class _Exporter(SpanExporter):
 
     def __init__(self, endpoint: str) -> None:
         self._endpoint = endpoint
-        # It is another thread in which it says so, which knows nothing of the names that log lines carry.
-        self._said_in = copy_context()
         self._quiet_until = 0.0
         self._lost = 0
         self._closing = threading.Event()
@@ -257,7 +255,7 @@ class _Exporter(SpanExporter):
         self._lost += len(spans)
         if time.monotonic() >= self._quiet_until:
             self._quiet_until = time.monotonic() + SAY_SECONDS
-            self._said_in.run(log.warning, "traces cannot be sent", reason=reason, spans_lost=self._lost)
+            log.warning("traces cannot be sent", reason=reason, spans_lost=self._lost)
             self._lost = 0
         return SpanExportResult.FAILURE
 

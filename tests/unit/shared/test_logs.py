@@ -45,3 +45,29 @@ def test_a_traceback_tells_where_but_not_what_was_in_hand(form, capsys) -> None:
     if form == "json":
         line = json.loads(err)
         assert (line["service"], line["instance"], line["level"]) == ("test", "test-1", "error")
+
+
+def test_a_plain_line_is_what_the_slow_way_makes_of_it(capsys) -> None:  # type: ignore[no-untyped-def]
+    before = logging.getLogger().handlers[:], logging.getLogger().level
+    try:
+        logs.configure("test", "test-1", "info", "json")
+        said = {"call": "c1", "n": 7, "odd": {1}, "none": None, "user": "ann ü\ud800"}
+        logs.get("test").warning("it happened", **said)
+        logs.get("test").debug("not at this level")
+        logs.get("test").warning("it happened", **said, stack_info=True)
+    finally:
+        logging.getLogger().handlers[:], level = before
+        logging.getLogger().setLevel(level)
+        structlog.reset_defaults()
+    quick, slow = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    assert slow.pop("stack") and [*quick] == [*slow]
+    assert len(quick.pop("timestamp")) == len(slow.pop("timestamp")) == len("2026-01-01T00:00:00.000000Z")
+    assert (
+        quick
+        == slow
+        == {"service": "test", "instance": "test-1", "level": "warning", "event": "it happened"}
+        | {
+            **said,
+            "odd": "{1}",
+        }
+    )
