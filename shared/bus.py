@@ -201,12 +201,12 @@ class Bus:
         for expecting in asking.values():
             expecting.give_up()
 
-    def publish(self, subject: str, payload: bytes = b"", reply: str = "", head: bytes = b"") -> None:
+    def publish(self, subject: str, payload: bytes = b"", reply: str = "", head: bytes = b"") -> bytes:
         """Send, within a few turns of the event loop: together with what else they bring, if they bring more.
 
         ``subject`` and ``reply`` are taken as they are: from :mod:`shared.subjects`, which encodes what comes from
-        outside. ``head``: NATS headers as :func:`shared.answers.head_of` writes them. Raises :class:`Unavailable` while
-        NATS is away, and when it does not take what is sent.
+        outside. ``head``: NATS headers as :func:`shared.answers.head_of` writes them. Returned is what is sent, for
+        :meth:`amend`. Raises :class:`Unavailable` while NATS is away, and when it does not take what is sent.
         """
         # nats-py's own publish costs more: a coroutine, a future and a task woken for each message.
         client = self.client
@@ -219,15 +219,32 @@ class Bus:
             raise Unavailable("NATS does not take what is sent")
         if head:
             line = f"HPUB {subject} {reply} {len(head)} {len(head) + size}\r\n"
-            client._pending.append(b"%b%b%b\r\n" % (line.encode(), head, payload))
+            message = b"%b%b%b\r\n" % (line.encode(), head, payload)
         else:
-            client._pending.append(b"%b%b\r\n" % (f"PUB {subject} {reply} {size}\r\n".encode(), payload))
+            message = b"%b%b\r\n" % (f"PUB {subject} {reply} {size}\r\n".encode(), payload)
+        client._pending.append(message)
         client._pending_data_size += size
         client.stats["out_msgs"] += 1
         client.stats["out_bytes"] += size
         if not self._flushing:
             self._flushing = True
             self._loop.call_soon(self._flush, len(client._pending), 1)
+        return message
+
+    def amend(self, sent: bytes, subject: str, payload: bytes, reply: str = "") -> bytes | None:
+        """Send this instead of ``sent``, which :meth:`publish` returned; what is sent now, for the next time.
+
+        ``None`` if it was not the last thing to be sent, or has left.
+        """
+        client = self.client
+        if not client._pending or client._pending[-1] is not sent:
+            return None
+        message = b"%b%b\r\n" % (f"PUB {subject} {reply} {len(payload)}\r\n".encode(), payload)
+        more = len(message) - len(sent)
+        client._pending[-1] = message
+        client._pending_data_size += more
+        client.stats["out_bytes"] += more
+        return message
 
     def _flush(self, seen: int = 0, turn: int = TURNS_MAX) -> None:
         client = self.client

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from shared import streams, subjects, traces
 from shared.bus import Bus
 from shared.clock import SeqClock
+from shared.contracts.relays import LINE
 from shared.errors import Unavailable
 from shared.ids import new_id
 
@@ -52,11 +53,16 @@ class Postman:
         self._seq = SeqClock()
 
     def deliver(self, gateway: str, session: str, event: str, payload: bytes, reply: str = "") -> bytes:
-        """Send ``payload`` (a JSON object that is not empty) with a fresh ``seq``; what was sent.
+        """Send ``payload`` with a fresh ``seq``; what was sent.
 
+        ``payload``: a JSON object that is not empty, or several, each on a line of its own and with its own ``seq``.
         ``reply``: the receipt subject that the gateway answers on. Raises :class:`shared.errors.Unavailable`.
         """
-        letter = b'%b,"seq":%d}' % (payload[:-1], self._seq.next())
+        if LINE in payload:
+            lines = payload.split(LINE)
+            letter = LINE.join([b'%b,"seq":%d}' % (line[:-1], self._seq.next()) for line in lines])
+        else:
+            letter = b'%b,"seq":%d}' % (payload[:-1], self._seq.next())
         head = traces.active.head() if traces.active is not None else b""
         self._bus.publish(subjects.deliver(gateway, session, event), letter, reply, head)
         return letter
@@ -78,9 +84,9 @@ async def read(
 ) -> list[Letter]:
     """What was sent to a session from ``since_ms`` (ms since the epoch) on, oldest first, as far as the stream reaches.
 
-    At most ``limit`` letters, the oldest ones. ``upto``: what :func:`settle` has put there; it is waited for. Most of
-    it comes in batches from any replica, which may be behind; the end is asked of the stream's leader. Raises
-    :class:`Unavailable`.
+    At most ``limit`` letters, or a few more where several came together: the oldest ones. ``upto``: what :func:`settle`
+    has put there; it is waited for. Most of it comes in batches from any replica, which may be behind; the end is asked
+    of the stream's leader. Raises :class:`Unavailable`.
     """
     until = time.monotonic() + READ_SECONDS
     letters: list[Letter] = []
@@ -103,7 +109,7 @@ async def read(
             break
         for msg in batch:
             headers = msg.headers or {}
-            letters.append(Letter(subjects.parse_deliver(headers["Nats-Subject"])[1], msg.data))
+            letters += _letters(headers["Nats-Subject"], msg.data)
             where = {"seq": int(headers["Nats-Sequence"]) + 1}
     while len(letters) < limit:
         query = {"next_by_subj": subjects.mailbox(session), **where}
@@ -120,11 +126,14 @@ async def read(
                 continue
             raise Unavailable(f"stream {subjects.STREAM_DELIVER}: {error.get('description')}")
         message = answer["message"]
-        letters.append(
-            Letter(subjects.parse_deliver(message["subject"])[1], b64decode(message.get("data", "")))
-        )
+        letters += _letters(message["subject"], b64decode(message.get("data", "")))
         where = {"seq": message["seq"] + 1}
     return [letter for letter in letters if letter.event != subjects.SETTLED]
+
+
+def _letters(subject: str, data: bytes) -> list[Letter]:
+    _, event = subjects.parse_deliver(subject)
+    return [Letter(event, line) for line in data.split(LINE)]
 
 
 class Reach:

@@ -117,21 +117,34 @@ WANTED = "w"
 
 
 class Receipt(NamedTuple):
-    """The parsed reply subject of a relay. ``marks``: a digit that tells tries apart, then letters, see above."""
+    """The parsed reply subject of a relay. ``marks``: a digit that tells tries apart, then letters, see above.
+
+    ``more``: how many relays follow it in the same message. ``marks`` are those of the first.
+    """
 
     gateway: str
     session: str
     number: int
     marks: str
+    more: int = 0
+
+    @property
+    def last(self) -> int:
+        """The number of the last relay in the message."""
+        return self.number + self.more
 
 
-def receipt(gateway: str, session: str, number: int, marks: str = "0") -> str:
+def receipt(gateway: str, session: str, number: int, marks: str = "0", more: int = 0) -> str:
     """The reply subject of a relay of ``session``, the ``number``-th from its gateway's point of view.
+
+    ``more``: how many follow it in the same message, see :func:`shared.contracts.relays.apart`.
 
     Three things come back on it: a refusal (error JSON), the peer's gateway's receipt (empty) if that is wanted, and
     NATS's own "no responders" if the callcore instance is gone. Numbers of one call's relays follow each other
     without a gap, and those of a session only grow.
     """
+    if more:
+        return f"receipt.{gateway}.{session}.{number}+{more}-{marks}"
     return f"receipt.{gateway}.{session}.{number}-{marks}"
 
 
@@ -152,15 +165,16 @@ def receipt_all(gateway: str) -> str:
 
 def parse_receipt(subject: str) -> tuple[str, int]:
     """``(session, number)`` of a receipt subject."""
-    _, session, number, _ = receipt_of(subject)
-    return session, number
+    receipt = receipt_of(subject)
+    return receipt.session, receipt.number
 
 
 def receipt_of(subject: str) -> Receipt:
     """All of a receipt subject. Raises ``ValueError`` for anything else."""
     _, gateway, session, rest = subject.split(".")
     number, _, marks = rest.partition("-")
-    return Receipt(gateway, session, int(number), marks)
+    first, more, count = number.partition("+")
+    return Receipt(gateway, session, int(first), marks, int(count) if more else 0)
 
 
 def acks(gateway: str) -> str:

@@ -24,6 +24,7 @@ from services.callcore.store import Found, Store
 from shared import logs, subjects
 from shared.bus import Bus, drain
 from shared.contracts.client import Event
+from shared.contracts.relays import LINE, apart
 from shared.errors import RateLimited, SignallingError, Unavailable
 from shared.mailbox import Letter, Postman
 from shared.subjects import Receipt, receipt_of
@@ -117,6 +118,9 @@ class Lanes:
         route = self._known.route(begin)
         if route is not None and route.lane.warm_until > time.monotonic():
             self._at_once(route.lane, route.targets, kind, route.key, reply, receipt_of(reply), payload)
+        elif LINE in payload:
+            for its_reply, line in apart(reply, payload):
+                self._on_other(begin, kind, its_reply, line)
         else:
             self._on_other(begin, kind, reply, payload)
 
@@ -149,10 +153,12 @@ class Lanes:
         receipt: Receipt,
         payload: bytes,
     ) -> None:
-        """Pass a relay on whose way is plain, if it is its turn."""
+        """Pass a relay on whose way is plain, or several that came in one message, if it is their turn."""
         turn = self._ledger.turn(key, receipt)
         if turn is not Turn.ITS and turn is not Turn.AGAIN:
             return
+        if receipt.more and turn is Turn.ITS and (over := self._ledger.over(key, receipt)):
+            payload = LINE.join(payload.split(LINE)[over:])
         try:
             if payload:
                 self._pass_on(lane, targets, kind, reply, payload, first=turn is Turn.ITS)

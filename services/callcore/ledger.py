@@ -42,19 +42,23 @@ class Ledger:
     def turn(self, key: Key, receipt: Receipt) -> Turn:
         """Whether it is a relay's turn. If not, its gateway is to be told."""
         last = self._last.get(key, 0)
-        if receipt.number > last:
-            if last + 1 != receipt.number and subjects.FOLLOWS in receipt.marks:
+        if receipt.last > last:
+            if last + 1 < receipt.number and subjects.FOLLOWS in receipt.marks:
                 self.missed(key, receipt)
                 return Turn.NOT_YET
             return Turn.ITS
         if subjects.AGAIN in receipt.marks:
             return Turn.AGAIN
-        self._note(key, receipt, receipt.number)
+        self._note(key, receipt, receipt.last)
         return Turn.OVER
+
+    def over(self, key: Key, receipt: Receipt) -> int:
+        """How many of the relays that came in one message have been passed on."""
+        return max(0, self._last.get(key, 0) + 1 - receipt.number)
 
     def done(self, key: Key, receipt: Receipt) -> None:
         """A relay has been passed on, or refused: it need not come again."""
-        number, known = receipt.number, self._last
+        number, known = receipt.last, self._last
         if number >= known.get(key, 0):
             known[key] = number
         known.move_to_end(key)

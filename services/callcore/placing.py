@@ -81,6 +81,9 @@ class Placing:
                     # Asked about users that are not there, too: a refusal takes as long as they do.
                     allowed = await self._policy.may_call(request.user, request.to)
                 if not (allowed and sessions):
+                    # Any replica was asked, and may not have heard of somebody who has just joined.
+                    sessions = await self._store.sessions(request.to, fresh=True)
+                if not (allowed and sessions):
                     raise UserNotFound
                 if not await self._free(theirs, request):
                     raise UserUnavailable

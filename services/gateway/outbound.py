@@ -13,6 +13,7 @@ from shared import logs, subjects, traces
 from shared.bus import Bus
 from shared.contracts import client
 from shared.contracts.client import Event
+from shared.contracts.relays import LINE
 from shared.mailbox import seq_of
 
 log = logs.get(__name__)
@@ -78,18 +79,21 @@ class Outbound:
             with traces.active.delivery(event, head):
                 self._on_deliver(subject, reply, payload)
             return
-        arrival = Arrival(event, payload, reply)
         recovery = self._recoveries.get(session)
-        if recovery is None and (socket := self._registry.by_session(session)) is not None:
-            self._write(socket, arrival)
-        elif recovery is None or recovery.direct:
-            self._take(session, arrival, recovery)
+        socket = self._registry.by_session(session) if recovery is None else None
+        for line in payload.split(LINE):
+            arrival = Arrival(event, line, reply)
+            if socket is not None:
+                self._write(socket, arrival)
+            elif recovery is None or recovery.direct:
+                self._take(session, arrival, recovery)
 
     def on_elsewhere(self, subject: str, reply: str, payload: bytes, _head: bytes = b"") -> None:
         """Something for a session that has just come here, wherever it was sent to."""
         session, event = subjects.parse_deliver(subject)
         if event != subjects.SETTLED:
-            self._take(session, Arrival(event, payload, reply), self._recoveries.get(session))
+            for line in payload.split(LINE):
+                self._take(session, Arrival(event, line, reply), self._recoveries.get(session))
 
     def _take(self, session: str, arrival: Arrival, recovery: Recovery | None) -> None:
         if recovery is not None:

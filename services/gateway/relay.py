@@ -15,6 +15,7 @@ from typing import Any
 from nats.aio.msg import Msg
 
 from services.gateway.answers import Answers
+from services.gateway.bundle import Bundle
 from services.gateway.heard import Heard
 from services.gateway.outbox import AGAIN_SECONDS, Flow, Outbox, Sent
 from services.gateway.replies import Asked, Replies, dumps
@@ -64,6 +65,8 @@ class Relays:
         self._doubt = False
         self._doubted_at = 0.0
         self._lost: set[str] = set()
+        self._bundle: Bundle | None = None
+        """The candidate that was published last, while another one may join it."""
         self.taken: dict[Event, int] = dict.fromkeys(RELAYED, 0)
         """Event → relays that clients sent, but for those that were refused at once."""
         self.resent = 0
@@ -183,13 +186,18 @@ class Relays:
             flow.owner = owner
 
     def _publish(self, flow: Flow, sent: Sent, marks: str) -> None:
-        self._bus.publish(
-            f"relay.{flow.owner}.{sent.tail}",
-            sent.payload,
-            subjects.receipt(self._instance, flow.session, sent.number, marks),
-        )
+        subject = f"relay.{flow.owner}.{sent.tail}"
         if sent.first < 0:
             sent.first = subjects.attempt_of(marks)
+        before = self._bundle
+        if before is not None and before.amend(self._bus, subject, sent, marks):
+            return
+        reply = subjects.receipt(self._instance, flow.session, sent.number, marks)
+        message = self._bus.publish(subject, sent.payload, reply)
+        alone = (
+            sent.event is not Event.CANDIDATE or sent.wanted or not sent.payload or subjects.AGAIN in marks
+        )
+        self._bundle = None if alone else Bundle(message, subject, reply, sent, marks)
 
     def _pump(self, flow: Flow) -> None:
         """Send all that is not acknowledged, in order."""
@@ -245,7 +253,7 @@ class Relays:
             self._bus.publish(subjects.DOUBT)
 
     async def _on_receipt(self, msg: Msg) -> None:
-        _, session, number, marks = subjects.receipt_of(msg.subject)
+        _, session, number, marks, _ = subjects.receipt_of(msg.subject)
         if msg.headers is not None and msg.headers.get("Status") == "503":
             self._nobody(session, number, marks)
             return

@@ -3,11 +3,20 @@
 A relay may be passed on twice, because whoever passed it on died before saying so. So each carries the sending session
 and its number as the last key of its JSON, also in the mailbox: ``"relay":"<session>.<number>"``. Gateways take it out
 before a client sees it.
+
+Candidates that leave a gateway together travel in one message, each on a line of its own; no JSON here has line breaks.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
+from shared import subjects
 from shared.contracts.wire import Wire
+
+LINE = b"\n"
+TOGETHER_MAX = 16
+"""Relays in one message."""
+TOGETHER_BYTES = 16 * 1024
 
 _KEY = b',"relay":"'
 
@@ -48,3 +57,14 @@ def stamped(payload: bytes) -> Stamped | None:
     said, _, rest = rest.partition(b'"')
     session, _, number = said.rpartition(b".")
     return Stamped(session.decode(), int(number), body + rest)
+
+
+def apart(reply: str, payload: bytes) -> Iterator[tuple[str, bytes]]:
+    """The relays of one message as if each had come by itself: its receipt subject, and its payload."""
+    gateway, session, number, marks, more = subjects.receipt_of(reply)
+    if not more:
+        yield reply, payload
+        return
+    for n, line in enumerate(payload.split(LINE)):
+        yield subjects.receipt(gateway, session, number + n, marks), line
+        marks = f"{marks[0]}{subjects.FOLLOWS}"

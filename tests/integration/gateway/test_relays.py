@@ -12,7 +12,7 @@ from shared import subjects
 from shared.bus import Bus
 from shared.clock import now_seq
 from shared.contracts.liveness import Beat
-from shared.contracts.relays import Acks, stamp, stamped
+from shared.contracts.relays import Acks, apart, stamp, stamped
 from tests.integration.gateway.conftest import GATEWAY, Connect, Services, Start
 
 OFFER = {"offer": {"sdp": "v=0 ü"}, "from": "alice", "to": "bob", "callId": "c", "callType": "audio"}
@@ -27,6 +27,8 @@ class Callcore:
         self.answer: bytes | None = b""
         self.acks = True
         self.got: list[tuple[subjects.Relay, bytes, str]] = []
+        self.messages = 0
+        """How many messages they came in."""
 
     async def start(self) -> "Callcore":
         self._subscription = await self._bus.subscribe(subjects.relay_all(self.name), self._on_relay)
@@ -38,13 +40,15 @@ class Callcore:
         await self._bus.flush()
 
     async def _on_relay(self, msg: Msg) -> None:
-        self.got.append((subjects.parse_relay(msg.subject), msg.data, msg.reply))
-        if self.answer is not None and (self.answer or subjects.receipt_wanted(msg.reply)):
-            self._bus.publish(msg.reply, self.answer)
-        if self.acks:
-            _, session, number, marks = subjects.receipt_of(msg.reply)
-            done = (session, msg.subject.split(".")[2], number, subjects.attempt_of(marks))
-            self._bus.publish(subjects.acks(GATEWAY), Acks(by=self.name, done=(done,)).dump())
+        self.messages += 1
+        for reply, payload in apart(msg.reply, msg.data):
+            self.got.append((subjects.parse_relay(msg.subject), payload, reply))
+            if self.answer is not None and (self.answer or subjects.receipt_wanted(reply)):
+                self._bus.publish(reply, self.answer)
+            if self.acks:
+                _, session, number, marks, _ = subjects.receipt_of(reply)
+                done = (session, msg.subject.split(".")[2], number, subjects.attempt_of(marks))
+                self._bus.publish(subjects.acks(GATEWAY), Acks(by=self.name, done=(done,)).dump())
 
     async def wait_for(self, count: int) -> None:
         async with asyncio.timeout(5):
@@ -58,7 +62,7 @@ async def test_what_is_published(gateway: Start, connect: Connect, services: Ser
     assert await alice.ok("call:offer", OFFER) == {"ok": True}
     subject, body, reply = cc.got[0]
     assert subject == ("cc", "c", "alice", alice.session, "bob", "call:offer")
-    _, session, number, marks = subjects.receipt_of(reply)
+    _, session, number, marks, _ = subjects.receipt_of(reply)
     assert (session, marks) == (alice.session, "0sw")
     wanted = {
         "offer": OFFER["offer"],
