@@ -395,7 +395,8 @@ TABLE: tuple[Row, ...] = (
         "publish with receipt subject",
         "gateway",
         "the callcore in charge of the call",
-        "call:offer, call:answer, ice:candidate; payload: what the peer is to see, without seq, with its stamp",
+        "call:offer, call:answer, ice:candidate; payload: what the peer is to see, without seq, with its stamp; "
+        "candidates that leave together are one message, each on a line of its own",
     ),
     Row(
         "relay.<callcore>.<call>.-.-.-.state",
@@ -430,8 +431,8 @@ TABLE: tuple[Row, ...] = (
         "publish, captured by memory stream DELIVER",
         "callcore",
         "gateway",
-        "one client-visible event to one session; `deliver.-.<session>.settled` is for no client, gateways see by it "
-        "that what came before is stored",
+        "one client-visible event to one session, or candidates that came together, each on a line of its own; "
+        "`deliver.-.<session>.settled` is for no client, gateways see by it that what came before is stored",
     ),
     Row("control.<gateway>.<session>.replaced", "publish", "presence", "gateway", "close the socket named"),
     Row(

@@ -80,14 +80,14 @@ class Known:
             self._forget_routes(self._lanes.popitem(last=False)[1])
         return lane
 
-    def open(self, begin: str, lane: Lane, key: Key, targets: tuple[Address, ...]) -> None:
+    def open(self, begin: str, route: Route) -> Route:
         """Have :attr:`route` know the way of the relays whose subject begins so.
 
         Only of accepted calls, where all kinds of relays go the same way, and nothing has to be kept of them.
         """
-        if lane.call.state is State.ACCEPTED:
-            self._routes[begin] = Route(lane, key, targets)
-            lane.routes.append(begin)
+        self._routes[begin] = route
+        route.lane.routes.append(begin)
+        return route
 
     def close(self, call: str) -> None:
         """Have the relays of a call take the long way until their routes are opened again."""

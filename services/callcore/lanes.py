@@ -16,7 +16,7 @@ import nats.errors
 from nats.aio.subscription import Subscription
 
 from services.callcore.acks import Acknowledger
-from services.callcore.lane import Known, Lane, targets_of
+from services.callcore.lane import Known, Lane, Route, targets_of
 from services.callcore.ledger import Key, Ledger, Turn
 from services.callcore.long_way import Accept, Announcement, LongWay, Relay
 from services.callcore.model import Address, Call, State
@@ -24,7 +24,7 @@ from services.callcore.store import Found, Store
 from shared import logs, subjects
 from shared.bus import Bus, drain
 from shared.contracts.client import Event
-from shared.contracts.relays import LINE, apart
+from shared.contracts.relays import apart, without_first
 from shared.errors import RateLimited, SignallingError, Unavailable
 from shared.mailbox import Letter, Postman
 from shared.subjects import Receipt, receipt_of
@@ -115,31 +115,35 @@ class Lanes:
 
     def _on_message(self, subject: str, reply: str, payload: bytes, _head: bytes = b"") -> None:
         begin, _, kind = subject.rpartition(".")
-        route = self._known.route(begin)
+        route = self._known.route(begin) or self._open(begin)
         if route is not None and route.lane.warm_until > time.monotonic():
             self._at_once(route.lane, route.targets, kind, route.key, reply, receipt_of(reply), payload)
-        elif LINE in payload:
-            for its_reply, line in apart(reply, payload):
-                self._on_other(begin, kind, its_reply, line)
-        else:
-            self._on_other(begin, kind, reply, payload)
-
-    def _on_other(self, begin: str, kind: str, reply: str, payload: bytes) -> None:
-        """A relay whose route is not known yet, or that has none; or a state."""
-        _, _, token, user, session, to = begin.split(".")
-        if kind == subjects.STATE:
+        elif kind == subjects.STATE:
             told = Announcement.model_validate_json(payload)
             self._on_state(told.call, told.revision, told.born, told.rings)
-            return
+        else:
+            for its_reply, line in apart(reply, payload):
+                self._on_other(begin, kind, its_reply, line)
+
+    def _open(self, begin: str) -> Route | None:
+        """The route of relays whose subject begins so, if they are of an accepted call and nothing is in their way."""
+        _, _, token, user, session, to = begin.split(".")
+        lane = self._known.get(token)
+        if lane is None or lane.call.state is not State.ACCEPTED or self._long_way.has_line(token):
+            return None
+        targets = targets_of(lane.call, user, session, to)
+        return self._known.open(begin, Route(lane, (session, token), targets)) if targets else None
+
+    def _on_other(self, begin: str, kind: str, reply: str, payload: bytes) -> None:
+        """A relay that has no route: of a call that rings, or is not known."""
+        _, _, token, user, session, to = begin.split(".")
         receipt = receipt_of(reply)
-        if not self._long_way.has_line(token):
+        if kind != Event.ANSWER and not self._long_way.has_line(token):
             lane = self._known.get(token)
             if lane is not None and lane.warm_until > time.monotonic():
                 targets = targets_of(lane.call, user, session, to)
-                if targets and (kind != Event.ANSWER or lane.call.state is State.ACCEPTED):
-                    key = (session, token)
-                    self._known.open(begin, lane, key, targets)
-                    self._at_once(lane, targets, kind, key, reply, receipt, payload)
+                if targets:
+                    self._at_once(lane, targets, kind, (session, token), reply, receipt, payload)
                     return
         self._long_way.wait(token, Relay(token, user, session, to, kind, reply, receipt, payload))
 
@@ -158,7 +162,7 @@ class Lanes:
         if turn is not Turn.ITS and turn is not Turn.AGAIN:
             return
         if receipt.more and turn is Turn.ITS and (over := self._ledger.over(key, receipt)):
-            payload = LINE.join(payload.split(LINE)[over:])
+            reply, payload = without_first(reply, payload, over)
         try:
             if payload:
                 self._pass_on(lane, targets, kind, reply, payload, first=turn is Turn.ITS)

@@ -1,45 +1,49 @@
-"""Candidates of one session that leave together: one message instead of many, a line for each."""
+"""Candidates of one session that leave together: one message instead of many, a line for each. No I/O."""
 
 from services.gateway.outbox import Sent
-from shared.bus import Bus
+from shared.contracts.client import Event
 from shared.contracts.relays import LINE, TOGETHER_BYTES, TOGETHER_MAX
-from shared.subjects import FOLLOWS
+from shared.subjects import AGAIN, FOLLOWS
 
 
 class Bundle:
-    """A message that has been published; ``message``: what :meth:`shared.bus.Bus.publish` returned.
+    """A message that has been published, and what may be added to it: the relays that follow ``first`` without a gap.
 
-    The relay ``first`` was sent in it, with these ``marks``. Others may join it: those that follow without a gap.
+    ``subject``, ``reply``, ``marks``: those it was published with. ``message``: what the bus calls it.
     """
 
-    __slots__ = ("_last", "_lines", "_marks", "_message", "_reply", "_size", "_subject")
+    __slots__ = ("_begin", "_end", "_last", "_lines", "_marks", "_size", "_subject", "message")
 
-    def __init__(self, message: bytes, subject: str, reply: str, first: Sent, marks: str) -> None:
-        self._message = message
+    def __init__(self, subject: str, reply: str, first: Sent, marks: str, message: bytes) -> None:
         self._subject = subject
-        self._reply = reply
+        self._begin, _, self._end = reply.rpartition("-")
         self._marks = f"{marks[0]}{FOLLOWS}"
         self._last = first.number
         self._lines = [first.payload]
         self._size = len(first.payload)
+        self.message = message
 
-    def amend(self, bus: Bus, subject: str, sent: Sent, marks: str) -> bool:
-        """Have a relay leave in this message, too; whether that is possible."""
-        size = self._size + len(sent.payload)
+    @staticmethod
+    def may_begin(sent: Sent, marks: str) -> bool:
+        """Whether others may join this one."""
+        return sent.event == Event.CANDIDATE and bool(sent.payload) and not sent.wanted and AGAIN not in marks
+
+    def joined(self, subject: str, sent: Sent, marks: str) -> tuple[bytes, str] | None:
+        """Payload and reply subject of the message once this one has joined; ``None`` for one that may not."""
         if (
             subject != self._subject
             or marks != self._marks
             or sent.number != self._last + 1
             or not sent.payload
-            or size > TOGETHER_BYTES
+            or self._size + len(sent.payload) > TOGETHER_BYTES
             or len(self._lines) == TOGETHER_MAX
         ):
-            return False
-        begin, _, its_marks = self._reply.rpartition("-")
-        lines = [*self._lines, sent.payload]
-        reply = f"{begin}+{len(self._lines)}-{its_marks}"
-        message = bus.amend(self._message, subject, LINE.join(lines), reply)
-        if message is None:
-            return False
-        self._message, self._lines, self._size, self._last = message, lines, size, sent.number
-        return True
+            return None
+        return LINE.join((*self._lines, sent.payload)), f"{self._begin}+{len(self._lines)}-{self._end}"
+
+    def join(self, sent: Sent, message: bytes) -> None:
+        """It has joined, and the bus has a new name for the message."""
+        self._lines.append(sent.payload)
+        self._size += len(sent.payload)
+        self._last = sent.number
+        self.message = message

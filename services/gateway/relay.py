@@ -189,15 +189,15 @@ class Relays:
         subject = f"relay.{flow.owner}.{sent.tail}"
         if sent.first < 0:
             sent.first = subjects.attempt_of(marks)
-        before = self._bundle
-        if before is not None and before.amend(self._bus, subject, sent, marks):
-            return
+        bundle = self._bundle
+        if bundle is not None and (joined := bundle.joined(subject, sent, marks)) is not None:
+            message = self._bus.amend(bundle.message, subject, *joined)
+            if message is not None:
+                bundle.join(sent, message)
+                return
         reply = subjects.receipt(self._instance, flow.session, sent.number, marks)
         message = self._bus.publish(subject, sent.payload, reply)
-        alone = (
-            sent.event is not Event.CANDIDATE or sent.wanted or not sent.payload or subjects.AGAIN in marks
-        )
-        self._bundle = None if alone else Bundle(message, subject, reply, sent, marks)
+        self._bundle = Bundle(subject, reply, sent, marks, message) if Bundle.may_begin(sent, marks) else None
 
     def _pump(self, flow: Flow) -> None:
         """Send all that is not acknowledged, in order."""

@@ -68,3 +68,12 @@ def apart(reply: str, payload: bytes) -> Iterator[tuple[str, bytes]]:
     for n, line in enumerate(payload.split(LINE)):
         yield subjects.receipt(gateway, session, number + n, marks), line
         marks = f"{marks[0]}{subjects.FOLLOWS}"
+
+
+def without_first(reply: str, payload: bytes, count: int) -> tuple[str, bytes]:
+    """What is left of a message of several relays without the first of them: its receipt subject, and its payload."""
+    gateway, session, number, marks, more = subjects.receipt_of(reply)
+    # Marks are those of the first relay. What follows one that has been passed on is known by that.
+    marks = f"{marks[0]}{subjects.FOLLOWS}"
+    left = subjects.receipt(gateway, session, number + count, marks, more - count)
+    return left, LINE.join(payload.split(LINE)[count:])

@@ -167,7 +167,7 @@ def _of_relays(schemas: Schemas, rows: dict[str, Row]) -> Iterator[Channel]:
         name = f"Relayed{type(event)(event).name.title()}"
         payload = schemas.add(name, merged(schema, name, f"`{event}` on its way.", relay=_RELAY))
         kinds.append(
-            Message(f"relay.{key_of(event)}", f"`{event}`", payload, ({**example, "relay": _STAMP},))
+            Message(f"relay.{key_of(event)}", _said(event), payload, ({**example, "relay": _STAMP},))
         )
     void = _text("relay.void", "A number whose relay is not to get through any more.")
     yield Channel(rows[subject], subject, (*kinds, void))
@@ -195,6 +195,11 @@ def _of_relays(schemas: Schemas, rows: dict[str, Row]) -> Iterator[Channel]:
     yield Channel(rows["doubt"], "doubt", (_text("doubt", "Somebody was cut off."),))
 
 
+def _said(event: Event) -> str:
+    several = "; several in one message, each on a line of its own, where they came together"
+    return f"`{event}`{several if event is Event.CANDIDATE else ''}"
+
+
 def _deliveries(schemas: Schemas) -> Iterator[Message]:
     for event in SEQUENCED:
         if event in RELAYED:
@@ -207,7 +212,7 @@ def _deliveries(schemas: Schemas) -> Iterator[Message]:
             schema, example = schemas.bare(OUTBOUND[event]), MODELS[OUTBOUND[event]]
             name = OUTBOUND[event].__name__
         payload = schemas.add(name, merged(schema, name, f"`{event}` for a client.", seq=SEQ_SCHEMA))
-        yield Message(f"deliver.{key_of(event)}", f"`{event}`", payload, ({**example, "seq": SEQ},), _TRACED)
+        yield Message(f"deliver.{key_of(event)}", _said(event), payload, ({**example, "seq": SEQ},), _TRACED)
     mark: Schema = {
         "type": "object",
         "properties": {"id": {"type": "string"}, "seq": {"type": "integer", "const": 0}},

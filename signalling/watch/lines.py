@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from shared import subjects
+from shared.contracts.relays import LINE
 from shared.ids import decode
 from shared.printable import printable
 
@@ -35,6 +36,8 @@ def line(subject: str, payload: bytes, at: datetime, *, raw: bool, note: str = "
     """The message as a line of text. ``note``: what is known besides, e.g. whose session it is."""
     body = _body(payload)
     shown = " ".join(_fields(body, raw=raw)) if body is not None else _opaque(payload)
+    if more := payload.count(LINE):
+        shown += f" and {more} more"
     where = printable(_readable(subject))
     return "  ".join(
         part for part in (f"{at:%H:%M:%S}.{at.microsecond // 1000:03}", where, note, shown) if part
@@ -119,8 +122,9 @@ def _json(value: Any) -> str:
 
 
 def _body(payload: bytes) -> dict[str, Any] | None:
+    """A message's JSON; the first of several."""
     try:
-        body = json.loads(payload)
+        body = json.loads(payload.partition(LINE)[0])
     except ValueError:
         return None
     return body if isinstance(body, dict) else None

@@ -18,6 +18,7 @@ from tests.support.raw_client import RawClient
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
 
+_SEVERAL = ("relay.", "deliver.")
 NOT_OURS = ("$JS.", "$SRV.", "$SYS.", "_INBOX.")
 SELDOM = {
     "doubt",  # somebody was cut off
@@ -42,6 +43,8 @@ class Bus:
         self.seen: Counter[str] = Counter()
         self.faults: list[str] = []
         self.traced: set[str] = set()
+        self.together = 0
+        """Most that was in one message."""
         self._answers: dict[str, str] = {}
 
     async def hear(self, msg: Msg) -> None:
@@ -63,11 +66,16 @@ class Bus:
 
     def _judge(self, channel: str, msg: Msg) -> None:
         self.seen[channel] += 1
+        texts = msg.data.decode().split("\n") if channel.startswith(_SEVERAL) else [msg.data.decode()]
+        self.together = max(self.together, len(texts))
+        for text in texts:
+            self._judge_text(channel, msg, text)
+
+    def _judge_text(self, channel: str, msg: Msg, text: str) -> None:
         found, right = [], []
         for key in self.document.messages(channel):
             message = self.document.whole["components"]["messages"][key]
             try:
-                text = msg.data.decode()
                 payload = text if message.get("contentType") == "text/plain" else json.loads(text)
             except ValueError:
                 found.append(f"{key}: not JSON")
@@ -174,6 +182,9 @@ async def _whole_call(cluster: Cluster, judge: Judge, alice: Witness, bob: Witne
     await tablet.expect("call:ended", callId=call, reason="answered_elsewhere")
     await bob.ok("ice:candidate", {**back, "callId": call, "candidate": None})
     await alice.expect("ice:candidate", callId=call)
+    for n in range(8):
+        await alice.emit("ice:candidate", {**there, "callId": call, "candidate": {"candidate": f"{n}"}})
+    await bob.inbox.expect_many("ice:candidate", 9)
     await alice.refused("ice:candidate", {**there, "to": "nobody", "callId": call, "candidate": {}})
 
     seq = max(event.data.get("seq", 0) for event in bob.inbox.all)

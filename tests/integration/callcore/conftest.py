@@ -24,6 +24,7 @@ from shared.contracts.calls import (
     RejectRequest,
 )
 from shared.contracts.presence import Session, Sessions
+from shared.contracts.relays import LINE
 from shared.contracts.rpc import Done
 from shared.ids import encode, new_id
 from shared.kv import Bucket
@@ -52,6 +53,7 @@ class World:
         self.sessions = Bucket(bus, subjects.BUCKET_SESSIONS)
         self.calls = Bucket(bus, subjects.BUCKET_CALLS)
         self.seen: list[Seen] = []
+        self._bundles: list[tuple[str, list[dict[str, Any]]]] = []
         self.receipts: list[tuple[str, int, dict[str, Any]]] = []
         self._changed = asyncio.Event()
         self._number = 0
@@ -64,7 +66,9 @@ class World:
 
     async def _on_deliver(self, msg: Msg) -> None:
         session, event = subjects.parse_deliver(msg.subject)
-        self.seen.append(Seen(session, event, json.loads(msg.data), msg.reply))
+        lines = [json.loads(line) for line in msg.data.split(LINE)]
+        self.seen += [Seen(session, event, body, msg.reply) for body in lines]
+        self._bundles.append((session, lines))
         self._changed.set()
 
     async def _on_receipt(self, msg: Msg) -> None:
@@ -86,6 +90,14 @@ class World:
     def to(self, session: str, *events: str) -> list[Seen]:
         """What a session was sent, of the events named or of all."""
         return [s for s in self.seen if s.session == session and (not events or s.event in events)]
+
+    def messages(self, call: str) -> list[tuple[str, list[int]]]:
+        """Sessions, and the candidates of a call that they were sent in one message."""
+        return [
+            (session, [body["candidate"]["n"] for body in lines])
+            for session, lines in self._bundles
+            if lines[0].get("callId") == call and "candidate" in lines[0]
+        ]
 
     async def expect(self, session: str, event: str) -> Seen:
         """The first such message to the session."""

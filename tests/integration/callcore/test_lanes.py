@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 from typing import Any
 
 import pytest
@@ -9,8 +10,8 @@ from nats.aio.msg import Msg
 
 from services.callcore import lane, lanes
 from services.callcore.store import Store
-from shared import streams, subjects
-from shared.contracts.relays import Acks, stamp
+from shared import mailbox, streams, subjects
+from shared.contracts.relays import LINE, Acks, stamp
 from shared.errors import Unavailable
 from shared.ids import encode
 from signalling.nats_server import EmbeddedNats
@@ -236,6 +237,23 @@ class Sender:
             subjects.receipt(GATEWAY, self._session, number, marks),
         )
 
+    def send_together(self, numbers: range, marks: str) -> None:
+        lines = [
+            stamp(
+                b'{"candidate":{"n":%d},"from":"ann","callId":"%b"}' % (n, self._call.encode()),
+                self._session,
+                n,
+            )
+            for n in numbers
+        ]
+        owner = self._world.members.owner("callcore", encode(self._call))
+        assert owner is not None
+        self._world.bus.publish(
+            subjects.relay(owner, self._call, "ann", self._session, "bob", "ice:candidate"),
+            LINE.join(lines),
+            subjects.receipt(GATEWAY, self._session, numbers[0], marks, len(numbers) - 1),
+        )
+
     async def acknowledged(self, number: int, attempt: int = 0) -> None:
         """Wait until this number is acknowledged, of what was sent that time."""
         entry = (self._session, encode(self._call), number, attempt)
@@ -265,6 +283,35 @@ async def test_each_is_passed_on_once_in_turn_and_acknowledged(world: World, cal
     await sender.send(10, "3a")
     await sender.acknowledged(10, 3)
     assert candidates(world, "bob-phone") == [7, 8, 9, 10, 11, 10]
+
+
+async def test_several_in_one_message(world: World, callcore: Start) -> None:
+    """They are passed on in one message, once each; while it rings one by one, for then they are counted and kept."""
+    await callcore()
+    await world.online("ann", "phone")
+    await world.online("bob", "phone")
+    call = (await world.initiate("ann-phone", "bob")).call
+    sender = await Sender(world, "ann-phone", call).listen()
+    sender.send_together(range(1, 4), "0s")
+    await sender.acknowledged(3)
+    assert world.messages(call) == [("bob-phone", [n]) for n in (1, 2, 3)]
+    await world.accept("bob-phone", call)
+    sender.send_together(range(4, 7), "0f")
+    await sender.acknowledged(6)
+    assert world.messages(call)[3:] == [("bob-phone", [4, 5, 6])]
+    sender.send_together(range(5, 9), "1")
+    await sender.acknowledged(8, 1)
+    assert world.messages(call)[4:] == [("bob-phone", [7, 8])], "the first two have been passed on"
+    seqs = [seen.body["seq"] for seen in world.to("bob-phone", "ice:candidate")]
+    assert seqs == sorted(set(seqs))
+    left = subjects.receipt_of(world.to("bob-phone", "ice:candidate")[-1].reply)
+    assert (left.number, left.marks, left.more) == (7, "1fl", 1), "what the receiving gateway may go by"
+    letters = await mailbox.read(world.bus, "bob-phone")
+    assert [
+        json.loads(letter.payload)["candidate"]["n"] for letter in letters if "candidate" in letter.event
+    ] == [*range(1, 9)]
+    sender.send_together(range(11, 13), "1f")
+    await sender.missed()
 
 
 async def test_a_void_one_takes_its_turn_and_goes_nowhere(world: World, callcore: Start) -> None:

@@ -8,8 +8,8 @@ from shared.contracts.relays import Acks
 from shared.subjects import Receipt
 
 
-def relay(number: int, marks: str = "0", *, gateway: str = "g", session: str = "s") -> Receipt:
-    return Receipt(gateway, session, number, marks)
+def relay(number: int, marks: str = "0", *, more: int = 0, gateway: str = "g", session: str = "s") -> Receipt:
+    return Receipt(gateway, session, number, marks, more)
 
 
 def told(book: Ledger) -> list[tuple[str, Acks]]:
@@ -70,6 +70,19 @@ def test_what_another_instance_has_passed_on_is_not_passed_on_again() -> None:
     book = Ledger()
     book.known(("s", "c"), 7)
     assert pass_on(book, relay(6), relay(7), relay(8, "0f")) == [Turn.OVER, Turn.OVER, Turn.ITS]
+
+
+def test_several_in_one_message_take_their_turn_together() -> None:
+    book = Ledger()
+    assert pass_on(book, relay(7, more=2), relay(10, "0f", more=1)) == 2 * [Turn.ITS]
+    assert [acks.done for _, acks in told(book)] == [(("s", "c", 11, 0),)]
+    assert pass_on(book, relay(7, "1", more=4)) == [Turn.OVER]
+    assert pass_on(book, relay(13, "1f", more=3)) == [Turn.NOT_YET]
+    told(book)
+    again = relay(10, "2", more=5)
+    assert book.over(("s", "c"), again) == 2, "and four that have not been passed on"
+    assert pass_on(book, again, relay(16, "2f")) == 2 * [Turn.ITS]
+    assert [acks.done for _, acks in told(book)] == [(("s", "c", 16, 2),)]
 
 
 def test_many_are_told_in_several_messages(monkeypatch: pytest.MonkeyPatch) -> None:

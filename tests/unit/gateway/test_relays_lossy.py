@@ -7,15 +7,16 @@ what NATS promises: what one connection publishes to another arrives in order, o
 from collections import deque
 from typing import NamedTuple
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from services.callcore.ledger import Ledger, Turn
+from services.gateway.bundle import Bundle
 from services.gateway.heard import Heard
 from services.gateway.outbox import GIVE_UP_SECONDS, KEEP_SECONDS, Flow, Outbox, Sent
 from services.gateway.sessions import Socket
 from shared import subjects
-from shared.contracts.relays import Acks, stamp, stamped
+from shared.contracts.relays import LINE, Acks, stamp, stamped, without_first
 from shared.subjects import receipt, receipt_of
 
 STEP_SECONDS = 0.05
@@ -46,6 +47,9 @@ class World:
         self.socket = Socket("sid", "eio")
         self.written: list[int] = []
         self.doubtful_since: float | None = None
+        self.gathers = False
+        """Whether relays join the one before them while that has not left."""
+        self._bundle: Bundle | None = None
         self._seq = 0
 
     # --- the sending gateway, as in services/gateway/relay.py ---
@@ -67,10 +71,26 @@ class World:
         else:
             self._publish(flow, sent, flow.marks(sent, before, follows=follows))
 
+    def burst(self, count: int) -> None:
+        for _ in range(count):
+            self.send()
+
     def _publish(self, flow: Flow, sent: Sent, marks: str) -> None:
         assert flow.owner is not None
+        relays, bundle = self.relays[flow.owner], self._bundle
+        if self.gathers and relays and bundle is not None and bundle.message is relays[-1].payload:
+            joined = bundle.joined(flow.owner, sent, marks)
+            if joined is not None:
+                relays[-1] = Message(*joined)
+                bundle.join(sent, joined[0])
+                return
         message = Message(sent.payload, receipt("g", "s", sent.number, marks))
-        self.relays[flow.owner].append(message)
+        relays.append(message)
+        self._bundle = (
+            Bundle(flow.owner, message.reply, sent, marks, message.payload)
+            if Bundle.may_begin(sent, marks)
+            else None
+        )
 
     def pump(self, flow: Flow) -> None:
         flow.begin(self.now)
@@ -115,9 +135,14 @@ class World:
             key = (receipt.session, "c")
             turn = ledger.turn(key, receipt)
             if turn in (Turn.ITS, Turn.AGAIN):
-                self._seq += 1
-                letter = b'%b,"seq":%d}' % (message.payload[:-1], self._seq)
-                self.letters[name].append(Message(letter, message.reply + subjects.LETTER))
+                reply, payload = message.reply, message.payload
+                if receipt.more and turn is Turn.ITS and (over := ledger.over(key, receipt)):
+                    reply, payload = without_first(reply, payload, over)
+                letters = []
+                for line in payload.split(LINE):
+                    self._seq += 1
+                    letters.append(b'%b,"seq":%d}' % (line[:-1], self._seq))
+                self.letters[name].append(Message(LINE.join(letters), reply + subjects.LETTER))
                 ledger.done(key, receipt)
 
     def tell(self, name: str) -> None:
@@ -129,10 +154,11 @@ class World:
     def write(self, name: str) -> None:
         if self.letters[name]:
             message = self.letters[name].popleft()
-            payload = self.heard.take(self.socket, "ice:candidate", message.payload, message.reply)
-            if payload:
-                assert stamped(payload) is None
-                self.written.append(int(payload[payload.index(b":") + 1 : payload.index(b",")]))
+            for line in message.payload.split(LINE):
+                payload = self.heard.take(self.socket, "ice:candidate", line, message.reply)
+                if payload:
+                    assert stamped(payload) is None
+                    self.written.append(int(payload[payload.index(b":") + 1 : payload.index(b",")]))
 
     # --- what goes wrong ---
 
@@ -176,6 +202,7 @@ _name = st.sampled_from(CALLCORES)
 _step = st.one_of(
     st.tuples(st.just("send")),
     st.tuples(st.just("send")),
+    st.tuples(st.just("burst"), st.integers(2, 5)),
     st.tuples(st.just("tick")),
     st.tuples(st.just("pass_on"), _name),
     st.tuples(st.just("pass_on"), _name),
@@ -187,16 +214,20 @@ _step = st.one_of(
     st.tuples(st.just("cut"), _name, st.integers(0, 3)),
     st.tuples(st.just("outage"), st.integers(0, 3)),
     st.tuples(st.just("owner"), _name),
+    st.tuples(st.just("gather"), st.booleans()),
 )
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(_step, max_size=80))
+@example([("burst", 2), ("pass_on", "cc-1"), ("tell", "cc-1"), ("outage", 0), ("gather", True), ("send",)])
 def test_every_relay_once_and_in_order(steps: list[tuple[object, ...]]) -> None:
     world = World()
     for what, *arguments in steps:
         if what == "owner":
             world.owner = str(arguments[0])
+        elif what == "gather":
+            world.gathers = bool(arguments[0])
         else:
             getattr(world, str(what))(*arguments)
     world.run()
