@@ -6,10 +6,11 @@ bound session is gone ends as ``connection_lost``; a hold whose call is over, or
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 from services.callcore.control import Control
 from services.callcore.model import Address, Call, Happening, Kind, Reason, State
-from services.callcore.store import Store
+from services.callcore.store import Found, Store
 from shared import logs, subjects
 from shared.clock import now_ms
 from shared.errors import SignallingError
@@ -17,10 +18,12 @@ from shared.ids import new_id
 
 log = logs.get(__name__)
 
+T = TypeVar("T")
+
 LATE_MS = 2_000
 """How long what is about to be done by others is left to them."""
-
-
+SECOND_LOOK_SECONDS = 2.0
+"""How long after a session was found gone it is looked again: presence tells of it right after it has written it."""
 AT_ONCE = 8
 """Keys that are looked at at the same time: what is read together costs a third, and leaves room for clients."""
 
@@ -70,18 +73,23 @@ class Sweep:
             if kind in mine and self._mine(id_):
                 mine[kind].append(id_)
 
+        deserted: list[Found] = []
+
         async def look(id_: str) -> None:
-            call = await self._look_at_call(id_)
+            call = await self._look_at_call(id_, deserted)
             if call is not None and call.state in counts:
                 counts[call.state] += 1
                 held.update((call.caller, call.callee))
 
         await _for_each(mine["call"], look)
         self.calls = counts
+        if deserted:
+            await asyncio.sleep(SECOND_LOOK_SECONDS)
+            await _for_each(deserted, self._look_again)
         await _for_each([user for user in mine["user"] if user not in held], self._look_at_hold)
 
-    async def _look_at_call(self, id_: str) -> Call | None:
-        """The call as it was found; ``None``, if it is not there any more."""
+    async def _look_at_call(self, id_: str, deserted: list[Found]) -> Call | None:
+        """The call as it was found; ``None``, if it is not there any more. One that seems deserted is noted."""
         found = await self._store.call(id_)
         if found is None:
             return None
@@ -90,20 +98,32 @@ class Sweep:
             self.swept["deadline"] += 1
             log.warning("swept: rang past its deadline", call=id_)
             await self._control.time_out(id_)
-        elif call.state is not State.ENDED:
-            for user, at in self._bound(call):
-                if all(s.session != at.session for s in await self._store.sessions(user, fresh=True)):
-                    self.swept["session"] += 1
-                    log.warning("swept: session is gone", call=id_, user=user, session=at.session)
-                    lost = Happening(Kind.LEFT, new_id(), user, at, Reason.CONNECTION_LOST)
-                    await self._control.happen(id_, lost)
-                    break
+        elif call.state is not State.ENDED and await self._gone(call) is not None:
+            deserted.append(found)
         return call
 
-    @staticmethod
-    def _bound(call: Call) -> list[tuple[str, Address]]:
+    async def _look_again(self, deserted: Found) -> None:
+        """End a call of which a session is gone, unless somebody has told of it meanwhile."""
+        call = deserted.call
+        found = await self._store.call(call.call)
+        gone = await self._gone(call)
+        if found is None or found.revision != deserted.revision or gone is None:
+            return
+        user, at = gone
+        self.swept["session"] += 1
+        log.warning("swept: session is gone", call=call.call, user=user, session=at.session)
+        lost = Happening(Kind.LEFT, new_id(), user, at, Reason.CONNECTION_LOST)
+        await self._control.happen(call.call, lost)
+
+    async def _gone(self, call: Call) -> tuple[str, Address] | None:
+        """A bound session that is gone, and whose it was; ``None`` if all are there."""
         bound = [(call.caller, call.caller_at)]
-        return [*bound, (call.callee, call.callee_at)] if call.callee_at else bound
+        if call.callee_at is not None:
+            bound.append((call.callee, call.callee_at))
+        for user, at in bound:
+            if all(s.session != at.session for s in await self._store.sessions(user, fresh=True)):
+                return user, at
+        return None
 
     async def _look_at_hold(self, user: str) -> None:
         held = await self._store.held(user)
@@ -119,7 +139,7 @@ class Sweep:
                 await self._store.let_go(held_by_it, held.hold.call)
 
 
-async def _for_each(ids: Sequence[str], look: Callable[[str], Awaitable[None]]) -> None:
+async def _for_each(ids: Sequence[T], look: Callable[[T], Awaitable[None]]) -> None:
     """Look at all of them, a few at a time. Raises what the first look raises that fails, and looks no further."""
     rest = iter(ids)
 

@@ -66,6 +66,7 @@ class World:
             monkeypatch.setattr(module, "now_ms", lambda: self.now)
         monkeypatch.setattr("services.callcore.teller.now_ms", lambda: self.now)
         monkeypatch.setattr("services.callcore.sweep.now_ms", lambda: self.now)
+        monkeypatch.setattr("services.callcore.sweep.SECOND_LOOK_SECONDS", 0.0)
         self.calls.lost_race = self._lost_race
         state = Store(self.calls, self.sessions)  # type: ignore[arg-type]
         policy = Policy(None, "off")  # type: ignore[arg-type]  # nobody is asked

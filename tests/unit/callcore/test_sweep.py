@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from services.callcore.model import Address, Call, State
+from services.callcore.model import Address, Call, Happening, State
 from services.callcore.store import Found, Held
 from services.callcore.sweep import AT_ONCE, Sweep
 from shared.clock import now_ms
@@ -22,9 +22,14 @@ class Reads:
     def __init__(self, fails: str = "") -> None:
         self.fails = fails
         self.counts: Counter[str] = Counter()
+        self.revisions: Counter[str] = Counter()
         self.released: list[str] = []
         self.at_once = self.most_at_once = 0
         self.ids = [f"c{n}" for n in range(CALLS)]
+        self.gone: set[str] = set()
+        """Users without a session."""
+        self.changed: set[str] = set()
+        """Calls of which somebody is told just after they were read."""
         self.holds = {
             user: Hold(call=c, peer="x", since=1) for c in self.ids for user in (f"a-{c}", f"b-{c}")
         }
@@ -43,6 +48,7 @@ class Reads:
         await self._read("call")
         if id_ == self.fails:
             raise Unavailable
+        self.revisions[id_] += id_ in self.changed
         if id_ not in self.ids:
             return None
         return Found(
@@ -51,11 +57,13 @@ class Reads:
                 caller_at=Address(session=f"a-{id_}", gateway="g"), callee_at=Address(session=f"b-{id_}", gateway="g"),
                 created_at=now_ms(), expires_at=now_ms(), caused_by="x", holds=(1, 2),
             ),
-            1,
+            self.revisions[id_],
         )  # fmt: skip
 
     async def sessions(self, user: str, *, fresh: bool) -> tuple[Session, ...]:
         await self._read("sessions")
+        if user in self.gone:
+            return ()
         return (Session(session=user, gateway="g", socket="s", since=1, resume_token="t"),)
 
     async def held(self, user: str) -> Held:
@@ -69,8 +77,18 @@ class Reads:
         self.released.append(user)
 
 
-def sweep(store: Reads) -> Sweep:
-    return Sweep(store, None, lambda _: True, seconds=15)  # type: ignore[arg-type]
+class Ends:
+    """Notes the calls that are ended."""
+
+    def __init__(self) -> None:
+        self.ended: list[str] = []
+
+    async def happen(self, call: str, _: Happening) -> None:
+        self.ended.append(call)
+
+
+def sweep(store: Reads, ends: Ends | None = None) -> Sweep:
+    return Sweep(store, ends, lambda _: True, seconds=15)  # type: ignore[arg-type]
 
 
 async def test_a_call_that_lives_costs_three_reads_a_few_at_a_time() -> None:
@@ -81,6 +99,23 @@ async def test_a_call_that_lives_costs_three_reads_a_few_at_a_time() -> None:
     assert 1 < store.most_at_once <= AT_ONCE
     assert found.calls == {State.RINGING: 0, State.ACCEPTED: CALLS}
     assert not any(found.swept.values())
+
+
+async def test_what_is_deserted_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it at once, a little later: presence is about to tell of a session that it has just written off."""
+    monkeypatch.setattr("services.callcore.sweep.SECOND_LOOK_SECONDS", 0.2)
+    store, ends = Reads(), Ends()
+    store.gone, store.changed = {f"a-c{n}" for n in range(40)}, {f"c{n}" for n in range(20)}
+    store.gone.add("b-c45")
+    found = sweep(store, ends)
+    round_ = asyncio.create_task(found.round())
+    await asyncio.sleep(0.1)
+    assert not ends.ended
+    store.gone.discard("b-c45")  # it has come to another gateway
+    async with asyncio.timeout(1):
+        await round_
+    assert sorted(ends.ended) == sorted(f"c{n}" for n in range(20, 40))
+    assert found.swept["session"] == 20
 
 
 async def test_holds_of_no_call_are_still_looked_at() -> None:
