@@ -1,8 +1,11 @@
 """Several requests at once, without a task for each: a task costs about as much as a request does."""
 
-from collections.abc import Awaitable, Coroutine, Generator
+import asyncio
+from collections.abc import Coroutine, Generator
 from contextvars import copy_context
 from typing import Any
+
+Begun = asyncio.Future[Any] | Coroutine[Any, Any, Any]
 
 
 class _Begun:
@@ -52,13 +55,13 @@ class _Begun:
         self._context.run(self._coroutine.close)
 
 
-async def together(*awaitables: Awaitable[Any]) -> list[Any]:
+async def together(*awaitables: Begun) -> list[Any]:
     """Begin all of them, in this order, and wait for all: what each returned, or the exception that it raised.
 
     Futures have begun already. Coroutines must wait for nothing but futures and know nothing of their task: no
     ``asyncio.timeout`` in them. Each goes on only when those before it are done, so they should take about as long.
     """
-    begun = [_Begun(one) if isinstance(one, Coroutine) else one for one in awaitables]
+    begun = [one if isinstance(one, asyncio.Future) else _Begun(one) for one in awaitables]
     results: list[Any] = []
     try:
         for one in begun:
@@ -73,7 +76,7 @@ async def together(*awaitables: Awaitable[Any]) -> list[Any]:
     return results
 
 
-async def all_of(*awaitables: Awaitable[Any]) -> list[Any]:
+async def all_of(*awaitables: Begun) -> list[Any]:
     """The same, but the first failure, in this order, is raised once all are done."""
     results = await together(*awaitables)
     for result in results:

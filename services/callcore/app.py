@@ -1,7 +1,7 @@
 """Composition root of call control: what it is made of, in the order it starts and stops."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from services.callcore import metrics
@@ -50,7 +50,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         def owner(call: str) -> str | None:
             return members.owner(SERVICE, call)
 
-        def set_ring(call: Call) -> Awaitable[None]:
+        def set_ring(call: Call) -> asyncio.Future[None]:
             return set_deadline(bus, subjects.RING, call.call, call.expires_at)
 
         def rings_no_more(call: str) -> None:

@@ -7,7 +7,8 @@ has ended, or has not come about within :data:`FORMING_MS`, is void and may be t
 makes sure that the call cannot come about any more.
 """
 
-from collections.abc import Awaitable, Callable
+from asyncio import Future
+from collections.abc import Callable
 from typing import NamedTuple
 
 from services.callcore.model import SERVER, Address, Call, Reason, State
@@ -27,7 +28,7 @@ ENDED_TTL_SECONDS = 60
 """How long the record of an ended call stays, so that a request tried again finds its own deed."""
 
 
-SetDeadline = Callable[[Call], Awaitable[None]]
+SetDeadline = Callable[[Call], Future[None]]
 """Makes sure that a call ends at its ``expires_at`` if nobody answers it."""
 
 
@@ -58,17 +59,17 @@ class Store:
 
     # --- sessions (presence's, read only) ---
 
-    def sessions(self, user: str, *, fresh: bool) -> Awaitable[tuple[Session, ...]]:
+    def sessions(self, user: str, *, fresh: bool) -> Future[tuple[Session, ...]]:
         """The sessions of a user; empty for a user who is offline."""
         return self._sessions.get(subjects.key_user(user), fresh=fresh, read=_sessions)
 
     # --- holds ---
 
-    def held(self, user: str) -> Awaitable[Held]:
+    def held(self, user: str) -> Future[Held]:
         """What holds the user, void or not."""
         return self._calls.get(subjects.key_user(user), fresh=True, read=_held)
 
-    def hold(self, user: str, hold: Hold, revision: int) -> Awaitable[int]:
+    def hold(self, user: str, hold: Hold, revision: int) -> Future[int]:
         """Take a user who is at ``revision``; the new revision. Raises :class:`Conflict`."""
         return self._calls.put(subjects.key_user(user), hold.dump(), revision)
 
@@ -104,14 +105,14 @@ class Store:
 
     # --- calls ---
 
-    def call(self, call: str, *, fresh: bool = True) -> Awaitable[Found | None]:
+    def call(self, call: str, *, fresh: bool = True) -> Future[Found | None]:
         """The record of a call, as the stream's leader has it; ``None`` for an unknown one.
 
         Without ``fresh`` as any replica has it, which works while a leader is being elected too.
         """
         return self._calls.get(subjects.key_call(call), fresh=fresh, read=_found)
 
-    def create(self, call: Call, *, ttl: int | None = None) -> Awaitable[int]:
+    def create(self, call: Call, *, ttl: int | None = None) -> Future[int]:
         """Bring the call about; its revision. Raises :class:`Conflict` if the id is taken."""
         return self._calls.put(subjects.key_call(call.call), call.dump(), ABSENT, ttl=ttl)
 

@@ -8,7 +8,8 @@ All reads are answered by the stream's leader. A decision that writes would be s
 write would fail; a decision that there is nothing to write is not.
 """
 
-from collections.abc import Awaitable, Callable, Coroutine
+from asyncio import Future
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
 from shared import subjects
@@ -87,7 +88,7 @@ class Store:
         before: Callable[[C], Coroutine[Any, Any, None]] | None,
     ) -> None:
         if decided.record is None:
-            write: Awaitable[int] = self._sessions.delete(key, revision)
+            write: Future[int] = self._sessions.delete(key, revision)
         else:
             write = self._sessions.put(key, decided.record.dump(), revision)
         if before is None:
