@@ -9,9 +9,11 @@ takes the long way, which decides; so the two cannot disagree on what is let thr
 
 import json
 import re
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from services.gateway.rates import Kind, kind_of
+from pydantic_core import from_json
+
+from services.gateway.rates import kind_of
 from shared.contracts.client import CANDIDATES_MAX, Event, Offer, Relayed, Sizes
 
 PREFIX = b'42["'
@@ -22,7 +24,9 @@ ENVELOPE_BYTES = 2 * 1024
 LEARN_BYTES = 16 * 1024
 """Of the frame that an envelope is learnt from."""
 
-_CALL = re.compile(rb"[A-Za-z0-9_-]{22}")
+ID = 22
+"""Characters of the id of a call that we mint."""
+_CALL = re.compile(rb"[A-Za-z0-9_-]{%d}" % ID)
 _BODIES = frozenset(("offer", "answer", "candidate", "candidates"))
 
 # No input makes them go back far: what is repeated begins as nothing can that follows it. Groups are not possessive,
@@ -34,7 +38,13 @@ _OBJECT = rb"\{(?:%b:%b(?:,%b:%b)*)?\}" % (_TEXT, _VALUE, _TEXT, _VALUE)
 _BATCH = rb"\[(?:%b|null)(?:,(?:%b|null)){0,%d}\]" % (_OBJECT, _OBJECT, CANDIDATES_MAX - 1)
 _CANDIDATE = re.compile(rb"%b|null" % _OBJECT)
 _CANDIDATES = re.compile(_BATCH)
-_DESCRIPTION = re.compile(_OBJECT)
+_FLAT = re.compile(_OBJECT)
+_DESCRIPTIONS = tuple(
+    around
+    for kind in (b"offer", b"answer")
+    for around in ((b'{"type":"%b","sdp":' % kind, b"}"), (b'{"sdp":', b',"type":"%b"}' % kind))
+)
+"""What is around the text of a description, as browsers and React Native write it."""
 _FRAME = re.compile(
     rb'(42\["(?:ice:candidate|call:offer|call:answer)",\{(?:%b:%b,)*"(?:candidates?|offer|answer)":)'
     rb"(%b|null|%b)"
@@ -42,56 +52,118 @@ _FRAME = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
 class Envelope:
-    """What a client says around the bodies that it relays. ``call``: ``None`` if it does not name it.
+    """What a client says around the bodies that it relays, in one call after the other.
 
-    ``before``, ``after``: its bytes. What comes before a body decides that a value of the key in question begins
-    there, wherever else the same bytes may occur in it; so what lies between the two is a body or nothing.
+    ``before``, ``after``: its bytes in frames of ``call``, which is ``None`` if they do not name it. What comes before
+    a body decides that a value of the key in question begins there, wherever else the same bytes may occur in it; so
+    what lies between the two is a body or nothing.
     """
 
-    before: bytes
-    after: bytes
-    body: re.Pattern[bytes]
-    """What may be in it."""
-    limit: int
-    """Bytes that a body may have; a longer one takes the long way, where they are counted otherwise."""
-    event: Event
-    kind: Kind
-    to: str
-    call: str | None
-    head: bytes
-    tail: bytes
+    __slots__ = (
+        "_closes", "_end", "_is_body", "_limit", "_place", "_said", "after", "before", "call", "event", "kind", "to",
+    )  # fmt: skip
+
+    def __init__(
+        self, before: bytes, after: bytes, key: bytes, event: Event, said: Relayed, limit: int
+    ) -> None:
+        self.before, self.after = before, after
+        self.event, self.kind = event, kind_of(event)
+        self.to = said.to
+        self.call = said.call_id
+        self._place = _place_of(said.call_id, before, after) if said.call_id is not None else None
+        self._is_body = _is_description
+        if event is Event.CANDIDATE:
+            self._is_body = _is_batch if key == b"candidates" else _is_candidate
+        self._limit = limit
+        """Bytes that a body may have; a longer one takes the long way, where they are counted otherwise."""
+        kind = said.call_type if isinstance(said, Offer) else None
+        tail = f',"callType":"{kind}"' if kind is not None else ""
+        tail += f',"from":{json.dumps(said.from_, ensure_ascii=False)},"callId":'
+        self._said = b'{"%b":' % key, tail.encode()
+        self._closes, self._end = "", b""
+        """The call that was named last to the peer, and all that comes behind a body then."""
 
     def payload(self, frame: bytes, call: str) -> bytes | None:
         """What the peer will see of a frame, but for ``seq``; ``None`` for one that is to take the long way."""
         start, end = len(self.before), len(frame) - len(self.after)
-        if end - start > self.limit or self.body.fullmatch(frame, start, end) is None:
-            return None
         body = frame[start:end]
-        if not body.isascii() and not _is_text(body):
+        if end - start > self._limit or not self._is_body(body):
             return None
-        return b'%b%b%b,"callId":"%b"}' % (self.head, body, self.tail, call.encode())
+        head, tail = self._said
+        if call != self._closes:
+            self._closes, self._end = call, b'%b"%b"}' % (tail, call.encode())
+        return b"%b%b%b" % (head, body, self._end)
 
-    def of_another_call(self, frame: bytes) -> "Envelope | None":
-        """The envelope of a frame that differs from this one in nothing but the call, whose id is as we mint them."""
-        if self.call is None:
-            return None
-        named = b'"callId":"%b"' % self.call.encode()
-        before, after = frame[: len(self.before)], frame[max(0, len(frame) - len(self.after)) :]
-        mine, said = (self.before, before) if named in self.before else (self.after, after)
-        if mine is self.after and before != self.before:
-            return None
-        at = mine.find(named) + len(named) - 1 - len(self.call)
-        call = said[at : at + len(self.call)]
-        if _CALL.fullmatch(call) is None:
-            return None
-        renamed = b"%b%b%b" % (mine[:at], call, mine[at + len(call) :])
-        if mine is self.before:
-            other = replace(self, before=renamed, call=call.decode())
+    def becomes_that_of(self, frame: bytes) -> bool:
+        """Whether a frame differs from this in nothing but the call, whose id is as we mint them.
+
+        If so, it is the envelope of that call from now on: a user is in one call at a time.
+        """
+        if (place := self._place) is None or len(frame) < len(self.before) + len(self.after):
+            return False
+        start, rest = place.start, place.rest
+        if place.ahead:
+            at = len(start)
+            fits = frame.startswith(start) and frame.startswith(rest, at + ID) and frame.endswith(self.after)
         else:
-            other = replace(self, after=renamed, call=call.decode())
-        return other if (before, after) == (other.before, other.after) else None
+            at = len(frame) - len(rest) - ID
+            fits = frame.startswith(self.before) and frame.endswith(start, 0, at) and frame.endswith(rest)
+        call = frame[at : at + ID]
+        if not fits or _CALL.fullmatch(call) is None:
+            return False
+        self.call = call.decode()
+        if place.ahead:
+            self.before = b"%b%b%b" % (start, call, rest)
+        else:
+            self.after = b"%b%b%b" % (start, call, rest)
+        return True
+
+
+class _Place(NamedTuple):
+    """Where the id of a call stands. ``ahead``: before the body. ``start``, ``rest``: what is around it there."""
+
+    ahead: bool
+    start: bytes
+    rest: bytes
+
+
+def _place_of(call: str, before: bytes, after: bytes) -> _Place | None:
+    """``None`` for a call whose id is not as we mint them."""
+    id_ = call.encode()
+    if _CALL.fullmatch(id_) is None:
+        return None
+    # No value has a quote in it, so this is the key.
+    named = b'"callId":"%b"' % id_
+    ahead = named in before
+    start, _, rest = (before if ahead else after).partition(named)
+    return _Place(ahead, start + b'"callId":"', b'"' + rest)
+
+
+def _is_candidate(body: bytes) -> bool:
+    return _CANDIDATE.fullmatch(body) is not None and (body.isascii() or _is_text(body))
+
+
+def _is_batch(body: bytes) -> bool:
+    return _CANDIDATES.fullmatch(body) is not None and (body.isascii() or _is_text(body))
+
+
+def _is_description(body: bytes) -> bool:
+    for start, end in _DESCRIPTIONS:
+        if body.startswith(start) and body.endswith(end):
+            return _is_long_text(body[len(start) : -len(end)])
+    return _FLAT.fullmatch(body) is not None and (body.isascii() or _is_text(body))
+
+
+def _is_long_text(raw: bytes) -> bool:
+    """Whether it is a text in JSON, without ``\\u``. For thousands of characters this is quicker than an expression."""
+    if not (raw.startswith(b'"') and raw.endswith(b'"')):
+        return False
+    try:
+        from_json(raw)
+    except ValueError:
+        return False
+    return b"\\u" not in raw
 
 
 def _is_text(raw: bytes) -> bool:
@@ -117,10 +189,9 @@ class Envelopes:
         for envelope in self._known:
             if frame.startswith(envelope.before) and frame.endswith(envelope.after):
                 return envelope
-        for n, envelope in enumerate(self._known):
-            if (other := envelope.of_another_call(frame)) is not None:
-                self._known[n] = other  # a user is in one call at a time
-                return other
+        for envelope in self._known:
+            if envelope.becomes_that_of(frame):
+                return envelope
         self._unknown = frame if len(frame) <= LEARN_BYTES else b""
         return None
 
@@ -130,7 +201,9 @@ class Envelopes:
         if (match := _FRAME.fullmatch(frame)) is None or not _is_text(frame):
             return
         envelope = _read(match[1], match[3], event, relayed, self._sizes)
-        if envelope is not None and envelope not in self._known:
+        if envelope is not None and all(
+            (envelope.before, envelope.after) != (other.before, other.after) for other in self._known
+        ):
             if len(self._known) >= ENVELOPES_MAX:
                 self._known.clear()
             self._known.append(envelope)
@@ -149,18 +222,5 @@ def _read(before: bytes, after: bytes, event: Event, relayed: Relayed, sizes: Si
     read = (fields.get("from"), fields.get("to"), fields.get("callId"), fields.get("callType"))
     if len(fields) < len(pairs) or _BODIES & fields.keys() or said != read:
         return None
-    tail = f',"callType":"{call_type}"' if call_type is not None else ""
-    tail += f',"from":{json.dumps(relayed.from_, ensure_ascii=False)}'
-    body = _CANDIDATE if event is Event.CANDIDATE else _DESCRIPTION
-    return Envelope(
-        before=before,
-        after=after,
-        body=_CANDIDATES if key == b"candidates" else body,
-        limit=sizes.candidate if event is Event.CANDIDATE else sizes.sdp,
-        event=event,
-        kind=kind_of(event),
-        to=relayed.to,
-        call=relayed.call_id,
-        head=b'{"%b":' % key,
-        tail=tail.encode(),
-    )
+    limit = sizes.candidate if event is Event.CANDIDATE else sizes.sdp
+    return Envelope(before, after, key, event, relayed, limit)

@@ -122,6 +122,48 @@ def test_other_bodies_take_the_long_way(body: str) -> None:
     assert short_way(envelopes, with_body(body)) is None
 
 
+_TEXTS = st.one_of(
+    st.text(max_size=20).map(
+        lambda text: json.dumps(text, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    ),
+    st.lists(
+        st.sampled_from(
+            [
+                b'"',
+                b"\\",
+                b"\\r\\n",
+                b"\\u0041",
+                b"\\ud800",
+                b"\\x",
+                b"\n",
+                b"\xff",
+                b"x",
+                b",",
+                b":",
+                b"}",
+                b" ",
+                b"{}",
+            ]
+        ),
+        max_size=6,
+    ).map(lambda parts: b'"%b"' % b"".join(parts)),
+    st.sampled_from([b'"', b"", b"1", b"{}", b"null", b'"a","sdp":{}', b'"a","b":NaN', b' "a"', b'"a" ']),
+)
+
+
+@given(_TEXTS, st.sampled_from([b'{"type":"offer","sdp":%b}', b'{"sdp":%b,"type":"answer"}']))
+def test_the_text_of_a_description_is_what_the_long_way_takes(text: bytes, description: bytes) -> None:
+    def with_text(text: bytes) -> bytes:
+        return b'42["call:offer",{"from":"ann","to":"bob","offer":%b}]' % (description % text)
+
+    envelopes = taught(with_text(b'"v=0\\r\\n"'))
+    assert short_way(envelopes, with_text(b'"v=0\\r\\n"')) is not None
+    short = short_way(envelopes, with_text(text))
+    if short is not None:
+        read = long_way(with_text(text))
+        assert read is not None and json.loads(short) == json.loads(read[1])
+
+
 @pytest.mark.parametrize(
     "raw",
     [
