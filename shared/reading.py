@@ -22,7 +22,6 @@ DirectHandler = Callable[[str, str, bytes, bytes], None]
 log = logs.get(__name__)
 
 _END = b"\r\n"
-_MESSAGES = (b"MSG", b"HMSG")
 
 
 class Reader(Parser):
@@ -76,14 +75,19 @@ class Reader(Parser):
 
     def _direct(self, data: bytes, at: int) -> tuple[int, int]:
         """Handle messages from ``at`` on. Where that ends, and where what is nats-py's there ends; 0 for nothing."""
-        end = len(data)
+        end, direct, stats = len(data), self.direct, self.nc.stats
         while at < end:
             line_end = data.find(_END, at)
             if line_end < 0:
                 return at, end if end - at > MAX_CONTROL_LINE_SIZE else 0  # which it refuses
             words = data[at:line_end].split()
             after = line_end + 2
-            if not words or words[0] not in _MESSAGES:
+            kind = words[0] if words else b""
+            if kind == b"MSG":
+                head_words = 0
+            elif kind == b"HMSG":
+                head_words = 1
+            else:
                 return at, after
             try:
                 payload_end = after + int(words[-1])
@@ -91,14 +95,14 @@ class Reader(Parser):
                 return at, end  # which it refuses
             if payload_end + 2 > end:
                 break
-            with_head = words[0] == b"HMSG"
-            handler = self.direct.get(words[2]) if len(words) > 3 + with_head else None
+            count = len(words) - head_words
+            handler = direct.get(words[2]) if count > 3 else None
             if handler is None:
                 return at, payload_end + 2
-            reply = words[3].decode() if len(words) == 5 + with_head else ""
-            body = after + int(words[-2]) if with_head else after
-            self.nc.stats["in_msgs"] += 1
-            self.nc.stats["in_bytes"] += payload_end - after
+            reply = words[3].decode() if count == 5 else ""
+            body = after + int(words[-2]) if head_words else after
+            stats["in_msgs"] += 1
+            stats["in_bytes"] += payload_end - after
             try:
                 handler(words[1].decode(), reply, data[body:payload_end], data[after:body])
             except Exception:
