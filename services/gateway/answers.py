@@ -4,7 +4,8 @@ import itertools
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from services.gateway.outbox import Flow, Outbox, Sent
+from services.gateway.flow import Flow, Sent
+from services.gateway.outbox import Outbox
 from services.gateway.replies import Asked, Replies
 from services.gateway.sessions import Registry, Socket
 from shared.errors import RateLimited, ReceiverNotFound, SignallingError, Unavailable

@@ -1,17 +1,14 @@
-"""Relays that call control has not acknowledged yet, and those it has acknowledged of late, in order.
+"""Relays that call control has not acknowledged yet, or has of late: all flows of a gateway, within bounds.
 
-Pure: no I/O and no clock; time arrives as ``now`` (seconds, monotonic). Whoever publishes them asks a flow for the
-marks of each.
+Pure: no I/O and no clock; time arrives as ``now`` (seconds, monotonic).
 """
 
 import itertools
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-from shared import subjects
+from services.gateway.flow import KEEP_SECONDS, WINDOW, Flow, Sent
 from shared.errors import Unavailable
-from shared.ids import encode
 
 RELAYS_MAX = 16_384
 BYTES_MAX = 32 * 1024 * 1024
@@ -21,173 +18,8 @@ LOOK_EVERY = 64
 """Relays, from there on, after which it is looked again whether some need not be kept any more."""
 FLOW_MAX = 4_096
 """Relays of one session for one call."""
-WINDOW = 1_024
-"""Relays of a flow that are not acknowledged, past which its client waits; call control acknowledges every 30 ms."""
-WINDOW_SECONDS = 0.5
-"""How long without an acknowledgement it waits: then there is something that waiting does not help."""
-RESEND_SECONDS = 2.0
-"""How long an acknowledgement may take before all that is not acknowledged is sent again."""
-AGAIN_SECONDS = 0.5
-"""What is asked for once more sooner than this after it was sent again is not sent again at once."""
 GIVE_UP_SECONDS = 10.0
 """How old a relay may become without an acknowledgement."""
-KEEP_SECONDS = 2.0
-"""How long at least a relay is kept that is acknowledged: what became of it may get lost with a NATS server."""
-_TAILS_MAX = 16
-
-
-@dataclass(slots=True, eq=False)
-class Sent:
-    """A relay. ``payload`` is empty once it is void: refused, or told its client to be lost."""
-
-    number: int
-    event: str
-    tail: str
-    """Its subject behind the instance it goes to."""
-    payload: bytes
-    wanted: bool
-    born: float
-    first: int = -1
-    """The attempt in which it was published for the first time; ``-1`` before that."""
-    starts: bool = False
-    """Whether its number does not follow that of the one before it."""
-
-
-class Flow:
-    """The relays of one session for one call.
-
-    Their numbers follow each other without a gap, but where the session has been at another gateway in between.
-    """
-
-    __slots__ = (
-        "_kept", "_kept_at", "_tails", "acked", "again_to", "attempt", "behind", "call", "doubted", "generation",
-        "last", "missed", "moved", "owner", "previous", "probing", "progress", "pumped_at", "queue",
-        "session", "token",
-    )  # fmt: skip
-
-    def __init__(self, session: str, call: str, first: int, now: float) -> None:
-        self.session = session
-        self.call = call
-        self.token = encode(call)
-        self.queue: deque[Sent] = deque()
-        self.last = first - 1
-        """The number of the relay added last."""
-        self.acked = first - 1
-        """The number up to which they are acknowledged, refused or given up."""
-        self.doubted = first - 1
-        """The number up to which they were acknowledged before that came into doubt."""
-        self.previous: Sent | None = None
-        self.owner: str | None = None
-        """The instance they go to; ``None`` while there is none."""
-        self.generation = -1
-        """Which members the owner was found among."""
-        self.attempt = 0
-        """Which time it is that they are sent; a digit, so that what comes back of earlier times is known."""
-        self.again_to = first - 1
-        """The number up to which they are to be passed on even if that was done."""
-        self.behind = False
-        """Whether all that is not acknowledged is to be sent again before anything new."""
-        self.missed = False
-        """Whether call control has asked for that."""
-        self.moved = False
-        """Whether the session may have been at another gateway since the last relay, with numbers from there."""
-        self.pumped_at = -AGAIN_SECONDS
-        """When that was done last."""
-        self.probing = False
-        """Whether that was done because no acknowledgement came."""
-        self.progress = now
-        self._kept = first - 1
-        self._kept_at = now
-        self._tails: dict[tuple[str, str], str] = {}
-
-    @property
-    def waiting(self) -> bool:
-        """Whether something is not acknowledged."""
-        return self.last > self.acked
-
-    def crowded(self, now: float) -> bool:
-        """Whether its client sends faster than call control takes."""
-        return self.last - self.acked >= WINDOW and now < self.progress + WINDOW_SECONDS
-
-    def count_waiting(self) -> int:
-        """How many are not acknowledged."""
-        return sum(sent.number > self.acked for sent in self.queue)
-
-    def owes(self) -> bool:
-        """Whether something that is not acknowledged is still to get through."""
-        return self.waiting and any(sent.payload for sent in self.queue if sent.number > self.acked)
-
-    def tail(self, user: str, to: str, event: str) -> str:
-        """The subject of such a relay behind the instance it goes to."""
-        tail = self._tails.get((to, event))
-        if tail is None:
-            if len(self._tails) >= _TAILS_MAX:
-                self._tails.clear()
-            subject = subjects.relay("", self.call, user, self.session, to, event)
-            tail = self._tails[to, event] = subject.split(".", 2)[2]
-        return tail
-
-    def after(self, number: int) -> list[tuple[Sent | None, Sent]]:
-        """The relays past ``number``, each with the one before it, as far as that is kept."""
-        return [
-            (a, b) for a, b in itertools.pairwise((None, *self.queue)) if b is not None and b.number > number
-        ]
-
-    def marks(self, sent: Sent, before: Sent | None, *, follows: bool) -> str:
-        """The marks of a relay that is published now. ``before``: the one before it; ``None`` for one long done.
-
-        ``follows``: that one is not acknowledged.
-        """
-        starts = sent.starts or before is None or not before.payload
-        again = sent.number <= self.again_to
-        if not (starts or again or sent.wanted):
-            return f"{self.attempt}{subjects.FOLLOWS}" if follows else f"{self.attempt}"
-        return (
-            f"{self.attempt}"
-            f"{subjects.FOLLOWS if follows and not sent.starts else ''}"
-            f"{subjects.STARTS if starts else ''}"
-            f"{subjects.AGAIN if again else ''}"
-            f"{subjects.WANTED if sent.wanted else ''}"
-        )
-
-    def begin(self, now: float) -> None:
-        """All that is not acknowledged is being sent again from now on."""
-        self.attempt = (self.attempt + 1) % 10
-        self.behind = self.missed = False
-        self.progress = self.pumped_at = now
-
-    def acknowledge(self, number: int, attempt: int, now: float) -> None:
-        """Call control has done all up to ``number`` of what was sent the ``attempt``-th time."""
-        if attempt == self.attempt and number > self.acked and not self.behind:
-            self.acked = min(number, self.last)
-            self.progress = now
-            self.probing = False
-
-    def doubt(self) -> None:
-        """What was acknowledged may be lost all the same: all that is still kept is to be sent again."""
-        if self.queue:
-            self.doubted = max(self.doubted, self.acked)
-            self.acked = self.queue[0].number - 1
-            self.again_to = self.last
-            self.behind = True
-
-    def stalled(self, now: float) -> bool:
-        """Whether it is time to send again because no acknowledgement came, or because call control has asked."""
-        if not self.waiting or self.behind:
-            return False
-        if self.missed:
-            return now >= self.pumped_at + AGAIN_SECONDS
-        return now >= self.progress + RESEND_SECONDS
-
-    def settled(self, now: float) -> int:
-        """The number up to which they were acknowledged :data:`KEEP_SECONDS` ago."""
-        if self._kept > self.acked:
-            self._kept = self.acked
-        kept = self._kept
-        if now < self._kept_at + KEEP_SECONDS:
-            return self.queue[0].number - 1 if self.queue else kept
-        self._kept, self._kept_at = self.acked, now
-        return kept
 
 
 class Outbox:
@@ -196,6 +28,10 @@ class Outbox:
     def __init__(self) -> None:
         self._flows: dict[tuple[str, str], Flow] = {}
         self._sessions: dict[str, list[Flow]] = {}
+        self._waiting: dict[Flow, None] = {}
+        """All of which something is not acknowledged, and some of which nothing is."""
+        self._resting: deque[tuple[float, Flow]] = deque()
+        """(when to look, flow) of the others, and of some that are such no longer."""
         self._highest = 0
         self._looked = 0
         self.count = 0
@@ -208,6 +44,16 @@ class Outbox:
         """The flow of a session for a call."""
         return self._flows.get((session, token))
 
+    def ready(self, session: str, token: str, size: int) -> Flow | None:
+        """The flow, if one more relay of it, of ``size`` bytes, raises no question.
+
+        ``None`` says nothing: there may be no such flow, or :meth:`check_room` or its client's haste stand against it.
+        """
+        flow = self._flows.get((session, token))
+        if flow is None or flow.last - flow.acked >= WINDOW or self._half_full(size):
+            return None
+        return flow
+
     def of(self, session: str) -> list[Flow]:
         """The flows of a session."""
         return self._sessions.get(session, [])
@@ -216,6 +62,7 @@ class Outbox:
         """Begin a flow. ``clock``: microseconds since the epoch, so that numbers grow where a session moves to."""
         flow = Flow(session, call, max(clock, self._highest + 1), now)
         self._flows[session, flow.token] = flow
+        self._waiting[flow] = None
         self._sessions.setdefault(session, []).append(flow)
         return flow
 
@@ -230,9 +77,7 @@ class Outbox:
         """Raises :class:`Unavailable` if there is no room for a relay of ``size`` bytes."""
         if flow is not None and flow.last - flow.acked >= FLOW_MAX and flow.count_waiting() >= FLOW_MAX:
             raise Unavailable("Too many relays are waiting")
-        if (
-            self.count >= RELAYS_MAX // 2 or self.size + size > BYTES_MAX // 2
-        ):  # half full; said here, to be quick
+        if self._half_full(size):  # said before it is full, to be quick
             if self._looked % LOOK_EVERY == 0:
                 for other in self:
                     self._drop(other, other.acked)
@@ -264,18 +109,52 @@ class Outbox:
         """
         return max(flow.last + 1, self._highest + 1, clock)
 
-    def add(self, flow: Flow, sent: Sent, now: float) -> None:
-        """Take a relay whose number is the flow's next."""
-        number = sent.number
+    def add(self, flow: Flow, sent: Sent, now: float) -> str:
+        """Take a relay whose number is the flow's next. Its marks, if it is published now."""
+        before, number, follows = flow.previous, sent.number, flow.last > flow.acked
         flow.moved = False
-        if flow.last <= flow.acked:
+        if not follows:
             flow.progress = now
+            self._waiting[flow] = None
         flow.queue.append(sent)
+        flow.previous = sent
         flow.last = number
         self.count += 1
         self.size += len(sent.payload)
         if number > self._highest:
             self._highest = number
+        return flow.marks(sent, before, follows=follows)
+
+    def doubt(self, flow: Flow) -> None:
+        """What was acknowledged of a flow may be lost all the same."""
+        flow.doubt()
+        self._waiting[flow] = None
+
+    def waiting(self, now: float) -> list[Flow]:
+        """The flows of which something is not acknowledged. The others are looked at less often from now on."""
+        waiting, still = list(self._waiting), []
+        for flow in waiting:
+            if flow.waiting:
+                still.append(flow)
+                continue
+            del self._waiting[flow]
+            if not flow.resting:
+                flow.resting = True
+                self._resting.append((now + KEEP_SECONDS, flow))
+        return still
+
+    def tidy(self, now: float) -> None:
+        """Forget what was acknowledged long enough ago of flows of which nothing waits. Looks at few of them."""
+        resting = self._resting
+        while resting and resting[0][0] <= now:
+            _, flow = resting.popleft()
+            flow.resting = False
+            if flow.waiting or self._flows.get((flow.session, flow.token)) is not flow:
+                continue
+            self.trim(flow, now)
+            if flow.queue:
+                flow.resting = True
+                resting.append((now + KEEP_SECONDS, flow))
 
     def void(self, sent: Sent) -> None:
         """Let nobody have this relay any more, though its number stays in its place."""
@@ -286,6 +165,7 @@ class Outbox:
         """Drop what has been acknowledged for long enough, and the flow if nothing is left of it."""
         self._drop(flow, flow.settled(now))
         if not flow.queue:
+            self._waiting.pop(flow, None)
             del self._flows[flow.session, flow.token]
             flows = self._sessions[flow.session]
             flows.remove(flow)

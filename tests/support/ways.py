@@ -7,7 +7,7 @@ from pydantic_core import from_json
 
 from services.gateway import packets
 from services.gateway.packets import EventPacket, Malformed
-from services.gateway.relay import payload_of
+from services.gateway.relayed import payload_of
 from services.gateway.replies import call_id_of, dumps
 from services.gateway.short import PREFIX, Envelopes
 from services.gateway.validation import known, validate

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from nats.aio.msg import Msg
 
-from services.gateway import answers, outbox
+from services.gateway import answers, flow, outbox
 from shared import subjects
 from shared.bus import Bus
 from shared.clock import now_seq
@@ -209,7 +209,7 @@ def marks(cc: Callcore) -> list[tuple[int, str]]:
 async def test_all_that_is_not_acknowledged_goes_to_the_next_when_an_instance_is_deaf(
     gateway: Start, connect: Connect, services: Services, bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox, "RESEND_SECONDS", 0.6)
+    monkeypatch.setattr(flow, "RESEND_SECONDS", 0.6)
     both = await Callcore(bus, "cc").start(), await Callcore(bus, "cc2").start()
     url = await gateway()
     await services.beat("callcore", "cc2")
@@ -269,7 +269,7 @@ async def test_a_refusal_of_one_that_came_again_is_not_told(
     gateway: Start, connect: Connect, services: Services, bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may have been passed on the first time, and its call be over by now."""
-    monkeypatch.setattr(outbox, "RESEND_SECONDS", 0.2)
+    monkeypatch.setattr(flow, "RESEND_SECONDS", 0.2)
     cc = await Callcore(bus, "cc").start()
     cc.answer, cc.acks = None, False
     alice = await connect(await gateway(), "alice")

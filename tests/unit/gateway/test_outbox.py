@@ -2,17 +2,10 @@
 
 import pytest
 
+from services.gateway import flow as flows
 from services.gateway import outbox
-from services.gateway.outbox import (
-    AGAIN_SECONDS,
-    BYTES_MAX,
-    GIVE_UP_SECONDS,
-    KEEP_SECONDS,
-    RESEND_SECONDS,
-    Flow,
-    Outbox,
-    Sent,
-)
+from services.gateway.flow import AGAIN_SECONDS, KEEP_SECONDS, RESEND_SECONDS, WINDOW, Flow, Sent
+from services.gateway.outbox import BYTES_MAX, GIVE_UP_SECONDS, Outbox
 from shared.errors import Unavailable
 
 
@@ -20,7 +13,6 @@ def add(box: Outbox, flow: Flow, now: float = 0.0, *, payload: bytes = b"{}", wa
     sent = Sent(flow.last + 1, "ice:candidate", "tail", payload, wanted, now)
     box.check_room(flow.session, flow, len(payload))
     box.add(flow, sent, now)
-    flow.previous = sent
     return sent
 
 
@@ -114,6 +106,79 @@ def test_what_comes_after_a_relay_that_is_kept_does_not_start(box: Outbox, flow:
     assert flow.after(flow.acked) == [(None, second)]
 
 
+def test_the_marks_of_a_new_one(box: Outbox, flow: Flow) -> None:
+    def put(*, starts: bool = False) -> str:
+        return box.add(flow, Sent(flow.last + 1, "ice:candidate", "t", b"{}", False, 0.0, starts=starts), 0.0)
+
+    assert [put(), put(), put(starts=True), put()] == ["0s", "0f", "0s", "0f"]
+    flow.acknowledge(flow.last, 0, 0.0)
+    assert put() == "0", "the one before it is acknowledged, and kept yet"
+    assert flow.previous is not None
+    box.void(flow.previous)
+    assert put() == "0fs"
+
+
+def test_ready_is_who_raises_no_question(box: Outbox, flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert box.ready("s", "c", 2) is flow and box.ready("s", "d", 2) is None
+    flow.last += WINDOW - 1
+    assert box.ready("s", "c", 2) is flow
+    flow.last += 1
+    assert box.ready("s", "c", 2) is None, "its client may have to wait"
+    flow.acked = flow.last
+    assert box.ready("s", "c", BYTES_MAX // 2) is flow and box.ready("s", "c", BYTES_MAX // 2 + 1) is None
+    monkeypatch.setattr(outbox, "RELAYS_MAX", 2)
+    add(box, flow)
+    assert box.ready("s", "c", 2) is None, "half full"
+
+
+def test_only_flows_that_wait_are_looked_at_all_the_time(box: Outbox, flow: Flow) -> None:
+    other = box.open("s", "d", 500, 0.0)
+    assert box.waiting(0.0) == [], "nothing is in them yet"
+    add(box, flow)
+    add(box, other)
+    assert box.waiting(0.0) == [flow, other]
+    flow.acknowledge(flow.last, 0, 0.0)
+    assert box.waiting(0.0) == [other] and list(box) == [flow, other]
+    add(box, flow)
+    assert box.waiting(0.0) == [other, flow]
+    for each in (flow, other):
+        each.acknowledge(each.last, 0, 0.0)
+    assert box.waiting(0.0) == []
+    box.doubt(flow)
+    assert box.waiting(0.0) == [flow]
+
+
+def test_the_others_are_forgotten_in_their_time(box: Outbox, flow: Flow) -> None:
+    add(box, flow)
+    unused = box.open("s", "d", 500, 0.0)
+    flow.acknowledge(flow.last, 0, 0.0)
+    now, looked = 0.0, []
+    while list(box) and now < 60:
+        looked.append((now, len(box.waiting(now))))
+        box.tidy(now)
+        assert now < KEEP_SECONDS or box.get("s", "d") is not unused
+        now += 0.25
+    assert KEEP_SECONDS <= looked[-1][0] <= 3 * KEEP_SECONDS and not any(count for _, count in looked)
+    assert box.count == 0 and not box.of("s")
+
+
+def test_a_flow_that_is_given_up_is_not_forgotten_twice(box: Outbox, flow: Flow) -> None:
+    add(box, flow)
+    flow.acknowledge(flow.last, 0, 0.0)
+    assert box.waiting(0.0) == []
+    add(box, flow, 0.0)
+    assert box.give_up(flow, GIVE_UP_SECONDS + 1)
+    for now in (11.0, 14.0):
+        box.trim(flow, now)
+        if not list(box):
+            break
+    assert not list(box) and box.waiting(15.0) == []
+    again = box.open("s", "c", 900, 15.0)
+    add(box, again, 15.0)
+    box.tidy(16.0)
+    assert list(box) == [again] and box.waiting(16.0) == [again]
+
+
 def test_doubt_brings_back_what_is_kept(box: Outbox, flow: Flow) -> None:
     for _ in range(3):
         add(box, flow)
@@ -191,7 +256,7 @@ def test_tails_are_bounded(flow: Flow) -> None:
     assert flow.tail("u", "b.ob", "call:offer") == "c.u.s.b=2Eob.call:offer"
     for n in range(100):
         flow.tail("u", f"p{n}", "call:offer")
-    assert len(flow._tails) <= outbox._TAILS_MAX
+    assert len(flow.tails) <= flows._TAILS_MAX
 
 
 def test_who_fills_the_outbox_leaves_room_for_the_others() -> None:

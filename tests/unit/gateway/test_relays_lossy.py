@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from services.callcore.ledger import Ledger, Turn
 from services.gateway.bundle import Bundle
+from services.gateway.flow import KEEP_SECONDS, Flow, Sent
 from services.gateway.heard import Heard
-from services.gateway.outbox import GIVE_UP_SECONDS, KEEP_SECONDS, Flow, Outbox, Sent
+from services.gateway.outbox import GIVE_UP_SECONDS, Outbox
 from services.gateway.sessions import Socket
 from shared import subjects
 from shared.contracts.relays import LINE, Acks, stamp, stamped, without_first
@@ -52,7 +53,7 @@ class World:
         self._bundle: Bundle | None = None
         self._seq = 0
 
-    # --- the sending gateway, as in services/gateway/relay.py ---
+    # --- the sending gateway, as in services/gateway/relay.py, pump.py and tending.py ---
 
     def send(self) -> None:
         flow = self.outbox.get("s", "c")
@@ -61,15 +62,13 @@ class World:
         number = flow.last + 1
         sent = Sent(number, "ice:candidate", "", stamp(b'{"n":%d}' % self.sent, "s", number), False, self.now)
         self.sent += 1
-        before, follows = flow.previous, flow.waiting
-        self.outbox.add(flow, sent, self.now)
-        flow.previous = sent
+        marks = self.outbox.add(flow, sent, self.now)
         if flow.owner != self.owner:
             flow.behind, flow.owner = flow.waiting, self.owner
         if flow.behind:
             self.pump(flow)
         else:
-            self._publish(flow, sent, flow.marks(sent, before, follows=follows))
+            self._publish(flow, sent, marks)
 
     def burst(self, count: int) -> None:
         for _ in range(count):
@@ -102,19 +101,20 @@ class World:
         if self.doubtful_since is not None and self.now > self.doubtful_since + KEEP_SECONDS / 2:
             self.doubt()
         if self.heard.take_missed() and self.flow is not None:
-            self.flow.doubt()
-        for flow in self.outbox:
+            self.outbox.doubt(self.flow)
+        for flow in self.outbox.waiting(self.now):
             if flow.owner != self.owner and flow.waiting:
                 flow.owner, flow.behind = self.owner, True
             if flow.behind or flow.stalled(self.now):
                 self.pump(flow)
             assert not self.outbox.give_up(flow, self.now - GIVE_UP_SECONDS)
             self.outbox.trim(flow, self.now)
+        self.outbox.tidy(self.now)
 
     def doubt(self) -> None:
         self.doubtful_since = None
         for flow in self.outbox:
-            flow.doubt()
+            self.outbox.doubt(flow)
 
     def hear_ack(self, name: str) -> None:
         if self.acks[name]:

@@ -1,0 +1,28 @@
+"""What the peer sees of an offer, an answer or a candidate that has been read."""
+
+from typing import Any
+
+from services.gateway.replies import dumps
+from shared.contracts.client import Answer, Candidate, Offer, Relayed
+from shared.errors import BadRequest
+
+
+def payload_of(relayed: Relayed, user: str, call: str) -> bytes:
+    """Exactly what the peer will see, but for ``seq``."""
+    match relayed:
+        case Offer():
+            body: dict[str, Any] = {"offer": relayed.offer}
+            if relayed.call_type is not None:
+                body["callType"] = relayed.call_type
+        case Answer():
+            body = {"answer": relayed.answer}
+        case Candidate(candidates=None):
+            body = {"candidate": relayed.candidate}
+        case Candidate():
+            body = {"candidates": relayed.candidates}
+        case _:
+            raise AssertionError("not relayed")
+    try:
+        return dumps({**body, "from": user, "callId": call})
+    except ValueError:
+        raise BadRequest("payload: numbers must be finite") from None
