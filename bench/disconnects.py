@@ -10,7 +10,7 @@ import time
 
 import socketio
 
-from services.gateway.transport import Clients
+from services.gateway.clients import Clients
 
 LEAVING = 500
 

@@ -9,6 +9,7 @@ from aiohttp import web
 from services.gateway import metrics, page
 from services.gateway.admission import Admission
 from services.gateway.auth import Auth
+from services.gateway.calls import Calls
 from services.gateway.connections import Connections
 from services.gateway.door import Door
 from services.gateway.drain import drain
@@ -18,14 +19,17 @@ from services.gateway.ice import IceServers
 from services.gateway.inbound import Inbound
 from services.gateway.lease import Lease
 from services.gateway.limits import JoinTimeout, Strikes
+from services.gateway.origins import origin_check
 from services.gateway.outbound import Outbound
+from services.gateway.questions import Questions
 from services.gateway.rates import Rates
 from services.gateway.recovery import Recoveries
 from services.gateway.relay import Relays
 from services.gateway.replies import Replies
 from services.gateway.sessions import Registry
 from services.gateway.settings import Settings
-from services.gateway.transport import PATH, Transport, origin_check
+from services.gateway.shortcut import Shortcut
+from services.gateway.transport import PATH, Transport
 from shared import health, logs, vitals
 from shared.bus import Bus
 from shared.clock import now_ms
@@ -73,7 +77,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             connections=connections,
             hits=hits,
         )
-        replies = Replies(transport)
+        replies = Replies(transport.sending)
         services = Client(bus, timeout=settings.request_timeout_seconds)
         heard = Heard()
         relays = Relays(
@@ -116,21 +120,22 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             ice_servers=ice_servers,
             resume_window=settings.resume_window_seconds,
         )
+        calls = Calls(services, replies, admission, errands)
         inbound = transport.receiver = Inbound(
             registry,
             transport,
             replies,
-            services,
             relays,
+            Shortcut(registry, relays, replies, settings.sizes()),
+            calls,
+            Questions(services, replies, transport.sending, ice_servers),
             admission,
             auth,
-            errands,
             Strikes(settings.strikes_max, clock, step=0.05 if limits else 0, longest=0.5, free=5),
             Strikes(settings.refusals_max, clock, step=0.01, longest=0.25),
             rates,
             hits,
             join_timeout,
-            ice_servers,
             settings.sizes(),
         )
 
@@ -163,6 +168,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
                 recoveries,
                 replies,
                 inbound,
+                calls,
                 relays,
                 errands,
                 lease,
@@ -198,7 +204,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             await join_timeout.stop()
             await auth.stop()
             hits.stop()
-            await transport.close_all()
+            await transport.closing.all()
             await transport.shutdown()
             await errands.drain(STOP_SECONDS)
             await lease.stop()

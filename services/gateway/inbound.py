@@ -1,32 +1,30 @@
-"""What clients send: checked, and forwarded to the service whose business it is."""
+"""What clients send, on its way to those whose business it is."""
 
 import asyncio
 import time
-from contextlib import suppress
-from typing import TypeVar, cast
+from typing import cast
 
 from services.gateway.admission import Admission
 from services.gateway.auth import Auth, TokenRefused
-from services.gateway.errands import Errands
-from services.gateway.ice import IceServers
+from services.gateway.calls import Calls
 from services.gateway.limits import JoinTimeout, Strikes
 from services.gateway.packets import TOO_DEEP, EventPacket
+from services.gateway.questions import Questions
 from services.gateway.rates import Rates, kind_of
 from services.gateway.relay import Relays
-from services.gateway.replies import Asked, Replies, call_id_of, dumps
+from services.gateway.replies import Asked, Replies, call_id_of
 from services.gateway.sessions import Registry
-from services.gateway.short import Envelopes
+from services.gateway.shortcut import Shortcut
 from services.gateway.transport import Transport
 from services.gateway.validation import TooLarge, known, validate
 from shared import logs, traces
-from shared.contracts import calls, client, presence
+from shared.contracts import client
 from shared.contracts.client import Event
 from shared.contracts.wire import Wire
 from shared.errors import (
     BadRequest,
     CallNotFound,
     NotAuthenticated,
-    NotSent,
     RateLimited,
     ReceiverNotFound,
     SignallingError,
@@ -34,13 +32,13 @@ from shared.errors import (
     Unavailable,
 )
 from shared.hits import Hits
-from shared.ids import could_be_minted, new_id
+from shared.ids import could_be_minted
 from shared.metrics import Histogram
-from shared.rpc import Client
 
 log = logs.get(__name__)
 
-R = TypeVar("R", bound=Wire)
+_WITH_SENDER = frozenset(event for event, model in client.INBOUND.items() if "from_" in model.model_fields)
+_WITH_CALL = frozenset(event for event, model in client.INBOUND.items() if "call_id" in model.model_fields)
 
 
 class Inbound:
@@ -51,44 +49,42 @@ class Inbound:
         registry: Registry,
         transport: Transport,
         replies: Replies,
-        services: Client,
         relays: Relays,
+        shortcut: Shortcut,
+        calls: Calls,
+        questions: Questions,
         admission: Admission,
         auth: Auth,
-        errands: Errands,
         strikes: Strikes,
         refusals: Strikes,
         rates: Rates,
         hits: Hits,
         join_timeout: JoinTimeout,
-        ice_servers: IceServers,
         sizes: client.Sizes,
     ) -> None:
         self._registry = registry
         self._transport = transport
         self._replies = replies
-        self._services = services
         self._relays = relays
+        self._shortcut = shortcut
         self._admission = admission
         self._auth = auth
-        self._errands = errands
         self._strikes = strikes
         self._refusals = refusals
         self._rates = rates
         self._hits = hits
         self._join_timeout = join_timeout
-        self._ice_servers = ice_servers
         self._sizes = sizes
         self.stopping = False
         """Whether all sockets are about to break: what is still joined is lost with the lease, not one by one."""
         self._handlers = {
             Event.JOIN: self._join,
-            Event.INITIATE: self._initiate,
-            Event.ACCEPT: self._accept,
-            Event.REJECT: self._reject,
-            Event.END: self._end,
-            Event.STATUS: self._status,
-            Event.ICE_SERVERS: self._ice,
+            Event.INITIATE: calls.initiate,
+            Event.ACCEPT: calls.accept,
+            Event.REJECT: calls.reject,
+            Event.END: calls.end,
+            Event.STATUS: questions.status,
+            Event.ICE_SERVERS: questions.ice_servers,
             Event.REFRESH: self._refresh,
             Event.OFFER: self._relay,
             Event.ANSWER: self._relay,
@@ -96,8 +92,8 @@ class Inbound:
         }
         self.took = {event: Histogram() for event in self._handlers if event not in client.RELAYED}
         """How long events were in hand, in seconds. Relays are counted, not timed."""
-        self.set_up = Histogram()
-        """From ``call:initiate`` until the callee's devices were told, in seconds."""
+        self.at_once = shortcut.take
+        """A frame that may be a relay, before anybody has looked at it; whether it is done with."""
 
     # --- connections ----------------------------------------------------------------------------------------------
 
@@ -174,7 +170,17 @@ class Inbound:
             await self._strike(socket.eio_sid, self._refusals, "refusals")
             return
         try:
-            await self._handle(asked, packet)
+            event, message = self._checked(asked, packet)
+            took, begun = self.took.get(event), time.perf_counter()
+            try:
+                if took is None or traces.active is None:
+                    await self._handlers[event](asked, message)
+                else:
+                    with traces.active.event(event, call_id):
+                        await self._handlers[event](asked, message)
+            finally:
+                if took is not None:
+                    took.observe(time.perf_counter() - begun)
         except SignallingError as error:
             log.debug("refused", refused=packet.name[:64], code=error.code, user=socket.user, call=call_id)
             self._replies.refuse(asked, error)
@@ -187,27 +193,19 @@ class Inbound:
             log.exception("event failed", failed=packet.name[:64], user=socket.user, call=call_id)
             self._replies.refuse(asked, Unavailable())
 
-    async def _handle(self, asked: Asked, packet: EventPacket) -> None:
+    def _checked(self, asked: Asked, packet: EventPacket) -> tuple[Event, Wire]:
+        """What a client says, if it may say so. Raises the errors of the protocol."""
         event, socket = known(packet.name), asked.socket
         if event is not Event.JOIN and socket.session is None:
             raise NotAuthenticated
         message = validate(event, packet.args, self._sizes)
-        sender = getattr(message, "from_", None)
-        if sender is not None and sender != socket.user:
+        if event in _WITH_SENDER and message.from_ not in (None, socket.user):  # type: ignore[attr-defined]
             raise Unauthorized
-        call_id = getattr(message, "call_id", None)
-        if call_id is not None and not could_be_minted(call_id):
-            raise ReceiverNotFound if event in client.RELAYED else CallNotFound
-        handler, took = self._handlers[event], self.took.get(event)
-        if took is None:
-            await handler(asked, message)
-            return
-        with took.timed():
-            if traces.active is None:
-                await handler(asked, message)
-                return
-            with traces.active.event(event, call_id):
-                await handler(asked, message)
+        if event in _WITH_CALL:
+            call_id: str | None = message.call_id  # type: ignore[attr-defined]
+            if call_id is not None and not could_be_minted(call_id):
+                raise ReceiverNotFound if event in client.RELAYED else CallNotFound
+        return event, message
 
     # --- one method an event -----------------------------------------------------------------------------------------
 
@@ -217,100 +215,7 @@ class Inbound:
     async def _refresh(self, asked: Asked, message: Wire) -> None:
         await self._admission.refresh(asked, cast(client.Refresh, message))
 
-    async def _initiate(self, asked: Asked, message: Wire) -> None:
-        initiate = cast(client.Initiate, message)
-        if initiate.to == asked.socket.user:
-            raise BadRequest("to: must be somebody else")
-        request = calls.InitiateRequest(
-            **self._admission.by(asked.socket),
-            call=new_id() if traces.active is None else traces.active.call_id(),
-            to=initiate.to,
-            call_type=initiate.call_type,
-            metadata=initiate.metadata,
-        )
-        begun = time.perf_counter()
-        reply = await self._ask("initiate", request, calls.InitiateReply)
-        self.set_up.observe(time.perf_counter() - begun)
-        self._replies.ok(asked, callId=reply.call, to=reply.to, expiresAt=reply.expires_at)
-
-    async def _accept(self, asked: Asked, message: Wire) -> None:
-        call = cast(client.Accept, message).call_id
-        request = calls.AcceptRequest(**self._admission.by(asked.socket), call=call)
-        await self._ask("accept", request, calls.CallReply)
-        self._replies.ok(asked, callId=call)
-
-    async def _reject(self, asked: Asked, message: Wire) -> None:
-        reject = cast(client.Reject, message)
-        request = calls.RejectRequest(
-            **self._admission.by(asked.socket), call=reject.call_id, reason=reject.reason
-        )
-        await self._ask("reject", request, calls.CallReply)
-        self._replies.ok(asked, callId=reject.call_id)
-
-    async def _end(self, asked: Asked, message: Wire) -> None:
-        end = cast(client.End, message)
-        request = calls.EndRequest(**self._admission.by(asked.socket), call=end.call_id, reason=end.reason)
-        await self._ask("end", request, calls.CallReply)
-        self._replies.ok(asked, callId=end.call_id)
-
-    async def _ask(self, verb: str, request: calls.ByClient, reply: type[R]) -> R:
-        """Have call control do something. What it may have done without anybody hearing of it is told later."""
-        try:
-            return await self._services.ask("calls", verb, request, reply)
-        except NotSent:
-            raise
-        except Unavailable:
-            settle = request.model_copy(update={"settle": True})
-
-            async def settled() -> None:
-                await asyncio.sleep(self._services.timeout)  # from then on nobody does it any more
-                with suppress(CallNotFound):
-                    await self._services.ask("calls", verb, settle, reply)
-
-            self._errands.run("settle", settled)
-            raise
-
-    async def _status(self, asked: Asked, message: Wire) -> None:
-        query = cast(client.StatusQuery, message)
-        assert asked.socket.user is not None
-        request = presence.StatusRequest(request_id=new_id(), user=query.user_id, asker=asked.socket.user)
-        status = await self._services.ask("presence", "status", request, client.Status)
-        fields = status.model_dump(by_alias=True)
-        self._transport.send_event(asked.socket.eio_sid, Event.STATUS, dumps(fields))
-        self._replies.ok(asked, **fields)
-
-    async def _ice(self, asked: Asked, _: Wire) -> None:
-        assert asked.socket.user is not None
-        ice = self._ice_servers.issue(asked.socket.user)
-        servers = client.IceServers(ice_servers=ice.servers, expires_at=ice.expires_at)
-        fields = servers.model_dump(by_alias=True, exclude_none=True)
-        self._transport.send_event(asked.socket.eio_sid, Event.ICE_SERVERS, dumps(fields))
-        self._replies.ok(asked, **fields)
-
     async def _relay(self, asked: Asked, message: Wire) -> None:
         relayed = cast(client.Relayed, message)
         await self._relays.send(asked, relayed)
-        if asked.socket.envelopes is not None:
-            asked.socket.envelopes.learn(Event(asked.event), relayed)
-
-    def at_once(self, eio_sid: str, frame: bytes) -> bool:
-        """Take a frame that is a relay as most are; whether it was one. Any other has not been looked at."""
-        socket = self._registry.by_connection(eio_sid)
-        if socket is None or socket.session is None:
-            return False
-        if socket.envelopes is None:
-            socket.envelopes = Envelopes(self._sizes)
-        envelope = socket.envelopes.find(frame)
-        if envelope is None:
-            return False
-        call = envelope.call or socket.calls.get(envelope.to)
-        payload = envelope.payload(frame, call) if call is not None else None
-        if call is None or payload is None:
-            return False
-        if socket.rates is not None and not socket.rates.take(envelope.kind):
-            return False  # the long way says so
-        try:
-            return self._relays.pass_on(socket, envelope.event, envelope.to, call, payload)
-        except (Unavailable, RateLimited) as error:
-            self._replies.refuse(Asked(socket, envelope.event, None, envelope.call), error)
-            return True
+        self._shortcut.learn(asked, relayed)

@@ -1,6 +1,7 @@
 """The metrics of a gateway, and where they are read."""
 
 from services.gateway.admission import Admission
+from services.gateway.calls import Calls
 from services.gateway.errands import Errands
 from services.gateway.inbound import Inbound
 from services.gateway.lease import Lease
@@ -90,6 +91,7 @@ def of_gateway(
     recoveries: Recoveries,
     replies: Replies,
     inbound: Inbound,
+    calls: Calls,
     relays: Relays,
     errands: Errands,
     lease: Lease,
@@ -113,7 +115,7 @@ def of_gateway(
         RECOVERIES: lambda: len(recoveries),
         REJECTIONS: lambda: replies.refused,
         EVENT_TOOK: lambda: {event.value: took for event, took in inbound.took.items()},
-        SET_UP: lambda: inbound.set_up,
+        SET_UP: lambda: calls.set_up,
         RELAYS: lambda: {event.value: count for event, count in relays.taken.items()},
         RESENT: lambda: relays.resent,
         GIVEN_UP: lambda: relays.given_up,
@@ -123,8 +125,8 @@ def of_gateway(
         OUTBOX_BYTES_MAX: lambda: BYTES_MAX,
         OUTBOX_UNACKED: lambda: sum(flow.last - flow.acked for flow in outbox),
         ACKS: lambda: len(relays.answers),
-        UNREAD: lambda: transport.unread()[0],
-        UNREAD_CLIENTS: lambda: transport.unread()[1],
+        UNREAD: lambda: transport.sending.unread()[0],
+        UNREAD_CLIENTS: lambda: transport.sending.unread()[1],
         ERRANDS: lambda: errands.waiting,
         ERRANDS_LOST: lambda: errands.given_up,
         LEASE: lambda: int(lease.held),

@@ -42,6 +42,7 @@ class Outbound:
         self._bus = bus
         self._registry = registry
         self._transport = transport
+        self._sending = transport.sending
         self._recoveries = recoveries
         self._heard = heard
 
@@ -64,7 +65,7 @@ class Outbound:
     def catch_up(self, socket: Socket) -> None:
         """Write what came for a socket's session before it was known to be here."""
         for arrival in self._early.pop(socket.session or "", ()):
-            self._write(socket, arrival)
+            self._write(socket, *arrival)
 
     async def start(self) -> None:
         """Begin to take them."""
@@ -80,13 +81,12 @@ class Outbound:
                 self._on_deliver(subject, reply, payload)
             return
         recovery = self._recoveries.get(session)
-        socket = self._registry.by_session(session) if recovery is None else None
-        for line in payload.split(LINE):
-            arrival = Arrival(event, line, reply)
-            if socket is not None:
-                self._write(socket, arrival)
-            elif recovery is None or recovery.direct:
-                self._take(session, arrival, recovery)
+        if recovery is None and (socket := self._registry.by_session(session)) is not None:
+            for line in payload.split(LINE):
+                self._write(socket, event, line, reply)
+        elif recovery is None or recovery.direct:
+            for line in payload.split(LINE):
+                self._take(session, Arrival(event, line, reply), recovery)
 
     def on_elsewhere(self, subject: str, reply: str, payload: bytes, _head: bytes = b"") -> None:
         """Something for a session that has just come here, wherever it was sent to."""
@@ -104,24 +104,23 @@ class Outbound:
                 return
         socket = self._registry.by_session(session)
         if socket is not None:
-            self._write(socket, arrival)
+            self._write(socket, *arrival)
         elif self._joining and self._early_count < EARLY_MAX:
             self._early.setdefault(session, []).append(arrival)
             self._early_count += 1
         else:
             log.debug("nobody here for it", session=session, delivered=arrival.event)
 
-    def _write(self, socket: Socket, arrival: Arrival) -> None:
-        event, payload, reply = arrival
+    def _write(self, socket: Socket, event: str, payload: bytes, reply: str) -> None:
         written = self._heard.take(socket, event, payload, reply)
         if written is None:
             return
         if written:
             if event in _TURNS:
-                if seq_of(payload) > socket.overtaken:
+                if not socket.overtaken or seq_of(payload) > socket.overtaken:
                     self._tell(socket, event, written)
             else:
-                self._transport.send_event(socket.eio_sid, event, written)
+                self._sending.send_event(socket.eio_sid, event, written)
         if reply and subjects.receipt_wanted(reply) and self._bus.connected:
             self._bus.publish(reply)
 
@@ -131,7 +130,7 @@ class Outbound:
             if not socket.hears_first(event, _call_of(payload)):
                 return
             socket.calls.clear()
-        self._transport.send_event(socket.eio_sid, event, payload)
+        self._sending.send_event(socket.eio_sid, event, payload)
 
     async def replay(self, socket: Socket, recovery: Recovery, missed: Missed) -> None:
         """Write what a session missed, then what came meanwhile, and from then on everything as it comes."""
@@ -145,13 +144,13 @@ class Outbound:
         for letter in missed.missed:
             recovery.first(letter.payload)
             if payload := self._heard.take(socket, letter.event, letter.payload):
-                await self._transport.let_read(socket.eio_sid)
+                await self._sending.let_read(socket.eio_sid)
                 self._tell(socket, letter.event, payload)
         held = self._early.pop(socket.session or "", [])
         while held or recovery.held:
             for arrival in held:
                 if recovery.first(arrival.payload):
-                    self._write(socket, arrival)
+                    self._write(socket, *arrival)
             held, recovery.held = recovery.held or [], []
         self._recoveries.finish(recovery)
         if recovery.overflown:
@@ -175,7 +174,7 @@ class Outbound:
         log.info("replaced", user=socket.user, session=socket.session)
         told = client.SessionOver(session_id=socket.session or "").dump()
         self._registry.release(socket)
-        self._transport.send_event(socket.eio_sid, Event.REPLACED, told)
+        self._sending.send_event(socket.eio_sid, Event.REPLACED, told)
         await self._transport.disconnect(socket.sid)
         self._transport.close_soon(socket.eio_sid)
 

@@ -9,11 +9,8 @@ from engineio.packet import NOOP, Packet
 PACKETS_PER_POLL = 16
 
 
-class Writer(Protocol):
+class Pump(Protocol):
     """A websocket, where the client has one."""
-
-    def write(self, data: bytes) -> bool:
-        """Write a frame now, if nothing is before it; whether that was possible."""
 
     def pump(self) -> None:
         """Write what waits."""
@@ -25,31 +22,24 @@ class Outgoing:
     An ``asyncio.Queue`` has several deques, which is much for each idle client.
     """
 
-    __slots__ = ("_getter", "_items", "_joined", "_taken", "_unfinished", "size", "websocket")
+    __slots__ = ("_getter", "_joined", "_taken", "_unfinished", "items", "size", "websocket")
 
     def __init__(self) -> None:
         self.size = 0
         """Bytes."""
-        self.websocket: Writer | None = None
+        self.websocket: Pump | None = None
         """Where it all goes; ``None`` while the client polls."""
-        self._items: deque[Any] | None = None
+        self.items: deque[Any] | None = None
+        """What waits; ``None`` for nothing."""
         self._taken = 0
         self._unfinished = 0
         self._getter: asyncio.Future[bool] | None = None
         """The poll that waits; ``False`` for one that another has taken the place of."""
         self._joined: asyncio.Event | None = None
 
-    def write(self, packet: bytes) -> bool:
-        """Write a Socket.IO packet past the queue, if it does not overtake anything; whether that was possible."""
-        return self.write_frame(b"4" + packet)
-
-    def write_frame(self, frame: bytes) -> bool:
-        """The same for any packet of Engine.IO."""
-        return self.websocket is not None and not self._items and self.websocket.write(frame)
-
     def empty(self) -> bool:
         """Whether nothing waits."""
-        return not self._items
+        return not self.items
 
     async def put(self, item: Any) -> None:
         """Add a packet, or ``None`` for the end."""
@@ -57,9 +47,9 @@ class Outgoing:
 
     def put_nowait(self, item: Any) -> None:
         """Add a packet, or ``None`` for the end."""
-        if self._items is None:
-            self._items = deque()
-        self._items.append(item)
+        if self.items is None:
+            self.items = deque()
+        self.items.append(item)
         self._unfinished += 1
         self.size += _size(item)
         if self.websocket is not None:
@@ -75,7 +65,7 @@ class Outgoing:
         if self._getter is not None and not self._getter.done():
             self._getter.set_result(False)
         self._taken = 0
-        while not self._items:
+        while not self.items:
             mine = self._getter = asyncio.get_running_loop().create_future()
             try:
                 still_wanted = await mine
@@ -94,17 +84,17 @@ class Outgoing:
 
         python-engineio's client reads 16 packets a poll and no more.
         """
-        if self._items is None or self._taken == PACKETS_PER_POLL:
+        if self.items is None or self._taken == PACKETS_PER_POLL:
             raise asyncio.QueueEmpty
         self._taken += 1
         return self.take()
 
     def take(self) -> Any:
         """The next packet, which must be there."""
-        assert self._items
-        item = self._items.popleft()
-        if not self._items:
-            self._items = None
+        assert self.items
+        item = self.items.popleft()
+        if not self.items:
+            self.items = None
         self.size -= _size(item)
         return item
 

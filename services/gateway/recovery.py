@@ -8,6 +8,7 @@ comes is held, so that it gets all of it in order and once.
 import asyncio
 import random
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 from nats.aio.subscription import Subscription
@@ -94,15 +95,13 @@ class Recoveries:
         self._bus = bus
         self._reach = Reach(bus)
         self._running: dict[str, Recovery] = {}
+        self.get: Callable[[str], Recovery | None] = self._running.get
+        """The recovery of a session, while there is one."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
         """How many there are."""
         return len(self._running)
-
-    def get(self, session: str) -> Recovery | None:
-        """The recovery of a session, while there is one."""
-        return self._running.get(session) if self._running else None
 
     async def begin(self, session: str, take: DirectHandler, *, elsewhere: bool) -> Recovery:
         """From now on hold what comes for the session. ``elsewhere``: also what goes to its old address.

@@ -5,13 +5,16 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic_core import to_json
+
+from services.gateway.sending import Sending
 from services.gateway.sessions import Socket
-from services.gateway.transport import Transport
 from shared.contracts.client import Event
 from shared.errors import SignallingError
 
 NAME_MAX = 64
 CALL_ID_MAX = 128
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 _EVENTS = frozenset(event.value for event in Event)
 
 
@@ -29,20 +32,20 @@ class Asked:
 class Replies:
     """Answers events."""
 
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
+    def __init__(self, sending: Sending) -> None:
+        self._sending = sending
         self.refused: Counter[tuple[str, str]] = Counter()
         """(event, code) → how often; ``other`` for events that are none of ours."""
 
     def ok(self, asked: Asked, **fields: Any) -> None:
         """It worked. ``fields`` go into the acknowledgement, if one is wanted."""
         if asked.ack_id is not None:
-            self._transport.send_ack(asked.socket.eio_sid, asked.ack_id, dumps({"ok": True, **fields}))
+            self._sending.send_ack(asked.socket.eio_sid, asked.ack_id, to_json({"ok": True, **fields}))
 
     def ok_with(self, asked: Asked, fields: bytes) -> None:
         """The same, with the fields as JSON: an object that is not empty."""
         if asked.ack_id is not None:
-            self._transport.send_ack(asked.socket.eio_sid, asked.ack_id, b'{"ok":true,%b' % fields[1:])
+            self._sending.send_ack(asked.socket.eio_sid, asked.ack_id, b'{"ok":true,%b' % fields[1:])
 
     def refuse(self, asked: Asked, error: SignallingError) -> None:
         """It did not: an ``error`` event, and the acknowledgement if one is wanted."""
@@ -52,10 +55,10 @@ class Replies:
         if "callId" not in wire and asked.call_id is not None:
             wire["callId"] = asked.call_id
         told = {**wire, "event": asked.event[:NAME_MAX]}
-        self._transport.send_event(asked.socket.eio_sid, Event.ERROR, dumps(told))
+        self._sending.send_event(asked.socket.eio_sid, Event.ERROR, dumps(told))
         if asked.ack_id is not None:
             answer = dumps({"ok": False, "error": wire})
-            self._transport.send_ack(asked.socket.eio_sid, asked.ack_id, answer)
+            self._sending.send_ack(asked.socket.eio_sid, asked.ack_id, answer)
 
 
 def call_id_of(payload: object) -> str | None:
@@ -66,4 +69,4 @@ def call_id_of(payload: object) -> str | None:
 
 def dumps(value: Any) -> bytes:
     """Compact JSON."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    return _encode(value).encode()

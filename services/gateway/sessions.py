@@ -1,19 +1,21 @@
 """The sockets of this gateway, and which session each of them speaks for."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from services.gateway.rates import SocketRates
 from services.gateway.short import Envelopes
 from shared.contracts.client import Event
 
-_ENDS = (Event.ENDED, Event.REJECTED)
-_OVERTAKEN_BY: dict[str, tuple[str, ...]] = {
-    Event.INITIATED: (Event.INITIATED, Event.ACCEPTED, *_ENDS),
-    Event.INCOMING: (Event.INCOMING, Event.ACCEPTED, *_ENDS),
-    Event.ACCEPTED: (Event.ACCEPTED, *_ENDS),
-    **dict.fromkeys(_ENDS, _ENDS),
+_INITIATED, _INCOMING, _ACCEPTED, _ENDED = 1, 2, 4, 8
+_TURNS: dict[str, tuple[int, int]] = {
+    Event.INITIATED: (_INITIATED, _INITIATED | _ACCEPTED | _ENDED),
+    Event.INCOMING: (_INCOMING, _INCOMING | _ACCEPTED | _ENDED),
+    Event.ACCEPTED: (_ACCEPTED, _ACCEPTED | _ENDED),
+    Event.REJECTED: (_ENDED, _ENDED),
+    Event.ENDED: (_ENDED, _ENDED),
 }
-"""A turn that a call takes → turns after which it is not told any more: itself, and what comes after it."""
+"""A turn that a call takes → itself, and the turns after which it is not told any more: itself and later ones."""
 
 CALLS_REMEMBERED = 16
 HEARD_REMEMBERED = 64
@@ -38,8 +40,8 @@ class Socket:
     calls: dict[str, str] = field(default_factory=dict)
     """Peer → call, for relays that do not name the call."""
     acks_pending: int = 0
-    heard: dict[tuple[str, str], None] = field(default_factory=dict)
-    """(event, call) of the last turns that calls took here."""
+    heard: dict[str, int] = field(default_factory=dict)
+    """Call → the turns that it took here, of the last calls."""
     relays_heard: dict[str, int] = field(default_factory=dict)
     """Sending session → number of the last relay of it that the client has got."""
     caught_up: bool = True
@@ -60,13 +62,21 @@ class Socket:
         self.calls[peer] = call
 
     def hears_first(self, event: str, call: str) -> bool:
-        """Whether the client has heard neither this of this call before nor what comes after it; from now on it has."""
-        if any((later, call) in self.heard for later in _OVERTAKEN_BY.get(event, (event,))):
+        """Whether the client has heard neither this turn of a call before nor a later one; from now on it has."""
+        turn, overtaken_by = _TURNS[event]
+        heard = self.heard
+        taken = heard.get(call)
+        if taken is None:
+            if len(heard) >= HEARD_REMEMBERED:
+                del heard[next(iter(heard))]
+            taken = 0
+        elif taken & overtaken_by:
             return False
-        while len(self.heard) >= HEARD_REMEMBERED:
-            del self.heard[next(iter(self.heard))]
-        self.heard[event, call] = None
+        heard[call] = taken | turn
         return True
+
+
+Find = Callable[[str], Socket | None]
 
 
 class Registry:
@@ -76,6 +86,13 @@ class Registry:
         self._by_sid: dict[str, Socket] = {}
         self._by_connection: dict[str, Socket] = {}
         self._by_session: dict[str, Socket] = {}
+        # Asked for each frame: not even a method of ours in between.
+        self.by_sid: Find = self._by_sid.get
+        """The socket with this Socket.IO id."""
+        self.by_connection: Find = self._by_connection.get
+        """The socket on a connection."""
+        self.by_session: Find = self._by_session.get
+        """The socket that speaks for a session."""
 
     def __len__(self) -> int:
         return len(self._by_sid)
@@ -117,18 +134,6 @@ class Registry:
             if socket.session is not None and self._by_session.get(socket.session) is socket:
                 del self._by_session[socket.session]
         return socket
-
-    def by_sid(self, sid: str) -> Socket | None:
-        """The socket with this Socket.IO id."""
-        return self._by_sid.get(sid)
-
-    def by_connection(self, eio_sid: str) -> Socket | None:
-        """The socket on a connection."""
-        return self._by_connection.get(eio_sid)
-
-    def by_session(self, session: str) -> Socket | None:
-        """The socket that speaks for a session."""
-        return self._by_session.get(session)
 
     def all(self) -> list[Socket]:
         """Every socket."""

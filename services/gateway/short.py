@@ -14,10 +14,10 @@ from typing import NamedTuple
 from pydantic_core import from_json
 
 from services.gateway.rates import kind_of
-from shared.contracts.client import CANDIDATES_MAX, Event, Offer, Relayed, Sizes
+from shared.contracts.client import CANDIDATES_MAX, RELAYED, Event, Offer, Relayed, Sizes
 
-PREFIX = b'42["'
-"""What every frame begins with that may take the short way."""
+PREFIXES = tuple(b'42["%b",' % event.encode() for event in RELAYED)
+"""What a frame begins with that may take the short way."""
 ENVELOPES_MAX = 16
 """Envelopes of one socket; past that all are forgotten."""
 ENVELOPE_BYTES = 2 * 1024

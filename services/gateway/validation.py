@@ -9,14 +9,14 @@ from shared.contracts.client import INBOUND, Event, Join, Sizes
 from shared.contracts.wire import TOO_LARGE, Wire
 from shared.errors import BadRequest, UserIdRequired
 
-_EVENTS = {event.value: model for event, model in INBOUND.items()}
+_EVENTS = {event.value: event for event in INBOUND}
 
 
 def known(event: str) -> Event:
     """The event of this name. Raises :class:`BadRequest`."""
-    if event not in _EVENTS:
+    if (known := _EVENTS.get(event)) is None:
         raise BadRequest("Unknown event")
-    return Event(event)
+    return known
 
 
 class TooLarge(BadRequest):
@@ -31,7 +31,7 @@ def validate(event: Event, args: list[Any], sizes: Sizes | None = None) -> Wire:
 
     Raises :class:`BadRequest`, or :class:`UserIdRequired` for a join without one.
     """
-    model = _EVENTS[event]
+    model = INBOUND[event]
     if not args:
         raise BadRequest("payload: is missing")
     payload = args[0]

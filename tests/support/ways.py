@@ -9,7 +9,7 @@ from services.gateway import packets
 from services.gateway.packets import EventPacket, Malformed
 from services.gateway.relayed import payload_of
 from services.gateway.replies import call_id_of, dumps
-from services.gateway.short import PREFIX, Envelopes
+from services.gateway.short import PREFIXES, Envelopes
 from services.gateway.validation import known, validate
 from shared.contracts.client import Event, Join, Relayed
 from shared.contracts.relays import stamp, stamped
@@ -70,7 +70,7 @@ def long_way(raw: bytes) -> tuple[Relayed, bytes] | None:
 
 def short_way(envelopes: Envelopes, raw: bytes) -> bytes | None:
     """What the peer would see of a frame that takes the short way; as the gateway does it."""
-    if not raw.startswith(PREFIX) or (envelope := envelopes.find(raw)) is None:
+    if not raw.startswith(PREFIXES) or (envelope := envelopes.find(raw)) is None:
         return None
     return envelope.payload(raw, envelope.call or CALL)
 
@@ -103,7 +103,7 @@ def try_both(frames: list[bytes]) -> tuple[str, ...]:
         if short is not None:
             assert long is not None, f"the long way refuses {raw!r}: {done.verdict}"
             assert strict(short) == strict(long[1]), raw
-        elif long is not None and raw.startswith(PREFIX):
+        elif long is not None and raw.startswith(PREFIXES):
             envelopes.learn(event_of(raw), long[0])
         if long is not None:
             _spliced(short or long[1], long[0])

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import aiohttp
 import pytest
 
-from services.gateway import door, packets, websocket
+from services.gateway import door, heartbeat, packets
 from shared.hits import Hits
 from tests.integration.gateway.conftest import Connect, Services, Start
 from tests.integration.gateway.test_garbage import Polling
@@ -390,7 +390,7 @@ async def test_pings_of_a_client_that_is_careful_are_answered(gateway: Start) ->
         asyncio.timeout(5),
     ):
         await ws.receive()
-        for n in range(websocket.CHATTER_MAX):
+        for n in range(heartbeat.CHATTER_MAX):
             await ws.ping(b"%d" % n)
             answer = await ws.receive()
             assert (answer.type, answer.data) == (aiohttp.WSMsgType.PONG, b"%d" % n)

@@ -1,4 +1,4 @@
-"""The queue of a client: nothing overtakes anything, whether it is written at once or waits."""
+"""The queue of a client that polls."""
 
 import asyncio
 
@@ -6,40 +6,6 @@ import pytest
 from engineio.packet import MESSAGE, Packet
 
 from services.gateway.outgoing import PACKETS_PER_POLL, Outgoing
-
-
-class Websocket:
-    """One that can be blocked; ``pump`` is left to the test."""
-
-    def __init__(self) -> None:
-        self.blocked = False
-        self.written: list[bytes] = []
-        self.pumps = 0
-
-    def write(self, data: bytes) -> bool:
-        if self.blocked:
-            return False
-        self.written.append(data)
-        return True
-
-    def pump(self) -> None:
-        self.pumps += 1
-
-
-def test_what_waits_is_not_overtaken() -> None:
-    queue, websocket = Outgoing(), Websocket()
-    assert not queue.write(b"2[1]"), "a client that polls"
-    queue.websocket = websocket
-    assert queue.write(b"2[1]")
-    websocket.blocked = True
-    assert not queue.write(b"2[2]")
-    queue.put_nowait(Packet(MESSAGE, "2[2]"))
-    websocket.blocked = False
-    assert not queue.write(b"2[3]"), "something waits"
-    assert queue.size == len("2[2]") and websocket.pumps == 1
-    assert queue.take().data == "2[2]"
-    assert queue.write(b"2[3]")
-    assert websocket.written == [b"42[1]", b"42[3]"] and queue.size == 0
 
 
 async def test_a_poll_gets_what_waits_in_order_and_not_too_much() -> None:

@@ -1,5 +1,6 @@
 """A mailbox that cannot be read at once."""
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from services.gateway import recovery
 from services.gateway.heard import Heard
 from services.gateway.outbound import Outbound
-from services.gateway.recovery import Arrival, Recoveries, Recovery
+from services.gateway.recovery import Recoveries, Recovery
 from services.gateway.sessions import Socket
 from shared import mailbox
 from shared.bus import Bus
@@ -78,13 +79,13 @@ async def test_what_is_told_again_does_not_make_a_new_mailbox_complete(
 def test_what_is_told_again_after_that_is_not_heard_again() -> None:
     sent: list[bytes] = []
 
-    class Transport:
+    class Sending:
         def send_event(self, _connection: str, _event: str, payload: bytes) -> None:
             sent.append(payload)
 
-    outbound = Outbound("gw", *cast(Any, (None, None, Transport(), None, Heard())))
+    outbound = Outbound("gw", *cast(Any, (None, None, SimpleNamespace(sending=Sending()), None, Heard())))
     socket = Socket("sid", "eio", session="s", overtaken=1_000, caught_up=False)
     old, new = b'{"callId":"c","seq":1000}', b'{"callId":"c","seq":2000}'
     for letter in (old, new):
-        outbound._write(socket, Arrival("call:incoming", letter, ""))
+        outbound._write(socket, "call:incoming", letter, "")
     assert sent == [new]

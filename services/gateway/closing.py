@@ -1,0 +1,59 @@
+"""Ending connections: at once, or once their clients could read why."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from services.gateway.websocket import LAST_WORDS_SECONDS, WebSocket
+
+
+class Closing:
+    """Closes connections of Engine.IO (``eio``). ``owes``: whether an answer to a client is still to come."""
+
+    def __init__(
+        self, eio: Any, websockets: dict[str, WebSocket], owes: Callable[[str], Awaitable[bool]]
+    ) -> None:
+        self._eio = eio
+        self._websockets = websockets
+        self._owes = owes
+        self._closing: set[asyncio.Task[None]] = set()
+        self.doomed: set[str] = set()
+        """Connections of which nothing more is heard."""
+
+    def soon(self, eio_sid: str) -> None:
+        """Hear nothing more from a connection, and close it once its client could read what was sent to it.
+
+        What the client had sent before is answered first.
+        """
+        if eio_sid not in self.doomed:
+            self.doomed.add(eio_sid)
+            task = asyncio.create_task(self._close_when_read(eio_sid))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    async def _close_when_read(self, eio_sid: str) -> None:
+        connection = self._eio.sockets.get(eio_sid)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + LAST_WORDS_SECONDS
+        while connection is not None and not connection.closed and loop.time() < until:
+            await asyncio.sleep(0.05)
+            owes = await self._owes(eio_sid)
+            if connection.queue.empty() and connection.upgraded and not owes:
+                break
+        await self.now(eio_sid)
+
+    async def now(self, eio_sid: str) -> None:
+        """Close a connection, whether its client reads or not."""
+        connection = self._eio.sockets.pop(eio_sid, None)
+        if connection is None:
+            return
+        websocket = self._websockets.get(eio_sid)
+        # Engine.IO's own way waits, without a limit, until the client has read everything.
+        await connection.close(wait=False, reason=self._eio.reason.SERVER_DISCONNECT)
+        connection.queue.put_nowait(None)  # ends its writer, which closes the websocket
+        if websocket is not None and not await websocket.ended(LAST_WORDS_SECONDS):
+            websocket.abort()
+
+    async def all(self) -> None:
+        """Close every connection."""
+        await asyncio.gather(*(self.now(eio_sid) for eio_sid in list(self._eio.sockets)))

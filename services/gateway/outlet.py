@@ -1,0 +1,103 @@
+"""The writing half of a websocket: each turn's frames together, as far as its client reads."""
+
+import asyncio
+from enum import Enum, auto
+from typing import Any
+
+from aiohttp import WSCloseCode
+
+from services.gateway.outgoing import Outgoing
+from services.gateway.writing import TEXT, Writing, framed
+
+UNWRITTEN_BYTES = 32 * 1024
+"""What may wait in a connection before the rest waits for it, and counts as not read by the client."""
+
+
+class Stage(Enum):
+    """How far a websocket is. In :attr:`PROBING` and :attr:`UPGRADING` its client polls yet."""
+
+    PROBING = auto()
+    UPGRADING = auto()
+    OPEN = auto()
+    CLOSING = auto()
+    """Our close frame is out: nothing is heard but the client's."""
+
+
+_OPEN = Stage.OPEN  # looking up a member of an enumeration costs more than all else that write() compares
+
+
+class Outlet(asyncio.Protocol):
+    """Writes frames of one connection, in order, each turn's together."""
+
+    __slots__ = ("_connection", "_full", "_out", "_out_size", "_queue", "_stage", "_transport", "_writing")
+
+    def __init__(self, connection: Any, stage: Stage, writing: Writing) -> None:
+        self._connection = connection
+        self._queue: Outgoing = connection.queue
+        self._stage = stage
+        self._transport: asyncio.Transport | None = None
+        self._full = False
+        """Whether the client does not read what is written."""
+        self._writing = writing
+        self._out: list[bytes] = []
+        self._out_size = 0
+
+    def write(self, data: bytes) -> bool:
+        """Write one frame at the end of this turn of the event loop; whether that was possible.
+
+        If not, because the client does not read, it is to wait in the queue.
+        """
+        if self._full or self._stage is not _OPEN or self._queue.items or self._connection.closed:
+            return False
+        return self._put(TEXT, data)
+
+    def pump(self) -> None:
+        """Write what waits in the queue, as far as the client reads."""
+        queue = self._queue
+        while self._stage is _OPEN and not (self._full or self._transport is None or queue.empty()):
+            packet = queue.take()
+            queue.task_done()
+            if packet is None:
+                self._close()
+            else:
+                self._put(TEXT, packet.encode().encode())
+
+    def flush(self) -> None:
+        """Write the frames of this turn: together, because a system call costs more than all else about them."""
+        out = self._out
+        if out and self._transport is not None:
+            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+        self._out_size = 0
+        out.clear()
+
+    def abort(self) -> None:
+        """End it now, unread data included."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _put(self, kind: int, data: bytes) -> bool:
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return False
+        frame = framed(kind, data)
+        out = self._out
+        if not out:
+            self._writing.add(self)
+        out.append(frame)
+        self._out_size += len(frame)
+        if self._out_size > UNWRITTEN_BYTES:
+            self.flush()
+        return True
+
+    def _close(self, code: int = WSCloseCode.OK) -> None:
+        """Say that it is to end: what comes after what waits."""
+        raise NotImplementedError
+
+    # --- called by the event loop -----------------------------------------------------------------------------------
+
+    def pause_writing(self) -> None:
+        self._full = True
+
+    def resume_writing(self) -> None:
+        self._full = False
+        self.pump()

@@ -1,0 +1,107 @@
+"""Packets to clients: written at once, or left to wait, within bounds, for those who poll or do not read."""
+
+import asyncio
+import time
+from typing import Any
+
+from engineio.packet import MESSAGE, PING, Packet
+
+from services.gateway.closing import Closing
+from services.gateway.outgoing import Outgoing
+from services.gateway.websocket import WebSocket
+from shared import logs
+from shared.hits import Hits
+
+log = logs.get(__name__)
+
+LET_READ_SECONDS = 5.0
+"""How long a client may take over a part of what it missed. What it sends meanwhile waits."""
+
+
+class Sending:
+    """Sends to connections (of Engine.IO, by id). ``unread_max``: bytes that may wait for a client.
+
+    Nothing overtakes what waits in a connection's queue: as long as something does, its websocket takes nothing else.
+    """
+
+    def __init__(
+        self,
+        connections: dict[str, Any],
+        websockets: dict[str, WebSocket],
+        closing: Closing,
+        *,
+        unread_max: int,
+        hits: Hits,
+    ) -> None:
+        self._connections = connections
+        self._websockets = websockets
+        self._closing = closing
+        self._unread_max = unread_max
+        self._hits = hits
+        self._asked: dict[str, Any] = {}
+
+    def send_event(self, eio_sid: str, event: str, payload: bytes) -> None:
+        """Write an event whose only argument is ``payload`` (JSON, taken as it is)."""
+        frame = b'42["%b",%b]' % (event.encode(), payload)
+        websocket = self._websockets.get(eio_sid)
+        if websocket is None or not websocket.write(frame):
+            self._queue(eio_sid, frame)
+
+    def send_ack(self, eio_sid: str, ack_id: int, payload: bytes) -> None:
+        """Acknowledge an event with ``payload`` (JSON, taken as it is)."""
+        frame = b"43%d[%b]" % (ack_id, payload)
+        websocket = self._websockets.get(eio_sid)
+        if websocket is None or not websocket.write(frame):
+            self._queue(eio_sid, frame)
+
+    def _queue(self, eio_sid: str, frame: bytes) -> None:
+        """Have a frame wait for a client that polls, or does not read."""
+        connection = self._connections.get(eio_sid)
+        if connection is None or connection.closed:
+            return
+        queue: Outgoing = connection.queue
+        if queue.size >= self._unread_max:
+            if eio_sid not in self._closing.doomed:
+                self._hits.hit("unread")
+                log.warning("client does not read: closing it", bytes=queue.size)
+                self._closing.soon(eio_sid)
+            return
+        queue.put_nowait(Packet(MESSAGE, frame[1:].decode()))
+
+    def unread(self) -> tuple[int, int]:
+        """Bytes that wait for clients to read them, and how many clients those are."""
+        sizes = [size for connection in self._connections.values() if (size := connection.queue.size)]
+        return sum(sizes), len(sizes)
+
+    def ask(self, eio_sid: str) -> None:
+        """Ask a client for a sign that it has got what was sent to it; see :meth:`unheard`.
+
+        One that polls is not asked: Engine.IO would go on asking it twice as often.
+        """
+        connection = self._connections.get(eio_sid)
+        if connection is None or connection.closed or not connection.upgraded:
+            return
+        self._asked[eio_sid] = connection
+        connection.last_ping = time.time()  # until a pong comes; websockets have a timer of their own
+        websocket = self._websockets.get(eio_sid)
+        if websocket is None or not websocket.write(b"2"):
+            connection.queue.put_nowait(Packet(PING))
+
+    def unheard(self, eio_sid: str) -> bool:
+        """Whether the client was asked and has not answered."""
+        connection = self._asked.get(eio_sid)
+        return connection is not None and connection.last_ping is not None
+
+    async def let_read(self, eio_sid: str) -> None:
+        """Wait until a client has read the better part of what was sent to it, :data:`LET_READ_SECONDS` at most."""
+        connection = self._connections.get(eio_sid)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + LET_READ_SECONDS
+        while connection is not None and not connection.closed and loop.time() < until:
+            if connection.queue.size <= self._unread_max // 2:
+                return
+            await asyncio.sleep(0.02)
+
+    def gone(self, eio_sid: str) -> None:
+        """A connection is over."""
+        self._asked.pop(eio_sid, None)

@@ -1,0 +1,44 @@
+"""Relays taken at once, the short way, where their frames are as most are."""
+
+from services.gateway.relay import Relays
+from services.gateway.replies import Asked, Replies
+from services.gateway.sessions import Registry
+from services.gateway.short import Envelopes
+from shared.contracts.client import Event, Relayed, Sizes
+from shared.errors import RateLimited, Unavailable
+
+
+class Shortcut:
+    """From a frame to the outbox without a wait in between. ``sizes``: what bodies may have."""
+
+    def __init__(self, registry: Registry, relays: Relays, replies: Replies, sizes: Sizes) -> None:
+        self._registry = registry
+        self._relays = relays
+        self._replies = replies
+        self._sizes = sizes
+
+    def take(self, eio_sid: str, frame: bytes) -> bool:
+        """Take a frame that is a relay as most are; whether it was one. Any other has not been looked at."""
+        socket = self._registry.by_connection(eio_sid)
+        if socket is None or socket.session is None:
+            return False
+        envelopes = socket.envelopes
+        if envelopes is None:
+            envelopes = socket.envelopes = Envelopes(self._sizes)
+        if (envelope := envelopes.find(frame)) is None:
+            return False
+        call = envelope.call or socket.calls.get(envelope.to)
+        if call is None or (payload := envelope.payload(frame, call)) is None:
+            return False
+        if socket.rates is not None and not socket.rates.take(envelope.kind):
+            return False  # the long way says so
+        try:
+            return self._relays.pass_on(socket, envelope.event, envelope.to, call, payload)
+        except (Unavailable, RateLimited) as error:
+            self._replies.refuse(Asked(socket, envelope.event, None, envelope.call), error)
+            return True
+
+    def learn(self, asked: Asked, relayed: Relayed) -> None:
+        """The last frame of a client that was not taken went the long way, and this was in it."""
+        if asked.socket.envelopes is not None:
+            asked.socket.envelopes.learn(Event(asked.event), relayed)
