@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,7 +15,10 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 from engineio.async_socket import AsyncSocket
 
-from tests.integration.gateway.conftest import Connect, Services, Start
+from shared import subjects
+from shared.bus import Bus
+from shared.hits import Hits
+from tests.integration.gateway.conftest import GATEWAY, Connect, Services, Start
 
 REQUEST = (
     b"GET /socket.io/?EIO=4&transport=websocket%b HTTP/1.1\r\nHost: gateway\r\nUpgrade: websocket\r\n"
@@ -51,8 +55,8 @@ class Wire:
         """The next frame: its first byte, and what it carries."""
         async with asyncio.timeout(5):
             kind, size = await self._reader.readexactly(2)
-            if size == 126:
-                size = int.from_bytes(await self._reader.readexactly(2))
+            if size >= 126:
+                size = int.from_bytes(await self._reader.readexactly(2 if size == 126 else 8))
             return kind, await self._reader.readexactly(size)
 
     async def expect(self, begin: bytes) -> bytes:
@@ -196,6 +200,60 @@ async def test_nothing_is_read_past_what_may_wait(gateway: Start, services: Serv
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(send(), 1)
     assert sent < 32 * 2**20, "what the kernel takes, and no more"
+
+
+LETTER_BYTES = 64 * 1024
+KERNEL_BYTES = 16 * 2**20
+"""More than the kernel keeps for a client that does not read."""
+
+
+def letter(number: int) -> bytes:
+    return b'{"n":%d,"x":"%b","seq":%d}' % (number, b"x" * LETTER_BYTES, number + 1)
+
+
+async def number_of_next(client: Wire) -> int:
+    text = await client.expect(b'42["call:offer"')
+    return int(text[text.index(b":", 15) + 1 : text.index(b",", 17)])
+
+
+async def test_what_a_client_does_not_read_waits_within_its_limit(
+    gateway: Start, services: Services, wire: Open, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hits = Counter[str]()
+    monkeypatch.setattr(Hits, "hit", lambda _, limit: hits.update([limit]))
+    client = await wire(await gateway(unread_max_kb=1024))
+    await client.join("bob")
+    session = "s-" + (await services.wait_for("join"))["socket"]
+    client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    sent = 0
+    while not hits["unread"]:
+        assert sent < 2 * KERNEL_BYTES // LETTER_BYTES, "nothing bounds what waits for it"
+        bus.publish(subjects.deliver(GATEWAY, session, "call:offer"), letter(sent))
+        sent += 1
+        await asyncio.sleep(0.002)
+    client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+    got = [await number_of_next(client) for _ in range(sent - 1)]
+    assert got == list(range(sent - 1)), "all but the one too many, in order, and then it is closed"
+    assert await client.expect_closed() == 1000
+
+
+async def test_who_reads_late_misses_nothing(
+    gateway: Start, services: Services, wire: Open, bus: Bus
+) -> None:
+    client = await wire(await gateway(unread_max_kb=32 * 1024))
+    await client.join("bob")
+    session = "s-" + (await services.wait_for("join"))["socket"]
+    client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    count = KERNEL_BYTES // LETTER_BYTES
+    for number in range(count):
+        bus.publish(subjects.deliver(GATEWAY, session, "call:offer"), letter(number))
+        await asyncio.sleep(0.002)
+    client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+    for number in range(count):
+        if number == count // 2:
+            bus.publish(subjects.deliver(GATEWAY, session, "call:offer"), letter(count))
+        assert await number_of_next(client) == number
+    assert await number_of_next(client) == count
 
 
 async def test_one_upgrade_and_no_more(gateway: Start, services: Services, wire: Open) -> None:
