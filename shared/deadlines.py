@@ -30,6 +30,8 @@ _TTL_SECONDS = 600
 """How long a deadline that fired waits for somebody to take it."""
 _PAUSE_SECONDS = 1.0
 _SET_SECONDS = 2.0
+_HEARD_SECONDS = 0.05
+"""How long what is to stop may take until it is told so again."""
 _CANCELLED = head_of({"Nats-TTL": "1s"})
 
 Fire = Callable[[str, bytes], Awaitable[None]]
@@ -82,9 +84,12 @@ class Deadlines:
 
     async def stop(self) -> None:
         """Take no more; one that is in hand and not done goes to another instance."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        task = self._task
+        while task is not None and not task.done():
+            # Again until it is heard: asyncio.wait_for, by which nats-py waits, drops a cancellation that comes
+            # together with what is waited for (Python before 3.12).
+            task.cancel()
+            await asyncio.wait((task,), timeout=_HEARD_SECONDS)
 
     async def _run(self) -> None:
         while True:
