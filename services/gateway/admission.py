@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from services.gateway.auth import Auth, TokenRefused
+from services.gateway.company import Company
 from services.gateway.errands import Errands
 from services.gateway.ice import IceServers
 from services.gateway.limits import JoinTimeout
@@ -68,6 +69,7 @@ class Admission:
         self._lease_held = lease_held
         self._ice_servers = ice_servers
         self._resume_window = resume_window
+        self._company = Company(services)
         self._resumes = Turns(RESUMES_AT_ONCE)
         auth.expired = self._expired
         self.joins: Counter[str] = Counter()
@@ -110,7 +112,7 @@ class Admission:
     async def _admit(self, asked: Asked, join: client.Join) -> tuple[presence.JoinReply, bool]:
         """Who the client is has been settled; the rest of :meth:`_let_in`."""
         socket = asked.socket
-        request = presence.JoinRequest(
+        request = presence.JoinsRequest(
             request_id=new_id(),
             user=join.user_id,
             gateway=self._instance,
@@ -137,11 +139,11 @@ class Admission:
                 self._outbound.catch_up(socket)
         return reply, resumed
 
-    async def _ask_in(self, socket: Socket, request: presence.JoinRequest) -> presence.JoinReply:
+    async def _ask_in(self, socket: Socket, request: presence.JoinsRequest) -> presence.JoinReply:
         """Have presence bring a user in. Until its client is told of it, a session that it has here is unheard of."""
         socket.claims = request.user
         try:
-            return await self._services.ask("presence", "join", request, presence.JoinReply)
+            return await self._company.join(request)
         except NotSent:
             socket.claims = None
             raise

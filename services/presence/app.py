@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from services.presence import metrics
 from services.presence.grace import Graces
 from services.presence.handlers import Handlers
+from services.presence.joins import Joins
 from services.presence.leases import Leases
 from services.presence.model import Policy
 from services.presence.settings import Settings
@@ -43,7 +44,8 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         leases = Leases(bus, store, graces)
         contacts = Contacts(bus, "required" if settings.status_visibility == "contacts" else "off")
         hits, lag = Hits(), Lag()
-        handlers = Handlers(store, teller, graces, leases, policy, contacts, hits)
+        joins = Joins(store, teller, graces, policy, hits)
+        handlers = Handlers(store, teller, graces, leases, joins, contacts)
         deadlines = (
             Deadlines(bus, subjects.GRACE, graces.due),
             Deadlines(bus, subjects.LEASE, leases.due),

@@ -6,6 +6,7 @@ from services.presence.model import Lost, Policy
 from services.presence.store import Store
 from services.presence.teller import Teller
 from shared import logs, subjects
+from shared.answers import Asking
 from shared.bus import Bus
 from shared.clock import now_ms
 from shared.contracts.presence import Session
@@ -61,11 +62,11 @@ class Graces:
             if session is not None and session.lost_at is not None:
                 self.in_grace.ended(session.lost_at, now)
 
-    async def _set(self, lost: Lost) -> None:
+    def _set(self, lost: Lost) -> Asking[None]:
         """The deadline goes first: without a lost session it does nothing; a lost session without it stays forever."""
         assert lost.session is not None and lost.session.lost_at is not None and lost.record is not None
         over = lost.session.lost_at + self._policy.grace_ms
-        await set_deadline(self._bus, subjects.GRACE, lost.session.session, over, lost.record.user.encode())
+        return set_deadline(self._bus, subjects.GRACE, lost.session.session, over, lost.record.user.encode())
 
     async def due(self, session: str, payload: bytes) -> None:
         """The deadline of a session has come. Raises :class:`shared.errors.Unavailable` to get it again."""

@@ -110,7 +110,11 @@ def join(record: Sessions | None, request: JoinRequest, policy: Policy, now: int
 
     The session of 2 keeps its resume token, because of two answers to one request either may be the one that counts.
     """
-    sessions = record.sessions if record is not None else ()
+    if record is None:
+        session = _new(request, now, minted)
+        alone = Sessions(user=request.user, sessions=(session,))
+        return Joined(alone, session, None, resumed=False, displaced=(), gone=())
+    sessions = record.sessions
     resumed = _resumable(sessions, request)
     here = _first(s for s in sessions if _address(s) == (request.gateway, request.socket))
     twin = _first(s for s in sessions if request.device is not None and s.device == request.device)
@@ -124,17 +128,18 @@ def join(record: Sessions | None, request: JoinRequest, policy: Policy, now: int
                 f"Too many sessions: a user may have {policy.limit}", retry_after_ms=policy.grace_ms
             )
 
-    session = Session(
-        session=kept.session if kept else minted.session,
-        gateway=request.gateway,
-        socket=request.socket,
-        device=request.device or (kept.device if kept else None),
-        since=kept.since if kept else now,
-        resume_token=kept.resume_token if kept and kept is here else minted.token,
-        spent=kept.spent
-        if kept and kept is here
-        else _spent(kept, request.resume_token if resumed else None),
-    )
+    if kept is None:
+        session = _new(request, now, minted)
+    else:
+        session = Session(
+            session=kept.session,
+            gateway=request.gateway,
+            socket=request.socket,
+            device=request.device or kept.device,
+            since=kept.since,
+            resume_token=kept.resume_token if kept is here else minted.token,
+            spent=kept.spent if kept is here else _spent(kept, request.resume_token if resumed else None),
+        )
     others = tuple(s for s in sessions if s is not kept)
     gone = tuple(s for s in others if policy.single or _same_device(s, session) or s is here or s is evicted)
     left_behind = gone if kept is None else (kept, *gone)
@@ -143,7 +148,7 @@ def join(record: Sessions | None, request: JoinRequest, policy: Policy, now: int
     )
     return Joined(
         record=record
-        if record is not None and session == kept and not gone
+        if session == kept and not gone
         else Sessions(user=request.user, sessions=(*(s for s in others if s not in gone), session)),
         session=session,
         was=kept,
@@ -231,6 +236,17 @@ def reassert(record: Sessions | None, request: ReassertRequest, now: int) -> Rea
 # --- building blocks ----------------------------------------------------------------------------------------------
 
 
+def _new(request: JoinRequest, now: int, minted: Minted) -> Session:
+    return Session(
+        session=minted.session,
+        gateway=request.gateway,
+        socket=request.socket,
+        device=request.device,
+        since=now,
+        resume_token=minted.token,
+    )
+
+
 def may_be_unheard(record: Sessions | None, request: JoinRequest) -> bool:
     """Whether the token is that of the last resume, of a session that may be about to be lost."""
     session = _named(record, request.resume_session or "")
@@ -252,13 +268,11 @@ def _resumable(sessions: tuple[Session, ...], request: JoinRequest) -> Session |
     return session if any(_same(token, request.resume_token) for token in good) else None
 
 
-def _spent(kept: Session | None, shown: str | None) -> tuple[str, ...]:
+def _spent(kept: Session, shown: str | None) -> tuple[str, ...]:
     """The tokens from the one that the client has shown on: it may have heard of a later one on a socket that broke.
 
     ``shown``: ``None`` if it was none of them.
     """
-    if kept is None:
-        return ()
     tokens = (*kept.spent, kept.resume_token)
     tokens = tokens[tokens.index(shown) if shown is not None else 0 :]
     return tokens if len(tokens) <= SPENT_MAX else (tokens[0], *tokens[1 - SPENT_MAX :])

@@ -8,15 +8,15 @@ All reads are answered by the stream's leader. A decision that writes would be s
 write would fail; a decision that there is nothing to write is not.
 """
 
-from asyncio import Future
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeVar
 
 from shared import subjects
+from shared.answers import Asking
 from shared.bus import Bus
 from shared.contracts.presence import Lease, Session, Sessions
 from shared.errors import Unavailable
-from shared.kv import ABSENT, Bucket, Conflict, NoBucket
+from shared.kv import ABSENT, Bucket, Conflict, Entry, NoBucket
 from shared.together import together
 
 TRIES = 30
@@ -33,6 +33,10 @@ class Change(Protocol):
 C = TypeVar("C", bound=Change)
 
 
+def _is_there(entry: Entry) -> bool:
+    return bool(entry.value)
+
+
 class Store:
     """Reads and writes of presence. Every method raises :class:`Unavailable` while NATS is away."""
 
@@ -46,26 +50,16 @@ class Store:
         user: str,
         decide: Callable[[Sessions | None], C],
         *,
-        before: Callable[[C], Coroutine[Any, Any, None]] | None = None,
-        guess_new: bool = False,
+        before: Callable[[C], Asking[Any]] | None = None,
     ) -> C:
         """Read the user's sessions, ``decide``, and write what was decided if nobody wrote in between.
 
-        ``before``: has to be done before the record is written; it is started first and waited for, like the write,
-        on the same connection. ``guess_new``: the user is probably not there, so that is tried before anything is
-        read; not for decisions that may come to nothing. ``decide`` is called again after each lost race, so it must
-        not act. A decision whose record is the one it was given is not written. Whatever ``decide`` raises comes out;
-        raises :class:`Unavailable` after :data:`TRIES` lost races.
+        ``before``: what has to be stored before the record is; it is sent first, on the same connection, and waited
+        for like the write. ``decide`` is called again after each lost race, so it must not act. A decision whose
+        record is the one it was given is not written. Whatever ``decide`` raises comes out; raises
+        :class:`Unavailable` after :data:`TRIES` lost races.
         """
         key = subjects.key_user(user)
-        if guess_new:
-            decided = decide(None)
-            try:
-                await self._write(key, decided, ABSENT, before)
-            except Conflict:
-                pass
-            else:
-                return decided
         for attempt in range(TRIES):
             entry = await self._sessions.get(key, fresh=True)
             record = Sessions.model_validate_json(entry.value) if entry.value else None
@@ -85,20 +79,20 @@ class Store:
         key: str,
         decided: C,
         revision: int,
-        before: Callable[[C], Coroutine[Any, Any, None]] | None,
+        before: Callable[[C], Asking[Any]] | None,
     ) -> None:
+        # What goes first is sent first, on the same connection, and nobody waits twice.
+        first = before(decided) if before is not None else None
         if decided.record is None:
-            write: Future[int] = self._sessions.delete(key, revision)
+            await self._sessions.delete(key, revision)
         else:
-            write = self._sessions.put(key, decided.record.dump(), revision)
-        if before is None:
-            await write
-            return
-        # The server gets the one first, and nobody waits twice.
-        first, second = await together(before(decided), write)
-        for failed in (second, first):
-            if isinstance(failed, BaseException):
-                raise failed
+            await self._sessions.put(key, decided.record.dump(), revision)
+        if first is not None:
+            await first
+
+    def create(self, record: Sessions) -> Asking[int]:
+        """Write a user's first record. Raises :class:`shared.kv.Conflict`, once awaited, if there is one."""
+        return self._sessions.put(subjects.key_user(record.user), record.dump(), ABSENT)
 
     async def sessions(self, user: str) -> tuple[Session, ...]:
         """The sessions of a user, lost ones included."""
@@ -108,15 +102,20 @@ class Store:
     async def busy(self, user: str) -> bool:
         """Whether a call holds the user. Without call control's bucket there are no calls."""
         try:
-            return bool((await self._calls.get(subjects.key_user(user), fresh=True)).value)
+            return await self._calls.get(subjects.key_user(user), fresh=True, read=_is_there)
         except NoBucket:
             return False
 
+    async def busy_each(self, users: Iterable[str]) -> list[bool | Unavailable]:
+        """The same of several, asked at once; what could not be read is among them."""
+        asked = (self._calls.get(subjects.key_user(user), fresh=True, read=_is_there) for user in users)
+        return [False if isinstance(held, NoBucket) else held for held in await together(*asked)]
+
     # --- gateways -------------------------------------------------------------------------------------------------
 
-    async def note(self, gateway: str, session: str, user: str) -> None:
+    def note(self, gateway: str, session: str, user: str) -> Asking[int]:
         """The session is about to be at the gateway."""
-        await self._sessions.set(subjects.key_at(gateway, session, user))
+        return self._sessions.set(subjects.key_at(gateway, session, user))
 
     async def forget(self, gateway: str, session: str, user: str) -> None:
         """The session is not at the gateway any more."""

@@ -33,7 +33,7 @@ class Teller:
         self.told: Counter[str] = Counter()
         """What became of sessions: ``joined``, ``resumed``, ``lost``, ``left``."""
 
-    async def joined(self, user: str, joined: Joined) -> None:
+    def joined(self, user: str, joined: Joined) -> None:
         """A user joined; sockets that lost their session are told so. Raises :class:`shared.errors.Unavailable`."""
         for old in joined.displaced:
             self._bus.publish(
@@ -45,7 +45,10 @@ class Teller:
         new = joined.session
         what = "resumed" if joined.continued else "joined"
         self._record(user, what, new.session, new.gateway, new.socket)
-        log.info(what, user=user, session=new.session, gateway=new.gateway)
+        # What EVENTS has all of is said only where somebody looks closely: there is one of it for each that comes.
+        (log.info if joined.continued else log.debug)(
+            what, user=user, session=new.session, gateway=new.gateway
+        )
 
     def lost(self, user: str, session: Session) -> None:
         """The transport of a session broke."""

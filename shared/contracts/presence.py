@@ -1,5 +1,7 @@
 """Presence: requests to it, and the record of a user's sessions, which it alone writes and call control reads."""
 
+from typing import Any
+
 from shared.contracts.rpc import Request
 from shared.contracts.wire import DeviceId, Millis, Reason, UserId, Wire
 
@@ -45,6 +47,15 @@ class JoinRequest(Request):
     resume_token: str | None = None
 
 
+class JoinsRequest(JoinRequest):
+    """The same, for several who join at one gateway in one moment. ``also``: the others, none of whom resumes.
+
+    An answer that says nothing of them does not mean that they have not joined: each is to be asked for alone then.
+    """
+
+    also: tuple[JoinRequest, ...] | None = None
+
+
 class JoinReply(Wire):
     """The session the socket now speaks for. ``resumed``: it is the one that ``resume`` named.
 
@@ -61,6 +72,19 @@ class JoinReply(Wire):
     continued: bool = False
     lost_at: Millis | None = None
     busy: bool
+
+
+class AlsoJoined(Wire):
+    """What became of one of the others: ``reply``, or ``error`` as in :class:`shared.contracts.rpc.Reply`."""
+
+    reply: JoinReply | None = None
+    error: dict[str, Any] | None = None
+
+
+class JoinsReply(JoinReply):
+    """``also``: what became of the others, in their order."""
+
+    also: tuple[AlsoJoined, ...] | None = None
 
 
 class LeaveRequest(Request):

@@ -26,7 +26,7 @@ _TRACEPARENT: Schema = {
 _TRACED: Schema = {"type": "object", "properties": {"traceparent": _TRACEPARENT}}
 
 REQUESTS: dict[tuple[str, str], tuple[type[Wire], type[Wire]]] = {
-    ("presence", "join"): (presence.JoinRequest, presence.JoinReply),
+    ("presence", "join"): (presence.JoinsRequest, presence.JoinsReply),
     ("presence", "leave"): (presence.LeaveRequest, Done),
     ("presence", "lost"): (presence.LostRequest, Done),
     ("presence", "reassert"): (presence.ReassertRequest, presence.ReassertReply),

@@ -93,14 +93,14 @@ _MADE: tuple[Wire, ...] = (
         retryable=False,
     ),
     # Requests and their results.
-    presence.JoinRequest(
+    presence.JoinsRequest(
         request_id=_ID,
         expires_at=AT + 2000,
         user="bob",
         gateway=OTHER_GATEWAY,
         socket="xHc2pQw0AAAB",
     ),
-    presence.JoinReply(session=BOB_AT, resume_token=SECRET, since=AT - 60_000, resumed=False, busy=False),
+    presence.JoinsReply(session=BOB_AT, resume_token=SECRET, since=AT - 60_000, resumed=False, busy=False),
     presence.LeaveRequest(**_BOB, socket="xHc2pQw0AAAB", reason="hangup"),
     presence.LostRequest(**_BOB, socket="xHc2pQw0AAAB"),
     presence.ReassertRequest(**_BOB, socket="xHc2pQw0AAAB", resume_token=SECRET),
