@@ -5,6 +5,10 @@ from pathlib import PurePosixPath
 from xdist.scheduler import LoadScopeScheduling
 
 E2E = PurePosixPath("tests/e2e")
+SHARED = {PurePosixPath("tests/browser"), PurePosixPath("tests/stack")}
+"""Folders whose modules share a browser, or an engine and a stack on it."""
+ON_THEIR_OWN = {"test_faults", "test_networks", "test_order", "test_races"}
+"""End-to-end modules whose systems no other module uses; they run when those that share some are done."""
 
 
 class SideBySide(LoadScopeScheduling):
@@ -17,6 +21,8 @@ class SideBySide(LoadScopeScheduling):
 def group(nodeid: str) -> str:
     """What a test shares a worker with."""
     module = PurePosixPath(nodeid.partition("::")[0])
-    if module.parent != E2E:
+    if module.parent in SHARED:
+        return str(module.parent)
+    if module.parent != E2E or module.stem in ON_THEIR_OWN:
         return str(module)
     return "protocol" if module.stem.startswith("test_protocol_") else "e2e"
