@@ -7,12 +7,13 @@ from xdist.scheduler import LoadScopeScheduling
 E2E = PurePosixPath("tests/e2e")
 SHARED = {PurePosixPath("tests/browser"), PurePosixPath("tests/stack")}
 """Folders whose modules share a browser, or an engine and a stack on it."""
-ON_THEIR_OWN = {"test_faults", "test_networks", "test_order", "test_races"}
-"""End-to-end modules whose systems no other module uses; they run when those that share some are done."""
+_OWN = ("asyncapi", "auth", "faults", "networks", "order", "races", "traces")
+ON_THEIR_OWN = {f"test_{name}" for name in _OWN}
+"""End-to-end modules whose systems no other module uses."""
 
 
 class SideBySide(LoadScopeScheduling):
-    """A module stays on one worker. All end-to-end modules share two, because each runs whole systems."""
+    """A module stays on one worker. End-to-end modules that share whole systems are on two."""
 
     def _split_scope(self, nodeid: str) -> str:
         return group(nodeid)
