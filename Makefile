@@ -1,5 +1,6 @@
 # make up      set up and run the whole system, embedded NATS included   (ARGS="--gateways 2")
 # make test    set up and run the whole test suite                       (ARGS="-k glare", ARGS=tests/stack)
+# make images  build the images of tests/stack beforehand               (STACK_IMAGES=local; needs a Docker engine)
 # make flood   200 sockets that send all they can, for two minutes, beside 20 calls
 # make fuzz    frames that are nearly good, both ways, for two minutes   (ARGS="--seconds 600 --seed 7")
 # make check   what can be said without running the whole: style, types, walls, fresh docs (make lint), unit tests
@@ -25,7 +26,7 @@ PAGE := web/page
 ASYNCAPI := docs/asyncapi
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: up test flood fuzz check lint asyncapi client page screenshots audit sbom bench growth figures docs lock clean
+.PHONY: up test images flood fuzz check lint asyncapi client page screenshots audit sbom bench growth figures docs lock clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -40,9 +41,13 @@ test: .venv/.dev $(JS)/node_modules/.package-lock.json $(PAGE)/dist/index.html
 ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
 else
-	$(BIN)/python -m pytest -q -m "not alone" -n $(JOBS)
+	$(BIN)/python -m pytest -q -m "not alone and not large" -n $(JOBS)
+	$(BIN)/python -m pytest -q -m "large and not alone" -n 2
 	$(BIN)/python -m pytest -m alone
 endif
+
+images: .venv/.dev
+	$(BIN)/python -m tests.stack.images
 
 flood: .venv/.dev
 	FLOOD=1 $(BIN)/python -m pytest -s tests/e2e/test_flood.py

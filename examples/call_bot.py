@@ -94,6 +94,7 @@ class Connection:
         self._ufrag: str | None = None
         self.pictures = 0
         """How many pictures came that are not the one before."""
+        self._closing: asyncio.Future[None] | None = None
         self.loudness = 0.0
         """The loudest sample since somebody asked last, 0 to 1; for them to set back."""
 
@@ -130,9 +131,11 @@ class Connection:
             await self._peer.addIceCandidate(parsed)
 
     async def close(self) -> None:
+        """Goes on if whoever waits for it is cancelled, and may be asked for again."""
         for task in self._tasks:
             task.cancel()
-        await self._peer.close()
+        self._closing = self._closing or asyncio.ensure_future(self._peer.close())
+        await asyncio.shield(self._closing)
 
     def _local(self) -> dict[str, str]:
         return {"type": self._peer.localDescription.type, "sdp": self._peer.localDescription.sdp}

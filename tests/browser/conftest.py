@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
-            item.add_marker(pytest.mark.alone)
+            item.add_marker(pytest.mark.large)
             if reason:
                 item.add_marker(pytest.mark.skip(reason=reason))
 

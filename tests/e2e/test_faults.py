@@ -16,7 +16,7 @@ from tests.support.clusters import Clusters
 from tests.support.phone import Phone
 from tests.support.raw_client import RawClient
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300), pytest.mark.alone]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300), pytest.mark.large]
 
 TALKING, RINGING = 25, 25
 ROLLING = 100

@@ -16,7 +16,7 @@ from tests.support.clusters import Clusters
 from tests.support.phone import Phone
 from tests.support.proxy import Proxy
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(60), pytest.mark.alone]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(60), pytest.mark.large]
 
 PING_SECONDS, PONG_SECONDS = 1, 3
 SILENCE_SECONDS = 3.0

@@ -9,7 +9,7 @@ from tests.support.cluster import Cluster
 from tests.support.node_client import NodeDriver
 from tests.support.stage import NODE, PYTHON, Stage, end, talk, usable
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300), pytest.mark.alone]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300), pytest.mark.large]
 
 COUNT = 5_000
 PATIENCE = 120.0

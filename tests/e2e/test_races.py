@@ -10,13 +10,12 @@ import pytest
 import pytest_asyncio
 
 from tests.support.client import Client
-from tests.support.cluster import Cluster
 from tests.support.clusters import Clusters
 from tests.support.node_client import NodeDriver
 from tests.support.outcome import agreed
 from tests.support.stage import Stage, end, talk
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300), pytest.mark.alone]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300), pytest.mark.large]
 
 PAIRS = 200
 CALLERS = 50
@@ -27,9 +26,10 @@ PATIENCE = 60.0
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def crowd(big: Cluster, driver: NodeDriver | None) -> AsyncIterator[Stage]:
-    """A stage on 2x2x2 for many clients."""
-    async for stage in Stage.crowd(big, driver):
+async def crowd(clusters: Clusters, driver: NodeDriver | None) -> AsyncIterator[Stage]:
+    """A stage on 2x2x2 for many clients, who ask all at once: what takes long is not refused for it."""
+    cluster = await clusters.get("2x2x2", REQUEST_TIMEOUT_SECONDS="20")
+    async for stage in Stage.crowd(cluster, driver):
         yield stage
 
 

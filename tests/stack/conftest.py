@@ -16,10 +16,10 @@ from tests.support.stage import NODE, PYTHON, Stage
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """There is one engine, and one machine under it."""
+    """There is one engine: they do not run beside each other, but beside others (tests/support/side_by_side.py)."""
     for item in items:
         if Path(__file__).parent == item.path.parent and item.path.stem != "test_files":
-            item.add_marker(pytest.mark.alone)
+            item.add_marker(pytest.mark.large)
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,15 @@
 
 ``STACK_IMAGES=official`` (the default) has the engine pull what compose.yaml names; ``local`` makes one image in the
 place of them all, of this machine's Debian packages (Python, HAProxy, coturn) and this environment's nats-server.
+``python -m tests.stack.images`` builds them beforehand, so that the tests find them in the engine's cache.
 """
 
+import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +20,8 @@ from tests.stack.engine import REPOSITORY, docker, run
 PACKAGES = ("busybox", "coturn", "dash", "haproxy", "python3", "python3-venv")
 DOWNLOAD_SECONDS = 120.0
 BUILD_SECONDS = 300.0
+LOCK = Path(tempfile.gettempdir()) / "hellotalk-test-images.lock"
+"""Whoever builds holds it: what one is about to have built, the next need not build as well."""
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 OURS = "hellotalk-test/signalling"
 
@@ -50,6 +55,12 @@ class Images:
 
 def build(folder: Path) -> Images:
     """Build everything; ``folder`` takes what is only needed meanwhile."""
+    with LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _build(folder)
+
+
+def _build(folder: Path) -> Images:
     variables = {"SIGNALLING_IMAGE": OURS}
     arguments = ["--build-arg", "REVISION=test"]
     if os.environ.get("STACK_IMAGES", "official") == "local":
@@ -117,3 +128,8 @@ def _unpack(folder: Path) -> None:
     run("tar", "-c", "-C", str(root), "-f", str(folder / "root.tar"), *owned, *left_out, ".")
     shutil.rmtree(root)
     shutil.rmtree(archives)
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as made:
+        build(Path(made))

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import re
+import shutil
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -9,25 +11,35 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from tests.stack.engine import docker
+from tests.stack.engine import REPOSITORY, docker
 from tests.stack.images import Images
 from tests.stack.stack import Stack
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
 
 PATIENCE_SECONDS = 90.0
+OFTEN = "scrape_interval: 2s"
+"""Instead of the configuration's own; how new instances are found is as there."""
 INSIDE = (4222, 8222, 9464, 9090, 7777)
 """Ports of NATS, its monitor, metrics, Prometheus and the exporter."""
 
 
-@pytest_asyncio.fixture(loop_scope="session")
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def prometheus(stack: Stack, built: Images) -> AsyncIterator[Stack]:
     """The stack, with Prometheus besides."""
     if built.variables.get("PROMETHEUS_IMAGE") is None and built.variables.get("PYTHON_IMAGE") is not None:
         pytest.skip(
             "STACK_IMAGES=local, and prometheus is not installed (Debian: apt-get install prometheus)"
         )
-    await stack.compose("up", "-d", "--no-build", "prometheus")
+    folder = shutil.copytree(REPOSITORY / "deploy/prometheus", stack.folder / "prometheus")
+    config = folder / "prometheus.yml"
+    faster, changed = re.subn(r"scrape_interval: \d+s", OFTEN, config.read_text())
+    assert changed == 1
+    config.write_text(faster)
+    override = stack.folder / "prometheus.yaml"
+    volumes = [f"{folder}:/etc/prometheus:ro"]
+    override.write_text(json.dumps({"services": {"prometheus": {"volumes": volumes}}}))
+    await stack.compose("-f", str(override), "up", "-d", "--no-build", "prometheus")
     try:
         yield stack
     finally:

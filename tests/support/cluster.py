@@ -1,6 +1,8 @@
 """A whole system of real processes: NATS servers and any number of each service."""
 
 import asyncio
+import errno
+import secrets
 import signal
 import socket
 import time
@@ -20,6 +22,8 @@ from tests.support.service import Service, clean_environment
 START_SECONDS = 60.0
 QUIET_SECONDS = 20.0
 RING_SECONDS = 45
+PORTS = range(10_000, 30_000)
+"""Below those that Linux gives for port 0, as to the NATS servers of other tests, and to clients."""
 
 # Names of the services in beats and in settings: kind → prefix of its instances' names.
 _NAMES = {"callcore": "cc", "presence": "pr", "gateway": "gw"}
@@ -246,7 +250,14 @@ class Cluster:
 
 
 def free_port() -> int:
-    """A TCP port of the loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of the loopback that nobody listens on, and that nobody is given who asks the system for any."""
+    while True:
+        port = PORTS.start + secrets.randbelow(len(PORTS))
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+            else:
+                return port

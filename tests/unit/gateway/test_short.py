@@ -110,10 +110,13 @@ def test_a_frame_that_differs_in_more_than_the_call_is_not_of_another_call(data:
     [
         '"text"', "1", "[]", "[[]]", "[{}]", "{", "{}}", '{"a":1.5}', '{"a":1e999}', '{"a":NaN}', '{"a":-}', '{"a":01}',
         '{"a":{}}', '{"a":"\\u0041"}', '{"a":"\\ud800"}', '{"a":"\\x"}', '{"a":"\x01"}', '{"a" :1}', "{a:1}",
+        '{"a":}', '{"a":"b","k":}', '{"a":1,"k"}', '{"a":1,,"k":1}',
         '{"a":1,}', '{"a":1}],{"b":2}', '{"candidate":"' + "x" * 2048 + '"}', "true", "",
     ],
 )  # fmt: skip
 def test_other_bodies_take_the_long_way(body: str) -> None:
+    """Python before 3.11.5 took some of those that break off for whole ones, where groups were possessive."""
+
     def with_body(body: str) -> bytes:
         return f'42["ice:candidate",{{"from":"ann","to":"bob","candidate":{body}}}]'.encode()
 
