@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import nats
 import nats.errors
@@ -12,10 +12,10 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from shared import logs, traces
-from shared.answers import Answer, Asking, AskingMany, Expecting
+from shared import logs
 from shared.errors import NotSent, Unavailable
 from shared.reading import DirectHandler, Reader
+from shared.requests import Requests
 
 log = logs.get(__name__)
 
@@ -32,10 +32,6 @@ FLUSH_AGAIN_SECONDS = 0.01
 TURNS_MAX = 4
 """Turns of the event loop for which publishes are gathered, as long as each brings more of them."""
 
-LATE_SECONDS = 0.05
-"""How often it is looked whose answer is late."""
-
-R = TypeVar("R")
 Handler = Callable[[Msg], Awaitable[None]]
 Hook = Callable[[], Awaitable[None]]
 
@@ -60,11 +56,13 @@ class Bus:
         self._reader = client._ps = Reader(client)
         self._flushing = False
         self._hangs = False
-        self._inbox = ""
         self._loop = asyncio.get_running_loop()
-        self._asked = 0
-        self._asking: dict[str, Expecting] = {}
-        self._watching = False
+        self._requests = Requests(self.publish, self._loop)
+        self.ask = self._requests.ask
+        self.request = self._requests.request
+        self.request_many = self._requests.request_many
+        self.expect = self._requests.expect
+        self.forget = self._requests.forget
         self.on_reconnect: list[Hook] = []
         self.connected_since = time.monotonic()
         """When the connection was made that is there now, or was last."""
@@ -109,7 +107,7 @@ class Bus:
                 log.warning("nats disconnected")
             # nats-py would send it once it is connected again, and knows by itself what it has subscribed to.
             client._pending, client._pending_data_size = [], 0
-            bus._give_up_asking()
+            bus._requests.give_up()
 
         async def on_reconnect() -> None:
             bus._read_at_once()
@@ -152,8 +150,8 @@ class Bus:
             self._reader.read_at_once(stream)
 
     async def _open_inbox(self) -> None:
-        self._inbox = f"{self.client.new_inbox()}."
-        await self.subscribe_direct(f"{self._inbox}*", self._on_answer)
+        self._requests.inbox = f"{self.client.new_inbox()}."
+        await self.subscribe_direct(f"{self._requests.inbox}*", self._requests.hear)
 
     @property
     def connected(self) -> bool:
@@ -165,12 +163,12 @@ class Bus:
         self._hangs = hangs
         if hangs:
             self.hung += 1
-            self._give_up_asking()
+            self._requests.give_up()
 
     @property
     def asking(self) -> int:
         """Requests under way."""
-        return len(self._asking)
+        return len(self._requests)
 
     @property
     def unsent(self) -> int:
@@ -194,12 +192,6 @@ class Bus:
         pong: asyncio.Future[bool] = self._loop.create_future()
         await self.client._send_ping(pong)
         return pong
-
-    def _give_up_asking(self) -> None:
-        """Whoever waits for an answer now would wait for nothing until its time is over."""
-        asking, self._asking = self._asking, {}
-        for expecting in asking.values():
-            expecting.give_up()
 
     def publish(self, subject: str, payload: bytes = b"", reply: str = "", head: bytes = b"") -> bytes:
         """Send, within a few turns of the event loop: together with what else they bring, if they bring more.
@@ -263,81 +255,6 @@ class Bus:
             return
         batch, client._pending, client._pending_data_size = client._pending, [], 0
         writer.write(b"".join(batch))
-
-    def ask(
-        self,
-        subject: str,
-        payload: bytes,
-        read: Callable[[bytes, bytes], R],
-        *,
-        timeout: float,
-        head: bytes = b"",
-        nobody_there: Callable[[], Asking[R]] | None = None,
-    ) -> Asking[R]:
-        """One try of a request, sent now. ``read``: makes of ``(data, head)`` what is to be had by awaiting it.
-
-        There it raises :class:`Unavailable` if there is no answer, :class:`NotSent` if NATS is away, or nobody there
-        and nothing else to be asked then (``nobody_there``).
-        """
-        asking = Asking(read, self._loop.time() + timeout, self._loop, nobody_there)
-        self._ask(asking, subject, payload, head)
-        return asking
-
-    def _ask(self, asking: Asking[Any], subject: str, payload: bytes, head: bytes = b"") -> None:
-        if traces.active is not None and traces.active.sampled():
-            head = traces.active.asking(subject, asking, head)
-        try:
-            self.expect(asking, subject, payload, head)
-        except Unavailable as error:
-            asking.fail(error)
-
-    async def request(self, subject: str, payload: bytes, *, timeout: float, head: bytes = b"") -> Answer:
-        """The same as a coroutine, and what has been answered as it came."""
-        return await self.ask(subject, payload, Answer, timeout=timeout, head=head)
-
-    async def request_many(self, subject: str, payload: bytes, *, most: int, timeout: float) -> list[Answer]:
-        """A request with several answers, the last of which carries a status: all of them, ``most`` at most.
-
-        Raises :class:`Unavailable` unless the last one has come within ``timeout`` seconds.
-        """
-        asking = AskingMany(most, self._loop.time() + timeout, self._loop)
-        self._ask(asking, subject, payload)
-        return await asking
-
-    def expect(self, expecting: Expecting, subject: str, payload: bytes, head: bytes = b"") -> str:
-        """Send a request; what comes back is handed to ``expecting`` until its time is over, or its token forgotten.
-
-        The token is returned. Raises :class:`Unavailable`.
-        """
-        # nats-py's own requests cost more: a task, a timer and a random token for each.
-        self._asked += 1
-        token = str(self._asked)
-        self.publish(subject, payload, self._inbox + token, head)
-        self._asking[token] = expecting
-        if not self._watching:
-            self._watching = True
-            self._loop.call_later(LATE_SECONDS, self._give_up_late)
-        return token
-
-    def forget(self, token: str) -> None:
-        """Expect nothing more for a request."""
-        self._asking.pop(token, None)
-
-    def _on_answer(self, subject: str, _reply: str, payload: bytes, head: bytes) -> None:
-        token = subject[len(self._inbox) :]
-        expecting = self._asking.pop(token, None)
-        if expecting is not None and expecting.take(payload, head):
-            self._asking[token] = expecting
-
-    def _give_up_late(self) -> None:
-        """Give up what is late. A look at all of them now and then is cheaper than a timer for each."""
-        now = self._loop.time()
-        for token in [token for token, expecting in self._asking.items() if expecting.until <= now]:
-            if (expecting := self._asking.pop(token, None)) is not None:
-                expecting.give_up()
-        self._watching = bool(self._asking)
-        if self._watching:
-            self._loop.call_later(LATE_SECONDS, self._give_up_late)
 
     async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> Subscription:
         """Call ``handler`` for each message, one at a time and in order. It survives reconnects."""

@@ -1,0 +1,117 @@
+"""Requests of one connection to NATS: sent at once, each with a subject of its own for what comes back."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+from shared import traces
+from shared.answers import Answer, Asking, AskingMany, Expecting
+from shared.errors import Unavailable
+
+LATE_SECONDS = 0.05
+"""How often it is looked whose answer is late."""
+
+R = TypeVar("R")
+
+
+class Publish(Protocol):
+    """Sends a message: :meth:`shared.bus.Bus.publish`."""
+
+    def __call__(self, subject: str, payload: bytes, reply: str, head: bytes, /) -> object: ...
+
+
+class Requests:
+    """Those under way. ``inbox``: what the subjects begin with on which answers are heard."""
+
+    def __init__(self, publish: Publish, loop: asyncio.AbstractEventLoop) -> None:
+        self._publish = publish
+        self._loop = loop
+        self.inbox = ""
+        self._asked = 0
+        self._asking: dict[str, Expecting] = {}
+        self._watching = False
+
+    def __len__(self) -> int:
+        return len(self._asking)
+
+    def give_up(self) -> None:
+        """Whoever waits for an answer now would wait for nothing until its time is over."""
+        asking, self._asking = self._asking, {}
+        for expecting in asking.values():
+            expecting.give_up()
+
+    def ask(
+        self,
+        subject: str,
+        payload: bytes,
+        read: Callable[[bytes, bytes], R],
+        *,
+        timeout: float,
+        head: bytes = b"",
+        nobody_there: Callable[[], Asking[R]] | None = None,
+    ) -> Asking[R]:
+        """One try of a request, sent now. ``read``: makes of ``(data, head)`` what is to be had by awaiting it.
+
+        There it raises :class:`Unavailable` if there is no answer, :class:`NotSent` if NATS is away, or nobody there
+        and nothing else to be asked then (``nobody_there``).
+        """
+        asking = Asking(read, self._loop.time() + timeout, self._loop, nobody_there)
+        self._ask(asking, subject, payload, head)
+        return asking
+
+    def _ask(self, asking: Asking[Any], subject: str, payload: bytes, head: bytes = b"") -> None:
+        if traces.active is not None and traces.active.sampled():
+            head = traces.active.asking(subject, asking, head)
+        try:
+            self.expect(asking, subject, payload, head)
+        except Unavailable as error:
+            asking.fail(error)
+
+    async def request(self, subject: str, payload: bytes, *, timeout: float, head: bytes = b"") -> Answer:
+        """The same as a coroutine, and what has been answered as it came."""
+        return await self.ask(subject, payload, Answer, timeout=timeout, head=head)
+
+    async def request_many(self, subject: str, payload: bytes, *, most: int, timeout: float) -> list[Answer]:
+        """A request with several answers, the last of which carries a status: all of them, ``most`` at most.
+
+        Raises :class:`Unavailable` unless the last one has come within ``timeout`` seconds.
+        """
+        asking = AskingMany(most, self._loop.time() + timeout, self._loop)
+        self._ask(asking, subject, payload)
+        return await asking
+
+    def expect(self, expecting: Expecting, subject: str, payload: bytes, head: bytes = b"") -> str:
+        """Send a request; what comes back is handed to ``expecting`` until its time is over, or its token forgotten.
+
+        The token is returned. Raises :class:`Unavailable`.
+        """
+        # nats-py's own requests cost more: a task, a timer and a random token for each.
+        self._asked += 1
+        token = str(self._asked)
+        self._publish(subject, payload, self.inbox + token, head)
+        self._asking[token] = expecting
+        if not self._watching:
+            self._watching = True
+            self._loop.call_later(LATE_SECONDS, self._give_up_late)
+        return token
+
+    def forget(self, token: str) -> None:
+        """Expect nothing more for a request."""
+        self._asking.pop(token, None)
+
+    def hear(self, subject: str, _reply: str, payload: bytes, head: bytes) -> None:
+        """An answer has come."""
+        token = subject[len(self.inbox) :]
+        expecting = self._asking.pop(token, None)
+        if expecting is not None and expecting.take(payload, head):
+            self._asking[token] = expecting
+
+    def _give_up_late(self) -> None:
+        """Give up what is late. A look at all of them now and then is cheaper than a timer for each."""
+        now = self._loop.time()
+        for token in [token for token, expecting in self._asking.items() if expecting.until <= now]:
+            if (expecting := self._asking.pop(token, None)) is not None:
+                expecting.give_up()
+        self._watching = bool(self._asking)
+        if self._watching:
+            self._loop.call_later(LATE_SECONDS, self._give_up_late)
