@@ -12,7 +12,7 @@
 # make sbom    write what it is made of, as CycloneDX, to sbom/
 # make bench   compare with two other servers, on this machine          (ARGS="--quick"; needs redis-server)
 # make growth  what a relay costs with more and more calls and sockets, on this machine
-# make figures both, and what is counted, into docs/performance.md and docs/scale.md: half an hour
+# make figures both, and what is counted, into docs/performance.md and docs/scale.md: a quarter of an hour
 # make docs    write the generated pages of docs/
 # make lock    compile requirements/*.txt anew
 
