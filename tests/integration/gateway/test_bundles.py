@@ -13,12 +13,22 @@ from shared.clock import now_seq
 from shared.contracts.relays import LINE, TOGETHER_MAX, apart, stamp, stamped
 from tests.integration.gateway.conftest import GATEWAY, Connect, Services, Start
 from tests.integration.gateway.test_relays import Callcore
-from tests.integration.gateway.test_websocket import Open, frame, wire  # noqa: F401 (a fixture)
+from tests.integration.gateway.test_websocket import Open, Wire, frame, wire  # noqa: F401 (a fixture)
 
 
 def candidate(n: int, *, event: bytes = b"ice:candidate", ack: bytes = b"") -> bytes:
     body = b'{"candidate":{"n":%d},"from":"alice","to":"bob","callId":"c"}' % n
     return frame(b'42%b["%b",%b]' % (ack, event, body))
+
+
+async def talking(gateway: Start, bus: Bus, wire: Open) -> tuple[Callcore, Wire]:  # noqa: F811
+    """Call control, and a client that has sent one candidate: the long way, by which its envelope is learnt."""
+    cc = await Callcore(bus, "cc").start()
+    client = await wire(await gateway())
+    await client.join("alice")
+    client.writer.write(candidate(0))
+    await cc.wait_for(1)
+    return cc, client
 
 
 async def settle(cc: Callcore, count: int) -> list[int]:
@@ -32,11 +42,7 @@ async def test_what_comes_in_one_read_leaves_in_one_message(
     bus: Bus,
     wire: Open,  # noqa: F811
 ) -> None:
-    cc = await Callcore(bus, "cc").start()
-    client = await wire(await gateway())
-    await client.join("alice")
-    client.writer.write(candidate(0))  # the long way, by which its envelope is learnt
-    await cc.wait_for(1)
+    cc, client = await talking(gateway, bus, wire)
     client.writer.write(b"".join(candidate(n) for n in range(1, 7)))
     assert await settle(cc, 7) == list(range(7))
     assert cc.messages == 2
@@ -52,11 +58,7 @@ async def test_what_wants_an_acknowledgement_or_is_something_else_leaves_by_itse
     bus: Bus,
     wire: Open,  # noqa: F811
 ) -> None:
-    cc = await Callcore(bus, "cc").start()
-    client = await wire(await gateway())
-    await client.join("alice")
-    client.writer.write(candidate(0))
-    await cc.wait_for(1)
+    cc, client = await talking(gateway, bus, wire)
     offer = frame(b'42["call:offer",{"offer":{"sdp":"x"},"from":"alice","to":"bob","callId":"c"}]')
     client.writer.write(
         candidate(1) + candidate(2) + offer + candidate(3) + candidate(4, ack=b"7") + candidate(5)
@@ -72,11 +74,7 @@ async def test_there_are_so_many_in_one_message_at_most(
     bus: Bus,
     wire: Open,  # noqa: F811
 ) -> None:
-    cc = await Callcore(bus, "cc").start()
-    client = await wire(await gateway())
-    await client.join("alice")
-    client.writer.write(candidate(0))
-    await cc.wait_for(1)
+    cc, client = await talking(gateway, bus, wire)
     client.writer.write(b"".join(candidate(n) for n in range(1, 2 * TOGETHER_MAX + 2)))
     assert await settle(cc, 2 * TOGETHER_MAX + 2) == list(range(2 * TOGETHER_MAX + 2))
     assert cc.messages == 1 + 3
