@@ -5,9 +5,11 @@ import time
 
 import pytest
 
+from services.callcore.store import Store
 from shared import streams, subjects
 from shared.contracts.calls import Hold
 from shared.contracts.liveness import Beat
+from shared.contracts.presence import Session
 from shared.errors import (
     AlreadyInCall,
     CallNotFound,
@@ -193,6 +195,26 @@ async def test_a_hold_whose_call_never_came_about_is_void_after_a_moment(
             continue
         break
     await world.accept("bob-phone", call)
+
+
+async def test_a_replica_that_is_behind_does_not_make_a_callee_unknown(
+    world: World, callcore: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions = Store.sessions
+
+    def behind(store: Store, user: str, *, fresh: bool) -> asyncio.Future[tuple[Session, ...]]:
+        if fresh:
+            return sessions(store, user, fresh=True)
+        nobody: asyncio.Future[tuple[Session, ...]] = asyncio.get_running_loop().create_future()
+        nobody.set_result(())
+        return nobody
+
+    monkeypatch.setattr(Store, "sessions", behind)
+    await callcore()
+    await world.online("ann", "phone")
+    await world.online("bob", "phone")
+    await world.initiate("ann-phone", "bob")
+    await world.expect("bob-phone", "call:incoming")
 
 
 async def test_the_sweep_ends_a_call_whose_session_is_gone(world: World, callcore: Start) -> None:

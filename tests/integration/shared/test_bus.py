@@ -50,6 +50,23 @@ async def test_who_waits_for_an_answer_is_told_at_once_that_nats_is_gone(
     await bus.flush()
 
 
+async def test_who_is_not_answered_in_time_is_told_and_nothing_is_kept_of_who_went_away(bus: Bus) -> None:
+    async def late(msg: Msg) -> None:
+        await asyncio.sleep(0.4)
+        await msg.respond(b"late")
+
+    await bus.subscribe("late", late)
+    went_away = asyncio.create_task(bus.request("late", b"", timeout=0.2))
+    await asyncio.sleep(0.05)
+    went_away.cancel()
+    begin = time.monotonic()
+    with pytest.raises(Unavailable):
+        await bus.request("late", b"", timeout=0.2)
+    assert 0.2 <= time.monotonic() - begin < 0.4
+    await until(lambda: bus.asking == 0)
+    assert (await bus.request("late", b"", timeout=5)).data == b"late", "answers too late go to nobody"
+
+
 async def test_services_and_streams_are_there_again_after_a_restart(
     nats_server: EmbeddedNats, nats_url: str, bus: Bus
 ) -> None:
