@@ -56,7 +56,7 @@ class NotAuthenticated(SignallingError):
 
 
 class Unauthorized(SignallingError):
-    """``from`` is not the sender, the token is refused, or a join as another user."""
+    """``from`` of a relay is not the sender, the token is refused, or a join as another user."""
 
     code, default = "unauthorized", "Unauthorized"
 

@@ -37,7 +37,6 @@ from shared.metrics import Histogram
 
 log = logs.get(__name__)
 
-_WITH_SENDER = frozenset(event for event, model in client.INBOUND.items() if "from_" in model.model_fields)
 _WITH_CALL = frozenset(event for event, model in client.INBOUND.items() if "call_id" in model.model_fields)
 
 
@@ -199,7 +198,7 @@ class Inbound:
         if event is not Event.JOIN and socket.session is None:
             raise NotAuthenticated
         message = validate(event, packet.args, self._sizes)
-        if event in _WITH_SENDER and message.from_ not in (None, socket.user):  # type: ignore[attr-defined]
+        if isinstance(message, client.Relayed) and message.from_ != socket.user:
             raise Unauthorized
         if event in _WITH_CALL:
             call_id: str | None = message.call_id  # type: ignore[attr-defined]

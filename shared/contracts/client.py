@@ -95,18 +95,24 @@ class Initiate(Wire):
     ] = None
 
 
+Caller = Annotated[
+    str | None,
+    Field(alias="from", description="The caller, in clients of the old server. Any text; not used."),
+]
+
+
 class Accept(Wire):
     """``call:accept``"""
 
     call_id: CallId
-    from_: Annotated[UserId | None, Field(alias="from")] = None
+    from_: Caller = None
 
 
 class Reject(Wire):
     """``call:reject``"""
 
     call_id: CallId
-    from_: Annotated[UserId | None, Field(alias="from")] = None
+    from_: Caller = None
     reason: Reason | None = None
 
 
@@ -134,7 +140,7 @@ class IceQuery(Wire):
 
 
 class Relayed(Wire):
-    """What offers, answers and candidates have in common."""
+    """What offers, answers and candidates have in common. ``from`` must be the sender."""
 
     from_: Annotated[UserId, Field(alias="from")]
     to: UserId

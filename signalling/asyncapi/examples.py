@@ -57,8 +57,8 @@ _MADE: tuple[Wire, ...] = (
     # What clients send.
     client.Join(user_id="alice@1", device_id="phone"),
     client.Initiate(to="bob", call_type="video", metadata={"topic": "invoice"}),
-    client.Accept(call_id=CALL),
-    client.Reject(call_id=CALL, reason="busy"),
+    client.Accept(call_id=CALL, from_="alice@1"),
+    client.Reject(call_id=CALL, from_="alice@1", reason="busy"),
     client.Offer(offer=SDP, from_="alice@1", to="bob", call_id=CALL),
     client.Answer(answer={**SDP, "type": "answer"}, from_="bob", to="alice@1", call_id=CALL),
     client.Candidate(candidate=CANDIDATE, from_="alice@1", to="bob", call_id=CALL),

@@ -48,7 +48,7 @@ async def test_initiate_without_metadata_shows_none(stage: Stage) -> None:
 async def test_accept_tells_both(stage: Stage) -> None:
     alice, bob = await stage.many("alice", "bob")
     call = await ring(alice, bob)
-    ack = await bob.ok("call:accept", {"callId": call, "from": bob.user})
+    ack = await bob.ok("call:accept", {"callId": call})
     assert ack == {"ok": True, "callId": call}
     for client in (alice, bob):
         accepted = await client.expect("call:accepted")
@@ -56,12 +56,51 @@ async def test_accept_tells_both(stage: Stage) -> None:
     await end(alice, bob, call=call)
 
 
+CALLER = ["caller", "callee", "stranger", "", "x" * 1000, "a\nb", None]
+"""Values of ``from``: the caller as in clients of the old server, the sender, anything."""
+
+
+@pytest.mark.parametrize("said", CALLER, ids=lambda said: repr(said)[:12])
+@pytest.mark.parametrize("event", ["call:accept", "call:reject"])
+async def test_from_of_an_answer_to_a_call_is_not_used(stage: Stage, event: str, said: str | None) -> None:
+    alice, bob = await stage.many("alice", "bob")
+    call = await ring(alice, bob)
+    from_ = {"caller": alice.user, "callee": bob.user}.get(said or "", said)
+    assert await bob.ok(event, {"callId": call, "from": from_}) == {"ok": True, "callId": call}
+    for client in (alice, bob):
+        told = await client.expect("call:accepted" if event == "call:accept" else "call:rejected")
+        assert told == {"callId": call, "by": bob.user, "seq": told["seq"]}
+    if event == "call:accept":
+        await end(alice, bob, call=call)
+
+
+@pytest.mark.parametrize("event", ["call:accept", "call:reject"])
+async def test_from_of_an_answer_to_a_call_is_text(stage: Stage, event: str) -> None:
+    alice, bob = await stage.many("alice", "bob")
+    call = await ring(alice, bob)
+    for wrong in (7, True, {}, [alice.user], {"id": alice.user}):
+        error = await bob.refused(event, {"callId": call, "from": wrong}, code="bad_request")
+        assert error["message"].startswith("from: "), error
+    await end(alice, bob, call=call, reason="cancelled")
+
+
+async def test_from_of_an_answer_gives_no_rights(stage: Stage) -> None:
+    """Who is not called cannot answer in the name of the callee, nor the caller."""
+    alice, bob, carol = await stage.many("alice", "bob", "carol")
+    call = await ring(alice, bob)
+    for event in ("call:accept", "call:reject"):
+        for user in (alice.user, bob.user, carol.user):
+            await carol.refused(event, {"callId": call, "from": user}, code="call_not_found")
+            await alice.refused(event, {"callId": call, "from": user}, code="invalid_state")
+    await end(alice, bob, call=call, reason="cancelled")
+
+
 @pytest.mark.parametrize("reason", [None, "busy", "not_now_2"])
 async def test_reject_tells_both(stage: Stage, reason: str | None) -> None:
     alice, bob = await stage.many("alice", "bob")
     call = await ring(alice, bob)
     told = {} if reason is None else {"reason": reason}
-    ack = await bob.ok("call:reject", {"callId": call, "from": bob.user, **told})
+    ack = await bob.ok("call:reject", {"callId": call, **told})
     assert ack == {"ok": True, "callId": call}
     for client in (alice, bob):
         rejected = await client.expect("call:rejected")

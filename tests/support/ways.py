@@ -116,6 +116,7 @@ def try_both(frames: list[bytes]) -> tuple[str, ...]:
 def _spliced(payload: bytes, message: Relayed) -> None:
     """On its way a relay is stamped and numbered without being read; in the end all of it is as it was."""
     body = strict(payload)
+    assert decode(encode(message.from_)) == message.from_
     assert body["from"] == message.from_ and body["callId"] == (message.call_id or CALL)
     sent = stamp(payload, SESSION, NUMBER)
     assert strict(sent) == {**body, "relay": f"{SESSION}.{NUMBER}"}
@@ -129,7 +130,7 @@ def _forwarded(message: Wire) -> None:
     """What is asked of other services arrives there as it was read, and ids fit into subjects."""
     if not (isinstance(message, Join) and message.resume is not None):  # a token may be any text
         assert type(message).model_validate_json(message.dump()) == message
-    for name in ("user_id", "to", "from_", "device_id"):
+    for name in ("user_id", "to", "device_id"):
         if isinstance(id_ := getattr(message, name, None), str):
             token = encode(id_)
             assert decode(token) == id_ and not set(token) & set(".*> \t\r\n")
