@@ -6,14 +6,13 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
-import nats
 import nats.errors
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from shared import logs
 from shared.errors import NotSent, Unavailable
+from shared.nats_client import SupervisedClient
 from shared.reading import DirectHandler, Reader
 from shared.requests import Requests
 
@@ -51,7 +50,7 @@ class Bus:
     has not read yet, it may still read when it goes on; so what can go stale carries a time, or a number.
     """
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: SupervisedClient) -> None:
         self.client = client
         self._reader = client._ps = Reader(client)
         self._flushing = False
@@ -73,6 +72,8 @@ class Bus:
         """What nats-py complained of: ``slow_consumer``, a message dropped for want of room, or ``other``."""
         self.hung = 0
         """How often NATS did not answer though it had not hung up."""
+        self.broken = client.broken
+        """How often a task of the client ended though it should not have: see :mod:`shared.nats_client`."""
 
     @classmethod
     async def connect(
@@ -88,7 +89,7 @@ class Bus:
 
         ``inboxes``: the service, under whose name NATS lets it have inboxes. ``login``: goes before a user in ``url``.
         """
-        client = Client()
+        client = SupervisedClient()
         bus = cls(client)
         reason = ""
 
@@ -115,7 +116,10 @@ class Bus:
             server = client.connected_url
             log.info("nats reconnected", server=f"{server.hostname}:{server.port}" if server else None)
             for hook in bus.on_reconnect:
-                await hook()
+                try:
+                    await hook()
+                except Exception:
+                    log.exception("hook of a reconnect failed")
 
         try:
             async with asyncio.timeout(timeout):
@@ -258,10 +262,20 @@ class Bus:
 
     async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> Subscription:
         """Call ``handler`` for each message, one at a time and in order. It survives reconnects."""
+
+        async def handle(msg: Msg) -> None:
+            try:
+                await handler(msg)
+            except asyncio.CancelledError:
+                # nats-py ends the subscription then, also if the handler awaited something that was given up.
+                if (task := asyncio.current_task()) is not None and task.cancelling():
+                    raise
+                log.warning("message not handled: what its handler waited for was cancelled", subject=subject)
+
         return await self.client.subscribe(
             subject,
             queue=queue,
-            cb=handler,
+            cb=handle,
             pending_msgs_limit=PENDING_MESSAGES,
             pending_bytes_limit=PENDING_BYTES,
         )

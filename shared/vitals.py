@@ -11,6 +11,7 @@ from shared.hits import Hits
 from shared.kv import Bucket
 from shared.lag import Lag
 from shared.metrics import Reads, counter, gauge, histogram, with_zeros
+from shared.nats_client import RECONNECT, TASKS
 from shared.rpc import Client, Server
 from shared.runner import distribution_version
 
@@ -30,6 +31,11 @@ NATS_CONNECTED = gauge("signalling_nats_connected", "1 while NATS is there and a
 NATS_RECONNECTS = counter("signalling_nats_reconnects_total", "Connections to NATS after the first.")
 NATS_HANGS = counter(
     "signalling_nats_hangs_total", "Times that NATS did not answer though it had not hung up (gateway)."
+)
+NATS_TASKS_FAILED = counter(
+    "signalling_nats_task_failures_total",
+    "Times that a task of the NATS client ended by an error, so that the connection was opened again.",
+    "kind",
 )
 NATS_ERRORS = counter(
     "signalling_nats_errors_total",
@@ -112,6 +118,7 @@ def of_process(
         NATS_CONNECTED: lambda: int(bus.connected),
         NATS_RECONNECTS: lambda: bus.client.stats["reconnects"],
         NATS_HANGS: lambda: bus.hung,
+        NATS_TASKS_FAILED: lambda: with_zeros((*TASKS, RECONNECT), bus.broken),
         NATS_ERRORS: lambda: with_zeros(("slow_consumer", "other"), bus.errors),
         NATS_MESSAGES: lambda: {"in": bus.client.stats["in_msgs"], "out": bus.client.stats["out_msgs"]},
         NATS_BYTES: lambda: {"in": bus.client.stats["in_bytes"], "out": bus.client.stats["out_bytes"]},

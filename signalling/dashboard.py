@@ -172,6 +172,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         _graph("Connection", "Reconnects, and times that NATS hung.", "none",
                ("sum by (job) (increase(signalling_nats_reconnects_total[$__rate_interval]))", "{{job}}, reconnects"),
                ("sum by (job) (increase(signalling_nats_hangs_total[$__rate_interval]))", "{{job}}, hangs"),
+               ("sum by (kind) (increase(signalling_nats_task_failures_total[$__rate_interval]))", "failed: {{kind}}"),
                ("sum by (error) (increase(signalling_nats_errors_total[$__rate_interval]))", "errors: {{error}}")),
         _graph("Messages", "In and out of the services.", "cps",
                (_rate("signalling_nats_messages_total", "job", "direction"), "{{job}} {{direction}}")),
