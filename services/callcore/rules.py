@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from services.callcore.model import SERVER, Address, Call, Happening, Outcome, Reason, Send, State
-from shared.contracts.client import Accepted, Ended, Event, Incoming, Initiated, Rejected
+from shared.contracts.client import Accepted, Ended, Event, Rejected, StoredIncoming, StoredInitiated
 from shared.errors import SignallingError
 
 Rule = Callable[[Call, Happening, int], Outcome]
@@ -15,7 +15,7 @@ Rule = Callable[[Call, Happening, int], Outcome]
 
 def place(call: Call) -> Outcome:
     """The birth of a call: ring every device of the callee, tell the caller."""
-    told = Initiated(call_id=call.call, to=call.callee, expires_at=call.expires_at)
+    told = StoredInitiated(call_id=call.call, to=call.callee, expires_at=call.expires_at)
     return Outcome(
         call, (Send(call.caller_at, Event.INITIATED, told), *(_incoming(call, at) for at in call.ringing))
     )
@@ -24,7 +24,7 @@ def place(call: Call) -> Outcome:
 def as_initiated(outcome: Outcome, event: Happening) -> Outcome:
     """The same for somebody whose own ``call:initiate`` accepted the call: they hear of it as of a call they placed."""
     call, at = outcome.call, _at(event)
-    told = Initiated(call_id=call.call, to=call.peer_of(event.user or ""), expires_at=call.expires_at)
+    told = StoredInitiated(call_id=call.call, to=call.peer_of(event.user or ""), expires_at=call.expires_at)
     return Outcome(call, (Send(at, Event.INITIATED, told), *outcome.sends), outcome.relay_to)
 
 
@@ -204,7 +204,7 @@ def _others(call: Call, at: Address) -> tuple[Address, ...]:
 
 
 def _incoming(call: Call, at: Address) -> Send:
-    told = Incoming(
+    told = StoredIncoming(
         from_=call.caller,
         call_type=call.call_type,
         call_id=call.call,

@@ -8,7 +8,9 @@ from typing import TypeVar, cast
 from services.gateway.admission import Admission
 from services.gateway.errands import Errands
 from services.gateway.replies import Asked, Replies
+from services.gateway.ring_time import ms_left
 from shared import traces
+from shared.clock import now_ms
 from shared.contracts import calls, client
 from shared.contracts.wire import Wire
 from shared.errors import BadRequest, CallNotFound, NotSent, Unavailable
@@ -45,7 +47,13 @@ class Calls:
         begun = time.perf_counter()
         reply = await self._ask("initiate", request, calls.InitiateReply)
         self.set_up.observe(time.perf_counter() - begun)
-        self._replies.ok(asked, callId=reply.call, to=reply.to, expiresAt=reply.expires_at)
+        initiated = client.Initiated(
+            call_id=reply.call,
+            to=reply.to,
+            expires_at=reply.expires_at,
+            expires_in_ms=ms_left(reply.expires_at, now_ms()),
+        )
+        self._replies.ok(asked, **initiated.model_dump(by_alias=True))
 
     async def accept(self, asked: Asked, message: Wire) -> None:
         """``call:accept``"""

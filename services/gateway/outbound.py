@@ -7,6 +7,7 @@ from nats.aio.msg import Msg
 
 from services.gateway.heard import Heard
 from services.gateway.recovery import Arrival, Missed, Recoveries, Recovery
+from services.gateway.ring_time import RINGING
 from services.gateway.sessions import Registry, Socket
 from services.gateway.transport import Transport
 from shared import logs, subjects, traces
@@ -130,6 +131,9 @@ class Outbound:
             if not socket.hears_first(event, _call_of(payload)):
                 return
             socket.calls.clear()
+            if event in RINGING:
+                self._sending.send_ringing(socket.eio_sid, event, payload)
+                return
         self._sending.send_event(socket.eio_sid, event, payload)
 
     async def replay(self, socket: Socket, recovery: Recovery, missed: Missed) -> None:

@@ -8,8 +8,10 @@ from engineio.packet import MESSAGE, PING, Packet
 
 from services.gateway.closing import Closing
 from services.gateway.outgoing import Outgoing
+from services.gateway.ring_time import with_ms_left
 from services.gateway.websocket import WebSocket
 from shared import logs
+from shared.clock import now_ms
 from shared.hits import Hits
 
 log = logs.get(__name__)
@@ -47,6 +49,13 @@ class Sending:
         if websocket is None or not websocket.write(frame):
             self._queue(eio_sid, frame)
 
+    def send_ringing(self, eio_sid: str, event: str, payload: bytes) -> None:
+        """Write an event with ``expiresAt``, and with the ``expiresInMs`` of the moment in which it leaves."""
+        websocket = self._websockets.get(eio_sid)
+        head = b'42["%b",' % event.encode()
+        if websocket is None or not websocket.write(b"%b%b]" % (head, with_ms_left(payload, now_ms()))):
+            self._queue(eio_sid, b"%b%b]" % (head, payload), _Ringing)
+
     def send_ack(self, eio_sid: str, ack_id: int, payload: bytes) -> None:
         """Acknowledge an event with ``payload`` (JSON, taken as it is)."""
         frame = b"43%d[%b]" % (ack_id, payload)
@@ -54,7 +63,7 @@ class Sending:
         if websocket is None or not websocket.write(frame):
             self._queue(eio_sid, frame)
 
-    def _queue(self, eio_sid: str, frame: bytes) -> None:
+    def _queue(self, eio_sid: str, frame: bytes, kind: type[Packet] = Packet) -> None:
         """Have a frame wait for a client that polls, or does not read."""
         connection = self._connections.get(eio_sid)
         if connection is None or connection.closed:
@@ -66,7 +75,7 @@ class Sending:
                 log.warning("client does not read: closing it", bytes=queue.size)
                 self._closing.soon(eio_sid)
             return
-        queue.put_nowait(Packet(MESSAGE, frame[1:].decode()))
+        queue.put_nowait(kind(MESSAGE, frame[1:].decode()))
 
     def unread(self) -> tuple[int, int]:
         """Bytes that wait for clients to read them, and how many clients those are."""
@@ -105,3 +114,11 @@ class Sending:
     def gone(self, eio_sid: str) -> None:
         """A connection is over."""
         self._asked.pop(eio_sid, None)
+
+
+class _Ringing(Packet):  # type: ignore[misc]  # untyped
+    """An event with ``expiresAt`` that waits for a client to read it; ``expiresInMs`` is added as it leaves."""
+
+    def encode(self, b64: bool = False) -> str:
+        """Return the packet's text."""
+        return f"{MESSAGE}{with_ms_left(self.data.encode(), now_ms()).decode()}"

@@ -229,8 +229,8 @@ class Joined(Wire):
     resumed: bool
 
 
-class Incoming(Wire):
-    """``call:incoming``"""
+class StoredIncoming(Wire):
+    """``call:incoming`` on the bus and in mailboxes; the gateway adds what is left of the time as it writes it."""
 
     from_: Annotated[str, Field(alias="from")]
     call_type: CallType
@@ -239,12 +239,24 @@ class Incoming(Wire):
     expires_at: Millis
 
 
-class Initiated(Wire):
-    """``call:initiated``"""
+class Incoming(StoredIncoming):
+    """``call:incoming``; ``expiresInMs``: how long it rings from now on, as a client's clock may be wrong."""
+
+    expires_in_ms: Millis
+
+
+class StoredInitiated(Wire):
+    """``call:initiated`` on the bus and in mailboxes; the gateway adds what is left of the time as it writes it."""
 
     call_id: str
     to: str
     expires_at: Millis
+
+
+class Initiated(StoredInitiated):
+    """``call:initiated``; ``expiresInMs``: how long it rings from now on, as a client's clock may be wrong."""
+
+    expires_in_ms: Millis
 
 
 class Accepted(Wire):
@@ -330,7 +342,14 @@ OUTBOUND: dict[Event, type[Wire]] = {
     Event.DRAINING: Draining,
     Event.ERROR: ErrorEvent,
 }
-"""Every event that the server makes itself.
+"""Every event that the server makes itself, as clients see it.
 
 Relayed ones carry what the peer sent, plus ``from``, ``callId``, ``seq``.
 """
+
+STORED: dict[Event, type[Wire]] = {
+    **OUTBOUND,
+    Event.INCOMING: StoredIncoming,
+    Event.INITIATED: StoredInitiated,
+}
+"""The same as call control sends it to gateways, and as a mailbox keeps it."""

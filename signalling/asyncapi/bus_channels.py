@@ -9,7 +9,7 @@ from services.callcore.charge import Done as DeedDone
 from services.callcore.long_way import Announcement
 from services.callcore.model import Call
 from shared.contracts import calls, client, events, liveness, policy, presence, relays
-from shared.contracts.client import OUTBOUND, RELAYED, Event
+from shared.contracts.client import RELAYED, STORED, Event
 from shared.contracts.rpc import Done
 from shared.contracts.wire import Wire
 from shared.errors import BY_CODE
@@ -209,8 +209,8 @@ def _deliveries(schemas: Schemas) -> Iterator[Message]:
         elif event is Event.JOINED:
             continue  # a gateway says that by itself
         else:
-            schema, example = schemas.bare(OUTBOUND[event]), MODELS[OUTBOUND[event]]
-            name = OUTBOUND[event].__name__
+            schema, example = schemas.bare(STORED[event]), MODELS[STORED[event]]
+            name = STORED[event].__name__
         payload = schemas.add(name, merged(schema, name, f"`{event}` for a client.", seq=SEQ_SCHEMA))
         yield Message(f"deliver.{key_of(event)}", _said(event), payload, ({**example, "seq": SEQ},), _TRACED)
     mark: Schema = {

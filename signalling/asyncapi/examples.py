@@ -51,6 +51,7 @@ _RINGING = Call(
     caused_by=_ID,
     holds=(1041, 1042),
 )
+_RINGS: dict[str, Any] = {"expires_at": AT + 45_000, "expires_in_ms": 44_987}
 _ICE = [{"urls": "turn:turn.example.com:3478", "username": "1795003600:bob", "credential": "d2hhdGV2ZXI="}]
 
 _MADE: tuple[Wire, ...] = (
@@ -76,8 +77,8 @@ _MADE: tuple[Wire, ...] = (
         ice_expires_at=AT + 3_600_000,
         resumed=False,
     ),
-    client.Incoming(from_="alice@1", call_type="video", call_id=CALL, expires_at=AT + 45_000),
-    client.Initiated(call_id=CALL, to="bob", expires_at=AT + 45_000),
+    client.Incoming(from_="alice@1", call_type="video", call_id=CALL, **_RINGS),
+    client.Initiated(call_id=CALL, to="bob", **_RINGS),
     client.Accepted(call_id=CALL, by="bob"),
     client.Rejected(call_id=CALL, by="bob", reason="busy"),
     client.Ended(call_id=CALL, by="alice@1", reason="hangup"),
@@ -131,6 +132,8 @@ _MADE: tuple[Wire, ...] = (
     policy.MaySee(asker="alice@1", user="bob"),
     policy.Verdict(allowed=True),
     # Everything else on the bus.
+    client.StoredIncoming(from_="alice@1", call_type="video", call_id=CALL, expires_at=AT + 45_000),
+    client.StoredInitiated(call_id=CALL, to="bob", expires_at=AT + 45_000),
     Announcement(call=_RINGING, revision=1043, born=True),
     relays.Acks(by=CALLCORE, done=((ALICE_AT, CALL, 1_795_000_000_000_007, 0),)),
     events.CallEvent(call_id=CALL, caller="alice@1", callee="bob", call_type="video", created_at=AT),

@@ -163,7 +163,7 @@ async def test_unknown_keys_are_ignored_however_odd(scene: Stage, big: Cluster) 
     ack = await alice.ask_text("call:initiate", payload)
     assert ack["ok"] is True, ack
     incoming = await bob.expect("call:incoming")
-    assert set(incoming) == {"from", "callType", "callId", "expiresAt", "seq"}
+    assert set(incoming) == {"from", "callType", "callId", "expiresAt", "expiresInMs", "seq"}
     await alice.expect("call:initiated")
     await end(alice, bob, call=incoming["callId"], reason="cancelled")
 

@@ -20,19 +20,23 @@ async def test_initiate_rings_the_callee(stage: Stage, call_type: str) -> None:
     after = time.time() * 1000
 
     call, expires = initiated["callId"], initiated["expiresAt"]
-    assert initiated == {"callId": call, "to": bob.user, "expiresAt": expires, "seq": initiated["seq"]}
-    assert ack == {"ok": True, "callId": call, "to": bob.user, "expiresAt": expires}
+    left = [message["expiresInMs"] for message in (initiated, ack, incoming)]
+    told = {"callId": call, "to": bob.user, "expiresAt": expires}
+    assert initiated == {**told, "expiresInMs": left[0], "seq": initiated["seq"]}
+    assert ack == {"ok": True, **told, "expiresInMs": left[1]}
     assert incoming == {
         "from": alice.user,
         "callType": call_type,
         "callId": call,
         "metadata": metadata,
         "expiresAt": expires,
+        "expiresInMs": left[2],
         "seq": incoming["seq"],
     }
     assert len(call) >= 22, "128 random bits"
     ring_ms = stage.cluster.ring_seconds * 1000
     assert before + ring_ms - 1 <= expires <= after + ring_ms
+    assert all(expires - after - 1 <= each <= ring_ms for each in left), (left, ring_ms, after - before)
     await end(alice, bob, call=call, reason="cancelled")
 
 
@@ -40,7 +44,7 @@ async def test_initiate_without_metadata_shows_none(stage: Stage) -> None:
     alice, bob = await stage.many("alice", "bob")
     await alice.ok("call:initiate", {"to": bob.user, "callType": "audio"})
     incoming = await bob.expect("call:incoming")
-    assert set(incoming) == {"from", "callType", "callId", "expiresAt", "seq"}
+    assert set(incoming) == {"from", "callType", "callId", "expiresAt", "expiresInMs", "seq"}
     await alice.expect("call:initiated")
     await end(alice, bob, call=incoming["callId"], reason="cancelled")
 
@@ -173,6 +177,7 @@ async def test_glare_makes_one_call_accepted_at_once(stage: Stage) -> None:
     answered = await bob.expect("call:initiated")
     assert (answered["callId"], answered["to"]) == (call, alice.user)
     assert ack["callId"] == call
+    assert all(0 < told["expiresInMs"] <= stage.cluster.ring_seconds * 1000 for told in (ack, answered))
     for client in (alice, bob):
         await client.expect("call:accepted", callId=call, by=bob.user)
     await end(alice, bob, call=call)

@@ -209,8 +209,12 @@ async def test_a_user_in_its_grace_can_be_called(stage: Stage) -> None:
     await alice.expect("call:initiated", callId=call)
     await send(alice, bob.user, call, range(3))
     await alice.settle()
+    await asyncio.sleep(0.5)
     bob2 = await back(stage, bob, 0)
-    await bob2.expect("call:incoming", callId=call)
+    incoming = await bob2.expect("call:incoming", callId=call)
+    assert 0 < incoming["expiresInMs"] <= stage.cluster.ring_seconds * 1000 - 500, (
+        "what is left, not what was"
+    )
     await got(bob2, range(3))
     await tear(bob2)
     bob3 = await back(stage, bob2, 1)

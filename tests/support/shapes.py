@@ -14,6 +14,7 @@ class Shape(NamedTuple):
 
 
 _CALL = {"callId": str, "seq": int}
+_RINGS = {**_CALL, "expiresAt": int, "expiresInMs": int}
 _ENDED = {**_CALL, "by": str}
 _RELAYED = {**_CALL, "from": str}
 
@@ -29,8 +30,8 @@ SHAPES: dict[str, Shape] = {
         },
         {"seq": int, "iceExpiresAt": int, "tokenSeconds": int},
     ),
-    "call:incoming": Shape({**_CALL, "from": str, "callType": str, "expiresAt": int}, {"metadata": object}),
-    "call:initiated": Shape({**_CALL, "to": str, "expiresAt": int}, {}),
+    "call:incoming": Shape({**_RINGS, "from": str, "callType": str}, {"metadata": object}),
+    "call:initiated": Shape({**_RINGS, "to": str}, {}),
     "call:accepted": Shape(_ENDED, {"reason": str}),
     "call:rejected": Shape(_ENDED, {"reason": str}),
     "call:ended": Shape({**_ENDED, "reason": str}, {}),

@@ -7,13 +7,17 @@ import zlib
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import aiohttp
 import pytest
 
 from services.gateway import door, heartbeat, packets
+from shared import subjects
+from shared.bus import Bus
+from shared.clock import now_ms
 from shared.hits import Hits
-from tests.integration.gateway.conftest import Connect, Services, Start
+from tests.integration.gateway.conftest import GATEWAY, Connect, Services, Start
 from tests.integration.gateway.test_garbage import Polling
 
 WS = (
@@ -246,6 +250,30 @@ async def test_a_second_poll_ends_the_first(gateway: Start) -> None:
             assert poll.result().status == 200 and await poll.result().text() == "6"
         await polling.post(b'42["user:join",{"userId":"alice"}]')
         assert "user:joined" in await (await polls[-1]).text(), "the last one gets what comes"
+
+
+def told_in(polled: str, event: str) -> dict[str, Any]:
+    """Return the payload of an event in what a poll brought."""
+    packets_ = (packet[2:] for packet in polled.split("\x1e") if packet.startswith("42"))
+    return next(payload for name, payload in map(json.loads, packets_) if name == event)
+
+
+async def test_the_time_left_to_ring_is_that_of_the_poll_that_takes_it(gateway: Start, bus: Bus) -> None:
+    """An event may wait for a polling client; what it says of the time must not be as old as it is."""
+    url = await gateway()
+    async with aiohttp.ClientSession() as http, asyncio.timeout(8):
+        polling = Polling(http, url)
+        await polling.open()
+        await polling.post(b"40")
+        await polling.until('40{"sid"')
+        await polling.post(b'42["user:join",{"userId":"alice"}]')
+        session = told_in(await polling.until("user:joined"), "user:joined")["sessionId"]
+        payload = b'{"callId":"c1","metadata":{"expiresAt":1},"expiresAt":%d,"seq":1}' % (now_ms() + 5000)
+        bus.publish(subjects.deliver(GATEWAY, session, "call:incoming"), payload)
+        await asyncio.sleep(1)
+        told = told_in(await polling.until("call:incoming"), "call:incoming")
+        assert 0 < told.pop("expiresInMs") <= 4000
+        assert told == json.loads(payload)
 
 
 async def test_a_second_post_at_the_same_time_ends_the_connection(gateway: Start, services: Services) -> None:

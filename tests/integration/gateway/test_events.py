@@ -75,7 +75,7 @@ FORWARDED: list[tuple[str, dict[str, Any], str, dict[str, Any], dict[str, Any]]]
     ("user:status", {"userId": "bob"}, "status", {"user": "bob"},
      {"userId": "bob", "isOnline": True, "isInCall": False}),
     ("call:initiate", {"to": "bob", "callType": "audio", "metadata": [1]}, "initiate",
-     {"to": "bob", "callType": "audio", "metadata": [1]}, {"to": "bob", "expiresAt": 1}),
+     {"to": "bob", "callType": "audio", "metadata": [1]}, {"to": "bob", "expiresAt": 1, "expiresInMs": 0}),
 ]  # fmt: skip
 
 

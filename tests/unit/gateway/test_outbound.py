@@ -3,7 +3,7 @@
 import pytest
 
 from services.gateway.outbound import _call_of
-from shared.contracts.client import Accepted, Ended, Incoming, Initiated, Rejected
+from shared.contracts.client import Accepted, Ended, Rejected, StoredIncoming, StoredInitiated
 from shared.contracts.wire import Wire
 
 CALL = "abcdefghijklmnopqrstuv"
@@ -13,9 +13,11 @@ EVIL = '"callId":"evil"'
 @pytest.mark.parametrize(
     "turn",
     [
-        Initiated(call_id=CALL, to=EVIL, expires_at=1),
-        Incoming(from_=EVIL, call_type="audio", call_id=CALL, metadata={"callId": "evil"}, expires_at=1),
-        Incoming(from_='a\\"' + EVIL, call_type="audio", call_id=CALL, metadata=[EVIL], expires_at=1),
+        StoredInitiated(call_id=CALL, to=EVIL, expires_at=1),
+        StoredIncoming(
+            from_=EVIL, call_type="audio", call_id=CALL, metadata={"callId": "evil"}, expires_at=1
+        ),
+        StoredIncoming(from_='a\\"' + EVIL, call_type="audio", call_id=CALL, metadata=[EVIL], expires_at=1),
         Accepted(call_id=CALL, by=EVIL),
         Rejected(call_id=CALL, by=EVIL, reason="busy"),
         Ended(call_id=CALL, by=EVIL, reason="hangup"),

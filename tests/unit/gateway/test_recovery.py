@@ -80,7 +80,7 @@ def test_what_is_told_again_after_that_is_not_heard_again() -> None:
     sent: list[bytes] = []
 
     class Sending:
-        def send_event(self, _connection: str, _event: str, payload: bytes) -> None:
+        def send_ringing(self, _connection: str, _event: str, payload: bytes) -> None:
             sent.append(payload)
 
     outbound = Outbound("gw", *cast(Any, (None, None, SimpleNamespace(sending=Sending()), None, Heard())))

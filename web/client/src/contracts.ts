@@ -95,12 +95,14 @@ export interface Incoming {
   callId: string;
   metadata?: unknown;
   expiresAt: number;
+  expiresInMs: number;
 }
 
 export interface Initiated {
   callId: string;
   to: string;
   expiresAt: number;
+  expiresInMs: number;
 }
 
 export interface Accepted {
