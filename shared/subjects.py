@@ -316,6 +316,14 @@ def key_rings(role: str, user: str) -> str:
     return f"{role}.{encode(user)}"
 
 
+def key_pair(caller: str, callee: str) -> str:
+    """``pair.<caller>=0A<callee>`` in bucket ``calls``: the caller's rings that the callee did not answer.
+
+    One token; a line feed, which no user id has, is between the two ids.
+    """
+    return "pair." + encode(f"{caller}\n{callee}")
+
+
 def key_at(gateway: str, session: str, user: str) -> str:
     """``at.<gateway>.<session>.<user>`` in bucket ``sessions``: the session is, or was of late, at that gateway."""
     return f"at.{gateway}.{session}.{encode(user)}"
@@ -515,5 +523,12 @@ TABLE: tuple[Row, ...] = (
         "callcore",
         "callcore",
         "when the user may ring next, or be rung next",
+    ),
+    Row(
+        "$KV.calls.pair.<caller>=0A<callee>",
+        "key in bucket calls, with a TTL",
+        "callcore",
+        "callcore",
+        "rings in a row that the callee did not answer",
     ),
 )

@@ -11,7 +11,7 @@ from services.callcore.handlers import Handlers
 from services.callcore.lanes import Lanes
 from services.callcore.model import Call
 from services.callcore.placing import Placing
-from services.callcore.rings import Rings
+from services.callcore.ring_limiter import RingLimiter, RingLimits
 from services.callcore.settings import Settings
 from services.callcore.store import Store
 from services.callcore.sweep import Sweep
@@ -64,10 +64,8 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         teller = Teller(lanes.announce, told, recorder)
         peers = rpc.Client(bus, timeout=settings.request_timeout_seconds)
         charge = Charge(instance, owner, peers)
-        control = Control(store, teller, charge, lanes.known, rings_no_more)
-        per_caller, per_callee = settings.rings_per_caller, settings.rings_per_callee
-        limited = settings.rate_limit
-        rings = Rings(calls, per_caller if limited else None, per_callee if limited else None, hits)
+        ring_limiter = RingLimiter(calls, _ring_limits(settings), hits)
+        control = Control(store, teller, charge, lanes.known, rings_no_more, ring_limiter.ring_over)
         policy = Policy(bus, settings.policy)
         placing = Placing(
             store,
@@ -76,7 +74,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             charge,
             policy,
             set_ring,
-            rings.attempt,
+            ring_limiter.attempt,
             ring_timeout=settings.ring_timeout_seconds,
         )
         deadlines = Deadlines(bus, subjects.RING, ring_due)
@@ -129,6 +127,17 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             await storage.stop()
     finally:
         await bus.close()
+
+
+def _ring_limits(settings: Settings) -> RingLimits | None:
+    if not settings.rate_limit:
+        return None
+    return RingLimits(
+        settings.rings_per_caller,
+        settings.rings_per_callee,
+        settings.ring_backoff_seconds,
+        settings.ring_backoff_max_seconds,
+    )
 
 
 async def _storage(bus: Bus, settings: Settings) -> None:

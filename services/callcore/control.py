@@ -21,6 +21,7 @@ class Control:
 
     ``known``: a call as this instance last heard of it, which saves a read where it still is so.
     ``rings_no_more``: called with a call whose deadline is not needed any more.
+    ``ring_over``: called with each call that was answered, or ended unanswered, once that is stored.
     """
 
     def __init__(
@@ -30,12 +31,14 @@ class Control:
         charge: Charge,
         known: Callable[[str], Found | None],
         rings_no_more: Callable[[str], None],
+        ring_over: Callable[[Call], None],
     ) -> None:
         self._store = store
         self._teller = teller
         self._charge = charge
         self._known = known
         self._rings_no_more = rings_no_more
+        self._ring_over = ring_over
         self.counts = Counts()
 
     async def happen(
@@ -125,6 +128,8 @@ class Control:
         rang = was.call.state is State.RINGING and outcome.call.state is not State.RINGING
         if rang and happening.kind is not Kind.TIMEOUT:
             self._rings_no_more(outcome.call.call)
+        if rang:
+            self._ring_over(outcome.call)
         return outcome
 
     async def _repeat(self, found: Found, happening: Happening, expires_at: int, initiated: bool) -> Outcome:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from shared.contracts.client import CallType, Event
 from shared.contracts.wire import Millis, Wire
@@ -41,6 +41,16 @@ class Address(Wire):
     gateway: str
 
 
+class Unanswered(NamedTuple):
+    """Rings in a row of this caller that this callee did not answer, and the revision of that record."""
+
+    rings: int
+    revision: int
+
+
+NEVER_UNANSWERED = Unanswered(0, 0)
+
+
 class Call(Wire):
     """Value of ``call.<call>`` in bucket ``calls``. Times are milliseconds since the epoch."""
 
@@ -65,6 +75,8 @@ class Call(Wire):
     """Request id of the last transition: the same request again is the same deed, not another."""
     holds: tuple[int, int] = (0, 0)
     """Revisions of the caller's and the callee's hold, so that releasing them needs no read."""
+    unanswered: Unanswered = NEVER_UNANSWERED
+    """Of this caller and callee, as the call was placed."""
 
     def peer_of(self, user: str) -> str:
         """The other user."""

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from services.callcore import rules
 from services.callcore.charge import Charge
 from services.callcore.control import Control
-from services.callcore.model import Address, Call, Happening, Kind, State
+from services.callcore.model import Address, Call, Happening, Kind, State, Unanswered
 from services.callcore.store import TRIES, Held, SetDeadline, Store
 from services.callcore.teller import Teller
 from shared import logs, subjects
@@ -30,7 +30,8 @@ log = logs.get(__name__)
 class Placing:
     """Places calls. ``ring_timeout``: seconds until one that nobody answers ends.
 
-    ``count_ring``: counts that a user is about to ring another; raises :class:`shared.errors.RateLimited`.
+    ``admit_ring``: admits a ring of the second user by the first, and counts it; returns what is known of earlier ones.
+    It raises :class:`shared.errors.RateLimited`.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class Placing:
         charge: Charge,
         policy: Policy,
         set_deadline: SetDeadline,
-        count_ring: Callable[[str, str], Awaitable[None]],
+        admit_ring: Callable[[str, str], Awaitable[Unanswered]],
         *,
         ring_timeout: float,
     ) -> None:
@@ -51,7 +52,7 @@ class Placing:
         self._policy = policy
         self._teller = teller
         self._set_deadline = set_deadline
-        self._count_ring = count_ring
+        self._admit_ring = admit_ring
         self._ring_ms = int(ring_timeout * 1000)
 
     async def initiate(self, request: InitiateRequest) -> Call:
@@ -61,7 +62,7 @@ class Placing:
         :class:`shared.errors.RateLimited`.
         """
         allowed: bool | None = None
-        counted = False
+        unanswered: Unanswered | None = None
         for attempt in range(TRIES):
             mine, theirs, sessions = await all_of(
                 self._store.held(request.user),
@@ -87,11 +88,10 @@ class Placing:
                     raise UserNotFound
                 if not await self._free(theirs, request):
                     raise UserUnavailable
-                if not counted:
+                if unanswered is None:
                     # Last, so that only what would ring counts, and nobody learns by it of whom he may not call.
-                    await self._count_ring(request.user, request.to)
-                    counted = True
-                return await self._reserve(request, mine, theirs)
+                    unanswered = await self._admit_ring(request.user, request.to)
+                return await self._reserve(request, mine, theirs, unanswered)
             except (Conflict, _Forming):
                 await self._store.lost_race(attempt)
         raise Unavailable
@@ -158,7 +158,9 @@ class Placing:
             raise _Forming from None  # something else happened to it first
         return outcome.call
 
-    async def _reserve(self, request: InitiateRequest, mine: Held, theirs: Held) -> Call:
+    async def _reserve(
+        self, request: InitiateRequest, mine: Held, theirs: Held, unanswered: Unanswered
+    ) -> Call:
         """Take both users, in the order of their keys, then create the call. All or nothing."""
         _in_time(request)
         since = now_ms()
@@ -184,7 +186,8 @@ class Placing:
             }
             if failed is not None:
                 raise failed
-            return await self._create(request, since, (taken[request.user], taken[request.to]))
+            holds = (taken[request.user], taken[request.to])
+            return await self._create(request, since, holds, unanswered)
         except (Conflict, UserNotFound, NotAuthenticated):
             if again:
                 # An earlier try may be creating the call at this moment; if not, the holds are void before long.
@@ -192,7 +195,9 @@ class Placing:
             await all_of(*(self._store.release(user, revision) for user, revision in taken.items()))
             raise
 
-    async def _create(self, request: InitiateRequest, since: int, holds: tuple[int, int]) -> Call:
+    async def _create(
+        self, request: InitiateRequest, since: int, holds: tuple[int, int], unanswered: Unanswered
+    ) -> Call:
         # Read after the holds are written: a device that joins now either is in this answer or sees its user held.
         mine, theirs = await all_of(
             self._store.sessions(request.user, fresh=True), self._store.sessions(request.to, fresh=True)
@@ -214,6 +219,7 @@ class Placing:
             expires_at=since + self._ring_ms,
             caused_by=request.request_id,
             holds=holds,
+            unanswered=unanswered,
         )
         _in_time(request)
         async with self._charge.turn(call.call):

@@ -22,7 +22,20 @@ class Settings(BackendSettings):
         default=Rate(20, 60), description="How often a user may ring others, on all gateways together."
     )
     rings_per_callee: RateSetting = Field(
-        default=Rate(30, 60), description="How often a user may be rung, by everybody together."
+        default=Rate(30, 60),
+        description="How often a user may be rung by everybody together. Over it, only callers whose last ring of this "
+        "user went unanswered within that time are refused.",
+    )
+    ring_backoff_seconds: float = Field(
+        default=5.0,
+        ge=0,
+        le=3600,
+        description="How long a caller waits before ringing the same user again after the third ring in a row that was "
+        "not answered; twice as long after each further one. An answered call, or an hour without a ring, ends it. "
+        "0: off.",
+    )
+    ring_backoff_max_seconds: float = Field(
+        default=600.0, ge=1, le=86_400, description="The longest such wait."
     )
     policy: Literal["off", "optional", "required"] = Field(
         default="off",

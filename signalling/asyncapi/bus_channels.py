@@ -61,6 +61,7 @@ _RECORDS: dict[str, type[Wire]] = {
 }
 _AT = "$KV.sessions.at.<gateway>.<session>.<user>"
 _RINGS = "$KV.calls.caller.<user>, $KV.calls.callee.<user>"
+_PAIR = "$KV.calls.pair.<caller>=0A<callee>"
 
 
 class Message(NamedTuple):
@@ -276,6 +277,18 @@ def _stored(schemas: Schemas, rows: dict[str, Row]) -> Iterator[Channel]:
     for pattern in _RINGS.split(", "):
         key = pattern.replace("$", "").rpartition(".")[0]
         yield Channel(rows[_RINGS], pattern, (Message(key, "A count.", when, ({"allowedAt": AT},)), deleted))
+    unanswered = {
+        "type": "object",
+        "properties": {
+            "unanswered": {"type": "integer", "description": "Rings in a row that were not answered."},
+            "endedAt": {"type": "integer", "description": "When the last one ended, in ms since the epoch."},
+        },
+        "required": ["unanswered", "endedAt"],
+    }
+    example = {"unanswered": 2, "endedAt": AT}
+    yield Channel(
+        rows[_PAIR], _PAIR, (Message("KV.calls.pair", "Unanswered rings.", unanswered, (example,)), deleted)
+    )
 
 
 def _header(name: str, text: str) -> Schema:

@@ -23,6 +23,8 @@ _PARAMETERS = {
     "callcore": "Instance of call control.",
     "call": "Id of a call, encoded.",
     "user": "User, encoded; `-` for nobody.",
+    "caller": "User who rings, encoded.",
+    "callee": "User who is rung, encoded.",
     "session": "Id of a session; `-` for none.",
     "to": "The peer, encoded.",
     "kind": "What it is.",

@@ -29,6 +29,7 @@ SETTINGS = {
     "POLICY": "required",
     "STATUS_VISIBILITY": "contacts",
     "RATE_LIMIT": "on",
+    "RING_BACKOFF_SECONDS": "0",
     "RESUME_WINDOW_SECONDS": "2",
     "ICE_SERVERS": '[{"urls": "stun:stun.example.com:3478"}]',
 }

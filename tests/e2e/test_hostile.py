@@ -66,6 +66,7 @@ REFUSALS = {
     "joins": Refusal(("rate_limited",), ("rate_others",)),
     "rings_by_one": Refusal(("rate_limited",), ("rings_per_caller",)),
     "rings_by_many": Refusal(("rate_limited",), ("rings_per_callee",)),
+    "rings_unanswered": Refusal(("rate_limited",), ("ring_backoff",)),
     "sizes": Refusal(("bad_request",), ("sizes", "strikes")),
     "deep": Refusal(("bad_request",), ("depth", "strikes")),
     "bombs": Refusal(("bad_request",), ("strikes",)),

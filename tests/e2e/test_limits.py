@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any
 
 import aiohttp
@@ -23,6 +24,7 @@ from tests.support.stage import end, ring, talk
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(90)]
 
 PER_ADDRESS, PER_USER, UNJOINED, IN_CALL = 8, 3, 30, 50
+BACKOFF_SECONDS = 2
 STATUS, CANDIDATES, REFUSALS, CALLER, CALLEE = 10, 40, 30, 4, 6
 REFILL = 300
 RING_REFILL = 16
@@ -41,6 +43,7 @@ TIGHT = {
     "CANDIDATES_PER_CALL": str(IN_CALL),
     "RINGS_PER_CALLER": f"{CALLER}/{RING_REFILL}",
     "RINGS_PER_CALLEE": f"{CALLEE}/{RING_REFILL}",
+    "RING_BACKOFF_SECONDS": str(BACKOFF_SECONDS),
 }
 _EXPECTED: set[str] = set()
 """Limits that tests have hit, so that their being counted can be looked at once: it is said every ten seconds."""
@@ -306,20 +309,106 @@ async def test_rings_of_a_caller_count_on_all_gateways(people: People) -> None:
     _EXPECTED.add("rings_per_caller")
 
 
-async def test_rings_of_a_callee_count_for_all_callers(people: People) -> None:
+async def test_a_callee_who_is_rung_too_often_is_rung_by_new_callers_only(people: People) -> None:
     victim = await people("rung-by-all")
-    callers = [await people(f"rings-one-{n}", gateway=n % 2) for n in range(CALLEE + 1)]
-    for caller in callers[:CALLEE]:
+    callers = [await people(f"rings-one-{n}", gateway=n % 2) for n in range(3)]
+    for caller in callers * (CALLEE // 3):
         call = await ring(caller, victim)
         await caller.ok("call:end", {"callId": call})
         await victim.expect("call:ended", callId=call)
     asked = {"to": victim.user, "callType": "audio"}
-    error = await callers[CALLEE].refused("call:initiate", asked, code="rate_limited")
-    assert 0 < error["retryAfterMs"] <= RING_REFILL / CALLEE * 1000
+    for caller in callers:
+        error = await caller.refused("call:initiate", asked, code="rate_limited")
+        assert 0 < error["retryAfterMs"] <= RING_REFILL / CALLEE * 1000
+    for n in range(3):
+        friend = await people(f"friend-{n}", gateway=n % 2)
+        call = await ring(friend, victim)
+        await victim.ok("call:accept", {"callId": call})
+        await end(friend, victim, call=call)
     other = await people("not-rung")
-    call = await ring(callers[CALLEE], other)
-    await end(callers[CALLEE], other, call=call, reason="cancelled")
+    call = await ring(callers[0], other)
+    await end(callers[0], other, call=call, reason="cancelled")
     _EXPECTED.add("rings_per_callee")
+
+
+async def test_two_who_ring_and_hang_up_keep_no_honest_caller_out(people: People) -> None:
+    """Two accounts ring a user and hang up, twice a second; others ring the same user meanwhile."""
+    victim = await people("besieged")
+    hostile = [await people(f"besieger-{n}", gateway=n) for n in (0, 1)]
+    stop = asyncio.Event()
+
+    async def besiege() -> None:
+        asked = {"to": victim.user, "callType": "audio"}
+        while not stop.is_set():
+            for caller in hostile:
+                ack = await caller.ask("call:initiate", asked)
+                if ack["ok"]:
+                    await caller.ask("call:end", {"callId": ack["callId"]})
+                await asyncio.sleep(0.25)
+
+    besieging = asyncio.create_task(besiege())
+    refused = []
+    try:
+        for n in range(12):
+            friend = await people(f"besieged-friend-{n}", gateway=n % 2)
+            ack = await friend.ask("call:initiate", {"to": victim.user, "callType": "audio"})
+            if ack["ok"]:
+                await victim.ok("call:accept", {"callId": ack["callId"]})
+                await friend.ask("call:end", {"callId": ack["callId"]})
+            else:
+                refused.append(ack["error"]["code"])
+            await friend.disconnect()
+            await asyncio.sleep(0.3)
+    finally:
+        stop.set()
+        await besieging
+    assert "rate_limited" not in refused and len(refused) <= 2, refused
+
+
+async def test_a_caller_who_is_not_answered_waits_longer_each_time(people: People) -> None:
+    """An account rings a user without end; others get through, and the account may ring others."""
+    victim, hostile = await people("pestered"), await people("pesterer", gateway=1)
+    asked = {"to": victim.user, "callType": "audio"}
+    waits: list[float] = []
+    """Of this callee, as the account was told, in seconds."""
+    stop = asyncio.Event()
+
+    async def pester() -> None:
+        while not stop.is_set():
+            ack = await hostile.ask("call:initiate", asked)
+            if ack["ok"]:
+                await asyncio.sleep(0.8)
+                await hostile.ask("call:end", {"callId": ack["callId"]})
+            else:
+                wait = ack["error"].get("retryAfterMs", 100) / 1000
+                if ack["error"]["message"] == "Not answered: wait before ringing this user again":
+                    waits.append(wait)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), wait)
+
+    pestering = asyncio.create_task(pester())
+    through = 0
+    try:
+        for n in range(13):
+            friend = await people(f"pestered-friend-{n}", gateway=n % 2)
+            ack = await friend.ask("call:initiate", asked)
+            if ack["ok"]:
+                through += 1
+                await friend.ask("call:end", {"callId": ack["callId"]})
+            else:
+                assert ack["error"]["code"] == "user_unavailable"
+            await friend.disconnect()
+            await asyncio.sleep(0.8)
+    finally:
+        stop.set()
+        await pestering
+    assert through >= 7, through
+    assert BACKOFF_SECONDS / 2 < waits[0] <= BACKOFF_SECONDS < waits[-1]
+    other = await people("not-pestered")
+    await asyncio.sleep(RING_REFILL / CALLER)
+    call = await ring(hostile, other)
+    await end(hostile, other, call=call, reason="cancelled")
+    _EXPECTED.add("ring_backoff")
 
 
 # --- nobody who behaves ---------------------------------------------------------------------------------------

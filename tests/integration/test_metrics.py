@@ -22,7 +22,12 @@ from tests.support.scrape import Scraped, scrape
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "presence": {"resume_window_seconds": 2, "sessions_per_user": 2},
-    "callcore": {"sweep_seconds": 1, "rings_per_caller": Rate(3, 60), "resume_window_seconds": 2},
+    "callcore": {
+        "sweep_seconds": 1,
+        "rings_per_caller": Rate(3, 60),
+        "ring_backoff_seconds": 0,
+        "resume_window_seconds": 2,
+    },
     "gateway": {"drain_seconds": 0, "resume_window_seconds": 2, "strikes_max": 3, "join_timeout_seconds": 1},
 }
 OFFER = {"offer": {"type": "offer", "sdp": "v=0"}}

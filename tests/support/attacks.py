@@ -6,6 +6,7 @@ loopback network to itself.
 """
 
 import asyncio
+import itertools
 import json
 import secrets
 import socket
@@ -221,9 +222,20 @@ def flooding(*frames: str, users: int = 3, batch: int = BATCH) -> Callable[[Atta
 
 
 async def rings_by_one(attack: Attack) -> None:
-    """One caller who rings and hangs up again and again."""
+    """One caller who rings many users, and hangs up, again and again."""
+    caller, *callees = [
+        await attack.joined(attack.user(f"ringing-{n}"), attack.from_somewhere(), n % 2) for n in range(7)
+    ]
+    assert caller is not None
+    victims = [callee for callee in callees if callee is not None]
+    await _ring(attack, [caller], *(victim.user for victim in victims))
+    await asyncio.gather(*(victim.end() for victim in victims))
+
+
+async def rings_unanswered(attack: Attack) -> None:
+    """One caller who rings the same user, who does not answer, again and again."""
     caller, callee = [
-        await attack.joined(attack.user(f"ringing-{n}"), attack.from_somewhere(), n) for n in (0, 1)
+        await attack.joined(attack.user(f"pestering-{n}"), attack.from_somewhere(), n) for n in (0, 1)
     ]
     assert caller is not None and callee is not None
     await _ring(attack, [caller], callee.user)
@@ -241,10 +253,10 @@ async def rings_by_many(attack: Attack) -> None:
     await victim.end()
 
 
-async def _ring(attack: Attack, callers: list[Hostile], to: str) -> None:
+async def _ring(attack: Attack, callers: list[Hostile], *victims: str) -> None:
     while attack.on():
-        for caller in callers:
-            await caller.send(event("call:initiate", {"to": to, "callType": "audio"}))
+        for caller, victim in itertools.product(callers, victims):
+            await caller.send(event("call:initiate", {"to": victim, "callType": "audio"}))
             for _ in range(20):
                 await asyncio.sleep(0.005)
                 if caller.calls:
@@ -527,6 +539,7 @@ ATTACKS: dict[str, Callable[[Attack], Awaitable[None]]] = {
     "joins": flooding(event("user:join", {"userId": "@"})),
     "rings_by_one": rings_by_one,
     "rings_by_many": rings_by_many,
+    "rings_unanswered": rings_unanswered,
     "sizes": flooding(*SIZES, users=2),
     "deep": flooding(*DEEP, users=2),
     "bombs": flooding(*BOMBS, users=2),

@@ -39,7 +39,7 @@ def control(bus: Bus, known: Callable[[str], Found | None]) -> tuple[Control, Re
 
     teller = Teller(announce, Postman(bus), Recorder(bus))
     charge = Charge("it", lambda _: "it", None)  # type: ignore[arg-type]  # nobody is asked
-    return Control(store, teller, charge, known, lambda _: None), store
+    return Control(store, teller, charge, known, lambda _: None, lambda _: None), store
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from services.callcore import control, placing
 from services.callcore.charge import Charge
 from services.callcore.control import Control
-from services.callcore.model import Address, Call, Happening, Kind, State
+from services.callcore.model import NEVER_UNANSWERED, Address, Call, Happening, Kind, State, Unanswered
 from services.callcore.placing import Placing
 from services.callcore.store import FORMING_MS, Found, Store
 from services.callcore.sweep import Sweep
@@ -33,8 +33,9 @@ OWNER = {session: user for user, sessions in USERS.items() for session in sessio
 TERMINAL = ("call:ended", "call:rejected")
 
 
-async def _count_nothing(_caller: str, _callee: str) -> None:
-    """Everybody may ring as often as they like."""
+async def _admit(_caller: str, _callee: str) -> Unanswered:
+    """Admit every ring."""
+    return NEVER_UNANSWERED
 
 
 class Memory:
@@ -78,10 +79,10 @@ class World:
             charge = Charge(name, lambda _, name=name: name, None)  # type: ignore
             memory = Memory()
             teller = Teller(memory.announce, self, self)  # type: ignore[arg-type]
-            its = Control(state, teller, charge, memory.calls.get, lambda _: None)
+            its = Control(state, teller, charge, memory.calls.get, lambda _: None, lambda _: None)
             self._controls.append(its)
             self._placings.append(
-                Placing(state, teller, its, charge, policy, self._deadline, _count_nothing, ring_timeout=45)
+                Placing(state, teller, its, charge, policy, self._deadline, _admit, ring_timeout=45)
             )
         self.sweep = Sweep(state, self.control, lambda _: True, seconds=15)
         for user, sessions in USERS.items():
