@@ -12,6 +12,7 @@ from nats.aio.subscription import Subscription
 
 from shared import logs
 from shared.errors import NotSent, Unavailable
+from shared.fullness import Fullness
 from shared.nats_client import SupervisedClient
 from shared.reading import DirectHandler, Reader
 from shared.requests import Requests
@@ -67,6 +68,8 @@ class Bus:
         """When the connection was made that is there now, or was last."""
         self.disconnected_at = 0.0
         """When the one before it was lost."""
+        self.full = Fullness()
+        """The streams that refuse what is stored for want of room."""
         self._closing = False
         self.errors: Counter[str] = Counter()
         """What nats-py complained of: ``slow_consumer``, a message dropped for want of room, or ``other``."""
@@ -309,6 +312,7 @@ class Bus:
     async def close(self, timeout: float = 2.0) -> None:
         """Send what is waiting and close; gives up waiting after ``timeout`` seconds."""
         self._closing = True
+        self.full.stop()
         try:
             async with asyncio.timeout(timeout):
                 if self.client.is_connected:

@@ -51,12 +51,15 @@ def set_deadline(bus: Bus, kind: str, id_: str, at_ms: int, payload: bytes = b""
             "Nats-Schedule-TTL": f"{_TTL_SECONDS}s",
         }
     )
-    return bus.ask(subjects.deadline_set(kind, id_), payload, _is_set, timeout=_SET_SECONDS, head=head)
 
+    def is_set(data: bytes, _head: bytes) -> None:
+        if b'"error"' in data and (error := json.loads(data).get("error")):
+            bus.full.note(subjects.STREAM_DEADLINES, error)
+            raise Unavailable(f"deadline not set: {error.get('description')}")
+        if bus.full:
+            bus.full.stored(subjects.STREAM_DEADLINES)
 
-def _is_set(data: bytes, _head: bytes) -> None:
-    if b'"error"' in data and (error := json.loads(data).get("error")):
-        raise Unavailable(f"deadline not set: {error.get('description')}")
+    return bus.ask(subjects.deadline_set(kind, id_), payload, is_set, timeout=_SET_SECONDS, head=head)
 
 
 def cancel_deadline(bus: Bus, kind: str, id_: str) -> None:
@@ -97,6 +100,8 @@ class Deadlines:
                 await self._consume()
             except (nats.errors.Error, Unavailable, OSError) as error:
                 log.warning("deadlines paused", error=_reason(error))
+            except Exception:
+                log.exception("deadlines paused")
             await asyncio.sleep(_PAUSE_SECONDS)
 
     async def _consume(self) -> None:

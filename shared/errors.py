@@ -108,6 +108,10 @@ class Unavailable(SignallingError):
 
     code, default, retryable = "unavailable", "Temporarily unavailable", True
 
+    def to_wire(self) -> dict[str, Any]:
+        """Leave out the reason, which is for logs: no client can do anything about it."""
+        return {**super().to_wire(), "message": self.default}
+
 
 class NotSent(Unavailable):
     """Nobody can have got what was asked: nothing has happened, and nothing will."""

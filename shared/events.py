@@ -6,7 +6,7 @@ import math
 import random
 import time
 
-from shared import logs
+from shared import logs, subjects
 from shared.answers import NOBODY_THERE
 from shared.bus import Bus
 from shared.contracts.wire import Wire
@@ -62,8 +62,13 @@ class Recorder:
     def answered(self, record: "_Record", data: bytes) -> None:
         """What NATS says about a record."""
         if b'"error"' in data and (error := json.loads(data).get("error")):
+            if self._bus.full.note(subjects.STREAM_EVENTS, error):
+                record.wait()
+                return
             self.lost += 1
             log.error("event refused", subject=record.subject, reason=error.get("description"))
+        elif self._bus.full:
+            self._bus.full.stored(subjects.STREAM_EVENTS)
         self._waiting.discard(record)
 
     async def _send_again(self) -> None:

@@ -28,15 +28,21 @@ def say_little(answer: web.StreamResponse) -> None:
     answer.headers["Server"] = NAME
 
 
-def add_routes(app: web.Application, check: Check) -> None:
-    """``GET /healthz`` is 200 as long as the loop turns; ``GET /readyz`` is 503 with the reasons while not ready."""
+def add_routes(app: web.Application, check: Check, impaired: Check = list) -> None:
+    """``GET /healthz`` is 200 as long as the loop turns; ``GET /readyz`` is 503 with the reasons while not ready.
+
+    ``impaired``: what else is wrong, though the service is ready. It is told in the answer only.
+    """
 
     async def healthz(_: web.Request) -> web.Response:
         return web.json_response({"ok": True})
 
     async def readyz(_: web.Request) -> web.Response:
         missing = check()
-        return web.json_response({"ok": not missing, "missing": missing}, status=503 if missing else 200)
+        said: dict[str, object] = {"ok": not missing, "missing": missing}
+        if wrong := [reason for reason in impaired() if reason not in missing]:
+            said["impaired"] = wrong
+        return web.json_response(said, status=503 if missing else 200)
 
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
@@ -47,14 +53,19 @@ async def say_little_always(_: web.Request, answer: web.StreamResponse) -> None:
     say_little(answer)
 
 
+def missing(bus: Bus) -> list[str]:
+    """What a service without clients misses: NATS, or room in a stream that it stores in."""
+    return bus.full.reasons() if bus.connected else ["NATS is out of reach"]
+
+
 async def serve(host: str, port: int, bus: Bus) -> web.AppRunner:
-    """A little HTTP server for a service that has no other: ready while NATS is there. Port 0: none.
+    """A little HTTP server for a service that has no other: ready while NATS is there and stores. Port 0: none.
 
     ``cleanup()`` the runner to stop it. Raises ``OSError`` for a port that is taken.
     """
     app = web.Application()
     app.on_response_prepare.append(say_little_always)
-    add_routes(app, lambda: [] if bus.connected else ["NATS is out of reach"])
+    add_routes(app, lambda: missing(bus))
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     if port:

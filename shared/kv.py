@@ -219,12 +219,15 @@ class Bucket:
         def stored(data: bytes, _head: bytes) -> int:
             self.took["write"].observe(time.perf_counter() - begun)
             if (plain := _STORED.fullmatch(data)) is not None:
+                if self._bus.full:
+                    self._bus.full.stored(self._stream)
                 return int(plain[1])
             answer = json.loads(data)
             if error := answer.get("error"):
                 if error.get("err_code") == _WRONG_LAST_SEQUENCE:
                     self.conflicts += 1
                     raise Conflict(key)
+                self._bus.full.note(self._stream, error)
                 raise Unavailable(f"bucket {self._stream}: {error.get('description')}")
             return int(answer["seq"])
 

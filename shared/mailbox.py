@@ -121,6 +121,9 @@ async def read(
                 if upto is None or upto in letters:
                     break
                 if time.monotonic() > until:
+                    bus.full.refuse(
+                        subjects.STREAM_DELIVER
+                    )  # it acknowledges nothing, so this is how it shows
                     raise Unavailable(f"stream {subjects.STREAM_DELIVER} does not store what is sent")
                 await asyncio.sleep(_LOOK_AGAIN_SECONDS)
                 continue
@@ -128,6 +131,8 @@ async def read(
         message = answer["message"]
         letters += _letters(message["subject"], b64decode(message.get("data", "")))
         where = {"seq": message["seq"] + 1}
+    if bus.full and upto is not None:
+        bus.full.stored(subjects.STREAM_DELIVER)
     return [letter for letter in letters if letter.event != subjects.SETTLED]
 
 

@@ -6,6 +6,7 @@ Beats are plain NATS messages, not keys: they need no storage, and after a NATS 
 import asyncio
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from hashlib import blake2b
 
 from nats.aio.msg import Msg
@@ -14,6 +15,7 @@ from shared import logs, subjects
 from shared.bus import Bus
 from shared.clock import now_ms
 from shared.contracts.liveness import Beat
+from shared.errors import Unavailable
 
 log = logs.get(__name__)
 
@@ -51,7 +53,7 @@ class Beacon:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
-        if self._bus.connected:
+        with suppress(Unavailable):
             self._bus.publish(self._subject, self._beat.model_copy(update={"leaving": True}).dump())
 
     async def _on_rollcall(self, _: Msg) -> None:
@@ -64,10 +66,12 @@ class Beacon:
             await asyncio.sleep(BEAT_SECONDS)
 
     async def _send(self) -> None:
-        if self._bus.connected:
-            beat = self._beat
-            if self._sockets is not None:
-                beat = beat.model_copy(update={"sockets": self._sockets()})
+        beat = self._beat
+        if self._sockets is not None:
+            beat = beat.model_copy(update={"sockets": self._sockets()})
+        if full := self._bus.full.streams():
+            beat = beat.model_copy(update={"full": list(full)})
+        with suppress(Unavailable):  # the next one is a second away
             self._bus.publish(self._subject, beat.dump())
 
 
@@ -77,6 +81,7 @@ class Members:
     def __init__(self, bus: Bus, *services: str) -> None:
         self._bus = bus
         self._heard: dict[str, dict[str, float]] = {service: {} for service in services}
+        self._full: dict[str, list[str]] = {}
         self._lists: dict[str, tuple[str, ...]] = dict.fromkeys(services, ())
         self._owners: dict[tuple[str, str], str | None] = {}
         self._task: asyncio.Task[None] | None = None
@@ -103,6 +108,10 @@ class Members:
         """The instances of ``service``, sorted by name."""
         return self._lists[service]
 
+    def full(self) -> tuple[str, ...]:
+        """The streams that an instance of these services finds full, sorted."""
+        return tuple(sorted({stream for streams in self._full.values() for stream in streams}))
+
     def owner(self, service: str, key: str) -> str | None:
         """The instance in charge of ``key``: the same for everyone who sees the same instances. ``None`` for none.
 
@@ -118,6 +127,7 @@ class Members:
 
     def drop(self, service: str, instance: str) -> None:
         """Take an instance out that turned out not to be there; its next beat brings it back."""
+        self._full.pop(instance, None)
         if self._heard[service].pop(instance, None) is not None:
             self._refresh(service)
 
@@ -133,7 +143,7 @@ class Members:
         return True
 
     async def _ask(self) -> None:
-        if self._bus.connected:
+        with suppress(Unavailable):
             self._bus.publish(subjects.ROLLCALL)
 
     async def _on_beat(self, msg: Msg) -> None:
@@ -141,9 +151,14 @@ class Members:
         heard = self._heard.get(service)
         if heard is None:
             return
-        if Beat.model_validate_json(msg.data).leaving:
+        beat = Beat.model_validate_json(msg.data)
+        if beat.leaving:
             self.drop(service, instance)
             return
+        if beat.full:
+            self._full[instance] = beat.full
+        else:
+            self._full.pop(instance, None)
         new = instance not in heard
         heard[instance] = time.monotonic()
         if new:

@@ -37,6 +37,11 @@ NATS_TASKS_FAILED = counter(
     "Times that a task of the NATS client ended by an error, so that the connection was opened again.",
     "kind",
 )
+NATS_FULL = counter(
+    "signalling_jetstream_refusals_total",
+    "Times that JetStream did not store for want of room. what: the stream.",
+    "what",
+)
 NATS_ERRORS = counter(
     "signalling_nats_errors_total",
     "What the NATS client complained of: slow_consumer, a message dropped here for want of room; other.",
@@ -119,6 +124,7 @@ def of_process(
         NATS_RECONNECTS: lambda: bus.client.stats["reconnects"],
         NATS_HANGS: lambda: bus.hung,
         NATS_TASKS_FAILED: lambda: with_zeros((*TASKS, RECONNECT), bus.broken),
+        NATS_FULL: lambda: bus.full.refused,
         NATS_ERRORS: lambda: with_zeros(("slow_consumer", "other"), bus.errors),
         NATS_MESSAGES: lambda: {"in": bus.client.stats["in_msgs"], "out": bus.client.stats["out_msgs"]},
         NATS_BYTES: lambda: {"in": bus.client.stats["in_bytes"], "out": bus.client.stats["out_bytes"]},

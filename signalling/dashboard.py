@@ -174,6 +174,8 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                ("sum by (job) (increase(signalling_nats_hangs_total[$__rate_interval]))", "{{job}}, hangs"),
                ("sum by (kind) (increase(signalling_nats_task_failures_total[$__rate_interval]))", "failed: {{kind}}"),
                ("sum by (error) (increase(signalling_nats_errors_total[$__rate_interval]))", "errors: {{error}}")),
+        _graph("Full", "What JetStream did not store for want of room.", "none",
+               ("sum by (what) (increase(signalling_jetstream_refusals_total[$__rate_interval]))", "{{what}}")),
         _graph("Messages", "In and out of the services.", "cps",
                (_rate("signalling_nats_messages_total", "job", "direction"), "{{job}} {{direction}}")),
         _graph("Waiting", "Messages not handled yet; requests under way.", "none",

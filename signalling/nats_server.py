@@ -41,7 +41,7 @@ class EmbeddedNats:
     ``die_with_parent``: the kernel ends it when the thread ends that launched it, so launch it from the main thread.
     ``member``: what it is in a cluster; :func:`members` makes them. ``passwords``: for the users of
     ``deploy/nats/accounts.conf``; without them anybody may do anything. ``monitored``: with a monitor, at
-    a port of its own.
+    a port of its own. ``jetstream``: further lines of the configuration of JetStream, such as limits.
     """
 
     def __init__(
@@ -53,9 +53,11 @@ class EmbeddedNats:
         member: Member | None = None,
         passwords: Passwords | None = None,
         monitored: bool = False,
+        jetstream: str = "",
     ) -> None:
         self.folder = folder
         self._monitored = monitored
+        self._jetstream = jetstream
         self._passwords = passwords
         self.name = member.name if member is not None else "nats"
         self.port = 0
@@ -107,7 +109,13 @@ class EmbeddedNats:
         ports.mkdir()
         config = self.folder / "nats.conf"
         config.write_text(
-            _config(self.folder, self.port or -1, self._member, locked=self._passwords is not None)
+            _config(
+                self.folder,
+                self.port or -1,
+                self._member,
+                locked=self._passwords is not None,
+                jetstream=self._jetstream,
+            )
             + ('http: "127.0.0.1:-1"\n' if self._monitored else "")
         )
         with self._log.open("ab") as out:
@@ -224,7 +232,7 @@ def find_binary() -> str:
     return found
 
 
-def _config(folder: Path, port: int, member: Member | None, *, locked: bool) -> str:
+def _config(folder: Path, port: int, member: Member | None, *, locked: bool, jetstream: str = "") -> str:
     accounts = folder / "accounts.conf"
     if locked:
         accounts.write_bytes(ACCOUNTS.read_bytes())  # `include` takes paths below the folder of the file only
@@ -235,7 +243,10 @@ port: {port}
 ports_file_dir: {_quoted(folder / "ports")}
 max_control_line: {_MAX_CONTROL_LINE}
 max_payload: 1MB
-jetstream {{ store_dir: {_quoted(folder / "jetstream")} }}
+jetstream {{
+  store_dir: {_quoted(folder / "jetstream")}
+  {jetstream}
+}}
 {"include accounts.conf" if locked else ""}
 {_cluster_config(member, locked=locked) if member is not None else ""}"""
 

@@ -30,7 +30,7 @@ from services.gateway.sessions import Registry
 from services.gateway.settings import Settings
 from services.gateway.shortcut import Shortcut
 from services.gateway.transport import PATH, Transport
-from shared import health, logs, vitals
+from shared import fullness, health, logs, subjects, vitals
 from shared.bus import Bus
 from shared.clock import now_ms
 from shared.hits import Hits
@@ -45,6 +45,8 @@ log = logs.get(__name__)
 
 SERVICE = "gateway"
 NEEDED = ("callcore", "presence")
+STORED_BY_JOINS = (subjects.STREAM_DEADLINES, f"KV_{subjects.BUCKET_SESSIONS}")
+"""The streams without which nobody can join."""
 STOP_SECONDS = 3.0
 BACKLOG = 4096
 """Connections that may wait to be taken: the clients of a gateway that died come all at once."""
@@ -147,7 +149,11 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             if not bus.connected:
                 return ["NATS is out of reach"]
             away = [f"no {service} is there" for service in NEEDED if not members.alive(service)]
+            away += fullness.reasons(tuple(name for name in members.full() if name in STORED_BY_JOINS))
             return away or ([] if lease.held else ["presence has not granted a lease yet"])
+
+        def impaired() -> list[str]:
+            return fullness.reasons(tuple(sorted({*members.full(), *bus.full.streams()})))
 
         watched = registry_of(
             vitals.of_process(
@@ -189,7 +195,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         auth.start()
         transport.start()
         await beacon.start()
-        runner = Door(_application(transport, missing, demo=settings.demo), connections)
+        runner = Door(_application(transport, missing, impaired, demo=settings.demo), connections)
         await runner.setup()
         site = web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG)
         try:
@@ -220,9 +226,11 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         await bus.close()
 
 
-def _application(transport: Transport, missing: health.Check, *, demo: bool) -> web.Application:
+def _application(
+    transport: Transport, missing: health.Check, impaired: health.Check, *, demo: bool
+) -> web.Application:
     app = web.Application()
-    health.add_routes(app, missing)
+    health.add_routes(app, missing, impaired)
     transport.attach(app, PATH)
     if demo:
         page.add_routes(app)

@@ -64,7 +64,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
                 instance,
                 bus,
                 lag,
-                ready=lambda: bus.connected,
+                ready=lambda: not health.missing(bus),
                 clients=(calls,),
                 hits=hits,
                 limits=metrics.LIMITS,
