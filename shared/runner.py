@@ -12,6 +12,7 @@ from typing import TypeVar
 from shared import logs, settings, traces
 from shared.errors import SignallingError
 from shared.ids import new_id
+from shared.streams import DoesNotFit
 
 S = TypeVar("S", bound=settings.ServiceSettings)
 
@@ -68,7 +69,8 @@ def run(
         stopping_first = starting.exception()
         if isinstance(stopping_first, SignallingError | OSError):
             log.error("cannot start", reason=str(stopping_first))
-            return EXIT_UNAVAILABLE
+            wrong = isinstance(stopping_first, DoesNotFit)
+            return settings.EXIT_USAGE if wrong else EXIT_UNAVAILABLE
         context = starting.result()
         _collect_seldom()
         log.info("started", version=distribution_version())

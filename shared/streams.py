@@ -11,16 +11,20 @@ from typing import Any
 from shared import logs, subjects
 from shared.bus import Bus
 from shared.errors import Unavailable
+from shared.fullness import for_want_of_room
 from shared.settings import BackendSettings
 
 log = logs.get(__name__)
 
 SECOND_NS = 1_000_000_000
-_IN_USE = 10058
+MB = 1024 * 1024
+_NOT_FOUND, _IN_USE = 10059, 10058
 _API_SECONDS = 5.0
 MAKE_SECONDS = 30.0
 """How long a cluster may take until it has elected who makes streams."""
 _PAUSE_SECONDS = (0.05, 0.5)
+SAY_SECONDS = 10.0
+"""How often one and the same reason is logged."""
 
 
 async def api(bus: Bus, verb: str, body: dict[str, Any], *, timeout: float = _API_SECONDS) -> dict[str, Any]:
@@ -30,21 +34,31 @@ async def api(bus: Bus, verb: str, body: dict[str, Any], *, timeout: float = _AP
     return answer
 
 
-async def ensure(bus: Bus, config: dict[str, Any]) -> None:
-    """Create the stream, or update it to ``config`` if it exists. Safe when several instances do it at once.
+class DoesNotFit(Unavailable):
+    """NATS has less room than a setting reserves for a stream; the text begins with the name of the setting."""
 
-    Raises :class:`Unavailable`, with the server's reason, if it can be neither.
+
+async def ensure(bus: Bus, config: dict[str, Any], *, setting: str = "") -> None:
+    """Update the stream to ``config``, or create it. Safe when several instances do it at once.
+
+    ``setting``: by name and value, the setting that says how much room the stream reserves. Raises
+    :class:`DoesNotFit` if NATS has less, or :class:`Unavailable` with the server's reason.
     """
+    # The update goes first: a server checks a create for room before it sees that the stream exists.
     name = config["name"]
-    answer = await api(bus, f"STREAM.CREATE.{name}", config)
-    if "error" in answer and answer["error"].get("err_code") == _IN_USE:
-        answer = await api(bus, f"STREAM.UPDATE.{name}", config)
+    for verb, next_if in (("UPDATE", _NOT_FOUND), ("CREATE", _IN_USE), ("UPDATE", None)):
+        answer = await api(bus, f"STREAM.{verb}.{name}", config)
+        if answer.get("error", {}).get("err_code") != next_if:
+            break
     if error := answer.get("error"):
-        raise Unavailable(f"stream {name}: {error.get('description')}")
+        reason = f"stream {name}: {error.get('description')}"
+        if setting and for_want_of_room(error):
+            raise DoesNotFit(f"{setting}: more than NATS has room for ({reason})")
+        raise Unavailable(f"{setting}: {reason}" if setting else reason)
 
 
-async def ensure_deliver(bus: Bus, *, replicas: int, max_age_seconds: int, max_bytes: int) -> None:
-    """The mailbox of all sessions: memory, no acknowledgements, old messages out first."""
+async def ensure_deliver(bus: Bus, *, replicas: int, max_age_seconds: int, max_mb: int) -> None:
+    """Make the mailbox of all sessions: memory, no acknowledgements, old messages out first."""
     await ensure(
         bus,
         {
@@ -54,11 +68,12 @@ async def ensure_deliver(bus: Bus, *, replicas: int, max_age_seconds: int, max_b
             "no_ack": True,
             "num_replicas": replicas,
             "max_age": max_age_seconds * SECOND_NS,
-            "max_bytes": max_bytes,
+            "max_bytes": max_mb * MB,
             "discard": "old",
             "allow_direct": True,
             "duplicate_window": 0,
         },
+        setting=f"DELIVER_MAX_MB={max_mb}",
     )
 
 
@@ -72,11 +87,12 @@ async def ensure_events(bus: Bus, settings: BackendSettings) -> None:
             "storage": "file",
             "num_replicas": settings.kv_replicas,
             "max_age": settings.events_max_age_hours * 3600 * SECOND_NS,
-            "max_bytes": settings.events_max_mb * 1024 * 1024,
+            "max_bytes": settings.events_max_mb * MB,
             "discard": "old",
             "allow_direct": True,
             "duplicate_window": 120 * SECOND_NS,
         },
+        setting=f"EVENTS_MAX_MB={settings.events_max_mb}",
     )
 
 
@@ -112,7 +128,7 @@ class Keeper:
     async def start(self) -> None:
         """Make it now; a cluster that has just been started takes some seconds until that works.
 
-        Raises :class:`Unavailable` after :data:`MAKE_SECONDS`.
+        Raises :class:`DoesNotFit` at once, and :class:`Unavailable` after :data:`MAKE_SECONDS`.
         """
         await self._until_made(time.monotonic() + MAKE_SECONDS)
         self._bus.on_reconnect.append(self._again)
@@ -134,15 +150,19 @@ class Keeper:
     async def _until_made(self, until: float) -> None:
         """Try until it works; the server may take connections before it has its streams.
 
-        Raises :class:`Unavailable` after ``until`` (monotonic seconds).
+        Raises :class:`Unavailable` after ``until`` (monotonic seconds), or before if trying again cannot help.
         """
+        said, again_at = "", 0.0
         while True:
             try:
                 await self._make()
             except Unavailable as error:
-                if time.monotonic() > until:
+                now = time.monotonic()
+                if now > until or (isinstance(error, DoesNotFit) and until != math.inf):
                     raise
-                log.warning("streams not there yet", reason=str(error))
+                if str(error) != said or now >= again_at:
+                    said, again_at = str(error), now + SAY_SECONDS
+                    log.warning("streams not there yet", reason=said)
                 await asyncio.sleep(random.uniform(*_PAUSE_SECONDS))
                 continue
             return

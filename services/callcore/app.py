@@ -147,6 +147,6 @@ async def _storage(bus: Bus, settings: Settings) -> None:
         bus,
         replicas=settings.kv_replicas,
         max_age_seconds=settings.deliver_max_age_seconds or max(60, 2 * settings.resume_window_seconds),
-        max_bytes=settings.deliver_max_mb * 1024 * 1024,
+        max_mb=settings.deliver_max_mb,
     )
     await streams.ensure_events(bus, settings)

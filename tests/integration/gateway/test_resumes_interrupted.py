@@ -158,7 +158,7 @@ async def test_a_mailbox_that_cannot_be_read_costs_nobody_a_session(system: Syst
         assert (ack["ok"], ack["error"]["code"], ack["error"]["retryable"]) == (False, "unavailable", True)
         if gateway == 0:
             await now.close()
-    await streams.ensure_deliver(bus, replicas=1, max_age_seconds=60, max_bytes=1024 * 1024)
+    await streams.ensure_deliver(bus, replicas=1, max_age_seconds=60, max_mb=1)
     ack = await now.ask("user:join", bob.join(), timeout=PATIENCE)
     assert ack["sessionId"] == bob.known["sessionId"] and not ack["resumed"], "the stream is new"
     await alice.ok("call:end", {"callId": call})

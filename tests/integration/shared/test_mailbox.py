@@ -14,7 +14,7 @@ SECONDS = 0.5
 
 
 async def _make(bus: Bus) -> None:
-    await streams.ensure_deliver(bus, replicas=1, max_age_seconds=60, max_bytes=1024 * 1024)
+    await streams.ensure_deliver(bus, replicas=1, max_age_seconds=60, max_mb=1)
 
 
 async def test_it_is_read_up_to_what_was_sent(
