@@ -3,6 +3,8 @@
 
 import { createInterface } from "node:readline";
 import { io } from "socket.io-client";
+import { media } from "./fake_media.mjs";
+import { OldApp } from "./old_app.mjs";
 
 const sockets = new Map();
 
@@ -35,6 +37,14 @@ const commands = {
     }
   },
 
+  old({ client, url, options, userId, habits }) {
+    sockets.set(client, new OldApp({ io, url, options: { forceNew: true, ...options }, userId, media, habits }));
+  },
+
+  oldDo({ client, method, args }) {
+    return sockets.get(client)[method](...args);
+  },
+
   disconnect({ client }) {
     sockets.get(client)?.disconnect();
     sockets.delete(client);
@@ -51,7 +61,7 @@ for await (const line of createInterface({ input: process.stdin })) {
   Promise.resolve()
     .then(() => commands[command.op](command))
     .then((result) => tell({ re: command.id, result }))
-    .catch((error) => tell({ re: command.id, failed: `${command.op} ${command.event ?? ""}: ${error.message}` }));
+    .catch((error) => tell({ re: command.id, failed: `${command.op} ${command.event ?? command.method ?? ""}: ${error.message}` }));
 }
 
 for (const socket of sockets.values()) {
