@@ -13,6 +13,8 @@ from shared.mailbox import Letter
 
 LANES_MAX = 50_000
 """Calls that are known; those heard of longest ago are forgotten first, and read again when they are needed."""
+ENDED_MAX = 10_000
+"""Ended calls that are remembered, so that an older state that arrives late does not revive them."""
 WARM_SECONDS = 5.0
 """How long a lane trusts what it knows; after that it reads the call once more, if it can be read."""
 
@@ -49,6 +51,7 @@ class Known:
 
     def __init__(self) -> None:
         self._lanes: OrderedDict[str, Lane] = OrderedDict()
+        self._ended: OrderedDict[str, None] = OrderedDict()
         self._routes: dict[str, Route] = {}
         self.route = self._routes.get
         """The route of a relay whose subject begins so, everything but its kind; ``None`` unless it is plain."""
@@ -61,7 +64,12 @@ class Known:
         return self._lanes.get(call)
 
     def learn(self, call: Call, revision: int, now: float, early: list[Letter]) -> Lane | None:
-        """Remember a state, unless a later one is known; forget the call when it has ended. ``now``: monotonic."""
+        """Remember a state, unless a later one is known; forget the call when it has ended. ``now``: monotonic.
+
+        Returns the lane of the latest state, ``None`` for a call that has ended.
+        """
+        if call.call in self._ended:
+            return None
         known = self._lanes.get(call.call)
         if known is not None:
             if known.revision > revision:
@@ -69,6 +77,9 @@ class Known:
             self._forget_routes(known)
         if call.state is State.ENDED:
             self._lanes.pop(call.call, None)
+            self._ended[call.call] = None
+            if len(self._ended) > ENDED_MAX:
+                self._ended.popitem(last=False)
             return None
         lane = Lane(call, revision, now + WARM_SECONDS)
         if call.state is State.RINGING:

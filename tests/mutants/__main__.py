@@ -12,7 +12,9 @@ def main() -> int:
     """Return 0 if every mutant is noticed or argued for."""
     parser = argparse.ArgumentParser(prog="tests.mutants", description=__doc__)
     parser.add_argument("--check", action="store_true", help="only say which kept mutants cannot be applied")
-    parser.add_argument("-k", metavar="WORD", default="", help="only mutants with this word in name, file or test")
+    parser.add_argument(
+        "-k", metavar="WORD", default="", help="only mutants with this word in name, file or test"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="how many at a time")
     arguments = parser.parse_args()
     mutants = [m for m in kept.read() if arguments.k in f"{m.name} {m.file} {m.test}"]
@@ -25,7 +27,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         for verdict in kept.run(mutants, Path(folder), jobs=arguments.jobs):
             missed += bool(verdict.problem)
-            print(f"{verdict.seconds:5.1f} s  {verdict.mutant.name:24} {verdict.problem or 'noticed'}", flush=True)
+            print(
+                f"{verdict.seconds:5.1f} s  {verdict.mutant.name:24} {verdict.problem or 'noticed'}",
+                flush=True,
+            )
     print(f"{len(mutants) - missed} of {len(mutants)} kept mutants noticed")
     return 1 if missed else 0
 

@@ -1,0 +1,42 @@
+"""What is passed on to the instance in charge is the same thing there."""
+
+from typing import Any
+
+import pytest
+
+from services.callcore.charge import Charge, Deed
+from services.callcore.model import Happening, Kind
+from tests.unit.callcore.calls import BOB, accepted
+
+
+class Peers:
+    """The instance in charge: notes what it is asked to do."""
+
+    def __init__(self) -> None:
+        self.deeds: list[Deed] = []
+
+    timeout = 2.0
+
+    async def ask(self, _service: str, _verb: str, deed: Deed, reply: type[Any], **_: Any) -> Any:
+        self.deeds.append(Deed.model_validate_json(deed.dump()))
+        return reply(call=accepted(), relay_to=(BOB,))
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+@pytest.mark.parametrize("reason", [None, "busy"])
+async def test_nothing_of_it_is_lost_on_the_way(resumed: bool, reason: str | None) -> None:
+    peers = Peers()
+    charge = Charge("one", lambda _: "two", peers)  # type: ignore[arg-type]
+    happening = Happening(Kind.ATTACHED, "r1", "bob", BOB, reason, resumed)
+    outcome = await charge.pass_on("c1", happening, initiated=resumed)
+    (deed,) = peers.deeds
+    assert deed.happening() == happening
+    assert (deed.call, deed.initiated) == ("c1", resumed)
+    assert outcome is not None and (outcome.call, outcome.relay_to) == (accepted(), (BOB,))
+
+
+async def test_what_is_this_instances_own_is_not_passed_on() -> None:
+    peers = Peers()
+    charge = Charge("one", lambda _: "one", peers)  # type: ignore[arg-type]
+    assert await charge.pass_on("c1", Happening(Kind.END, "r1", "bob", BOB), initiated=False) is None
+    assert not peers.deeds

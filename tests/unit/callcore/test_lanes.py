@@ -1,0 +1,167 @@
+"""Relays that wait, and what may not go past them; without NATS, each read of a call when the test says so."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from services.callcore import long_way
+from services.callcore.lanes import Lanes
+from services.callcore.model import Call, Happening, Outcome
+from services.callcore.store import Found
+from shared import mailbox, subjects
+from shared.mailbox import Letter
+from tests.unit.callcore.calls import ALICE, BOB, BOB_TAB, accepted, ended, ringing
+
+INSTANCE = "cc"
+
+
+class FakeBus:
+    """Hands what is published to the test, and what the test sends to the lanes."""
+
+    connected = True
+
+    def __init__(self) -> None:
+        self.on_reconnect: list[Any] = []
+        self.send: Callable[[str, str, bytes, bytes], None] | None = None
+        self.published: list[tuple[str, bytes]] = []
+
+    async def subscribe_direct(self, _subject: str, handler: Any) -> None:
+        self.send = handler
+
+    def publish(self, subject: str, payload: bytes = b"", *_: Any) -> None:
+        self.published.append((subject, payload))
+
+
+class FakePostman:
+    """Notes what is delivered: (session, n of the candidate)."""
+
+    def __init__(self) -> None:
+        self.delivered: list[tuple[str, int]] = []
+
+    def deliver(self, _gateway: str, session: str, _event: str, payload: bytes, _reply: str = "") -> bytes:
+        self.delivered.append((session, json.loads(payload)["n"]))
+        return payload
+
+
+class GatedStore:
+    """Each read of a call waits until the test answers it."""
+
+    def __init__(self) -> None:
+        self.reads: list[asyncio.Future[Found | None]] = []
+
+    async def call(self, _call: str, *, fresh: bool = True) -> Found | None:
+        read: asyncio.Future[Found | None] = asyncio.get_running_loop().create_future()
+        self.reads.append(read)
+        return await read
+
+
+class World:
+    """The lanes of one instance."""
+
+    def __init__(self) -> None:
+        self.bus, self.postman, self.store = FakeBus(), FakePostman(), GatedStore()
+        self.lanes = Lanes(self.bus, self.store, self.postman, INSTANCE, lambda _: INSTANCE)  # type: ignore[arg-type]
+        self.accepting: list[Happening] = []
+        self._number = 0
+
+    async def accept(self, _call: str, happening: Happening) -> Outcome:
+        self.accepting.append(happening)
+        return Outcome(accepted(), relay_to=(ALICE,))
+
+    def relay(self, n: int, *, size: int = 0) -> None:
+        """alice sends a candidate to bob."""
+        self._number += 1
+        assert self.bus.send is not None
+        payload = {"n": n, "fill": "x" * size}
+        subject = subjects.relay(INSTANCE, "c1", "alice", ALICE.session, "bob", "ice:candidate")
+        receipt = subjects.receipt("gw", ALICE.session, self._number, "0s" if self._number == 1 else "0f")
+        self.bus.send(subject, receipt, json.dumps(payload).encode(), b"")
+
+    async def answer_read(self, call: Call | None, revision: int = 1) -> None:
+        """Answer the read that waits, and let everything happen that follows from it."""
+        await settle()
+        assert self.store.reads, "nothing is read"
+        self.store.reads.pop(0).set_result(Found(call, revision) if call is not None else None)
+        await settle()
+
+
+async def settle() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    async def nothing(*_: Any, **__: Any) -> list[Letter]:
+        return []
+
+    monkeypatch.setattr(mailbox, "read", nothing)
+    world = World()
+    await world.lanes.start(world.accept)
+    yield world
+    for read in world.store.reads:
+        read.cancel()
+    world.lanes._subscription = None
+    await world.lanes.stop(1.0)
+
+
+async def test_a_state_waits_for_the_relays_that_came_before_it(world: World) -> None:
+    """What was sent while it rang goes to all devices that rang, also if the call is accepted meanwhile."""
+    world.relay(1)
+    await settle()
+    world.lanes.announce(accepted(), 2)
+    world.relay(2)
+    await world.answer_read(ringing(), 1)
+    assert world.postman.delivered == [(BOB.session, 1), (BOB_TAB.session, 1), (BOB.session, 2)]
+
+
+async def test_an_end_waits_for_the_relays_that_came_before_it(world: World) -> None:
+    world.relay(1)
+    await settle()
+    world.lanes.announce(ended(), 3)
+    await world.answer_read(accepted(), 2)
+    assert world.postman.delivered == [(BOB.session, 1)]
+    assert world.lanes.known("c1") is None, "the end was learned last"
+
+
+async def test_a_line_that_is_never_empty_drops_nothing_within_its_bounds(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(long_way, "WAITING_MAX_BYTES", 2_000)
+    world.relay(0, size=500)
+    for n in range(1, 20):
+        world.relay(n, size=500)
+        assert world.lanes.long_way.depths()[0] == 1, "it is never empty"
+        await world.answer_read(None)  # no such call: it is refused, and the next one is read
+    await world.answer_read(None)
+    assert world.lanes.long_way.dropped == 0
+    assert sum(subject.startswith("receipt.") for subject, _ in world.bus.published) == 20
+
+
+@pytest.mark.parametrize(("limit", "size"), [("WAITING_MAX", 0), ("WAITING_MAX_BYTES", 400)])
+async def test_a_relay_past_the_bounds_of_a_line_is_dropped(
+    world: World, monkeypatch: pytest.MonkeyPatch, limit: str, size: int
+) -> None:
+    monkeypatch.setattr(long_way, limit, 2 if limit == "WAITING_MAX" else 1_000)
+    for n in range(5):
+        world.relay(n, size=size)
+        await settle()
+    # One is in hand, two wait.
+    assert world.lanes.long_way.depths() == (1, 2)
+    assert world.lanes.long_way.dropped == 2
+    await world.answer_read(accepted())
+    assert world.postman.delivered == [(BOB.session, n) for n in range(3)]
+
+
+async def test_a_late_announcement_revives_no_call(world: World) -> None:
+    world.lanes.announce(accepted(), 2)
+    world.lanes.announce(ended(), 3)
+    world.lanes.announce(accepted(), 2)
+    world.relay(1)
+    await world.answer_read(ended(), 3)
+    assert not world.postman.delivered
+    (refusal,) = [payload for subject, payload in world.bus.published if subject.startswith("receipt.")]
+    assert json.loads(refusal)["code"] == "receiver_not_found"
