@@ -3,6 +3,7 @@
 # make images  build the images of tests/stack beforehand               (STACK_IMAGES=local; needs a Docker engine)
 # make flood   200 sockets that send all they can, for two minutes, beside 20 calls
 # make fuzz    frames that are nearly good, both ways, for two minutes   (ARGS="--seconds 600 --seed 7")
+# make mutants changes that break a promise, each of which a test has to notice   (ARGS="-k presence")
 # make check   what can be said without running the whole: style, types, walls, fresh docs (make lint), unit tests
 # make page    build the demo page that gateways serve at /
 # make screenshots  each state of the page as an image, in screenshots/ (needs chromium)
@@ -26,7 +27,7 @@ PAGE := web/page
 ASYNCAPI := docs/asyncapi
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: up test images flood fuzz check lint asyncapi client page screenshots audit sbom bench growth figures docs lock clean
+.PHONY: up test images flood fuzz mutants check lint asyncapi client page screenshots audit sbom bench growth figures docs lock clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -54,6 +55,9 @@ flood: .venv/.dev
 
 fuzz: .venv/.dev
 	$(BIN)/python -m tests.fuzz $(ARGS)
+
+mutants: .venv/.dev
+	$(BIN)/python -m tests.mutants $(ARGS)
 
 check: lint
 	$(BIN)/python -m pytest -q tests/unit

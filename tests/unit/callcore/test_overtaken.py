@@ -3,7 +3,7 @@
 What Hypothesis does not find in 500 examples of ``test_interleavings``.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -15,9 +15,9 @@ from tests.unit.callcore.test_interleavings import World
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], World]]:
+def world(monkeypatch: pytest.MonkeyPatch) -> Callable[[], World]:
     """Makes a world; that needs the event loop of the test."""
-    yield lambda: World(monkeypatch)
+    return lambda: World(monkeypatch)
 
 
 async def let(world: World, *operations: str) -> None:
