@@ -20,15 +20,15 @@ from tests.support.collector import Collector, collecting
 SERVICES = ("gateway", "callcore", "presence")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def collector() -> Iterator[Collector]:
+    # One for each test: what a slow one is sent may arrive after its test.
     with collecting() as collector:
         yield collector
 
 
 @pytest.fixture
 def tracing(collector: Collector) -> Iterator[Tracing]:
-    collector.spans.clear()
     level = logging.getLogger("opentelemetry").level
     tracing = Tracing(collector.url, 1.0, "gateway", "gw-1", "1.0")
     yield tracing
