@@ -113,6 +113,13 @@ class Unavailable(SignallingError):
         return {**super().to_wire(), "message": self.default}
 
 
+class Late(Unavailable):
+    """The asker has stopped waiting, so nobody was told of what was done. A server gives no answer to such a request.
+
+    The asker asks elsewhere, and there it is told.
+    """
+
+
 class NotSent(Unavailable):
     """Nobody can have got what was asked: nothing has happened, and nothing will."""
 

@@ -49,10 +49,14 @@ class NoBucket(Unavailable):
 
 
 class Entry(NamedTuple):
-    """What a key holds. ``value`` is ``None`` if it was deleted a moment ago: absent, but with a revision."""
+    """What a key holds. ``value`` is ``None`` if it was deleted a moment ago: absent, but with a revision.
+
+    ``note``: what the delete says about it.
+    """
 
     value: bytes | None
     revision: int
+    note: bytes = b""
 
 
 NOTHING = Entry(None, ABSENT)
@@ -170,7 +174,8 @@ class Bucket:
     def _entry(self, data: bytes, head: bytes) -> Entry:
         """What a direct get has answered."""
         if (sequence := _SEQUENCE.search(head)) is not None:
-            return Entry(None if _DELETED in head else data, int(sequence[1]))
+            revision = int(sequence[1])
+            return Entry(None, revision, data) if _DELETED in head else Entry(data, revision)
         if head.startswith(_NOTHING_THERE):
             return NOTHING
         reason = Answer(data, head).headers.get("Description", "no reason given")
@@ -185,8 +190,9 @@ class Bucket:
                 raise NoBucket(f"bucket {self._stream} does not exist")
             raise Unavailable(f"bucket {self._stream}: {error.get('description')}")
         message = answer["message"]
+        data, revision = b64decode(message.get("data", "")), message["seq"]
         deleted = _DELETED in b64decode(message.get("hdrs", ""))
-        return Entry(None if deleted else b64decode(message.get("data", "")), message["seq"])
+        return Entry(None, revision, data) if deleted else Entry(data, revision)
 
     def put(self, key: str, value: bytes, revision: int, *, ttl: int | None = None) -> Asking[int]:
         """Write if the key is still at ``revision`` (:data:`ABSENT` for none); returns the new revision.
@@ -197,13 +203,13 @@ class Bucket:
         more = "" if ttl is None else f"Nats-TTL: {ttl}s\r\n"
         return self._write(key, value, f"Nats-Expected-Last-Subject-Sequence: {revision}\r\n{more}")
 
-    def delete(self, key: str, revision: int) -> Asking[int]:
+    def delete(self, key: str, revision: int, note: bytes = b"") -> Asking[int]:
         """Delete if the key is still at ``revision``. Raises :class:`Conflict`.
 
-        The marker that a delete leaves goes after :data:`MARKER_TTL_SECONDS`, so that buckets do not fill with
-        users who were here once.
+        The marker that a delete leaves, with ``note``, goes after :data:`MARKER_TTL_SECONDS`, so that buckets do not
+        fill with users who were here once.
         """
-        return self._write(key, b"", f"Nats-Expected-Last-Subject-Sequence: {revision}\r\n{_marker()}")
+        return self._write(key, note, f"Nats-Expected-Last-Subject-Sequence: {revision}\r\n{_marker()}")
 
     def set(self, key: str, value: bytes = b"{}") -> Asking[int]:
         """Write, whatever is there: for keys whose value says nothing that a decision hangs on."""

@@ -24,21 +24,22 @@ class Policy:
         """Questions that nobody answered in time."""
         self._silent = Seldom(lambda asked: log.warning("no answer from the policy service", asked=asked))
 
-    async def may_call(self, caller: str, callee: str) -> bool:
-        """Whether ``caller`` may ring ``callee``. Raises :class:`Unavailable` where only an answer would do."""
-        return await self._ask("may_call", MayCall(caller=caller, callee=callee))
+    async def may_call(self, caller: str, callee: str, *, within: float = TIMEOUT_SECONDS) -> bool:
+        """Return whether ``caller`` may ring ``callee``. ``within``: seconds, at most :data:`TIMEOUT_SECONDS`.
 
-    async def may_see(self, asker: str, user: str) -> bool:
-        """Whether ``asker`` may know if ``user`` is online. Raises like :meth:`may_call`."""
-        return await self._ask("may_see", MaySee(asker=asker, user=user))
+        Raises :class:`Unavailable` where only an answer would do.
+        """
+        return await self._ask("may_call", MayCall(caller=caller, callee=callee), within)
 
-    async def _ask(self, verb: str, question: MayCall | MaySee) -> bool:
+    async def may_see(self, asker: str, user: str, *, within: float = TIMEOUT_SECONDS) -> bool:
+        """Return whether ``asker`` may know if ``user`` is online. Parameters and errors: :meth:`may_call`."""
+        return await self._ask("may_see", MaySee(asker=asker, user=user), within)
+
+    async def _ask(self, verb: str, question: MayCall | MaySee, within: float) -> bool:
         if self._mode == "off":
             return True
         try:
-            answer = await self._bus.request(
-                subjects.rpc("policy", verb), question.dump(), timeout=TIMEOUT_SECONDS
-            )
+            answer = await self._bus.request(subjects.rpc("policy", verb), question.dump(), timeout=within)
             return Verdict.model_validate_json(answer.data).allowed
         except (Unavailable, ValueError) as error:
             self.unanswered += 1

@@ -13,12 +13,12 @@ from nats.micro.request import Request as MicroRequest
 from nats.micro.service import EndpointStats, Service
 from pydantic import ValidationError
 
-from shared import logs, subjects, traces
+from shared import budget, logs, subjects, traces
 from shared.bus import Bus, drain
 from shared.clock import now_ms
 from shared.contracts.rpc import Reply, Request
 from shared.contracts.wire import Wire
-from shared.errors import BadRequest, NotSent, SignallingError, Unavailable
+from shared.errors import BadRequest, Late, NotSent, SignallingError, Unavailable
 from shared.metrics import Histogram
 
 log = logs.get(__name__)
@@ -44,23 +44,32 @@ class Client:
         self.unanswered: Counter[tuple[str, str]] = Counter()
 
     async def ask(
-        self, service: str, verb: str, request: Request, reply: type[R], *, at: str | None = None
+        self,
+        service: str,
+        verb: str,
+        request: Request,
+        reply: type[R],
+        *,
+        at: str | None = None,
+        timeout: float | None = None,
     ) -> R:
         """Send ``request`` and return what was answered. ``at``: to this instance, which is tried once.
 
-        Both tries carry the same request id, so that the second is no second deed. Raises the
-        :class:`SignallingError` that was answered; if nothing was, :class:`NotSent` where nobody can have got it, else
-        :class:`Unavailable`.
+        ``timeout``: seconds for one try, instead of the client's own: within a request, a :func:`shared.budget.share`.
+        Both tries carry the same request id, so that the second is no second deed. Raises the :class:`SignallingError`
+        that was answered; if nothing was, :class:`NotSent` where nobody can have got it, else :class:`Unavailable`.
         """
         subject = subjects.rpc(service, verb) if at is None else subjects.rpc_at(service, verb, at)
         tries = TRIES if at is None else 1
         sent = False
         begun = time.perf_counter()
+        seconds = self.timeout if timeout is None else timeout
+        left = int(seconds * 1000)
         for attempt in range(1, tries + 1):
-            until = now_ms() + int(self.timeout * 1000)
-            stamped = request.model_copy(update={"expires_at": until, "attempt": attempt})
+            until = {"expires_at": now_ms() + left, "left_ms": left, "attempt": attempt}
+            stamped = request.model_copy(update=until)
             try:
-                msg = await self._bus.request(subject, stamped.dump(), timeout=self.timeout)
+                msg = await self._bus.request(subject, stamped.dump(), timeout=seconds)
             except Unavailable as error:
                 sent = sent or not isinstance(error, NotSent)
                 if attempt == tries or not self._bus.connected:
@@ -197,9 +206,11 @@ class Server:
         begun = time.perf_counter()
         try:
             query = model.model_validate_json(payload)
-            if query.expires_at and query.expires_at < now_ms():
-                tally.late += 1
-                return  # nobody waits any more: whoever asked has asked elsewhere
+            until = budget.due(query.expires_at, query.left_ms)
+            if budget.is_over(until):
+                raise Late
+            if until < query.expires_at:
+                query = query.model_copy(update={"expires_at": until})
             answering = handler(query)
             if head and traces.active is not None:
                 answering = traces.active.answer(subjects.verb_of(subject), head, answering)
@@ -209,6 +220,9 @@ class Server:
             tally.errors += 1
             log.error("malformed request", subject=subject, fields=[e["loc"] for e in error.errors()])
             answer = _refusal(BadRequest("Malformed request"))
+        except Late:
+            tally.late += 1
+            return  # nobody waits any more: whoever asked has asked elsewhere
         except SignallingError as error:
             if error.retryable:
                 tally.errors += 1

@@ -516,7 +516,13 @@ TABLE: tuple[Row, ...] = (
         "callcore, presence",
         "the call that holds a user",
     ),
-    Row("$KV.calls.call.<call>", "key in bucket calls", "callcore", "callcore", "the record of a call"),
+    Row(
+        "$KV.calls.call.<call>",
+        "key in bucket calls",
+        "callcore",
+        "callcore, presence",
+        "the record of a call; presence reads whether it has ended",
+    ),
     Row(
         "$KV.calls.caller.<user>, $KV.calls.callee.<user>",
         "key in bucket calls, with a TTL",

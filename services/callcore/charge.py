@@ -7,10 +7,11 @@ decides between the two.
 
 import asyncio
 from collections.abc import Callable
+from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from services.callcore.model import Address, Call, Happening, Kind, Outcome
-from shared import logs
+from shared import budget, logs
 from shared.contracts.calls import InitiateReply, InitiateRequest
 from shared.contracts.rpc import Request
 from shared.contracts.wire import CallId, Wire
@@ -20,6 +21,8 @@ from shared.rpc import Client
 log = logs.get(__name__)
 
 SERVICE = "calls"
+
+R = TypeVar("R", bound=Wire)
 
 
 class Deed(Request):
@@ -68,8 +71,13 @@ class Charge:
         owner = self._owner(call)
         return owner if owner != self._instance else None
 
-    async def pass_on(self, call: str, happening: Happening, *, initiated: bool) -> Outcome | None:
-        """Have it done by the instance in charge; ``None`` if that is this one, or is out of reach."""
+    async def pass_on(
+        self, call: str, happening: Happening, *, initiated: bool, expires_at: int
+    ) -> Outcome | None:
+        """Have it done by the instance in charge; ``None`` if that is this one, or is out of reach.
+
+        ``expires_at``: when its asker stops waiting (ms, 0 for never); it is back in time for the deed to be done here.
+        """
         there = self._elsewhere(call)
         if there is None:
             return None
@@ -84,7 +92,7 @@ class Charge:
             initiated=initiated,
         )
         try:
-            done = await self._client.ask(SERVICE, "happen", deed, Done, at=there)
+            done = await self._ask(there, "happen", deed, Done, expires_at)
         except Unavailable:
             log.warning("done here: the instance in charge does not answer", call=call, callcore=there)
             return None
@@ -96,9 +104,14 @@ class Charge:
         if there is None or request.attempt > 1:
             return None
         try:
-            return await self._client.ask(SERVICE, "initiate", request, InitiateReply, at=there)
+            return await self._ask(there, "initiate", request, InitiateReply, request.expires_at)
         except Unavailable:
             log.warning(
                 "done here: the instance in charge does not answer", call=request.call, callcore=there
             )
             return None
+
+    async def _ask(self, there: str, verb: str, request: Request, reply: type[R], expires_at: int) -> R:
+        # What nobody waits for must not wait long either: a line of relays, or the next deadline, is behind it.
+        timeout = budget.share(expires_at, budget.INNER * self._client.timeout)
+        return await self._client.ask(SERVICE, verb, request, reply, at=there, timeout=timeout)

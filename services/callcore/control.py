@@ -1,6 +1,7 @@
 """What happens to a call: read it, let the machine decide, store by compare-and-set, tell everybody."""
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from services.callcore import machine, rules
 from services.callcore.charge import Charge
@@ -8,9 +9,9 @@ from services.callcore.counts import Counts
 from services.callcore.model import Call, Happening, Kind, Outcome, State
 from services.callcore.store import TRIES, Found, Store
 from services.callcore.teller import Teller
-from shared import logs, traces
+from shared import budget, logs, traces
 from shared.clock import now_ms
-from shared.errors import CallNotFound, SignallingError, Unavailable
+from shared.errors import CallNotFound, Late, SignallingError, Unavailable
 from shared.kv import Conflict
 
 log = logs.get(__name__)
@@ -53,7 +54,7 @@ class Control:
     ) -> Outcome:
         """Let ``happening`` happen to the call, on the instance in charge of it, or here if that does not answer.
 
-        ``expires_at``: when the asker stops waiting (ms); later, nobody is told, for the asker has asked elsewhere.
+        ``expires_at``: when the asker stops waiting (ms); later nothing is done. Raises :class:`Late` then.
         ``attempt``: a request that is tried again is done here, for the instance in charge may be why.
         ``initiated``: tell its author ``call:initiated`` first, for it is their own call that became this one.
         ``settle``: only tell what came of it if it has happened before; else raises :class:`CallNotFound`.
@@ -62,10 +63,12 @@ class Control:
         if settle:
             async with self._charge.turn(call_id):
                 found = await self._store.call(call_id)
-                if found is None or found.call.caused_by != happening.cause:
+                if found is None or not _is_its_deed(found.call, happening):
                     raise CallNotFound(call_id=call_id)
                 return await self._repeat(found, happening, expires_at, initiated)
-        done = await self._charge.pass_on(call_id, happening, initiated=initiated) if attempt == 1 else None
+        done = None
+        if attempt == 1:
+            done = await self._charge.pass_on(call_id, happening, initiated=initiated, expires_at=expires_at)
         if done is None:
             done = await self.happen_here(call_id, happening, expires_at=expires_at, initiated=initiated)
         return done
@@ -79,7 +82,7 @@ class Control:
 
     async def _happen(self, call_id: str, happening: Happening, expires_at: int, initiated: bool) -> Outcome:
         known = self._known(call_id)
-        if known is not None and known.call.caused_by != happening.cause:
+        if known is not None and not _is_its_deed(known.call, happening):
             outcome = await self._happen_to(known, happening, expires_at, initiated)
             if outcome is not None:
                 return outcome
@@ -87,7 +90,7 @@ class Control:
             found = await self._store.call(call_id)
             if found is None:
                 raise CallNotFound(call_id=call_id)
-            if found.call.caused_by == happening.cause:
+            if _is_its_deed(found.call, happening):
                 return await self._repeat(found, happening, expires_at, initiated)
             outcome = machine.step(found.call, happening, now_ms())
             if outcome.call is found.call:
@@ -120,6 +123,8 @@ class Control:
         self, outcome: Outcome, was: Found, happening: Happening, expires_at: int, initiated: bool
     ) -> Outcome:
         """Store what becomes of a call that still is what it ``was``, and tell everybody. Raises :class:`Conflict`."""
+        if budget.is_over(expires_at):
+            raise Late
         revision = await self._store.update(outcome.call, was.revision)
         self.counts.turned(was.call.state, outcome.call)
         if initiated:
@@ -150,6 +155,10 @@ class Control:
         for lost in range(TRIES):
             held = await self._store.held(happening.user)
             if held.hold is None:
+                if held.released is not None and held.released.cause == happening.cause:
+                    # It is done, and the user let go; whoever did it may not have got round to telling of it.
+                    with suppress(CallNotFound):
+                        await self.happen(held.released.call, happening, expires_at=expires_at, settle=True)
                 return
             try:
                 await self.happen(held.hold.call, happening, expires_at=expires_at, attempt=attempt)
@@ -178,6 +187,11 @@ class Control:
         """The id of the call between two users; ``None`` if there is none."""
         held = await self._store.held(user)
         return held.hold.call if held.hold is not None and held.hold.peer == to else None
+
+
+def _is_its_deed(call: Call, happening: Happening) -> bool:
+    """Return whether this very happening made the call what it is."""
+    return happening.cause in (call.caused_by, call.moved_by)
 
 
 def _what(call: Call, happening: Happening) -> str | None:

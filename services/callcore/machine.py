@@ -146,10 +146,12 @@ def step(call: Call, event: Happening, now: int) -> Outcome:
 
 
 def again(call: Call, event: Happening) -> Outcome:
-    """The outcome of the last transition once more, for a request tried again whose first answer got lost.
+    """Return the outcome of the last transition once more, for a request tried again whose first answer got lost.
 
     ``call`` is what ``event`` made of it. The sends are those of the first time; the record stays as it is.
     """
+    if event.cause != call.caused_by:  # it changed an address, not the state
+        return Outcome(call, step(call, event, 0).sends)
     was = State.RINGING if call.state is State.ACCEPTED or call.accepted_at is None else State.ACCEPTED
     if call.state is State.RINGING or was is State.ACCEPTED:
         before = call.model_copy(update={"state": was})

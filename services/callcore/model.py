@@ -72,7 +72,9 @@ class Call(Wire):
     ended_by: str | None = None
     reason: str | None = None
     caused_by: str
-    """Request id of the last transition: the same request again is the same deed, not another."""
+    """Request id of the last change of state: the same request again is the same deed, not another."""
+    moved_by: str = ""
+    """The same of the last change of an address, which must not hide that of a change of state."""
     holds: tuple[int, int] = (0, 0)
     """Revisions of the caller's and the callee's hold, so that releasing them needs no read."""
     unanswered: Unanswered = NEVER_UNANSWERED

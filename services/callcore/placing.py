@@ -5,23 +5,27 @@ from collections.abc import Awaitable, Callable
 from services.callcore import rules
 from services.callcore.charge import Charge
 from services.callcore.control import Control
-from services.callcore.model import Address, Call, Happening, Kind, State, Unanswered
+from services.callcore.model import Address, Call, Happening, Kind, Reason, State, Unanswered
 from services.callcore.store import TRIES, Held, SetDeadline, Store
 from services.callcore.teller import Teller
-from shared import logs, subjects
+from shared import budget, logs, subjects
 from shared.clock import now_ms
 from shared.contracts.calls import Hold, InitiateRequest
 from shared.errors import (
     AlreadyInCall,
     CallNotFound,
     InvalidState,
+    Late,
     NotAuthenticated,
+    SignallingError,
     Unavailable,
     UserNotFound,
     UserUnavailable,
 )
 from shared.kv import Conflict
+from shared.policy import TIMEOUT_SECONDS as POLICY_SECONDS
 from shared.policy import Policy
+from shared.rpc import TRIES as TRIES_OF_A_REQUEST
 from shared.together import all_of, together
 
 log = logs.get(__name__)
@@ -59,7 +63,8 @@ class Placing:
         """Place the call, or accept the one that the callee placed to the caller meanwhile (glare).
 
         Raises :class:`AlreadyInCall`, :class:`UserNotFound`, :class:`UserUnavailable`,
-        :class:`shared.errors.RateLimited`.
+        :class:`shared.errors.RateLimited`, :class:`Late`. Whatever is raised, what this try has taken is given back.
+        The exception is what an earlier try took before: a later one, or the request to settle it, gives that back.
         """
         allowed: bool | None = None
         unanswered: Unanswered | None = None
@@ -73,14 +78,19 @@ class Placing:
                 if (done := await self._begun_elsewhere(request, mine, theirs)) is not None:
                     return done
                 if request.settle:
+                    if _held_for(request, mine, theirs):
+                        await self._abandon(request)
                     return await self._settle(request, _hold_of_pair(request, mine, theirs))
+                _in_time(request)
                 if not await self._free(mine, request, pair=request.to):
                     raise AlreadyInCall
                 if (hold := _hold_of_pair(request, mine, theirs)) is not None:
                     return await self._answer_glare(request, hold)
                 if allowed is None:
                     # Asked about users that are not there, too: a refusal takes as long as they do.
-                    allowed = await self._policy.may_call(request.user, request.to)
+                    allowed = await self._policy.may_call(
+                        request.user, request.to, within=budget.share(request.expires_at, POLICY_SECONDS)
+                    )
                 if not (allowed and sessions):
                     # Any replica was asked, and may not have heard of somebody who has just joined.
                     sessions = await self._store.sessions(request.to, fresh=True)
@@ -94,15 +104,25 @@ class Placing:
                 return await self._reserve(request, mine, theirs, unanswered)
             except (Conflict, _Forming):
                 await self._store.lost_race(attempt)
+            except SignallingError as error:
+                if _held_for(request, mine, theirs) and _is_final(request, error):
+                    await self._abandon(request)
+                raise
         raise Unavailable
+
+    async def _abandon(self, request: InitiateRequest) -> None:
+        """Nobody goes on with what an earlier try of the request has left."""
+        hold = Hold(call=request.call, peer=request.to, since=now_ms())
+        await self._store.abandon(request.user, hold, now_ms())
 
     async def _begun_elsewhere(self, request: InitiateRequest, mine: Held, theirs: Held) -> Call | None:
         """The call, if this very request brought it about elsewhere and only its answer did not arrive."""
-        if not any(held.hold is not None and held.hold.call == request.call for held in (mine, theirs)):
+        if not _held_for(request, mine, theirs):
             return None
         found = await self._store.call(request.call)
         if found is None:
             return None  # it stopped half-way; go on from there
+        _not_abandoned(found.call)
         if found.call.state is State.RINGING and found.call.caused_by == request.request_id:
             place = rules.place(found.call)
             self._teller.tell(place, found.revision, what="initiated", expires_at=request.expires_at)
@@ -162,12 +182,11 @@ class Placing:
         self, request: InitiateRequest, mine: Held, theirs: Held, unanswered: Unanswered
     ) -> Call:
         """Take both users, in the order of their keys, then create the call. All or nothing."""
-        _in_time(request)
         since = now_ms()
         wanted = sorted(
             ((request.user, request.to, mine), (request.to, request.user, theirs)), key=_key_order
         )
-        again = any(held.hold is not None and held.hold.call == request.call for held in (mine, theirs))
+        again, created = _held_for(request, mine, theirs), False
         taken: dict[str, int] = {}
         try:
             # Sent together, and taken by the server in this order. A hold that an earlier try of this request left is
@@ -187,15 +206,18 @@ class Placing:
             if failed is not None:
                 raise failed
             holds = (taken[request.user], taken[request.to])
-            return await self._create(request, since, holds, unanswered)
-        except (Conflict, UserNotFound, NotAuthenticated):
-            if again:
-                # An earlier try may be creating the call at this moment; if not, the holds are void before long.
-                raise
-            await all_of(*(self._store.release(user, revision) for user, revision in taken.items()))
+            call = await self._form(request, since, holds, unanswered)
+            async with self._charge.turn(call.call):
+                _in_time(request)
+                created = True
+                return await self._bring_about(call, request)
+        except (Conflict, SignallingError):
+            # Not if the call may have come about; nor if an earlier try may be creating it at this moment.
+            if not (created or again):
+                await self._store.give_back(taken)
             raise
 
-    async def _create(
+    async def _form(
         self, request: InitiateRequest, since: int, holds: tuple[int, int], unanswered: Unanswered
     ) -> Call:
         # Read after the holds are written: a device that joins now either is in this answer or sees its user held.
@@ -206,7 +228,7 @@ class Placing:
             raise UserNotFound
         if all(session.session != request.session for session in mine):
             raise NotAuthenticated
-        call = Call(
+        return Call(
             call=request.call,
             state=State.RINGING,
             caller=request.user,
@@ -221,18 +243,19 @@ class Placing:
             holds=holds,
             unanswered=unanswered,
         )
-        _in_time(request)
-        async with self._charge.turn(call.call):
-            return await self._bring_about(call, request)
 
     async def _bring_about(self, call: Call, request: InitiateRequest) -> Call:
         # The deadline goes first, on the same connection: one without a call does nothing, a call without one rings on.
         _, revision = await together(self._set_deadline(call), self._store.create(call))
         if isinstance(revision, Conflict):
+            # An earlier try of this request got here first; or it was given up.
             found = await self._store.call(call.call)
             if found is None or found.call.state is State.ENDED:
-                raise revision
-            # An earlier try of this request got here first, too late to tell anybody.
+                await self._store.let_both_go(call)
+                if found is None:
+                    raise Unavailable
+                _not_abandoned(found.call)
+                return found.call
             call, revision = found
         elif isinstance(revision, BaseException):
             raise revision
@@ -262,8 +285,25 @@ def _hold_of_pair(request: InitiateRequest, mine: Held, theirs: Held) -> Hold | 
     return None
 
 
+def _held_for(request: InitiateRequest, mine: Held, theirs: Held) -> bool:
+    """Return whether an earlier try of the request has taken one of the two."""
+    return any(held.hold is not None and held.hold.call == request.call for held in (mine, theirs))
+
+
+def _is_final(request: InitiateRequest, error: SignallingError) -> bool:
+    """Return whether no other try of the request follows: it is refused, or this is the last one."""
+    last = request.settle or request.attempt >= TRIES_OF_A_REQUEST
+    return last or not isinstance(error, Unavailable)
+
+
+def _not_abandoned(call: Call) -> None:
+    """Raise :class:`Unavailable` for a call that cannot come about any more, and of which nobody was told."""
+    if call.reason == Reason.VOID:
+        raise Unavailable
+
+
 def _in_time(request: InitiateRequest) -> None:
     """Stop a try that was overtaken: after ``expires_at`` the same request is being done elsewhere."""
-    if request.expires_at and now_ms() > request.expires_at:
+    if budget.is_over(request.expires_at):
         log.warning("initiate stopped: out of time", call=request.call)
-        raise Unavailable
+        raise Late

@@ -110,7 +110,7 @@ def ringing_device_left(call: Call, event: Happening, now: int) -> Outcome:
     if left == call.ringing:
         return Outcome(call)
     if left:
-        return Outcome(call.model_copy(update={"ringing": left, "caused_by": event.cause}))
+        return Outcome(call.model_copy(update={"ringing": left, "moved_by": event.cause}))
     return _end(call, event, now, Reason.CONNECTION_LOST, (call.caller_at,), leaver=True)
 
 
@@ -133,7 +133,7 @@ def ring_device(call: Call, event: Happening, _now: int) -> Outcome:
     knows = event.resumed and len(others) < len(call.ringing)
     if knows and at in call.ringing:
         return Outcome(call)
-    rung = call.model_copy(update={"ringing": (*others, at), "caused_by": event.cause})
+    rung = call.model_copy(update={"ringing": (*others, at), "moved_by": event.cause})
     return Outcome(rung, () if knows else (_incoming(rung, at),))
 
 
@@ -141,14 +141,14 @@ def move_caller(call: Call, event: Happening, _now: int) -> Outcome:
     """The calling session is reached at another gateway now."""
     if call.caller_at == event.at:
         return Outcome(call)
-    return Outcome(call.model_copy(update={"caller_at": event.at, "caused_by": event.cause}))
+    return Outcome(call.model_copy(update={"caller_at": event.at, "moved_by": event.cause}))
 
 
 def move_callee(call: Call, event: Happening, _now: int) -> Outcome:
     """The accepting session is reached at another gateway now."""
     if call.callee_at == event.at:
         return Outcome(call)
-    return Outcome(call.model_copy(update={"callee_at": event.at, "caused_by": event.cause}))
+    return Outcome(call.model_copy(update={"callee_at": event.at, "moved_by": event.cause}))
 
 
 # --- rules: relays and refusals -----------------------------------------------------------------------------------

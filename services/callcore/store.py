@@ -13,17 +13,15 @@ from typing import NamedTuple
 
 from services.callcore.model import SERVER, Address, Call, Reason, State
 from shared import logs, subjects
-from shared.contracts.calls import Hold
+from shared.contracts.calls import FORMING_MS, Hold, Released
 from shared.contracts.presence import Session, Sessions
 from shared.kv import ABSENT, Bucket, Conflict, Entry
-from shared.together import all_of
+from shared.together import all_of, together
 
 log = logs.get(__name__)
 
 TRIES = 40
 """Lost races, and waits for a call that is being formed, before the client is told to try again."""
-FORMING_MS = 2_000
-"""How long a hold may be there before its call: many times what that takes, less than anybody's patience."""
 ENDED_TTL_SECONDS = 60
 """How long the record of an ended call stays, so that a request tried again finds its own deed."""
 
@@ -33,10 +31,14 @@ SetDeadline = Callable[[Call], Future[None]]
 
 
 class Held(NamedTuple):
-    """A user's hold and its revision. ``hold`` is ``None`` for a free user."""
+    """A user's hold and its revision. ``hold`` is ``None`` for a free user.
+
+    ``released``: of a user who was let go some seconds ago, what ended the call.
+    """
 
     hold: Hold | None
     revision: int
+    released: Released | None = None
 
 
 class Found(NamedTuple):
@@ -73,21 +75,25 @@ class Store:
         """Take a user who is at ``revision``; the new revision. Raises :class:`Conflict`."""
         return self._calls.put(subjects.key_user(user), hold.dump(), revision)
 
-    async def release(self, user: str, revision: int) -> bool:
+    async def release(self, user: str, revision: int, note: bytes = b"") -> bool:
         """Let a user go who is still held at ``revision``; whether that was so."""
         try:
-            await self._calls.delete(subjects.key_user(user), revision)
+            await self._calls.delete(subjects.key_user(user), revision, note)
         except Conflict:
             return False
         return True
 
-    async def let_go(self, user: str, call: str, revision: int | None = None) -> None:
+    async def give_back(self, taken: dict[str, int]) -> None:
+        """Release users who are still held at these revisions, as far as that is possible now."""
+        await together(*(self.release(user, revision) for user, revision in taken.items()))
+
+    async def let_go(self, user: str, call: str, revision: int | None = None, note: bytes = b"") -> None:
         """Let a user go if it is ``call`` that holds them. ``revision`` saves the read where it is right."""
-        if revision and await self.release(user, revision):
+        if revision and await self.release(user, revision, note):
             return
         held = await self.held(user)
         if held.hold is not None and held.hold.call == call:
-            await self.release(user, held.revision)
+            await self.release(user, held.revision, note)
 
     async def void(self, hold: Hold, now: int) -> bool:
         """Whether the hold is void at ``now``; if it is, its call cannot come about any more."""
@@ -102,6 +108,16 @@ class Store:
             return False
         log.warning("void hold", call=hold.call)
         return True
+
+    async def abandon(self, user: str, hold: Hold, now: int) -> None:
+        """Give up placing a call for ``user``: unless it has come about it never will, and both users are let go."""
+        try:
+            await self.create(_tombstone(hold, now), ttl=ENDED_TTL_SECONDS)
+        except Conflict:
+            found = await self.call(hold.call)
+            if found is None or found.call.state is not State.ENDED:
+                return
+        await all_of(self.let_go(user, hold.call), self.let_go(hold.peer, hold.call))
 
     # --- calls ---
 
@@ -131,9 +147,10 @@ class Store:
 
     async def let_both_go(self, call: Call) -> None:
         """Let both users of an ended call go. Safe to do again."""
+        note = Released(call=call.call, cause=call.caused_by).dump()
         await all_of(
-            self.let_go(call.caller, call.call, call.holds[0]),
-            self.let_go(call.callee, call.call, call.holds[1]),
+            self.let_go(call.caller, call.call, call.holds[0], note),
+            self.let_go(call.callee, call.call, call.holds[1], note),
         )
 
     async def keys(self) -> list[str]:
@@ -146,7 +163,10 @@ def _sessions(entry: Entry) -> tuple[Session, ...]:
 
 
 def _held(entry: Entry) -> Held:
-    return Held(Hold.model_validate_json(entry.value) if entry.value else None, entry.revision)
+    if entry.value:
+        return Held(Hold.model_validate_json(entry.value), entry.revision)
+    released = Released.model_validate_json(entry.note) if entry.note else None
+    return Held(None, entry.revision, released)
 
 
 def _found(entry: Entry) -> Found | None:

@@ -4,9 +4,9 @@ from typing import Protocol
 
 from services.callcore.model import Address, Call, Outcome, Reason, State
 from services.callcore.told import Told
-from shared import logs, subjects
-from shared.clock import now_ms
+from shared import budget, logs, subjects
 from shared.contracts.events import CallEvent
+from shared.errors import Late
 from shared.events import Recorder
 
 log = logs.get(__name__)
@@ -34,12 +34,12 @@ class Teller:
     def tell(self, outcome: Outcome, revision: int, *, what: str | None, expires_at: int) -> None:
         """Announce, deliver, record. ``what``: the event's name, ``None`` for a mere change of address.
 
-        ``expires_at``: when the asker stops waiting (ms, 0 for never); later nobody is told, for the asker has asked
-        elsewhere and everybody was told from there.
+        ``expires_at``: when the asker stops waiting (ms, 0 for never). Raises :class:`Late` after that, and tells
+        nobody: the asker asks elsewhere, and everybody is told from there. So what is answered has been told.
         """
-        if expires_at and now_ms() > expires_at:
+        if budget.is_over(expires_at):
             log.warning("done too late to tell", call=outcome.call.call)
-            return
+            raise Late
         call = outcome.call
         # Whoever is told may send a relay at once, so the relaying instance learns first what the call has become.
         # The exception is a device that begins to ring: it gets the call before the offers that came earlier.

@@ -79,7 +79,10 @@ class Calls:
         self._replies.ok(asked, callId=end.call_id)
 
     async def _ask(self, verb: str, request: calls.ByClient, reply: type[R]) -> R:
-        """Have call control do something. What it may have done without anybody hearing of it is told later."""
+        """Have call control do something. What it may have done without anybody hearing of it is told later.
+
+        A call that may be half placed is given up at once: nobody goes on with it, and both users are to be free.
+        """
         try:
             return await self._services.ask("calls", verb, request, reply)
         except NotSent:
@@ -88,6 +91,10 @@ class Calls:
             settle = request.model_copy(update={"settle": True})
 
             async def settled() -> None:
+                if verb == "initiate":
+                    with suppress(CallNotFound):
+                        await self._services.ask("calls", verb, settle, reply)
+                        return
                 await asyncio.sleep(self._services.timeout)  # from then on nobody does it any more
                 with suppress(CallNotFound):
                     await self._services.ask("calls", verb, settle, reply)

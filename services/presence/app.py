@@ -12,7 +12,7 @@ from services.presence.model import Policy
 from services.presence.settings import Settings
 from services.presence.store import Store
 from services.presence.teller import Teller
-from shared import health, rpc, streams, subjects, vitals
+from shared import budget, health, rpc, streams, subjects, vitals
 from shared.bus import Bus
 from shared.deadlines import Deadlines
 from shared.events import Recorder
@@ -37,9 +37,9 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         await storage.start()
         recorder = Recorder(bus)
         # Two tries of call control must fit in the time that a gateway waits for one try of presence.
-        calls = rpc.Client(bus, timeout=settings.request_timeout_seconds / (rpc.TRIES + 1))
+        calls = rpc.Client(bus, timeout=budget.INNER * settings.request_timeout_seconds)
         store, policy = Store(bus), _policy(settings)
-        teller = Teller(bus, recorder, calls, store.busy)
+        teller = Teller(bus, recorder, calls, store.concerned)
         graces = Graces(bus, store, teller, policy)
         leases = Leases(bus, store, graces)
         contacts = Contacts(bus, "required" if settings.status_visibility == "contacts" else "off")

@@ -6,7 +6,7 @@ from services.presence.joins import Joins
 from services.presence.leases import Leases
 from services.presence.store import Store
 from services.presence.teller import Teller
-from shared import logs
+from shared import budget, logs
 from shared.clock import now_ms
 from shared.contracts.client import Status
 from shared.contracts.presence import (
@@ -21,6 +21,7 @@ from shared.contracts.presence import (
     StatusRequest,
 )
 from shared.contracts.rpc import Done
+from shared.policy import TIMEOUT_SECONDS as POLICY_SECONDS
 from shared.policy import Policy as Contacts
 from shared.rpc import Server
 from shared.together import all_of
@@ -72,7 +73,12 @@ class Handlers:
         await self._store.forget(request.gateway, request.session, request.user)
         self._teller.left(request.user, request.session, request.gateway, request.socket)
         await self._teller.end_calls(
-            request.user, request.session, request.gateway, request.reason, cause=request.request_id
+            request.user,
+            request.session,
+            request.gateway,
+            request.reason,
+            cause=request.request_id,
+            expires_at=request.expires_at,
         )
         return Done()
 
@@ -104,14 +110,17 @@ class Handlers:
 
     async def status(self, request: StatusRequest) -> Status:
         """Whether a user is connected now, and in a call; neither, as for a user that is not there, to a stranger."""
-        known, sessions, busy = await all_of(
+        known, sessions, in_call = await all_of(
             self._known(request),
             self._store.sessions(request.user),
-            self._store.busy(request.user),
+            self._store.in_call(request.user),
         )
         online = any(session.lost_at is None for session in sessions)
-        return Status(user_id=request.user, is_online=known and online, is_in_call=known and busy)
+        return Status(user_id=request.user, is_online=known and online, is_in_call=known and in_call)
 
     async def _known(self, request: StatusRequest) -> bool:
         """Whether the asker may know. All know of themselves."""
-        return request.asker == request.user or await self._contacts.may_see(request.asker, request.user)
+        if request.asker == request.user:
+            return True
+        within = budget.share(request.expires_at, POLICY_SECONDS)
+        return await self._contacts.may_see(request.asker, request.user, within=within)

@@ -14,6 +14,8 @@ from typing import Any, Protocol, TypeVar
 from shared import subjects
 from shared.answers import Asking
 from shared.bus import Bus
+from shared.clock import now_ms
+from shared.contracts.calls import FORMING_MS, CallState, Hold, Released
 from shared.contracts.presence import Lease, Session, Sessions
 from shared.errors import Unavailable
 from shared.kv import ABSENT, Bucket, Conflict, Entry, NoBucket
@@ -35,6 +37,14 @@ C = TypeVar("C", bound=Change)
 
 def _is_there(entry: Entry) -> bool:
     return bool(entry.value)
+
+
+def _hold(entry: Entry) -> Hold | None:
+    return Hold.model_validate_json(entry.value) if entry.value else None
+
+
+def _lives(entry: Entry) -> bool:
+    return bool(entry.value) and CallState.model_validate_json(entry.value).state != CallState.ENDED
 
 
 class Store:
@@ -99,10 +109,30 @@ class Store:
         entry = await self._sessions.get(subjects.key_user(user), fresh=True)
         return Sessions.model_validate_json(entry.value).sessions if entry.value else ()
 
-    async def busy(self, user: str) -> bool:
-        """Whether a call holds the user. Without call control's bucket there are no calls."""
+    async def in_call(self, user: str) -> bool:
+        """Return whether the user is in a call, or about to be. Without call control's bucket there are no calls.
+
+        Behind a hold that is too old to be about to become a call there must be one: placing it may have been given up,
+        or died, before anybody could let the user go.
+        """
         try:
-            return await self._calls.get(subjects.key_user(user), fresh=True, read=_is_there)
+            hold = await self._calls.get(subjects.key_user(user), fresh=True, read=_hold)
+            if hold is None or now_ms() - hold.since < FORMING_MS:
+                return hold is not None
+            return await self._calls.get(subjects.key_call(hold.call), fresh=True, read=_lives)
+        except NoBucket:
+            return False
+
+    async def concerned(self, user: str, cause: str) -> bool:
+        """Return whether a call holds the user, or was ended some seconds ago by the request with the id ``cause``."""
+
+        def is_concerned(entry: Entry) -> bool:
+            return bool(entry.value) or (
+                bool(entry.note) and Released.model_validate_json(entry.note).cause == cause
+            )
+
+        try:
+            return await self._calls.get(subjects.key_user(user), fresh=True, read=is_concerned)
         except NoBucket:
             return False
 

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from services.presence.model import Joined
-from shared import logs, subjects
+from shared import budget, logs, subjects
 from shared.bus import Bus
 from shared.clock import now_ms
 from shared.contracts.calls import LeftRequest
@@ -20,16 +20,16 @@ log = logs.get(__name__)
 class Teller:
     """Safe to tell the same thing again: gateways ignore sockets they do not have, and records carry an id.
 
-    ``busy``: whether a call holds a user.
+    ``concerned``: whether a call holds a user, or was ended by a request of this id (user, id).
     """
 
     def __init__(
-        self, bus: Bus, recorder: Recorder, calls: Client, busy: Callable[[str], Awaitable[bool]]
+        self, bus: Bus, recorder: Recorder, calls: Client, concerned: Callable[[str, str], Awaitable[bool]]
     ) -> None:
         self._bus = bus
         self._recorder = recorder
         self._calls = calls
-        self._busy = busy
+        self._concerned = concerned
         self.told: Counter[str] = Counter()
         """What became of sessions: ``joined``, ``resumed``, ``lost``, ``left``."""
 
@@ -60,16 +60,20 @@ class Teller:
         self._record(user, "left", session, gateway, socket)
         log.info("left", user=user, session=session, gateway=gateway)
 
-    async def end_calls(self, user: str, session: str, gateway: str, reason: str, *, cause: str) -> None:
+    async def end_calls(
+        self, user: str, session: str, gateway: str, reason: str, *, cause: str, expires_at: int = 0
+    ) -> None:
         """Tell call control that a session is gone, if a call holds its user. ``cause``: the same when told again.
 
+        ``expires_at``: when the asker stops waiting (ms, 0 for never); both tries end before that.
         Raises :class:`shared.errors.Unavailable` if call control could not be told.
         """
-        if await self._busy(user):
+        if await self._concerned(user, cause):
             request = LeftRequest(
                 request_id=cause, user=user, session=session, gateway=gateway, reason=reason
             )
-            await self._calls.ask("calls", "left", request, Done)
+            timeout = budget.share(expires_at, self._calls.timeout)
+            await self._calls.ask("calls", "left", request, Done, timeout=timeout)
 
     def _record(self, user: str, what: str, session: str, gateway: str, socket: str) -> None:
         self.told[what] += 1

@@ -1,10 +1,13 @@
 """Call control: requests to it. Every one says who asks: the user and session that the gateway vouches for."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from shared.contracts.client import CallType
 from shared.contracts.rpc import Request
 from shared.contracts.wire import CallId, Millis, Reason, UserId, Wire
+
+FORMING_MS = 2_000
+"""How long a hold may be there before its call: as long as one try of a request that places it takes."""
 
 
 class ByClient(Request):
@@ -84,9 +87,27 @@ class LeftRequest(ByClient):
 class Hold(Wire):
     """Value of ``user.<user>`` in bucket ``calls``: the user is in this call, or about to be.
 
-    ``since``: when the hold was taken. A hold whose call does not come about is void after a moment.
+    ``since``: when the hold was taken. A hold whose call has not come about after :data:`FORMING_MS` is void.
     """
 
     call: str
     peer: UserId
     since: Millis
+
+
+class CallState(Wire):
+    """What others than call control may read of ``call.<call>`` in bucket ``calls``."""
+
+    ENDED: ClassVar[str] = "ended"
+
+    state: str
+
+
+class Released(Wire):
+    """The note in the marker of a released hold: the call that ended, and the id of the request that ended it.
+
+    So that request, tried again within some seconds, finds its deed.
+    """
+
+    call: str
+    cause: str

@@ -1,7 +1,7 @@
 """The envelope of every request between services.
 
-A request carries an id, which stays the same when it is tried again on another instance, and the time after which
-nobody waits for the answer: a service that reads it later does not act on it.
+A request carries an id, which stays the same when it is tried again on another instance, and how long its asker waits
+for the answer: a service that reads it later does not act on it, and tells nobody of what it did too late.
 """
 
 from typing import Annotated, Any
@@ -12,10 +12,15 @@ from shared.contracts.wire import Millis, Wire
 
 
 class Request(Wire):
-    """Base of all requests. ``expires_at``: milliseconds since the epoch. ``attempt``: 2 when it is tried again."""
+    """Base of all requests. ``attempt``: 2 when it is tried again.
+
+    ``expires_at``: when the asker stops waiting, in milliseconds since the epoch. ``left_ms``: how long that is, from
+    when it was sent on. See :mod:`shared.budget`.
+    """
 
     request_id: Annotated[str, Field(min_length=1, max_length=64)]
     expires_at: Millis = 0
+    left_ms: Millis = 0
     attempt: int = 1
 
 

@@ -62,8 +62,8 @@ class GatedBucket:
     def put(self, key: str, value: bytes, revision: int, *, ttl: int | None = None) -> asyncio.Future[int]:
         return self._begun(f"put {key}", lambda: self.write(key, value, revision))
 
-    def delete(self, key: str, revision: int) -> asyncio.Future[int]:
-        return self._begun(f"delete {key}", lambda: self.write(key, None, revision))
+    def delete(self, key: str, revision: int, note: bytes = b"") -> asyncio.Future[int]:
+        return self._begun(f"delete {key}", lambda: self.write(key, None, revision, note))
 
     def _begun(self, what: str, do: Callable[[], Any]) -> asyncio.Future[Any]:
         async def in_turn() -> Any:
@@ -76,13 +76,13 @@ class GatedBucket:
         await self._gate.turn(f"{self._name} keys")
         return list(self.entries)
 
-    def write(self, key: str, value: bytes | None, revision: int | None = None) -> int:
+    def write(self, key: str, value: bytes | None, revision: int | None = None, note: bytes = b"") -> int:
         """The write itself; without ``revision`` unconditionally, for the test's own hand."""
         before = self.entries.get(key, NOTHING)
         if revision is not None and revision != before.revision:
             raise Conflict(key)
         self._revision += 1
-        self.entries[key] = Entry(value, self._revision)
+        self.entries[key] = Entry(value, self._revision, note)
         if self._on_write is not None:
             self._on_write(key, before, value)
         return self._revision

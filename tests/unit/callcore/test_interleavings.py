@@ -65,7 +65,7 @@ class World:
         self._turn = 0
         for module in (placing, control):
             monkeypatch.setattr(module, "now_ms", lambda: self.now)
-        monkeypatch.setattr("services.callcore.teller.now_ms", lambda: self.now)
+        monkeypatch.setattr("shared.budget.now_ms", lambda: self.now)
         monkeypatch.setattr("services.callcore.sweep.now_ms", lambda: self.now)
         monkeypatch.setattr("services.callcore.sweep.SECOND_LOOK_SECONDS", 0.0)
         self.calls.lost_race = self._lost_race
