@@ -44,7 +44,7 @@ def _hold(entry: Entry) -> Hold | None:
 
 
 def _lives(entry: Entry) -> bool:
-    return bool(entry.value) and CallState.model_validate_json(entry.value).state != CallState.ENDED
+    return entry.value is not None and CallState.model_validate_json(entry.value).state != CallState.ENDED
 
 
 class Store:
