@@ -27,7 +27,7 @@ async def test_a_key_is_written_only_at_the_revision_expected(bus: Bus) -> None:
     second = await calls.put("user.a", b"2", first)
     with pytest.raises(Conflict):
         await calls.delete("user.a", first)
-    assert await calls.get("user.a") == (b"2", second) == await calls.get("user.a", fresh=True)
+    assert await calls.get("user.a") == Entry(b"2", second) == await calls.get("user.a", fresh=True)
 
 
 async def test_of_many_who_write_at_once_one_is_first(bus: Bus) -> None:
@@ -42,10 +42,10 @@ async def test_of_many_who_write_at_once_one_is_first(bus: Bus) -> None:
 async def test_a_deleted_key_is_absent_with_a_revision_and_can_be_written(bus: Bus) -> None:
     calls = await bucket(bus)
     revision = await calls.put("user.a", b"1", ABSENT)
-    await calls.delete("user.a", revision)
+    await calls.delete("user.a", revision, b"why")
     for fresh in (False, True):
         entry = await calls.get("user.a", fresh=fresh)
-        assert entry.value is None
+        assert entry.value is None and entry.note == b"why"
         assert entry.revision > revision
     await calls.put("user.a", b"2", entry.revision)
 
@@ -59,7 +59,7 @@ async def _asked_of_the_leader(bus: Bus, calls: Bucket, times: int) -> int:
     revision = (await calls.get("user.a", fresh=True)).revision
     for number in range(times):
         revision = await calls.put("user.a", b"%d" % number, revision)
-        assert await calls.get("user.a", fresh=True) == (b"%d" % number, revision)
+        assert await calls.get("user.a", fresh=True) == Entry(b"%d" % number, revision)
     await bus.flush()
     await subscription.unsubscribe()
     return len(asked)
