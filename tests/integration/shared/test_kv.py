@@ -8,7 +8,7 @@ import pytest
 
 from shared import kv, streams
 from shared.bus import Bus
-from shared.kv import ABSENT, NOTHING, Bucket, Conflict, NoBucket
+from shared.kv import ABSENT, NOTHING, Bucket, Conflict, Entry, NoBucket
 from signalling import nats_server as servers
 from signalling.nats_server import EmbeddedNats
 from tests.support.gated import Gate, GatedBucket
