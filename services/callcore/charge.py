@@ -72,7 +72,7 @@ class Charge:
         return owner if owner != self._instance else None
 
     async def pass_on(
-        self, call: str, happening: Happening, *, initiated: bool, expires_at: int
+        self, call: str, happening: Happening, *, initiated: bool, expires_at: int = 0
     ) -> Outcome | None:
         """Have it done by the instance in charge; ``None`` if that is this one, or is out of reach.
 
