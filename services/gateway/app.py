@@ -19,7 +19,7 @@ from services.gateway.ice import IceServers
 from services.gateway.inbound import Inbound
 from services.gateway.lease import Lease
 from services.gateway.limits import JoinTimeout, Strikes
-from services.gateway.origins import origin_check
+from services.gateway.origins import OriginAllowed, cors, origin_check
 from services.gateway.outbound import Outbound
 from services.gateway.questions import Questions
 from services.gateway.rates import Rates
@@ -69,8 +69,9 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         rates = Rates(settings, hits)
         limits = (settings.connections_per_address, settings.unjoined_max) if settings.rate_limit else None
         connections = Connections(settings.trusted_proxies, limits, lambda: len(join_timeout), hits)
+        origin_allowed = origin_check(settings.client_url)
         transport = Transport(
-            origin_allowed=origin_check(settings.client_url),
+            origin_allowed=origin_allowed,
             ping_interval=settings.ping_interval_seconds,
             ping_timeout=settings.ping_timeout_seconds,
             max_frame=settings.max_frame_kb * 1024,
@@ -195,7 +196,9 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         auth.start()
         transport.start()
         await beacon.start()
-        runner = Door(_application(transport, missing, impaired, demo=settings.demo), connections)
+        runner = Door(
+            _application(transport, origin_allowed, missing, impaired, demo=settings.demo), connections
+        )
         await runner.setup()
         site = web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG)
         try:
@@ -227,7 +230,12 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
 
 
 def _application(
-    transport: Transport, missing: health.Check, impaired: health.Check, *, demo: bool
+    transport: Transport,
+    origin_allowed: OriginAllowed,
+    missing: health.Check,
+    impaired: health.Check,
+    *,
+    demo: bool,
 ) -> web.Application:
     app = web.Application()
     health.add_routes(app, missing, impaired)
@@ -237,6 +245,7 @@ def _application(
     # No middleware: it would be two more frames on the stack of every connection.
     app.router.add_route("*", "/{path:.*}", _not_found)
     app.on_response_prepare.append(health.say_little_always)
+    app.on_response_prepare.append(cors(origin_allowed, f"/{PATH}"))
     return app
 
 

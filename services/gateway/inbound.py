@@ -146,6 +146,13 @@ class Inbound:
             self._hits.hit("depth")
         await self._strike(eio_sid, self._strikes, "strikes")
 
+    async def foreign(self, eio_sid: str) -> None:
+        """Count packets of other namespaces: as refusals, or as garbage where the default one is not connected."""
+        if self._transport.manager.sid_from_eio_sid(eio_sid, "/") is None:
+            await self._strike(eio_sid, self._strikes, "strikes")
+        else:
+            await self._strike(eio_sid, self._refusals, "refusals")
+
     async def _strike(self, eio_sid: str, strikes: Strikes, limit: str) -> None:
         """Count what should not be. The next message of the connection waits, longer each time, until it is closed."""
         if strikes.strike(eio_sid):

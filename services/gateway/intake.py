@@ -36,6 +36,9 @@ class Server(Protocol):
     async def message(self, eio_sid: str, packet: str) -> None:
         """A Socket.IO packet; the next one waits until this returns. Raises nothing."""
 
+    async def posted(self, eio_sid: str) -> None:
+        """Wait until what the client posts by polling is handled."""
+
     async def garbage(self, eio_sid: str, what: str) -> None:
         """A frame that is none."""
 

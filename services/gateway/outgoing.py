@@ -22,7 +22,7 @@ class Outgoing:
     An ``asyncio.Queue`` has several deques, which is much for each idle client.
     """
 
-    __slots__ = ("_getter", "_joined", "_taken", "_unfinished", "items", "size", "websocket")
+    __slots__ = ("_getter", "_joined", "_released", "_taken", "_unfinished", "items", "size", "websocket")
 
     def __init__(self) -> None:
         self.size = 0
@@ -36,6 +36,8 @@ class Outgoing:
         self._getter: asyncio.Future[bool] | None = None
         """The poll that waits; ``False`` for one that another has taken the place of."""
         self._joined: asyncio.Event | None = None
+        self._released = False
+        """True if polls do not wait."""
 
     def empty(self) -> bool:
         """Whether nothing waits."""
@@ -62,22 +64,39 @@ class Outgoing:
 
         So a client whose connection broke gets what comes by the poll that it sent on the next one.
         """
-        if self._getter is not None and not self._getter.done():
-            self._getter.set_result(False)
+        self._end_poll()
         self._taken = 0
         while not self.items:
+            if self._released:
+                return self._noop()
             mine = self._getter = asyncio.get_running_loop().create_future()
             try:
                 still_wanted = await mine
             finally:
                 if self._getter is mine:
                     self._getter = None
-            if not still_wanted:
-                self._taken = PACKETS_PER_POLL
-                self._unfinished += 1  # it counts as taken, too
-                return Packet(NOOP)
+            if not still_wanted and not (self._released and self.items):
+                return self._noop()
             self._taken = 0
         return self.get_nowait()
+
+    def release(self) -> None:
+        """End the poll that waits; later ones do not wait: the client goes elsewhere, or the connection is over."""
+        self._released = True
+        self._end_poll()
+
+    def hold(self) -> None:
+        """Let polls wait again: the client goes on polling."""
+        self._released = False
+
+    def _end_poll(self) -> None:
+        if self._getter is not None and not self._getter.done():
+            self._getter.set_result(False)
+
+    def _noop(self) -> Packet:
+        self._taken = PACKETS_PER_POLL
+        self._unfinished += 1  # it counts as taken, too
+        return Packet(NOOP)
 
     def get_nowait(self) -> Any:
         """The next packet of the poll; raises ``asyncio.QueueEmpty`` at its end.

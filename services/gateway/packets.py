@@ -17,12 +17,14 @@ TOO_DEEP = "Nested too deeply"
 
 PONG = "3"
 PONGS_PER_POST = 4
-_CLOSE, _UPGRADE, _PROBE = "1", "5", "2probe"
+CLOSE = "1"
+_UPGRADE, _PROBE = "5", "2probe"
 DEPTH_MAX = 64
 """Lists and objects in each other."""
 _ACK_DIGITS = 15
 _EVENT = re.compile(r"2(?:/,)?([0-9]*)(?=\[)", re.ASCII)
-_CONNECT = re.compile(r"0(?:(/[^,]*)(?:,|$))?")
+_CONNECT = re.compile(r"0(?:/[^,]*(?:,|$))?")
+_NAMESPACE = re.compile(r"[0-6](?:[0-9]+-)?(/[^,]*)", re.ASCII)
 # Texts are gone over, possessively: no input makes it go back. One that does not end is no JSON anyway.
 _NESTING = re.compile(r'"(?:[^"\\]++|\\.)*+"?|([\[{\]}])', re.DOTALL)
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -45,18 +47,26 @@ class EventPacket(NamedTuple):
 
 
 class ConnectPacket(NamedTuple):
-    """A wish to connect to a namespace."""
-
-    namespace: str
+    """A wish to connect to the default namespace."""
 
 
 class DisconnectPacket(NamedTuple):
     """The client leaves on purpose."""
 
 
+class ForeignPacket(NamedTuple):
+    """Any packet of a namespace that does not exist, named as the client did, and True if it wants to connect."""
+
+    namespace: str
+    connect: bool
+
+
+Packet = EventPacket | ConnectPacket | DisconnectPacket | ForeignPacket
+
+
 def check_frame(frame: str, *, polling: bool = False) -> None:
     """Let an Engine.IO frame pass that Engine.IO can take. Raises :class:`Malformed`."""
-    if frame in (PONG, _CLOSE) or (frame in (_UPGRADE, _PROBE) and not polling):
+    if frame in (PONG, CLOSE) or (frame in (_UPGRADE, _PROBE) and not polling):
         return
     if frame[:1] == "b":
         raise Malformed(BINARY)
@@ -66,12 +76,14 @@ def check_frame(frame: str, *, polling: bool = False) -> None:
         raise Malformed("Not a Socket.IO packet")
 
 
-def parse(packet: str, depth: int = DEPTH_MAX) -> EventPacket | ConnectPacket | DisconnectPacket:
+def parse(packet: str, depth: int = DEPTH_MAX) -> Packet:
     """Read a Socket.IO packet, without the Engine.IO type in front. Raises :class:`Malformed`.
 
     ``depth``: lists and objects in each other, at most.
     """
     kind = packet[:1]
+    if (head := _NAMESPACE.match(packet)) is not None and head[1].partition("?")[0] != "/":
+        return ForeignPacket(head[1], kind == "0")
     if kind == "2":
         return _event(packet, depth)
     if kind == "0":
@@ -100,7 +112,7 @@ def _connect(packet: str, depth: int) -> ConnectPacket:
     rest = packet[head.end() :]
     if rest and not isinstance(_loads(rest, depth), dict):
         raise Malformed("The authentication is an object")
-    return ConnectPacket((head[1] or "/").partition("?")[0])
+    return ConnectPacket()
 
 
 def _loads(text: str, depth: int, ack_id: int | None = None) -> Any:

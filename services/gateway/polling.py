@@ -1,22 +1,24 @@
-"""HTTP requests to Engine.IO: which of them it gets to see, with which body."""
+"""HTTP requests of Engine.IO: handshakes, polls, posted bodies, and upgrades to a websocket."""
 
 import asyncio
+import contextlib
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 from urllib.parse import parse_qs
 
 from aiohttp import web
-from engineio.async_drivers import aiohttp as driver
+from engineio.exceptions import QueueEmpty
+from engineio.packet import CLOSE, Packet
 from engineio.payload import Payload
 
 from services.gateway import packets
 from services.gateway.connections import Connections
 from services.gateway.packets import Malformed
 from services.gateway.turns import Doorway
+from shared import logs
 
-Payload.max_decode_packets = (
-    packets.PACKETS_PER_POST
-)  # 16 by default, which socket.io-client does not know of
+log = logs.get(__name__)
 
 POLLS_LOOK_SECONDS = 1.0
 BODY_SECONDS = 10.0
@@ -24,11 +26,20 @@ BODY_SECONDS = 10.0
 WAITING_MAX = 8_192
 """Connections that may wait to be let in."""
 
+UNKNOWN_TRANSPORT = 0, "Transport unknown"
+UNKNOWN_SESSION = 1, "Session ID unknown"
+BAD_METHOD = 2, "Bad handshake method"
+BAD_REQUEST = 3, "Bad request"
+"""Codes and messages of Engine.IO's own server, which client developers know."""
+
 
 class Server(Protocol):
     """What polling needs of the transport."""
 
     draining: bool
+
+    async def message(self, eio_sid: str, packet: str) -> None:
+        """A Socket.IO packet; the next one waits until this returns. Raises nothing."""
 
     async def garbage(self, eio_sid: str, what: str) -> None:
         """A frame that is none."""
@@ -41,23 +52,28 @@ class Server(Protocol):
 
 
 class Polling:
-    """Stands in front of Engine.IO (``eio``) for requests, also those that are to become websockets."""
+    """Answers every request to Engine.IO (``eio``); its own code serves handshakes only.
+
+    ``upgrade``: the application of a connection's websocket, called with an environment.
+    """
 
     def __init__(
         self,
         eio: Any,
         server: Server,
-        origin_allowed: Callable[[str | None, dict[str, Any]], bool],
+        origin_allowed: Callable[[str | None, str | None], bool],
         connections: Connections,
+        upgrade: Callable[[Any], Callable[[dict[str, Any]], Awaitable[web.StreamResponse]]],
     ) -> None:
         self._eio = eio
         self._server = server
         self._origin_allowed = origin_allowed
         self._connections = connections
+        self._upgrade = upgrade
         self._of_engineio: Callable[[web.Request], Awaitable[web.StreamResponse]] = eio.handle_request
         self._doorway = Doorway(WAITING_MAX)
-        self._posting: set[str] = set()
-        """Connections whose client is sending a polling request."""
+        self._posting: dict[str, asyncio.Event] = {}
+        """Connections whose client is sending a polling request; set when it is done with."""
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -70,6 +86,11 @@ class Polling:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
+    async def posted(self, eio_sid: str) -> None:
+        """Wait until the body that a client is posting, if any, is handled."""
+        if (posting := self._posting.get(eio_sid)) is not None:
+            await posting.wait()
+
     async def _look_after(self) -> None:
         """Close connections of clients that do not answer pings."""
         while True:
@@ -80,43 +101,108 @@ class Polling:
                 elif not connection.upgraded and not connection.closing:
                     await connection.check_ping_timeout()
 
-    async def translate(self, request: web.Request) -> dict[str, Any]:
-        """The environment that Engine.IO wants, with the body of a POST read and checked."""
-        environ: dict[str, Any] = driver.translate_request(request)
-        eio_sid = _session_of(request)
-        if eio_sid is None:
-            if self._server.draining:
-                raise web.HTTPServiceUnavailable(text="Draining: connect to another server")
-            self._connections.check(request)
-            if not await self._doorway.through(lambda: _is_there(request)) or self._server.draining:
-                raise web.HTTPServiceUnavailable(text="Too many at once", headers={"Retry-After": "1"})
-            self._connections.check(request)  # again: others were let in meanwhile
-        if request.method == "POST":
-            body = await self._body(request, eio_sid)
-            environ["wsgi.input"] = _Body(body)
-            environ["CONTENT_LENGTH"] = str(len(body))
-        return environ
-
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Any request to Engine.IO. A client sends one body at a time; two would pass by the pauses, and each other."""
-        if (origin := request.headers.get("Origin")) and not self._origin_allowed(
-            origin, {"HTTP_HOST": request.headers.get("Host")}
-        ):
-            raise web.HTTPBadRequest(text="Not an origin that may connect")  # Engine.IO would quote it
-        eio_sid = _session_of(request)
-        if request.method != "POST" or eio_sid is None or eio_sid not in self._eio.sockets:
-            return await self._of_engineio(request)
-        if eio_sid in self._posting:
+        """Answer any request to Engine.IO. Raises aiohttp's HTTP errors for one that is refused."""
+        origin = request.headers.get("Origin")
+        if origin is not None and not self._origin_allowed(origin, request.headers.get("Host")):
+            raise web.HTTPBadRequest(text="Not an origin that may connect")  # without quoting it
+        if request.method == "OPTIONS":
+            return web.Response(status=204)  # the headers are those of every answer
+        if request.method not in ("GET", "POST"):
+            raise web.HTTPMethodNotAllowed(request.method, ("GET", "POST", "OPTIONS"))
+        query = parse_qs(request.query_string)
+        # The first value counts, and an empty one is none: the same for limits and for Engine.IO.
+        eio_sid = query.get("sid", [None])[0]
+        transport = query.get("transport", ["polling"])[0]
+        if transport not in ("polling", "websocket"):
+            raise _refused(UNKNOWN_TRANSPORT)
+        if "j" in query:
+            raise _refused(BAD_REQUEST)  # JSONP: no browser needs it, and any page could read such an answer
+        if eio_sid is None:
+            return await self._handshake(request)
+        connection = self._alive(eio_sid)
+        if connection.upgraded or not connection.connected:
+            raise _refused(BAD_REQUEST)
+        if request.method == "POST":
+            return await self._post(request, eio_sid, connection)
+        if transport == "websocket":
+            return await self._upgrade(connection)({"aiohttp.request": request})
+        return await self._poll(connection)
+
+    def _alive(self, eio_sid: str) -> Any:
+        """Return the connection of a session id. Raises HTTP 400 for one that is unknown or closed."""
+        connection = self._eio.sockets.get(eio_sid)
+        if connection is None or connection.closed:
+            raise _refused(UNKNOWN_SESSION)
+        return connection
+
+    async def _handshake(self, request: web.Request) -> web.StreamResponse:
+        if request.method != "GET":
+            raise _refused(BAD_METHOD)
+        if self._server.draining:
+            raise web.HTTPServiceUnavailable(text="Draining: connect to another server")
+        self._connections.check(request)
+        if not await self._doorway.through(lambda: _is_there(request)) or self._server.draining:
+            raise web.HTTPServiceUnavailable(text="Too many at once", headers={"Retry-After": "1"})
+        self._connections.check(request)  # again: others were let in meanwhile
+        return await self._of_engineio(request)
+
+    async def _poll(self, connection: Any) -> web.Response:
+        try:
+            waiting = await connection.poll()
+        except QueueEmpty:  # it has not even been asked for a sign of life in all that time
+            await connection.close(wait=False, reason=self._eio.reason.TRANSPORT_ERROR)
+            raise _refused(UNKNOWN_SESSION) from None
+        payload = Payload(packets=waiting or [Packet(CLOSE)]).encode()
+        return web.Response(text=payload, content_type="text/plain", charset="UTF-8")
+
+    async def _post(self, request: web.Request, eio_sid: str, connection: Any) -> web.Response:
+        """Handle one body at a time: two would pass by the pauses, and each other."""
+        if (posting := self._posting.get(eio_sid)) is not None:
+            # A client whose poll failed posts its close packet meanwhile; what it posted before is handled first.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(BODY_SECONDS):
+                    await posting.wait()
             await self._server.close(eio_sid)
             raise web.HTTPBadRequest(text="One request at a time")
-        self._posting.add(eio_sid)
+        posting = self._posting[eio_sid] = asyncio.Event()
         try:
-            return await self._of_engineio(request)
+            frames = await self._body(request)
+            if not await self._take(eio_sid, connection, frames):
+                raise _refused(UNKNOWN_SESSION)
         finally:
-            self._posting.discard(eio_sid)
+            del self._posting[eio_sid]
+            posting.set()
+        return web.Response(text="OK")
 
-    async def _body(self, request: web.Request, eio_sid: str | None) -> bytes:
-        """The frames of a polling request that are such. Raises the HTTP errors for a body that is none."""
+    async def _take(self, eio_sid: str, connection: Any, frames: list[str]) -> bool:
+        """Handle frames in order. Return True if the connection lived long enough for all of them.
+
+        The connection may close during any of them; what comes after a close is not handled.
+        """
+        pongs = 0
+        for frame in frames:
+            if connection.closed:
+                return False
+            try:
+                packets.check_frame(frame, polling=True)
+                if frame == packets.CLOSE:
+                    reason = self._eio.reason.TRANSPORT_CLOSE
+                    await connection.close(wait=False, abort=True, reason=reason)
+                    return True
+                if frame == packets.PONG:
+                    pongs += 1
+                    if pongs > packets.PONGS_PER_POST:
+                        raise Malformed("Too many pongs")
+                    connection.schedule_ping()
+                else:
+                    await self._server.message(eio_sid, frame[1:])
+            except Malformed as error:
+                await self._server.garbage(eio_sid, str(error))
+        return True
+
+    async def _body(self, request: web.Request) -> list[str]:
+        """Return the frames of a polling request. Raises the HTTP errors for a body that has none."""
         if request.headers.get("Content-Encoding", "identity") != "identity":
             raise web.HTTPUnsupportedMediaType(text="Not compressed, please")
         limit = self._eio.max_http_buffer_size
@@ -139,34 +225,14 @@ class Polling:
             raise web.HTTPBadRequest(text="Not UTF-8") from None
         if len(frames) > packets.PACKETS_PER_POST:
             raise web.HTTPBadRequest(text="Too many packets")
-        good, pongs = [], 0
-        for frame in frames:
-            try:
-                packets.check_frame(frame, polling=True)
-                pongs += frame == packets.PONG
-                if pongs > packets.PONGS_PER_POST:
-                    raise Malformed("Too many pongs")
-                good.append(frame)
-            except Malformed as error:
-                if eio_sid is not None and eio_sid in self._eio.sockets:
-                    await self._server.garbage(eio_sid, str(error))
-        return "\x1e".join(good).encode()
+        return frames
 
 
-def _session_of(request: web.Request) -> str | None:
-    """The session that a request names, as Engine.IO reads it: an empty name is none."""
-    return parse_qs(request.query_string).get("sid", [None])[0]
+def _refused(why: tuple[int, str]) -> web.HTTPBadRequest:
+    code, message = why
+    text = json.dumps({"code": code, "message": message})
+    return web.HTTPBadRequest(text=text, content_type="application/json")
 
 
 def _is_there(request: web.Request) -> bool:
     return request.transport is not None and not request.transport.is_closing()
-
-
-class _Body:
-    """A body that has been read, to be read once more."""
-
-    def __init__(self, body: bytes) -> None:
-        self._body = body
-
-    async def read(self, _length: int) -> bytes:
-        return self._body

@@ -63,6 +63,13 @@ class Sending:
         if websocket is None or not websocket.write(frame):
             self._queue(eio_sid, frame)
 
+    def send_connect_error(self, eio_sid: str, namespace: str) -> None:
+        """Refuse a connection to a namespace that does not exist, in the words of Socket.IO's own server."""
+        frame = b'44%b,{"message":"Invalid namespace"}' % namespace.encode()
+        websocket = self._websockets.get(eio_sid)
+        if websocket is None or not websocket.write(frame):
+            self._queue(eio_sid, frame)
+
     def _queue(self, eio_sid: str, frame: bytes, kind: type[Packet] = Packet) -> None:
         """Have a frame wait for a client that polls, or does not read."""
         connection = self._connections.get(eio_sid)

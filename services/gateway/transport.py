@@ -5,7 +5,6 @@ body (checked before Engine.IO decodes it), reading a Socket.IO packet (checked 
 events from JSON that is never decoded here. It builds on the inner workings of exactly pinned versions.
 """
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import socketio
@@ -14,8 +13,9 @@ from services.gateway import packets
 from services.gateway.clients import Clients
 from services.gateway.closing import Closing
 from services.gateway.connections import Connections
+from services.gateway.origins import OriginAllowed
 from services.gateway.outgoing import Outgoing
-from services.gateway.packets import ConnectPacket, DisconnectPacket, EventPacket, Malformed
+from services.gateway.packets import DisconnectPacket, EventPacket, ForeignPacket, Malformed
 from services.gateway.polling import Polling
 from services.gateway.quiet import Quiet
 from services.gateway.sending import Sending
@@ -44,6 +44,9 @@ class Receiver(Protocol):
     async def malformed(self, eio_sid: str, what: str, ack_id: int | None = None) -> None:
         """Something that is no packet."""
 
+    async def foreign(self, eio_sid: str) -> None:
+        """A packet of a namespace that does not exist. The default namespace hears nothing of it."""
+
     def disconnected(self, sid: str, *, on_purpose: bool) -> None:
         """The client left, or its transport broke."""
 
@@ -65,7 +68,7 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
     def __init__(
         self,
         *,
-        origin_allowed: Callable[[str | None, dict[str, Any]], bool],
+        origin_allowed: OriginAllowed,
         ping_interval: int,
         ping_timeout: int,
         max_frame: int,
@@ -77,7 +80,7 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         super().__init__(
             async_mode="aiohttp",
             async_handlers=False,
-            cors_allowed_origins=origin_allowed,
+            cors_allowed_origins=[],  # not its business: see origins
             ping_interval=ping_interval,
             ping_timeout=ping_timeout,
             max_http_buffer_size=max_frame,
@@ -105,11 +108,13 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         self.send_event, self.ask, self.unheard = (
             self.sending.send_event, self.sending.ask, self.sending.unheard,
         )  # fmt: skip
-        self._polling = Polling(self.eio, self, origin_allowed, connections)
+        self._polling = Polling(
+            self.eio, self, origin_allowed, connections, lambda connection: WebSocket(connection, self)
+        )
+        self.posted = self._polling.posted
         self.eio._async = {
             **self.eio._async,
-            "translate_request": self._polling.translate,
-            "websocket": lambda handler, _eio: WebSocket(handler, self),
+            "websocket": lambda handler, _eio: WebSocket(handler.__self__, self),
         }
         self.eio.create_queue = Outgoing
         self.eio.handle_request = self._polling.handle
@@ -148,19 +153,22 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
 
     async def _handle_eio_disconnect(self, eio_sid: str, reason: str) -> None:
         await super()._handle_eio_disconnect(eio_sid, reason)
+        if (connection := self.eio.sockets.get(eio_sid)) is not None:
+            connection.queue.release()  # a poll that hangs ends now
+        if (websocket := self.websockets.get(eio_sid)) is not None:
+            websocket.give_up()
         self.sending.gone(eio_sid)
         self._doomed.discard(eio_sid)
         self._connections.closed(eio_sid)
         self.receiver.closed(eio_sid)
 
-    async def message(self, eio_sid: str, data: object) -> None:
+    async def message(self, eio_sid: str, data: str) -> None:
         """What may be a Socket.IO packet. Raises nothing: a defect of ours is logged, and costs that packet alone."""
-        if eio_sid in self._doomed:
+        connection = self.eio.sockets.get(eio_sid)
+        if eio_sid in self._doomed or connection is None or connection.closed:
             return
         try:
             try:
-                if not isinstance(data, str):
-                    raise Malformed(packets.BINARY)
                 packet = packets.parse(data, self._depth)
                 if isinstance(packet, EventPacket):
                     sid = self.manager.sid_from_eio_sid(eio_sid, "/")
@@ -172,29 +180,31 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
                     finally:
                         self._in_hand.discard(eio_sid)
                 elif isinstance(packet, DisconnectPacket):
-                    await super()._handle_eio_message(eio_sid, "1")
+                    await self._handle_disconnect(eio_sid, "/", self.reason.CLIENT_DISCONNECT)
                     self.close_soon(eio_sid)
+                elif isinstance(packet, ForeignPacket):
+                    if packet.connect:
+                        self.sending.send_connect_error(eio_sid, packet.namespace)
+                    await self.receiver.foreign(eio_sid)
                 else:
-                    await self._connect(eio_sid, packet, data)
+                    await self._connect(eio_sid, data)
             except Malformed as error:
                 await self.receiver.malformed(eio_sid, str(error), error.ack_id)
         except Exception:
             log.exception("packet not handled", connection=eio_sid)
 
-    _handle_eio_message = message  # what Engine.IO calls, for those who poll
-
-    async def _connect(self, eio_sid: str, packet: ConnectPacket, data: str) -> None:
-        if packet.namespace == "/" and self.manager.sid_from_eio_sid(eio_sid, "/") is not None:
+    async def _connect(self, eio_sid: str, data: str) -> None:
+        if self.manager.sid_from_eio_sid(eio_sid, "/") is not None:
             raise Malformed("Connected already")
         await super()._handle_eio_message(eio_sid, data)
-        if packet.namespace != "/":
-            raise Malformed("No such namespace")  # Socket.IO has said so; but it does not count
 
     async def _on_connect(self, sid: str, environ: dict[str, Any], auth: object = None) -> None:
         environ.clear()  # kept for as long as the connection, and not needed any more
         self.receiver.connected(sid, self.manager.eio_sid_from_sid(sid, "/"), auth)
 
     async def _on_disconnect(self, sid: str, reason: str) -> None:
+        # Of Socket.IO's reasons only this one is a packet of the client's application. An Engine.IO close packet is
+        # a transport that breaks: client libraries send it when one of their requests fails.
         self.receiver.disconnected(sid, on_purpose=reason == self.reason.CLIENT_DISCONNECT)
 
     async def garbage(self, eio_sid: str, what: str) -> None:

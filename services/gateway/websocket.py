@@ -6,12 +6,10 @@ what can be written is written at once, and one timer a connection asks whether 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import WSCloseCode, WSMsgType, web
 from aiohttp.http_websocket import WS_CLOSED_MESSAGE
-from engineio.packet import NOOP, Packet
 
 from services.gateway import packets
 from services.gateway.frames import Broken
@@ -35,8 +33,7 @@ class WebSocket(Intake):
 
     __slots__ = ("_ended",)
 
-    def __init__(self, handler: Callable[..., Awaitable[None]], server: Server) -> None:
-        connection: Any = handler.__self__  # type: ignore[attr-defined]  # a method of the Engine.IO socket
+    def __init__(self, connection: Any, server: Server) -> None:
         super().__init__(connection, Stage.PROBING if connection.connected else Stage.OPEN, server)
         self._ended: asyncio.Event | None = None
 
@@ -65,6 +62,8 @@ class WebSocket(Intake):
             self._open(connection.server.ping_interval)
         else:
             self._set_timer(UPGRADE_SECONDS)
+            if connection.closed:  # meanwhile
+                self.give_up()
         if read:
             self.data_received(read)
         return handshake
@@ -79,6 +78,11 @@ class WebSocket(Intake):
             except TimeoutError:
                 return False
         return True
+
+    def give_up(self) -> None:
+        """Close a websocket whose connection, which is still polling, is over."""
+        if self._stage in (Stage.PROBING, Stage.UPGRADING):
+            self._close()
 
     # --- called by the event loop -----------------------------------------------------------------------------------
 
@@ -135,35 +139,42 @@ class WebSocket(Intake):
         if connection.closed:
             return None  # and will be told so
         if self._stage is not Stage.OPEN:
-            self._upgrade(frame)
-        elif frame[0] == "4":
+            return self._upgrade(frame)
+        if frame[0] == "4":
             return self._server.message(self._sid, frame[1:])
-        elif frame[0] == "1":
-            reason = connection.server.reason.CLIENT_DISCONNECT
+        if frame == packets.CLOSE:
+            reason = connection.server.reason.TRANSPORT_CLOSE
             close: Work = connection.close(wait=False, abort=True, reason=reason)
             return close
-        else:
-            return self._counted()
-        return None
+        return self._counted()
 
     def _counted(self) -> Work | None:
         """For what means nothing: one too many is garbage."""
         return self._server.garbage(self._sid, "Too many pings") if self._chat() else None
 
-    def _upgrade(self, frame: str) -> None:
+    def _upgrade(self, frame: str) -> Work | None:
         """The next step from polling to here."""
-        connection = self._connection
         if frame == "2probe" and self._stage is Stage.PROBING:
             self._stage = Stage.UPGRADING
             self._put(TEXT, b"3probe")
-            connection.queue.put_nowait(Packet(NOOP))  # ends the poll
-        elif frame == "5" and self._stage is Stage.UPGRADING and not connection.upgraded:
-            connection.upgrading = False
-            self._stage = Stage.OPEN
-            self._asked = True  # by Engine.IO, some time
-            self._open(connection.server.ping_interval + connection.server.ping_timeout)
+            self._queue.release()  # polls end at once from now on: the client waits for that before it goes on
+        elif frame == "5" and self._stage is Stage.UPGRADING:
+            self._asked = True  # by Engine.IO, some time; the answer may come while this waits
+            return self._upgraded()
         else:
             self._close()
+        return None
+
+    async def _upgraded(self) -> None:
+        """Go on here, behind what the client has posted before."""
+        connection = self._connection
+        await self._server.posted(self._sid)
+        if self._stage is not Stage.UPGRADING or connection.closed:
+            return
+        connection.upgrading = False
+        self._stage = Stage.OPEN
+        server = connection.server
+        self._open(server.ping_interval + (server.ping_timeout if self._asked else 0))
 
     def _open(self, ask_after: float) -> None:
         """Have the connection go through here from now on."""
@@ -197,5 +208,7 @@ class WebSocket(Intake):
                 del connection.server.sockets[self._sid]
         elif not connection.upgraded:
             connection.upgrading = False  # an upgrade that came to nothing: polling goes on
+            if not connection.closed:
+                self._queue.hold()
         if self._ended is not None:
             self._ended.set()

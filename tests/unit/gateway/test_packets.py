@@ -12,6 +12,7 @@ from services.gateway.packets import (
     ConnectPacket,
     DisconnectPacket,
     EventPacket,
+    ForeignPacket,
     Malformed,
     check_frame,
     parse,
@@ -52,7 +53,7 @@ def test_an_event_reads_as_it_was_written(name: str, args: list[Any], ack: int |
     "text",
     [
         "", "2", "2[]", "2[1]", "2{}", '2"a"', '2["a"', "2[NaN]", '2["a",Infinity]', '2["a",1e999]',
-        '2["a",' + "9" * 5_000 + "]", '2["a",' + "[" * 100_000, '2["a","\\ud800"]', '2/admin,["a"]',
+        '2["a",' + "9" * 5_000 + "]", '2["a",' + "[" * 100_000, '2["a","\\ud800"]',
         '2' + "9" * 16 + '["a"]', '2-1["a"]', '2\u0663["a"]', '51-["a"]', "61-1[]", "4", "7", "x",
     ],
 )  # fmt: skip
@@ -75,8 +76,17 @@ def test_the_acknowledgement_is_known_where_the_rest_is_garbage() -> None:
     assert raised.value.ack_id == 7
 
 
+def test_packets_of_other_namespaces_are_told_apart_by_what_they_want() -> None:
+    assert (
+        parse("0/admin,") == parse("0/admin") == parse("0/admin,{not json") == ForeignPacket("/admin", True)
+    )
+    assert parse("0/admin?x=1,{}") == ForeignPacket("/admin?x=1", True)
+    for rest in ("1/admin,", '2/admin,["a"]', '2/admin,7["a"]', "3/admin,7[]", '51-/admin,["a"]', "2/admin"):
+        assert parse(rest) == ForeignPacket("/admin", False)
+
+
 def test_connecting_and_leaving() -> None:
-    assert parse("0") == ConnectPacket("/")
-    assert parse('0{"token":"x"}') == ConnectPacket("/")
-    assert parse("0/admin,") == parse("0/admin") == parse("0/admin?x=1,") == ConnectPacket("/admin")
+    assert parse("0") == ConnectPacket()
+    assert parse('0{"token":"x"}') == ConnectPacket()
+    assert parse("0/?x=1,") == ConnectPacket()
     assert parse("1") == DisconnectPacket()
