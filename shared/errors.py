@@ -61,6 +61,12 @@ class Unauthorized(SignallingError):
     code, default = "unauthorized", "Unauthorized"
 
 
+class TokenExpired(SignallingError):
+    """The token is good but for its time: the client gets a fresh one from its own server, and comes again."""
+
+    code, default = "token_expired", "Token expired"
+
+
 class AlreadyInCall(SignallingError):
     """The caller is in a call."""
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from services.gateway.auth import Auth, TokenRefused
+from services.gateway.auth import Auth
 from services.gateway.company import Company
 from services.gateway.errands import Errands
 from services.gateway.ice import IceServers
@@ -22,7 +22,7 @@ from shared import logs
 from shared.contracts import calls, client, presence
 from shared.contracts.client import Event
 from shared.contracts.rpc import Done
-from shared.errors import NotAuthenticated, NotSent, SignallingError, Unauthorized, Unavailable
+from shared.errors import NotAuthenticated, NotSent, SignallingError, TokenExpired, Unauthorized, Unavailable
 from shared.ids import new_id
 from shared.rpc import Client
 
@@ -184,7 +184,7 @@ class Admission:
             raise NotAuthenticated  # nobody hears it
         try:
             self._auth.joined(socket.sid)
-        except TokenRefused:
+        except TokenExpired:
             socket.claims = None
             self._leave(user, reply.session, socket.sid, reason="connection_lost")
             raise

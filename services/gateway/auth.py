@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 from services.gateway.auth_settings import AuthSettings, is_loopback
 from services.gateway.jwks import Jwks
-from services.gateway.tokens import OneKey, Refused, Verifier
+from services.gateway.tokens import Expired, OneKey, Refused, Verifier
 from shared import logs
 from shared.clock import now_ms
 from shared.contracts.client import TOKEN_MAX
-from shared.errors import Unauthorized
+from shared.errors import TokenExpired, Unauthorized
 from shared.seldom import Seldom
 
 log = logs.get(__name__)
@@ -92,7 +92,8 @@ class Auth:
     async def joining(self, sid: str, user: str, token: str | None) -> None:
         """Let ``user`` join on a socket, by ``token`` or else by what the socket has shown before.
 
-        Raises :class:`TokenRefused`, and :class:`shared.errors.Unavailable` if the keys are away.
+        Raises :class:`TokenRefused`, :class:`shared.errors.TokenExpired`, and :class:`shared.errors.Unavailable` if
+        the keys are away.
         """
         if self._verifier is None:
             return
@@ -102,10 +103,10 @@ class Auth:
         self._until[sid] = (user, await self._checked(user, token))
 
     def joined(self, sid: str) -> None:
-        """It has; what it showed is not needed any more. Raises :class:`TokenRefused` if its token has run out."""
+        """It has; what it showed is not needed any more. Raises ``TokenExpired`` if its token has run out."""
         if self._verifier is not None and sid not in self._until:
             self._refusals.note("expired while joining")
-            raise TokenRefused
+            raise TokenExpired
         self._shown.pop(sid, None)
 
     async def refresh(self, sid: str, user: str, token: str) -> None:
@@ -118,7 +119,7 @@ class Auth:
         until = await self._checked(user, token)
         if sid not in self._until:
             self._refusals.note("refreshed too late")
-            raise TokenRefused
+            raise TokenExpired
         self._until[sid] = (user, until)
 
     def seconds_left(self, sid: str) -> int | None:
@@ -137,6 +138,8 @@ class Auth:
                 raise Refused("another user's")
         except Refused as refused:
             self._refusals.note(str(refused))
+            if isinstance(refused, Expired) and refused.user == user:
+                raise TokenExpired from None
             raise TokenRefused from None
         return claims.until
 

@@ -28,6 +28,7 @@ from shared.errors import (
     RateLimited,
     ReceiverNotFound,
     SignallingError,
+    TokenExpired,
     Unauthorized,
     Unavailable,
 )
@@ -192,7 +193,7 @@ class Inbound:
             self._replies.refuse(asked, error)
             if isinstance(error, TooLarge):
                 self._hits.hit("sizes")
-            if isinstance(error, BadRequest | TokenRefused):
+            if isinstance(error, BadRequest | TokenRefused | TokenExpired):
                 await self._strike(socket.eio_sid, self._strikes, "strikes")
         except Exception:
             # A defect of ours: told to the operator in full, to the client as "try again".

@@ -19,10 +19,12 @@ AGAIN_SECONDS = 5.0
 """Least time between two looks, whatever tokens ask for: a token can name any key."""
 DOCUMENT_MAX_BYTES = 256 * 1024
 KEYS_MAX = 100
+MISSED_MAX = 1_000
+"""Ids of keys that are remembered not to be there."""
 
 
 class Jwks:
-    """Keys by id, from ``url``. A key that it does not know makes it look again, at most every ``again`` seconds.
+    """Keys by id, from ``url``. An id that it has not looked for yet makes it look, at most every ``again`` seconds.
 
     While the issuer is away, the keys known last count. ``refresh``: seconds after which all are read anew.
     """
@@ -34,6 +36,8 @@ class Jwks:
         self._keys: dict[str | None, Key] | None = None
         self._current = False
         """Whether the last look succeeded."""
+        self._missed: set[str | None] = set()
+        """Ids that the last look was for, in vain."""
         self._looked_at = float("-inf")
         self._looking: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -52,16 +56,26 @@ class Jwks:
         self._told.stop()
 
     async def key(self, kid: str | None) -> Key | None:
-        """The key of this id; without one, the key if there is only one.
+        """Return the key of this id; without one, the key if there is only one. ``None`` for one that is not there.
 
-        Raises :class:`Unavailable` if it is not known and the issuer cannot be asked.
+        Raises :class:`Unavailable` if that cannot be said yet: the issuer is away, or was asked too recently for
+        another key to be asked again. A key is used at once by those who sign, so it may be newer than the last look.
         """
         if (found := self._known(kid)) is not None:
             return found
-        await self._look(soon=True)
-        if (found := self._known(kid)) is None and not self._current:
+        if kid is None and self._current and self._keys:
+            return None  # it has to name one of several
+        looked = await self._look(soon=True)
+        if (found := self._known(kid)) is not None:
+            return found
+        if not self._current:
             raise Unavailable
-        return found
+        if looked and len(self._missed) < MISSED_MAX:
+            self._missed.add(kid)
+        elif kid not in self._missed:
+            wait = self._looked_at + self._again - asyncio.get_running_loop().time()
+            raise Unavailable(retry_after_ms=int(max(0.0, wait) * 1000) + 1)
+        return None
 
     def _known(self, kid: str | None) -> Key | None:
         keys = self._keys or {}
@@ -74,18 +88,25 @@ class Jwks:
             await self._look()
             await asyncio.sleep(self._refresh if self._current else min(self._refresh, self._again))
 
-    async def _look(self, *, soon: bool = False) -> None:
-        """Read the keys; all who want that at one time wait for one look. ``soon``: not if it was just done."""
+    async def _look(self, *, soon: bool = False) -> bool:
+        """Read the keys; all who want that at one time wait for one look. ``soon``: not if it was just done.
+
+        Return True if it was begun for this: one that is under way may have read what is older than a new key.
+        """
         loop = asyncio.get_running_loop()
-        if self._looking is None or self._looking.done():
+        begun = self._looking is None or self._looking.done()
+        if begun:
             if soon and loop.time() - self._looked_at < self._again:
-                return
+                return False
             self._looking = asyncio.create_task(self._read())
+        assert self._looking is not None
         await asyncio.shield(self._looking)
+        return begun
 
     async def _read(self) -> None:
         try:
             self._keys, self._current = _keys(await self._fetch()), True
+            self._missed.clear()
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             self._current = False
             self._told.note(type(error).__name__)

@@ -26,6 +26,14 @@ class Refused(Exception):
     """The token is not good. The text says why in a few fixed words: for logs, not for who showed it."""
 
 
+class Expired(Refused):
+    """The token is good but for its time: signature, issuer and audience are right. ``user``: whose it is."""
+
+    def __init__(self, user: str) -> None:
+        super().__init__("expired")
+        self.user = user
+
+
 class Claims(NamedTuple):
     """What a good token says: the user, and until when (milliseconds since the epoch, leeway included)."""
 
@@ -117,7 +125,10 @@ class Verifier:
         self._leeway = leeway
 
     async def verify(self, token: str) -> Claims:
-        """What it says. Raises :class:`Refused`, and :class:`shared.errors.Unavailable` if the keys are away."""
+        """Return what it says. Raises :class:`Refused` for a token that is not good, :class:`Expired` if it was.
+
+        Raises :class:`shared.errors.Unavailable` if the keys are away.
+        """
         if len(token) > TOKEN_MAX:
             raise Refused("too large")
         head = _head(token)
@@ -130,21 +141,34 @@ class Verifier:
         if head.get("alg") != key.algorithm:
             raise Refused("wrong algorithm")
         try:
-            claims = jwt.decode(
-                token,
-                key.material,
-                algorithms=[key.algorithm],
-                issuer=self._issuer,
-                audience=self._audience,
-                leeway=self._leeway,
-                options={"require": ["exp", "sub"], "verify_aud": self._audience is not None},
-            )
+            try:
+                claims = self._decoded(token, key)
+            except jwt.ExpiredSignatureError:
+                # PyJWT looks at the time before issuer and audience.
+                raise Expired(self._decoded(token, key, expired=True)["sub"]) from None
             return Claims(claims["sub"], int((int(claims["exp"]) + self._leeway) * 1000))
         except jwt.InvalidTokenError as error:
             raise Refused(_REASONS.get(type(error), "malformed")) from None
         except (ValueError, TypeError, OverflowError, RecursionError):
             # What a library did not expect in a payload that somebody signed all the same.
             raise Refused("malformed") from None
+
+    def _decoded(self, token: str, key: Key, *, expired: bool = False) -> dict[str, Any]:
+        """Return the claims, signature verified. ``expired``: True if the time does not matter."""
+        claims: dict[str, Any] = jwt.decode(
+            token,
+            key.material,
+            algorithms=[key.algorithm],
+            issuer=self._issuer,
+            audience=self._audience,
+            leeway=self._leeway,
+            options={
+                "require": ["exp", "sub"],
+                "verify_aud": self._audience is not None,
+                "verify_exp": not expired,
+            },
+        )
+        return claims
 
 
 def _head(token: str) -> dict[str, Any]:

@@ -154,3 +154,7 @@ class NodeClient(Client):
 
     async def tear(self) -> None:
         await self._do("tear")
+
+    async def transport_in_use(self) -> str:
+        """The name of the transport that it is at: of several, it begins with the first."""
+        return str(await self._do("transport"))

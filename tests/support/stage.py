@@ -42,9 +42,14 @@ class Stage:
         return f"{name}-{self._token}"
 
     async def socket(
-        self, name: str, *, gateway: int | None = None, auth: dict[str, Any] | None = None
+        self,
+        name: str,
+        *,
+        gateway: int | None = None,
+        auth: dict[str, Any] | None = None,
+        url: str | None = None,
     ) -> Client:
-        """A connected socket that has not joined; one after the other on different gateways."""
+        """A connected socket that has not joined; one after the other on different gateways, or by ``url``."""
         client: Client
         if self.library == NODE:
             assert self._driver is not None
@@ -54,7 +59,7 @@ class Stage:
         client.auth = auth
         number = len(self.clients) if gateway is None else gateway
         self.clients.append(client)
-        await client.connect(self.cluster.gateways[number % len(self.cluster.gateways)].url)
+        await client.connect(url or self.cluster.gateways[number % len(self.cluster.gateways)].url)
         return client
 
     async def user(self, name: str, *, gateway: int | None = None, **extra: Any) -> Client:

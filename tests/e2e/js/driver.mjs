@@ -13,7 +13,7 @@ const tell = (message) => process.stdout.write(JSON.stringify(message) + "\n");
 const commands = {
   connect({ client, url, transport, auth }) {
     return new Promise((resolve, reject) => {
-      const socket = io(url, { auth, transports: [transport], reconnection: false, forceNew: true, timeout: 15000 });
+      const socket = io(url, { auth, transports: transport.split("+"), reconnection: false, forceNew: true, timeout: 15000 });
       sockets.set(client, socket);
       socket.onAny((event, ...args) => tell({ client, event, args }));
       socket.on("connect", () => resolve(socket.id));
@@ -48,6 +48,10 @@ const commands = {
   disconnect({ client }) {
     sockets.get(client)?.disconnect();
     sockets.delete(client);
+  },
+
+  transport({ client }) {
+    return sockets.get(client).io.engine?.transport.name;
   },
 
   tear({ client }) {

@@ -46,8 +46,43 @@ async def test_the_token_of_the_connection_lets_its_user_in(gateway: Start, show
 async def test_the_token_of_the_join_goes_before_that_of_the_connection(gateway: Start, show: Show) -> None:
     url = await gateway(**JWT)
     client = await show(url, auth={"token": hs256(claims("alice", -60))})
-    await client.refused("user:join", {"userId": "alice"}, code="unauthorized")
+    await client.refused("user:join", {"userId": "alice"}, code="token_expired")
     await client.ok("user:join", {"userId": "alice", "token": hs256(claims("alice"))})
+
+
+async def test_an_expired_token_is_told_apart_once_all_else_is_right(
+    gateway: Start, connect: Connect, services: Services
+) -> None:
+    """Only then is it known that a fresh one would do; to others it says nothing about what they forged."""
+    url = await gateway(**JWT, jwt_issuer="us", jwt_audience="calls", strikes_max=100)
+    good: dict[str, Any] = {"iss": "us", "aud": "calls", "seconds": -5}
+    client = await connect(url)
+
+    async def refused(event: str, payload: dict[str, Any]) -> dict[str, Any]:
+        return await client.refused(event, payload)
+
+    expired = {"code": "token_expired", "message": "Token expired", "retryable": False}
+    bad = {"code": "unauthorized", "message": "Unauthorized", "retryable": False}
+    told = [
+        (expired, hs256(claims(**good))),
+        (bad, hs256(claims(**good), "another secret, just as long as ours")),
+        (bad, hs256(claims("bob", **good))),
+        (bad, hs256(claims(**good | {"iss": "them"}))),
+        (bad, hs256(claims(**good | {"aud": "chat"}))),
+        (bad, hs256(claims(**good | {"iss": None}))),
+        (bad, hs256({k: v for k, v in claims(**good).items() if k != "sub"})),
+        (bad, hs256(claims(**good | {"nbf": time.time() + 60}))),
+        (bad, unsigned(claims(**good))),
+    ]
+    for error, token in told:
+        assert await refused("user:join", {"userId": "alice", "token": token}) == error
+    assert services.verbs() == []
+    await client.ok("user:join", {"userId": "alice", "token": hs256(claims(**good | {"seconds": 60}))})
+    await client.expect("user:joined")
+    for error, token in told:
+        assert await refused("user:refresh", {"token": token}) == error
+    fresh = hs256(claims(**good | {"seconds": 600}))
+    await client.ok("user:refresh", {"token": fresh})
 
 
 async def test_what_is_shown_may_be_anything(gateway: Start, show: Show, services: Services) -> None:
@@ -81,7 +116,6 @@ async def test_bad_tokens_are_refused_alike_and_nobody_is_asked(
         hs256(claims("bob", **good)),
         hs256(claims(**good | {"iss": "them"})),
         hs256(claims(**good | {"aud": "chat"})),
-        hs256(claims(seconds=-5, **good)),
         hs256(claims(nbf=time.time() + 60, **good)),
         Pair("RS256").sign(claims(**good)),
         "junk",
@@ -152,8 +186,9 @@ async def test_a_fresh_token_prolongs_it(gateway: Start, connect: Connect, servi
 async def test_a_bad_one_changes_nothing(gateway: Start, connect: Connect) -> None:
     client = await connect(await gateway(**JWT))
     await joined_for(client, 1)
-    for token in (hs256(claims("bob", 60)), hs256(claims("alice", -1)), unsigned(claims("alice", 60)), "x"):
+    for token in (hs256(claims("bob", 60)), unsigned(claims("alice", 60)), "x"):
         await client.refused("user:refresh", {"token": token}, code="unauthorized")
+    await client.refused("user:refresh", {"token": hs256(claims("alice", -1))}, code="token_expired")
     await client.refused("user:refresh", {}, code="bad_request")
     await client.ok("user:status", {"userId": "bob"})
     await client.expect("session:expired", timeout=8)
@@ -166,7 +201,7 @@ async def test_a_token_that_ends_while_its_join_is_under_way_lets_nobody_in(
     client = await connect(await gateway(**JWT, request_timeout_seconds=8))
     services.slow["join"] = 3.0
     join = {"userId": "alice", "token": hs256(claims("alice", 2))}
-    await client.refused("user:join", join, code="unauthorized")
+    await client.refused("user:join", join, code="token_expired")
     assert (await services.wait_for("leave"))["user"] == "alice"
     await client.refused("user:status", {"userId": "bob"}, code="not_authenticated")
 
@@ -181,7 +216,7 @@ async def test_a_refresh_that_comes_too_late_does_not_count(
         await asyncio.sleep(5.1)  # so that an unknown key is asked for
         issuer.pairs, issuer.delay = (one, two), 2.6
         error = await client.refused("user:refresh", {"token": two.sign(claims("alice", 60))})
-        assert error["code"] == "unauthorized"
+        assert error["code"] == "token_expired"
         assert client.inbox.seen("session:expired")
         await client.expect_closed()
     assert services.verbs() == ["join", "leave"]

@@ -31,7 +31,12 @@ async def reading(issuer: Issuer, *, refresh: float = 60, again: float = AGAIN) 
 async def gone(keys: Jwks, kid: str) -> None:
     """Wait until a key does not count any more."""
     async with asyncio.timeout(5):
-        while await keys.key(kid) is not None:
+        while True:
+            try:
+                if await keys.key(kid) is None:
+                    return
+            except Unavailable:
+                pass  # nobody has looked yet
             await asyncio.sleep(0.02)
 
 
@@ -56,6 +61,9 @@ async def test_keys_by_their_id_each_with_its_own_algorithm() -> None:
             await verifier.verify(ONE.sign(claims(), kid="two"))
         with pytest.raises(Refused, match="wrong algorithm"):
             await verifier.verify(hs256(claims(), ONE.pem, kid="one"))
+        with pytest.raises(Unavailable):
+            await verifier.verify(ONE.sign(claims(), kid="three"))
+        await asyncio.sleep(AGAIN)
         with pytest.raises(Refused, match="unknown key"):
             await verifier.verify(ONE.sign(claims(), kid="three"))
 
@@ -65,8 +73,61 @@ async def test_a_token_without_an_id_needs_a_single_key() -> None:
     async with Issuer(ONE).running() as issuer, reading(issuer) as keys:
         assert (await Verifier(keys).verify(nameless)).user == "alice"
     async with Issuer(ONE, TWO).running() as issuer, reading(issuer) as keys:
+        assert await has(keys, "one")
         with pytest.raises(Refused, match="unknown key"):
             await Verifier(keys).verify(nameless)
+
+
+async def test_a_key_that_is_newer_than_the_last_look_is_not_unknown() -> None:
+    """An issuer may sign with a key the moment it has published it; so a client may come before the next look."""
+    async with Issuer(ONE).running() as issuer, reading(issuer, again=0.5) as keys:
+        verifier = Verifier(keys)
+        assert await has(keys, "one")
+        issuer.pairs = (ONE, TWO)
+        with pytest.raises(Unavailable) as told:
+            await verifier.verify(TWO.sign(claims()))
+        wait = told.value.retry_after_ms
+        assert told.value.retryable and wait is not None and 0 < wait <= 500
+        assert issuer.asked == 1, "tokens do not make it look sooner"
+        await asyncio.sleep(wait / 1000)
+        assert (await verifier.verify(TWO.sign(claims()))).user == "alice"
+
+
+async def test_a_key_that_was_looked_for_is_unknown_until_the_next_look() -> None:
+    async with Issuer(ONE).running() as issuer, reading(issuer, again=0.3) as keys:
+        verifier = Verifier(keys)
+        assert await has(keys, "one")
+        await asyncio.sleep(0.3)
+        for _ in range(3):
+            with pytest.raises(Refused, match="unknown key"):
+                await verifier.verify(TWO.sign(claims()))
+        assert issuer.asked == 2
+        with pytest.raises(Unavailable):
+            await verifier.verify(TWO.sign(claims(), kid="another"))
+        issuer.pairs = (TWO,)
+        assert await has(keys, "two")
+
+
+async def test_a_look_under_way_may_have_read_what_is_older(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Issuer(ONE).running() as issuer, reading(issuer, again=0.2) as keys:
+        assert await has(keys, "one")
+        await asyncio.sleep(0.2)
+        issuer.delay = 0.2
+        first = asyncio.create_task(keys.key("x"))
+        await asyncio.sleep(0.1)
+        with pytest.raises(Unavailable):
+            await keys.key("y")
+        assert await first is None
+
+
+async def test_ids_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MISSED_MAX", 1)
+    async with Issuer(ONE).running() as issuer, reading(issuer, again=0.1) as keys:
+        assert await has(keys, "one")
+        for n in range(5):
+            await asyncio.sleep(0.12)
+            assert await keys.key(f"x{n}") is None
+        assert len(keys._missed) == 1
 
 
 async def test_a_new_key_counts_as_soon_as_a_token_names_it_and_a_withdrawn_one_until_the_next_look() -> None:
@@ -146,7 +207,9 @@ async def test_tokens_that_name_unknown_keys_do_not_make_it_ask_more_often() -> 
         assert await has(keys, "one")
         before, begun = issuer.asked, asyncio.get_running_loop().time()
         for n in range(20):
-            assert await asyncio.gather(*(keys.key(f"{n}-{m}") for m in range(50))) == [None] * 50
+            asked = (keys.key(f"{n}-{m}") for m in range(50))
+            for said in await asyncio.gather(*asked, return_exceptions=True):
+                assert said is None or isinstance(said, Unavailable)
         looks = (asyncio.get_running_loop().time() - begun) / 0.5 + 1
         assert issuer.asked - before <= looks
         assert await keys.key("one")

@@ -2,7 +2,7 @@
 
 export const CANDIDATES_MAX = 64;
 
-export type ErrorCode = "bad_request" | "user_id_required" | "not_authenticated" | "unauthorized" | "already_in_call" | "user_not_found" | "user_unavailable" | "call_not_found" | "invalid_state" | "receiver_not_found" | "rate_limited" | "unavailable";
+export type ErrorCode = "bad_request" | "user_id_required" | "not_authenticated" | "unauthorized" | "token_expired" | "already_in_call" | "user_not_found" | "user_unavailable" | "call_not_found" | "invalid_state" | "receiver_not_found" | "rate_limited" | "unavailable";
 
 export interface Resume {
   sessionId: string;
