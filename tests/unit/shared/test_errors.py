@@ -8,6 +8,7 @@ TABLE = {
     "user_id_required": ("User ID is required", False),
     "not_authenticated": ("User not authenticated", False),
     "unauthorized": ("Unauthorized", False),
+    "token_expired": ("Token expired", False),
     "already_in_call": ("Already in a call", False),
     "user_not_found": ("User not found", False),
     "user_unavailable": ("User is not available", False),
