@@ -10,9 +10,10 @@ import nats.errors
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from shared import logs
+from shared import logs, subjects
 from shared.errors import NotSent, Unavailable
 from shared.fullness import Fullness
+from shared.ids import new_id
 from shared.nats_client import SupervisedClient
 from shared.reading import DirectHandler, Reader
 from shared.requests import Requests
@@ -94,6 +95,7 @@ class Bus:
         """
         client = SupervisedClient()
         bus = cls(client)
+        bus._requests.inbox = f"_INBOX.{inboxes}" if inboxes else "_INBOX"
         reason = ""
 
         async def on_error(error: Exception) -> None:
@@ -129,7 +131,7 @@ class Bus:
                 await client.connect(
                     [part.strip() for part in url.split(",")],
                     name=name,
-                    inbox_prefix=".".join(part for part in ("_INBOX", inboxes, name) if part),
+                    inbox_prefix=f"{bus._requests.inbox}.{subjects.ZONE_NATS}.{name}",
                     user=login.user if login is not None else None,
                     password=login.password if login is not None else None,
                     error_cb=on_error,
@@ -157,8 +159,9 @@ class Bus:
             self._reader.read_at_once(stream)
 
     async def _open_inbox(self) -> None:
-        self._requests.inbox = f"{self.client.new_inbox()}."
-        await self.subscribe_direct(f"{self._requests.inbox}*", self._requests.hear)
+        requests = self._requests
+        requests.mine = new_id()
+        await self.subscribe_direct(f"{requests.inbox}.*.{requests.mine}.*", requests.hear)
 
     @property
     def connected(self) -> bool:

@@ -34,6 +34,8 @@ _NOTHING_THERE = b"NATS/1.0 404"
 
 _ROLLUP = "Nats-Rollup: sub\r\n"
 """Removes what was at the key before."""
+_BEYOND = 2**31 - 1
+"""An offset past all keys: the server then says how many there are and lists none."""
 LOOK_SECONDS = 10.0
 """How often a bucket is asked whether it has copies. One that is given copies is believed to have none until then."""
 
@@ -239,6 +241,18 @@ class Bucket:
 
         head = f"NATS/1.0\r\n{lines}{_ROLLUP}\r\n".encode()
         return self._bus.ask(self._prefix + key, value, stored, timeout=self._timeout, head=head)
+
+    async def count(self, filter_: str) -> int:
+        """Count the keys that match, those deleted in the last seconds included. Raises :class:`Unavailable`."""
+        answer = await streams.api(
+            self._bus,
+            f"STREAM.INFO.{self._stream}",
+            {"subjects_filter": self._prefix + filter_, "offset": _BEYOND},
+            timeout=self._timeout,
+        )
+        if error := answer.get("error"):
+            raise Unavailable(f"bucket {self._stream}: {error.get('description')}")
+        return int(answer.get("total", 0))
 
     async def keys(self, filter_: str = ">") -> list[str]:
         """The keys that match, deleted ones of the last seconds included; for sweeps, not for the hot path."""

@@ -7,6 +7,8 @@ from typing import Any, Protocol, TypeVar
 from shared import traces
 from shared.answers import Answer, Asking, AskingMany, Expecting
 from shared.errors import Unavailable
+from shared.ids import random_tokens
+from shared.subjects import zone_of
 
 LATE_SECONDS = 0.05
 """How often it is looked whose answer is late."""
@@ -21,13 +23,21 @@ class Publish(Protocol):
 
 
 class Requests:
-    """Those under way. ``inbox``: what the subjects begin with on which answers are heard."""
+    """Requests under way, each with a reply subject that only those who may answer it can publish to.
+
+    A reply subject is ``<inbox>.<zone>.<mine>.<token>``. The zone is the NATS user that answers, and NATS lets each
+    user publish to reply subjects of its own zone alone (deploy/nats/accounts.conf). An answer counts for the request
+    whose whole reply subject it came on, so no user can answer what another one was asked.
+    """
 
     def __init__(self, publish: Publish, loop: asyncio.AbstractEventLoop) -> None:
         self._publish = publish
         self._loop = loop
         self.inbox = ""
-        self._asked = 0
+        """What reply subjects begin with, before the zone."""
+        self.mine = ""
+        """What comes behind the zone, of this connection alone."""
+        self._tokens = random_tokens()
         self._asking: dict[str, Expecting] = {}
         self._watching = False
 
@@ -81,36 +91,34 @@ class Requests:
         return await asking
 
     def expect(self, expecting: Expecting, subject: str, payload: bytes, head: bytes = b"") -> str:
-        """Send a request; what comes back is handed to ``expecting`` until its time is over, or its token forgotten.
+        """Send a request; what comes back is handed to ``expecting`` until its time is over, or it is forgotten.
 
-        The token is returned. Raises :class:`Unavailable`.
+        Returns its reply subject, for :meth:`forget`. Raises :class:`Unavailable`.
         """
-        # nats-py's own requests cost more: a task, a timer and a random token for each.
-        self._asked += 1
-        token = str(self._asked)
-        self._publish(subject, payload, self.inbox + token, head)
-        self._asking[token] = expecting
+        # nats-py's own requests cost more: a task, a timer and a system call for each.
+        reply = f"{self.inbox}.{zone_of(subject)}.{self.mine}.{next(self._tokens)}"
+        self._publish(subject, payload, reply, head)
+        self._asking[reply] = expecting
         if not self._watching:
             self._watching = True
             self._loop.call_later(LATE_SECONDS, self._give_up_late)
-        return token
+        return reply
 
-    def forget(self, token: str) -> None:
-        """Expect nothing more for a request."""
-        self._asking.pop(token, None)
+    def forget(self, reply: str) -> None:
+        """Expect nothing more on a reply subject."""
+        self._asking.pop(reply, None)
 
     def hear(self, subject: str, _reply: str, payload: bytes, head: bytes) -> None:
         """An answer has come."""
-        token = subject[len(self.inbox) :]
-        expecting = self._asking.pop(token, None)
+        expecting = self._asking.pop(subject, None)
         if expecting is not None and expecting.take(payload, head):
-            self._asking[token] = expecting
+            self._asking[subject] = expecting
 
     def _give_up_late(self) -> None:
         """Give up what is late. A look at all of them now and then is cheaper than a timer for each."""
         now = self._loop.time()
-        for token in [token for token, expecting in self._asking.items() if expecting.until <= now]:
-            if (expecting := self._asking.pop(token, None)) is not None:
+        for reply in [reply for reply, expecting in self._asking.items() if expecting.until <= now]:
+            if (expecting := self._asking.pop(reply, None)) is not None:
                 expecting.give_up()
         self._watching = bool(self._asking)
         if self._watching:

@@ -42,6 +42,27 @@ ROLLCALL = "rollcall"
 LIVE = "live.*.*"
 
 
+# --- reply subjects -------------------------------------------------------------------------------------------
+
+ZONE_NATS = "nats"
+"""The zone of what NATS itself answers: no user may publish to its reply subjects."""
+
+_ZONES = {
+    "rpc.presence": "presence",
+    "rpc.calls": "callcore",
+    "rpc.policy": "policy",
+}
+
+
+def zone_of(subject: str) -> str:
+    """The NATS user that answers a request at ``subject``: the third token of its reply subject."""
+    if subject.startswith("$"):
+        return ZONE_NATS
+    if subject.startswith("rpc."):
+        return _ZONES[".".join(subject.split(".", 2)[:2])]
+    return "gateway" if subject.startswith("control.") else ZONE_NATS
+
+
 # --- requests -------------------------------------------------------------------------------------------------
 
 
@@ -304,6 +325,11 @@ def parse_live(subject: str) -> tuple[str, str]:
 def key_user(user: str) -> str:
     """``user.<user>``: in bucket ``sessions`` the user's sessions, in bucket ``calls`` the call that holds them."""
     return f"user.{encode(user)}"
+
+
+def key_user_all() -> str:
+    """A filter on the keys of all users."""
+    return "user.*"
 
 
 def key_call(call: str) -> str:

@@ -10,6 +10,8 @@ from shared import budget, logs
 from shared.clock import now_ms
 from shared.contracts.client import Status
 from shared.contracts.presence import (
+    CountReply,
+    CountRequest,
     JoinsReply,
     JoinsRequest,
     LeaveRequest,
@@ -50,12 +52,17 @@ class Handlers:
 
     async def register(self, server: Server) -> None:
         """Answer requests."""
+        await server.serve("presence", "count", CountRequest, self.count)
         await server.serve("presence", "join", JoinsRequest, self.join)
         await server.serve("presence", "leave", LeaveRequest, self.leave)
         await server.serve("presence", "lost", LostRequest, self.lost)
         await server.serve("presence", "reassert", ReassertRequest, self.reassert)
         await server.serve("presence", "renew", RenewRequest, self.renew)
         await server.serve("presence", "status", StatusRequest, self.status)
+
+    async def count(self, _: CountRequest) -> CountReply:
+        """Count users, for the monitor: it may not list them itself. Raises :class:`shared.errors.Unavailable`."""
+        return CountReply(users=await self._store.count_users())
 
     async def join(self, request: JoinsRequest) -> JoinsReply:
         """Bring a user in, and those who came along. Raises what stands in the way of the first of them."""

@@ -156,6 +156,10 @@ class Store:
         keys = await self._sessions.keys(subjects.key_at_all(gateway))
         return [subjects.parse_key_at(key) for key in sorted(keys)]
 
+    async def count_users(self) -> int:
+        """Count users with a session. Raises :class:`shared.errors.Unavailable`."""
+        return await self._sessions.count(subjects.key_user_all())
+
     async def lease(self, gateway: str) -> Lease | None:
         """The lease of a gateway; ``None`` for one that does not count as alive."""
         entry = await self._sessions.get(subjects.key_gateway(gateway), fresh=True)

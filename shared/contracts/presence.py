@@ -36,6 +36,16 @@ class Sessions(Wire):
     sessions: tuple[Session, ...]
 
 
+class CountRequest(Request):
+    """``rpc.presence.count``: how many users have a session."""
+
+
+class CountReply(Wire):
+    """``users``: those with a session, also one in its grace; some who left seconds ago are still in it."""
+
+    users: int
+
+
 class JoinRequest(Request):
     """``rpc.presence.join``: ``user`` joins on ``socket`` of ``gateway``."""
 

@@ -32,6 +32,7 @@ REQUESTS: dict[tuple[str, str], tuple[type[Wire], type[Wire]]] = {
     ("presence", "reassert"): (presence.ReassertRequest, presence.ReassertReply),
     ("presence", "renew"): (presence.RenewRequest, presence.RenewReply),
     ("presence", "status"): (presence.StatusRequest, client.Status),
+    ("presence", "count"): (presence.CountRequest, presence.CountReply),
     ("calls", "initiate"): (calls.InitiateRequest, calls.InitiateReply),
     ("calls", "accept"): (calls.AcceptRequest, calls.CallReply),
     ("calls", "reject"): (calls.RejectRequest, calls.CallReply),

@@ -108,6 +108,8 @@ _MADE: tuple[Wire, ...] = (
     presence.ReassertReply(moved=False),
     presence.RenewRequest(request_id=_ID, expires_at=AT + 1000, gateway=GATEWAY),
     presence.RenewReply(known=True),
+    presence.CountRequest(request_id=_ID, expires_at=AT + 2000),
+    presence.CountReply(users=1204),
     presence.StatusRequest(request_id=_ID, expires_at=AT + 2000, user="bob", asker="alice@1"),
     calls.InitiateRequest(**_REQUEST, call=CALL, to="bob", call_type="video"),
     calls.InitiateReply(call=CALL, to="bob", expires_at=AT + 45_000),

@@ -13,7 +13,11 @@ from services.callcore.model import Call, State
 from shared import subjects
 from shared.bus import Bus
 from shared.contracts.liveness import Beat
+from shared.contracts.presence import CountReply, CountRequest
+from shared.errors import Unavailable
+from shared.ids import new_id
 from shared.members import SILENT_SECONDS
+from shared.rpc import Client
 from signalling.watch import stored
 from signalling.watch.view import Instance, LiveCall, Nats, Stored, View
 
@@ -34,7 +38,6 @@ STREAMS = {
     f"KV_{subjects.BUCKET_CALLS}": "$KV.calls",
 }
 _KV_CALLS = f"$KV.{subjects.BUCKET_CALLS}.call.*"
-_KV_USERS = f"$KV.{subjects.BUCKET_SESSIONS}.user.*"
 
 
 @dataclass(slots=True)
@@ -60,6 +63,7 @@ class Looker:
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
+        self._services = Client(bus, timeout=ANSWER_SECONDS)
         self._heard: dict[str, _Heard] = {}
         self._passed: Counter[str] = Counter()
         self._before: _Counts | None = None
@@ -113,16 +117,20 @@ class Looker:
     # --- what is asked --------------------------------------------------------------------------------------------
 
     async def _infos(self) -> dict[str, dict[str, Any]]:
-        found = await asyncio.gather(*(stored.info(self._bus, name) for name in STREAMS))
-        return {name: info for name, info in zip(STREAMS, found, strict=True) if info is not None}
+        found = await stored.infos(self._bus)
+        return {name: found[name] for name in STREAMS if name in found}
 
-    async def _users(self) -> int:
-        info = await stored.info(self._bus, f"KV_{subjects.BUCKET_SESSIONS}", count=_KV_USERS)
-        return int(info.get("total", 0)) if info is not None else 0
+    async def _users(self) -> int | None:
+        """Ask presence, which owns them; ``None`` while it does not answer."""
+        try:
+            request = CountRequest(request_id=new_id())
+            return (await self._services.ask("presence", "count", request, CountReply)).users
+        except Unavailable:
+            return None
 
     async def _calls(self) -> list[LiveCall]:
         bucket, now, found = f"KV_{subjects.BUCKET_CALLS}", time.time() * 1000, []
-        if await stored.info(self._bus, bucket) is None:
+        if bucket not in await stored.infos(self._bus):
             return []
         async for message in stored.scan(self._bus, bucket, _KV_CALLS, most=RECORDS_MAX):
             if message.deleted:

@@ -11,7 +11,6 @@ from shared.errors import Unavailable
 
 _BATCH = 256
 _SECONDS = 5.0
-_BEYOND = 10**9
 
 
 class Message(NamedTuple):
@@ -53,14 +52,17 @@ async def scan(
         left -= len(batch)
 
 
-async def info(bus: Bus, stream: str, *, count: str | None = None) -> dict[str, Any] | None:
-    """What the server says of a stream; ``None`` if it does not exist.
-
-    ``count``: a filter; ``total`` says then at how many subjects that match there is a message.
-    """
-    body = {"subjects_filter": count, "offset": _BEYOND} if count is not None else {}
-    answer = await streams.api(bus, f"STREAM.INFO.{stream}", body, timeout=_SECONDS)
-    return None if "error" in answer else answer
+async def infos(bus: Bus) -> dict[str, dict[str, Any]]:
+    """Return what the server says of each stream, by name. Raises :class:`Unavailable`."""
+    found: dict[str, dict[str, Any]] = {}
+    while True:
+        answer = await streams.api(bus, "STREAM.LIST", {"offset": len(found)}, timeout=_SECONDS)
+        if error := answer.get("error"):
+            raise Unavailable(f"streams: {error.get('description')}")
+        page = answer.get("streams") or ()
+        found |= {stream["config"]["name"]: stream for stream in page}
+        if not page or len(found) >= answer.get("total", 0):
+            return found
 
 
 def _time(ms: int) -> str:

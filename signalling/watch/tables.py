@@ -69,7 +69,7 @@ def summary(view: View) -> str:
     """How many of everything."""
     states = ", ".join(f"{count} {state}" for state, count in sorted(view.by_state().items()))
     calls = f"calls {len(view.calls) + view.calls_left}" + (f" ({states})" if states else "")
-    return f"users {view.users}  sockets {view.sockets}  {calls}"
+    return f"users {'?' if view.users is None else view.users}  sockets {view.sockets}  {calls}"
 
 
 def nats(view: View) -> str:

@@ -65,7 +65,7 @@ class View:
 
     at: float
     instances: tuple[Instance, ...]
-    users: int
+    users: int | None
     sockets: int
     calls: tuple[LiveCall, ...]
     calls_left: int

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 from nats.aio.msg import Msg
 
+from shared import subjects
+from shared.contracts.presence import CountRequest
+from shared.ids import new_id
 from tests.support.asyncapi import Document
 from tests.support.cluster import Cluster
 from tests.support.collector import collecting
@@ -263,6 +266,9 @@ async def test_everything_is_as_documented(tmp_path: Path) -> None:
                 await _whole_call(cluster, judge, alice, bob)
                 await _other_ends(cluster, judge, alice)
                 await _questions(cluster, judge, alice)
+                async with cluster.access.connect("monitor", zone="presence") as monitor:
+                    count = CountRequest(request_id=new_id())
+                    await monitor.request(subjects.rpc("presence", "count"), count.dump(), PATIENCE_SECONDS)
                 cluster.pause_one("gw-2")  # its lease runs out, so it is asked whether it lives
                 await asyncio.sleep(8)
                 cluster.resume_one("gw-2")

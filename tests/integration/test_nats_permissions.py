@@ -18,7 +18,7 @@ from signalling.nats_users import ALL, CLUSTER, MONITOR, POLICY, SERVICES, SYSTE
 from tests.support.nats_users import Access
 
 USERS = (*SERVICES, POLICY, MONITOR)
-SECONDS = 2.0
+SECONDS = 10.0
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,6 @@ async def test_everybody_sends_what_is_theirs(access: Access, row: subjects.Row,
         ("gateway", "rpc.calls.happen.cc"),
         ("gateway", "control.other.session.replaced"),
         ("gateway", "live.presence.x"),
-        ("gateway", "_INBOX.callcore.x.y"),
         ("gateway", "$JS.API.STREAM.UPDATE.DELIVER"),
         ("gateway", "$JS.API.STREAM.PURGE.DELIVER"),
         ("gateway", "$JS.API.STREAM.MSG.GET.KV_sessions"),
@@ -103,13 +102,13 @@ async def test_everybody_sends_what_is_theirs(access: Access, row: subjects.Row,
         ("policy", "rpc.policy.may_call"),
         ("policy", "rpc.calls.initiate"),
         ("policy", "deliver.gw.session.call:ended"),
-        ("policy", "_INBOX.gateway.x.y"),
+        ("monitor", "rpc.presence.status"),
         ("policy", "$KV.sessions.user.x"),
         ("policy", "$JS.API.INFO"),
         ("callcore", "rpc.policy.may_see"),
         ("presence", "rpc.policy.may_call"),
         ("gateway", "rpc.policy.may_see"),
-        ("monitor", "_INBOX.gateway.x.y"),
+        ("monitor", "$JS.API.STREAM.INFO.KV_sessions"),
         ("monitor", "live.gateway.x"),
         ("monitor", "$JS.API.STREAM.CREATE.X"),
         ("monitor", "$JS.API.STREAM.PURGE.EVENTS"),
@@ -124,6 +123,62 @@ async def test_everybody_sends_what_is_theirs(access: Access, row: subjects.Row,
 async def test_nobody_sends_what_is_not_theirs(access: Access, user: str, subject: str) -> None:
     async with access.act(user) as actor:
         assert not await actor.may_publish(subject)
+
+
+_ZONES = ("gateway", "callcore", "presence", "policy", "nats", "x")
+_ANSWERS: dict[str, set[tuple[str, str]]] = {
+    "gateway": {("presence", "gateway")},
+    "callcore": {(asker, "callcore") for asker in ("gateway", "callcore", "presence", "policy", "x")},
+    "presence": {(asker, "presence") for asker in ("gateway", "callcore", "presence", "policy", "x")},
+    POLICY: {("callcore", "policy"), ("presence", "policy")},
+    MONITOR: set(),
+}
+"""(who asked, who is to answer): the reply subjects that each user may publish to."""
+
+
+@pytest.mark.parametrize("user", USERS)
+async def test_each_user_answers_only_what_it_was_asked(access: Access, user: str) -> None:
+    async with access.act(user) as actor:
+        may = {
+            (asker, zone)
+            for asker in ("gateway", "callcore", "presence", "policy", "x")
+            for zone in _ZONES
+            if await actor.may_publish(f"_INBOX.{asker}.{zone}.connection.token")
+        }
+        assert may == _ANSWERS[user]
+        services = ("callcore", "presence")
+        assert await actor.may_publish("_INBOX.monitor.nats.connection.token") is (user in services)
+
+
+@pytest.mark.parametrize("forger", [POLICY, "gateway", "presence", MONITOR])
+async def test_a_forged_record_is_not_believed(access: Access, forger: str) -> None:
+    """A user that knows the very reply subject of a read cannot answer it, nor by another zone's subject."""
+    passwords, asking = access.passwords, subjects.rpc_at("calls", "happen", "cc-2")
+    bus = await Bus.connect(
+        access.url, name="cc", inboxes="callcore", login=Login("callcore", passwords.of("callcore"))
+    )
+    try:
+        async with access.act(forger) as actor, access.connect("callcore") as eavesdropper:
+            replies: list[str] = []
+
+            async def note(msg: Msg) -> None:
+                replies.append(msg.reply)
+
+            await eavesdropper.subscribe(asking, cb=note)
+            await eavesdropper.flush()
+            # A request that is never answered, so that a forgery would be in time.
+            waiting = bus.ask(asking, b"", lambda data, _: data, timeout=1.5)
+            async with asyncio.timeout(SECONDS):
+                while not replies:
+                    await asyncio.sleep(0.01)
+            asked, zone, mine, token = replies[0].split(".")[1:]
+            assert (asked, zone) == ("callcore", "callcore") and len(token) == 16
+            for other in _ZONES:
+                await actor.may_publish(f"_INBOX.callcore.{other}.{mine}.{token}")
+            with pytest.raises(Unavailable):
+                await waiting
+    finally:
+        await bus.close()
 
 
 @pytest.mark.parametrize("user", USERS)
@@ -201,7 +256,7 @@ _ALLOWED: dict[str, set[str]] = {
     "presence": _owns("sessions") | _keeps("EVENTS") | _keeps("DEADLINES") | _waits_for("grace", "lease")
     | {"STREAM.INFO.KV_calls", "STREAM.MSG.GET.KV_calls", "DIRECT.GET.KV_calls.$KV.calls.user.x"},
     POLICY: set(),
-    MONITOR: {f"STREAM.INFO.{stream}" for stream in _STREAMS}
+    MONITOR: {f"STREAM.INFO.{stream}" for stream in _STREAMS if stream != "KV_sessions"}
     | {
         f"{read.format(stream)}{key}"
         for stream in ("EVENTS", "KV_calls")
@@ -283,7 +338,10 @@ async def test_a_request_is_answered_across_users(access: Access) -> None:
     async def answer(msg: Msg) -> None:
         await msg.respond(b"here")
 
-    async with access.connect("presence") as presence, access.connect("gateway") as gateway:
+    async with (
+        access.connect("presence", zone="gateway") as presence,
+        access.connect("gateway", zone="presence") as gateway,
+    ):
         await presence.subscribe(subjects.rpc("presence", "status"), cb=answer)
         await gateway.subscribe(subjects.alive("gw"), cb=answer)
         await presence.flush()

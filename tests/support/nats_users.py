@@ -21,13 +21,16 @@ class Access(NamedTuple):
     passwords: Passwords
 
     @asynccontextmanager
-    async def connect(self, user: str, **options: Any) -> AsyncIterator[Client]:
-        """A connection of ``user``; it does not come back when it breaks."""
+    async def connect(self, user: str, *, zone: str = "nats", **options: Any) -> AsyncIterator[Client]:
+        """A connection of ``user``; it does not come back when it breaks.
+
+        ``zone``: the user that answers its requests.
+        """
         client: Client = await nats.connect(
             self.url.split(","),
             user=user,
             password=self.passwords.of(user),
-            inbox_prefix=f"_INBOX.{user}.test",
+            inbox_prefix=f"_INBOX.{user}.{zone}.test",
             allow_reconnect=False,
             **options,
         )
