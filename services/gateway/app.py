@@ -23,6 +23,7 @@ from services.gateway.origins import OriginAllowed, cors, origin_check
 from services.gateway.outbound import Outbound
 from services.gateway.questions import Questions
 from services.gateway.rates import Rates
+from services.gateway.readiness import Readiness
 from services.gateway.recovery import Recoveries
 from services.gateway.relay import Relays
 from services.gateway.replies import Replies
@@ -151,7 +152,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
                 return ["NATS is out of reach"]
             away = [f"no {service} is there" for service in NEEDED if not members.alive(service)]
             away += fullness.reasons(tuple(name for name in members.full() if name in STORED_BY_JOINS))
-            return away or ([] if lease.held else ["presence has not granted a lease yet"])
+            return [*(away or lease.missing()), *auth.missing()]
 
         def impaired() -> list[str]:
             return fullness.reasons(tuple(sorted({*members.full(), *bus.full.streams()})))
@@ -196,6 +197,8 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         auth.start()
         transport.start()
         await beacon.start()
+        readiness = Readiness(missing)
+        readiness.start()
         runner = Door(
             _application(transport, origin_allowed, missing, impaired, demo=settings.demo), connections
         )
@@ -207,6 +210,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             yield
         finally:
             transport.draining = True
+            await readiness.stop()
             await drain(transport, settings.drain_seconds)
             inbound.stopping = True
             await site.stop()

@@ -61,6 +61,14 @@ class Auth:
         )
         return cls(verifier, jwks)
 
+    def missing(self) -> list[str]:
+        """Return why no token can be checked, in words; empty if they can."""
+        return (
+            ["no keys for tokens have been read yet"]
+            if self._jwks is not None and not self._jwks.read
+            else []
+        )
+
     def start(self) -> None:
         """Watch what runs out."""
         if self._jwks is not None:

@@ -77,6 +77,11 @@ class Jwks:
             raise Unavailable(retry_after_ms=int(max(0.0, wait) * 1000) + 1)
         return None
 
+    @property
+    def read(self) -> bool:
+        """True once keys have been read."""
+        return self._keys is not None
+
     def _known(self, kid: str | None) -> Key | None:
         keys = self._keys or {}
         if kid is None:

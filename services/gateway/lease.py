@@ -56,6 +56,12 @@ class Lease:
         self._late = False
         self.held = False
 
+    def missing(self) -> list[str]:
+        """Return why nobody should join here now, in words; empty if the last renewal succeeded."""
+        if not self.held:
+            return ["presence has not granted a lease yet"]
+        return ["presence does not renew the lease"] if self._late else []
+
     def start(self) -> None:
         """Begin to renew it."""
         self._task = asyncio.create_task(self._run(), name="lease")
