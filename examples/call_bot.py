@@ -1,6 +1,6 @@
 """A client in Python, media and all: it answers every call with a moving picture and a tone, or calls somebody.
 
-    pip install "python-socketio[asyncio_client]" aiortc
+    pip install "python-socketio[asyncio-client]" aiortc
     python examples/call_bot.py --name echo                 # then call echo from the page
     python examples/call_bot.py --name robot --call alice   # it calls
 

@@ -7,8 +7,17 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from shared import nats_urls
 from shared.bus import Login
 
+SECRETIVE = frozenset({"ICE_SERVERS", "JWT_SECRET", "NATS_PASSWORD", "TURN_SECRET"})
+"""Settings whose values are not printed."""
+PLAIN = {
+    "bool_parsing": "must be `on` or `off`",
+    "int_parsing": "must be a whole number",
+    "float_parsing": "must be a number",
+}
+"""Errors of Pydantic that are told in other words than its own."""
 EXIT_USAGE = 2
 """Exit status of a service whose settings are wrong."""
 
@@ -31,10 +40,10 @@ class ServiceSettings(BaseSettings):
         env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True, env_ignore_empty=True
     )
 
-    nats_url: str = Field(
+    nats_url: Annotated[str, AfterValidator(nats_urls.checked)] = Field(
         default="nats://127.0.0.1:4222",
-        min_length=1,
-        description="NATS servers, comma separated. JetStream must be on.",
+        description="NATS servers, comma separated: `nats://host:port` or `tls://host:port`. JetStream must be on. A "
+        "password with one of `/?#,` goes into `NATS_PASSWORD`.",
     )
     nats_user: str = Field(default="", description="User at NATS; goes before one in `NATS_URL`.")
     nats_password: SecretStr = Field(default=SecretStr(""), description="Its password.")
@@ -136,6 +145,8 @@ def explain(error: ValidationError) -> list[str]:
             continue
         key = str(item["loc"][0]).upper()
         value = item["input"] if isinstance(item["input"], str | int | float) else "…"
-        allowed = item["msg"].removeprefix("Value error, ")
+        if key in SECRETIVE or "@" in str(value):  # there may be a password in it
+            value = "…"
+        allowed = PLAIN.get(item["type"]) or item["msg"].removeprefix("Value error, ")
         lines.append(f"{key}={value}: {allowed[:1].lower()}{allowed[1:]}")
     return lines

@@ -11,6 +11,7 @@ from shared import settings
 from shared.runner import distribution_version
 from signalling import tokens
 from signalling import up as up_module
+from signalling.options import checked_nats
 from signalling.plan import Plan
 from signalling.watch import commands as watching
 
@@ -24,6 +25,7 @@ def main() -> None:
 _COUNT: dict[str, Any] = {"default": 1, "show_default": True, "type": click.IntRange(1, 64)}
 _PORT_HELP = "Port of the first gateway; the others follow. 0: any free ones."
 _NODES_HELP = "How many embedded NATS servers. 3: a cluster, with KV_REPLICAS=3 unless that is set."
+_NATS_HELP = "A NATS server with JetStream, instead of an embedded one."
 _DATA_HELP = "Keep the embedded server's store here. Default: a temporary folder that goes with it."
 
 
@@ -33,7 +35,7 @@ _DATA_HELP = "Keep the embedded server's store here. Default: a temporary folder
 @click.option("--gateways", **_COUNT, help="How many gateways.")
 @click.option("--callcores", **_COUNT, help="How many call-control instances.")
 @click.option("--presences", **_COUNT, help="How many presence instances.")
-@click.option("--nats", metavar="URL", help="A NATS server with JetStream, instead of an embedded one.")
+@click.option("--nats", metavar="URL", callback=checked_nats, help=_NATS_HELP)
 @click.option("--nats-nodes", type=click.Choice(["1", "3"]), default="1", show_default=True, help=_NODES_HELP)
 @click.option("--data", type=click.Path(file_okay=False, path_type=Path), help=_DATA_HELP)
 @click.option("--with-parent", is_flag=True, hidden=True)

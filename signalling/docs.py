@@ -134,7 +134,7 @@ def _allowed(schema: dict[str, Any], defs: dict[str, Any]) -> str:
         case "number":
             return _range("number", schema)
         case "boolean":
-            return "`true`, `false`"
+            return "`on`, `off`"
         case "array":
             return (
                 "texts, comma separated" if schema.get("items", {}).get("type") == "string" else "JSON list"
@@ -165,7 +165,7 @@ def _default(value: Any) -> str:
     if isinstance(value, list | tuple | set | frozenset):
         return ", ".join(str(item) for item in value)
     if isinstance(value, bool):
-        return str(value).lower()
+        return "on" if value else "off"
     return "" if value is None else str(value)
 
 

@@ -14,12 +14,14 @@ import nats.errors
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
+from services.callcore import settings as callcore
 from services.gateway import page
 from services.gateway import settings as gateway
+from services.presence import settings as presence
 from shared import subjects
 from shared.bus import Login, without_passwords
 from shared.contracts.liveness import Beat
-from shared.settings import EXIT_USAGE, BackendSettings
+from shared.settings import EXIT_USAGE, BackendSettings, explain
 from signalling import broker, folder
 from signalling.broker import Broker
 from signalling.child import Child, Say
@@ -244,11 +246,26 @@ class Up:
 
 
 def _given(settings: type[S]) -> S | None:
-    """What the environment and ``.env`` say; ``None`` if it is wrong, for then the services will say so."""
+    """What the environment and ``.env`` say; ``None`` if settings do not go together, for then the services say so."""
     try:
         return settings()
     except ValidationError:
         return None
+
+
+def wrong_settings() -> list[str]:
+    """Return a line for each setting of a service that has a wrong value, also if it would be overridden here.
+
+    Settings that do not go together are left to the services: some of them are overridden.
+    """
+    lines: dict[str, None] = {}
+    for settings in (gateway.Settings, callcore.Settings, presence.Settings):
+        try:
+            settings()
+        except ValidationError as error:
+            if all(item["loc"] for item in error.errors(include_url=False)):
+                lines |= dict.fromkeys(explain(error))
+    return list(lines)
 
 
 def _shown(host: str) -> str:
@@ -282,6 +299,10 @@ def run(plan: Plan) -> int:
             loop.add_signal_handler(number, up.stop, number)
         await up.run()
 
+    if wrong := wrong_settings():
+        for line in wrong:
+            print(f"signalling: {line}", file=sys.stderr)
+        return EXIT_USAGE
     try:
         asyncio.run(main())
     except PlanError as error:

@@ -1,6 +1,7 @@
 """Settings of the gateway."""
 
 import json
+import re
 from typing import Annotated, Any, Self
 
 from pydantic import (
@@ -13,10 +14,16 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 from pydantic_settings import NoDecode
 
 from services.gateway.limit_settings import LimitSettings
 from shared.settings import CommaList, split
+
+_ICE_URL = re.compile(r"(stuns?:[^?\s]+|turns?:[^?\s]+(\?transport=(udp|tcp))?)")
+_WRONG_ICE = "wrong_ice_server"
+_ICE_URLS = "urls must be addresses like stun:host:port or turn:host:port, with ?transport=udp or tcp at most"
+_TURN_NEEDS = "a turn: or turns: server needs username and credential; one that shares a secret goes into TURN_URLS"
 
 
 class IceServer(BaseModel):
@@ -27,6 +34,16 @@ class IceServer(BaseModel):
     urls: str | list[str]
     username: str | None = None
     credential: str | None = None
+
+    @model_validator(mode="after")
+    def _can_be_used(self) -> Self:
+        """Browsers throw on a server that is not like this, so that no call of any client would begin."""
+        urls = [self.urls] if isinstance(self.urls, str) else self.urls
+        if not urls or not all(_ICE_URL.fullmatch(url) for url in urls):
+            raise PydanticCustomError(_WRONG_ICE, _ICE_URLS)
+        if any(url.startswith("turn") for url in urls) and not (self.username and self.credential):
+            raise PydanticCustomError(_WRONG_ICE, _TURN_NEEDS)
+        return self
 
 
 _ICE_SERVERS = TypeAdapter(tuple[IceServer, ...])
@@ -126,7 +143,10 @@ class Settings(LimitSettings):
     def _servers(cls, value: object) -> object:
         try:
             return _ICE_SERVERS.validate_json(value) if isinstance(value, str) else value
-        except ValidationError:
+        except ValidationError as error:
+            for wrong in error.errors(include_url=False, include_input=False):
+                if wrong["type"] == _WRONG_ICE:
+                    raise ValueError(wrong["msg"]) from None
             raise ValueError(
                 'must be a JSON list of {"urls": text or list of texts, "username"?: text, "credential"?: text}'
             ) from None

@@ -16,6 +16,7 @@ from shared.errors import Unavailable
 from shared.ids import new_id
 from shared.settings import load
 from signalling import tokens
+from signalling.options import checked_nats
 from signalling.watch import history as history_module
 from signalling.watch import tables
 from signalling.watch.connection import connected
@@ -28,7 +29,7 @@ ONCE_SECONDS = 1.0
 """Over how long ``--once`` measures rates."""
 PROBE_TOKEN_SECONDS = 3600
 """More than all of its steps can take."""
-nats_option = click.option("--nats", metavar="URL", help=_NATS_HELP)
+nats_option = click.option("--nats", metavar="URL", help=_NATS_HELP, callback=checked_nats)
 
 
 def _run(doing: Coroutine[Any, Any, None]) -> None:

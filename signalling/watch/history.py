@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from shared import subjects
 from shared.bus import Bus
+from shared.ids import could_be_minted
 from shared.printable import printable
 from shared.traces import trace_of
 from signalling.watch.stored import scan
@@ -76,7 +77,12 @@ class History(NamedTuple):
 
 
 async def read(bus: Bus, call: str) -> History | None:
-    """The history of a call; ``None`` if nothing is recorded of it. Raises :class:`shared.errors.Unavailable`."""
+    """The history of a call; ``None`` if nothing is recorded of it, or ``call`` is no id that the server mints.
+
+    Raises :class:`shared.errors.Unavailable`.
+    """
+    if not could_be_minted(call):  # a wildcard would find all calls
+        return None
     told: list[tuple[str, dict[str, Any]]] = []
     filter_ = subjects.event_call(call, "*")
     async for message in scan(bus, subjects.STREAM_EVENTS, filter_, most=_MOST):

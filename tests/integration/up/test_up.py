@@ -365,9 +365,18 @@ def test_a_missing_nats_server(up: Up, tmp_path: Path) -> None:
     assert "nats-server is not installed" in refused(running)
 
 
-@pytest.mark.parametrize("url", ["nats://127.0.0.1:1", "nats://no-such-host.invalid:4222", "what is this"])
+@pytest.mark.parametrize("url", ["nats://127.0.0.1:1", "nats://no-such-host.invalid:4222"])
 def test_an_unreachable_nats(up: Up, url: str) -> None:
     assert f"NATS at {url} cannot be used" in refused(up(*ANY, "--nats", url))
+
+
+@pytest.mark.parametrize("setting", ["PORT=abc", "DRAIN_SECONDS=soon", "METRICS_PORT=abc", "DEMO=maybe"])
+def test_a_wrong_setting_that_it_overrides(up: Up, setting: str) -> None:
+    key, _, value = setting.partition("=")
+    running = up(*ANY, **{key: value})
+    assert f"{setting}: " in refused(running)
+    assert running.process.returncode == 2
+    assert running.trace("born") == []
 
 
 async def test_something_that_is_no_nats(up: Up) -> None:

@@ -1,0 +1,20 @@
+"""What options of several commands have in common."""
+
+import click
+
+from shared import nats_urls
+from shared.settings import EXIT_USAGE
+
+
+class WrongOption(click.ClickException):
+    """The value of an option is wrong; told in one line."""
+
+    exit_code = EXIT_USAGE
+
+
+def checked_nats(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    """Check the addresses of ``--nats``. Raises :class:`WrongOption`, with no password in its text."""
+    try:
+        return nats_urls.checked(value) if value is not None else None
+    except ValueError as error:
+        raise WrongOption(f"--nats: {error}") from None
