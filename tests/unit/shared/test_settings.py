@@ -69,9 +69,7 @@ def test_others_are_told_in_one_line_with_no_password(url: str) -> None:
     assert "wo" not in line.removeprefix("NATS_URL=").replace("two", "").replace("password", "")
 
 
-@pytest.mark.parametrize(
-    "url", ["nats://host name:x", "nats://u:secret@host:abc", "nats://host:99999", "a,,b"]
-)
+@pytest.mark.parametrize("url", ["nats://host name:x", "nats://u:secret@host:99999"])
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_service_ends_with_one_line_and_status_2(service: str, url: str) -> None:
     env = {**os.environ, "NATS_URL": url}
@@ -141,7 +139,8 @@ def test_ice_servers_that_a_browser_would_throw_at(server: str) -> None:
 
 
 def test_ice_servers_that_work() -> None:
-    servers = '[{"urls": "stun:a:3478"}, {"urls": ["turn:a:1?transport=tcp", "turns:b"], "username": "u", "credential": "c"}]'
+    turn = '{"urls": ["turn:a:1?transport=tcp", "turns:b"], "username": "u", "credential": "c"}'
+    servers = f'[{{"urls": "stun:a:3478"}}, {turn}]'
     assert len(Gateway.model_validate({"ice_servers": servers}).ice_servers) == 2
 
 
