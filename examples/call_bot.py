@@ -18,12 +18,14 @@ import json
 import math
 import re
 import signal
+import sys
 from array import array
 from contextlib import suppress
 from fractions import Fraction
 from typing import Any
 
 import socketio
+import socketio.exceptions
 from aiortc import (
     AudioStreamTrack,
     MediaStreamTrack,
@@ -40,6 +42,10 @@ from av import AudioFrame, VideoFrame
 ANSWER_SECONDS = 10
 RATE, TONE_HZ, SAMPLES = 48_000, 440, 960
 WIDTH, HEIGHT = 320, 240
+
+
+class Refused(Exception):
+    """The server refused something, or did not answer; the text says what and why."""
 
 
 class Picture(VideoStreamTrack):
@@ -181,6 +187,8 @@ class Bot:
         self._socket = socketio.AsyncClient()
         self._events: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue()
         self._joined = asyncio.Event()
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Raises :class:`Refused` once the server has refused a join."""
         self._resume: dict[str, Any] | None = None
         self._last_seq = 0
         self._ice_servers: list[dict[str, Any]] = []
@@ -192,12 +200,22 @@ class Bot:
             self._socket.on(event, self._queue(event))
 
     async def start(self) -> None:
+        """Connect and join. Raises :class:`Refused`, also if there is no server."""
         auth = {"token": self._token} if self._token else None
-        await self._socket.connect(self._url, auth=auth, transports=["websocket"])
-        await asyncio.wait_for(self._joined.wait(), ANSWER_SECONDS)
+        try:
+            await self._socket.connect(self._url, auth=auth, transports=["websocket"])
+        except (socketio.exceptions.ConnectionError, ValueError, OSError) as error:
+            raise Refused(f"no connection to {self._url}: {error}") from None
+        joined = asyncio.ensure_future(self._joined.wait())
+        await asyncio.wait([joined, self.failed], timeout=2 * ANSWER_SECONDS, return_when="FIRST_COMPLETED")
+        joined.cancel()
+        if self.failed.done():
+            self.failed.result()
+        if not self._joined.is_set():
+            raise Refused("user:join: no answer")
 
     async def call(self, user: str) -> None:
-        """Ring somebody. They are offered the connection as soon as they have accepted."""
+        """Ring somebody. They are offered the connection as soon as they have accepted. Raises :class:`Refused`."""
         initiated = await self._ask("call:initiate", {"to": user, "callType": "video"})
         self.call_id, self.peer = initiated["callId"], user
 
@@ -205,11 +223,16 @@ class Bot:
         """Take what comes, one after the other."""
         while True:
             event, payload = await self._events.get()
-            if event == "call:incoming" and self.call_id is None:
-                self.call_id, self.peer = payload["callId"], payload["from"]
-                await self._ask("call:accept", {"callId": self.call_id})
-            elif payload.get("callId") == self.call_id:
-                await self._take(event, payload)
+            try:
+                if event == "call:incoming" and self.call_id is None:
+                    self.call_id, self.peer = payload["callId"], payload["from"]
+                    await self._ask("call:accept", {"callId": self.call_id})
+                elif payload.get("callId") == self.call_id:
+                    await self._take(event, payload)
+            except Refused as error:  # mostly a call that is over: `call:ended` is on its way
+                print(json.dumps({"refused": str(error)}), flush=True)
+                if event == "call:incoming":
+                    self.call_id = None
 
     async def stop(self) -> None:
         await self._hang_up()
@@ -221,7 +244,12 @@ class Bot:
             "userId": self.name,
             **({"resume": {**self._resume, "lastSeq": self._last_seq}} if self._resume else {}),
         }
-        joined = await self._ask("user:join", join)
+        try:
+            joined = await self._ask("user:join", join)
+        except Refused as error:
+            if not self.failed.done():
+                self.failed.set_exception(error)
+            return
         self._resume = {"sessionId": joined["sessionId"], "token": joined["resume"]["token"]}
         self._last_seq = max(self._last_seq, joined.get("seq", 0))
         self._ice_servers = joined["iceServers"]
@@ -263,16 +291,20 @@ class Bot:
     async def _hang_up(self) -> None:
         call_id, self.call_id = self.call_id, None
         if call_id is not None:
-            await self._ask("call:end", {"callId": call_id})
+            with suppress(Refused):  # it is over already
+                await self._ask("call:end", {"callId": call_id})
         if self.connection is not None:
             await self.connection.close()
             self.connection = None
 
     async def _ask(self, event: str, payload: dict[str, Any]) -> dict[str, Any]:
-        """Send, and wait for the acknowledgement. Raises ``RuntimeError`` with the server's refusal."""
-        answer = await self._socket.call(event, payload, timeout=ANSWER_SECONDS)
+        """Send, and wait for the acknowledgement. Raises :class:`Refused`."""
+        try:
+            answer = await self._socket.call(event, payload, timeout=ANSWER_SECONDS)
+        except socketio.exceptions.SocketIOError as error:
+            raise Refused(f"{event}: {error or 'no answer'}") from None
         if not answer["ok"]:
-            raise RuntimeError(f"{event}: {answer['error']['code']}: {answer['error']['message']}")
+            raise Refused(f"{event}: {answer['error']['code']}: {answer['error']['message']}")
         return dict(answer)
 
 
@@ -287,20 +319,27 @@ async def main() -> None:
     options = parser.parse_args()
 
     bot = Bot(options.url, options.name, options.token)
-    await bot.start()
-    print(json.dumps({"joined": options.name}), flush=True)
+    try:
+        await bot.start()
+        print(json.dumps({"joined": options.name}), flush=True)
+        if options.call:
+            await bot.call(options.call)
+    except Refused as error:
+        await bot.stop()
+        sys.exit(f"call_bot: {error}")
     running = asyncio.create_task(bot.run())
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, running.cancel)
-    if options.call:
-        await bot.call(options.call)
-    while not running.done():
-        await asyncio.wait([running], timeout=1)
+    while not running.done() and not bot.failed.done():
+        await asyncio.wait([running, bot.failed], timeout=1, return_when="FIRST_COMPLETED")
         if bot.connection is not None:
             told = {"with": bot.peer, "state": bot.connection.state, "pictures": bot.connection.pictures}
             print(json.dumps({**told, "loudness": round(bot.connection.loudness, 3)}), flush=True)
             bot.connection.loudness = 0.0
     await bot.stop()
+    if bot.failed.done():
+        running.cancel()
+        sys.exit(f"call_bot: {bot.failed.exception()}")
     if not running.cancelled():
         running.result()
 

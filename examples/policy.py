@@ -10,6 +10,7 @@ It needs nothing but nats-py. What is asked and answered is JSON: ``rpc.policy.m
 say no as to say yes: who is blocked can measure it.
 """
 
+import argparse
 import asyncio
 import json
 import os
@@ -17,8 +18,11 @@ import signal
 import sys
 from pathlib import Path
 
-import nats
+import nats.errors
+from nats.aio.client import Client
 from nats.aio.msg import Msg
+
+CONNECT_SECONDS = 5
 
 
 class BlockList:
@@ -33,20 +37,51 @@ class BlockList:
         """Whether ``user`` blocks ``other``. Raises ``OSError`` or ``ValueError`` while the file cannot be read."""
         changed = self._file.stat().st_mtime_ns
         if changed != self._read_at:
-            self._blocked, self._read_at = json.loads(self._file.read_text()), changed
+            blocked = json.loads(self._file.read_text())
+            if not isinstance(blocked, dict) or not all(isinstance(who, list) for who in blocked.values()):
+                raise ValueError('not like {"bob": ["alice"]}')
+            self._blocked, self._read_at = blocked, changed
         return other in self._blocked.get(user, ())
+
+
+async def connect(user: str | None, inboxes: str) -> Client:
+    """Connect to NATS; if that fails, exit with the reason in one line."""
+    reason = "no answer"
+
+    async def on_error(error: Exception) -> None:
+        nonlocal reason
+        said = str(error) or type(error).__name__
+        if reason == "no answer" or not isinstance(error, OSError):  # a server that refuses also hangs up
+            reason = said
+        if client.is_connected:
+            print(f"nats: {said}", file=sys.stderr, flush=True)
+
+    client, urls = Client(), os.environ.get("NATS_URL", "nats://127.0.0.1:4222")
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            await client.connect(
+                urls.split(","),
+                user=user,
+                password=os.environ.get("NATS_PASSWORD"),
+                inbox_prefix=inboxes,
+                error_cb=on_error,
+                max_reconnect_attempts=-1,
+            )
+    except TimeoutError:
+        sys.exit(f"no connection to NATS: {reason}")
+    except (OSError, ValueError, nats.errors.Error) as error:
+        sys.exit(f"no connection to NATS: {error}")
+    return client
 
 
 async def main(file: Path) -> None:
     """Answer until SIGINT or SIGTERM."""
     block_list = BlockList(file)
-    client = await nats.connect(
-        os.environ.get("NATS_URL", "nats://127.0.0.1:4222").split(","),
-        user=os.environ.get("NATS_USER"),
-        password=os.environ.get("NATS_PASSWORD"),
-        inbox_prefix="_INBOX.policy",
-        max_reconnect_attempts=-1,
-    )
+    try:
+        block_list.blocks("", "")
+    except (OSError, ValueError) as error:
+        sys.exit(f"{file} cannot be used: {error}")
+    client = await connect(os.environ.get("NATS_USER"), "_INBOX.policy")
 
     async def may_call(message: Msg) -> None:
         asked = json.loads(message.data)
@@ -71,4 +106,6 @@ async def main(file: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1])))
+    parser = argparse.ArgumentParser(description="Answers who may call whom, by a block list.")
+    parser.add_argument("file", type=Path, help='JSON like {"bob": ["alice"]}: bob blocks alice')
+    asyncio.run(main(parser.parse_args().file))

@@ -11,9 +11,13 @@ import asyncio
 import json
 import os
 import signal
+import sys
 
-import nats
+import nats.errors
+from nats.aio.client import Client
 from nats.aio.msg import Msg
+
+CONNECT_SECONDS = 5
 
 
 async def push(user: str, message: dict[str, str]) -> None:
@@ -21,15 +25,39 @@ async def push(user: str, message: dict[str, str]) -> None:
     print(json.dumps({"to": user, **message}), flush=True)
 
 
+async def connect(user: str | None, inboxes: str) -> Client:
+    """Connect to NATS; if that fails, exit with the reason in one line."""
+    reason = "no answer"
+
+    async def on_error(error: Exception) -> None:
+        nonlocal reason
+        said = str(error) or type(error).__name__
+        if reason == "no answer" or not isinstance(error, OSError):  # a server that refuses also hangs up
+            reason = said
+        if client.is_connected:
+            print(f"nats: {said}", file=sys.stderr, flush=True)
+
+    client, urls = Client(), os.environ.get("NATS_URL", "nats://127.0.0.1:4222")
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            await client.connect(
+                urls.split(","),
+                user=user,
+                password=os.environ.get("NATS_PASSWORD"),
+                inbox_prefix=inboxes,
+                error_cb=on_error,
+                max_reconnect_attempts=-1,
+            )
+    except TimeoutError:
+        sys.exit(f"no connection to NATS: {reason}")
+    except (OSError, ValueError, nats.errors.Error) as error:
+        sys.exit(f"no connection to NATS: {error}")
+    return client
+
+
 async def main() -> None:
     """Push until SIGINT or SIGTERM."""
-    client = await nats.connect(
-        os.environ.get("NATS_URL", "nats://127.0.0.1:4222").split(","),
-        user=os.environ.get("NATS_USER", "monitor"),
-        password=os.environ.get("NATS_PASSWORD"),
-        inbox_prefix="_INBOX.monitor",
-        max_reconnect_attempts=-1,
-    )
+    client = await connect(os.environ.get("NATS_USER", "monitor"), "_INBOX.monitor")
 
     async def rings(message: Msg) -> None:
         call = json.loads(message.data)
