@@ -306,8 +306,6 @@ class Bus:
     async def flush(self, timeout: float = 2.0) -> None:
         """Wait until the server has seen all that was sent."""
         try:
-            # Else nats-py's ping overtakes what is still in its buffer.
-            await self.client._flush_pending(force_flush=True)
             await self.client.flush(timeout=timeout)  # type: ignore[arg-type]  # seconds, fractions work
         except nats.errors.Error as error:
             raise Unavailable from error

@@ -22,6 +22,7 @@ RECONNECT: Final = "reconnect"
 """The task that opens the connection again."""
 _PING, _PONG = b"PING\r\n", b"PONG\r\n"
 _PAUSE_SECONDS = 0.25
+FLUSH_SECONDS = 10
 
 
 class ConnectionFailed(Error):
@@ -102,6 +103,11 @@ class SupervisedClient(Client):
     async def _send_ping(self, future: "asyncio.Future[Any] | None" = None) -> None:
         self._pongs.append(future or asyncio.get_running_loop().create_future())
         self._write_now(_PING)
+
+    async def flush(self, timeout: int = FLUSH_SECONDS) -> None:
+        """Wait until the server has seen all that was sent; nats-py's own ping overtakes what is in its buffer."""
+        await self._flush_pending(force_flush=True)
+        await super().flush(timeout)
 
     def _write_now(self, command: bytes) -> None:
         """Write past the flusher, whose queue may be full while the server takes nothing."""

@@ -23,7 +23,9 @@ from shared.settings import CommaList, split
 _ICE_URL = re.compile(r"(stuns?:[^?\s]+|turns?:[^?\s]+(\?transport=(udp|tcp))?)")
 _WRONG_ICE = "wrong_ice_server"
 _ICE_URLS = "urls must be addresses like stun:host:port or turn:host:port, with ?transport=udp or tcp at most"
-_TURN_NEEDS = "a turn: or turns: server needs username and credential; one that shares a secret goes into TURN_URLS"
+_TURN_NEEDS = (
+    "a turn: or turns: server needs username and credential; one that shares a secret goes into TURN_URLS"
+)
 
 
 class IceServer(BaseModel):

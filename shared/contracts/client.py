@@ -186,6 +186,10 @@ class Candidate(Relayed):
             raise ValueError("must have either candidate or candidates")
         return self
 
+    def dump(self) -> bytes:
+        """The JSON of this message as it was given: a ``candidate`` that is ``null`` is there."""
+        return self.model_dump_json(by_alias=True, exclude_unset=True).encode()
+
 
 INBOUND: dict[Event, type[Wire]] = {
     Event.JOIN: Join,

@@ -25,7 +25,7 @@ class Wire(BaseModel):
     )
 
     def dump(self) -> bytes:
-        """The JSON of this message, absent fields left out."""
+        """The JSON of this message, absent fields left out. A model to which ``null`` means something overrides it."""
         return self.model_dump_json(by_alias=True, exclude_none=True).encode()
 
 

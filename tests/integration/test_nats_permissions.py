@@ -18,7 +18,7 @@ from signalling.nats_users import ALL, CLUSTER, MONITOR, POLICY, SERVICES, SYSTE
 from tests.support.nats_users import Access
 
 USERS = (*SERVICES, POLICY, MONITOR)
-SECONDS = 10.0
+SECONDS = 30.0
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
-import nats
 from nats.aio.client import Client
 
+from shared.nats_client import SupervisedClient
 from signalling.nats_users import Passwords
 
-ANSWER_SECONDS = 5.0
+ANSWER_SECONDS = 30.0
 
 
 class Access(NamedTuple):
@@ -26,7 +26,8 @@ class Access(NamedTuple):
 
         ``zone``: the user that answers its requests.
         """
-        client: Client = await nats.connect(
+        client = SupervisedClient()  # whose flush waits for its subscriptions, too
+        await client.connect(
             self.url.split(","),
             user=user,
             password=self.passwords.of(user),

@@ -38,6 +38,8 @@ class RawClient(Client):
 
     async def open(self, url: str) -> None:
         """Open the transport; no namespace is connected yet."""
+        if self._http is not None:
+            await self._http.close()
         self._http = aiohttp.ClientSession()
         self._connected = asyncio.get_running_loop().create_future()
         address = f"{url}/socket.io/?EIO=4&transport=websocket"
@@ -96,13 +98,15 @@ class RawClient(Client):
 
     async def close(self) -> None:
         """Close the transport."""
-        if self._ws is not None:
-            await self._ws.close()
-        if self._reader is not None:
-            await asyncio.gather(self._reader, return_exceptions=True)
-        if self._http is not None:
-            await self._http.close()
-        self.closed.set()
+        try:
+            if self._ws is not None:
+                await self._ws.close()
+            if self._reader is not None:
+                await asyncio.gather(self._reader, return_exceptions=True)
+        finally:
+            if self._http is not None:
+                await self._http.close()
+            self.closed.set()
 
     async def _read(self) -> None:
         assert self._ws is not None

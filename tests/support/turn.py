@@ -36,7 +36,7 @@ class TurnClient:
         self._realm = self._nonce = b""
         self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._udp.connect((host, port))
-        self._udp.settimeout(2)
+        self._udp.settimeout(30)
 
     def allocate(self, *, version: int = 4) -> int:
         """The port of a fresh relay address of that IP ``version``."""

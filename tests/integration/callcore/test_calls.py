@@ -255,7 +255,7 @@ async def test_events_are_recorded_once(world: World, callcore: Start) -> None:
         while (await js.stream_info("EVENTS")).state.messages < 3:
             await asyncio.sleep(0.05)
     consumer = await js.pull_subscribe("event.call.c1.>", stream="EVENTS")
-    recorded = [msg.subject for msg in await consumer.fetch(10, timeout=1)]
+    recorded = [msg.subject for msg in await consumer.fetch(3, timeout=30)]
     assert recorded == ["event.call.c1.initiated", "event.call.c1.accepted", "event.call.c1.ended"]
 
 

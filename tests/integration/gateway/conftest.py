@@ -107,8 +107,11 @@ async def services(bus: Bus) -> AsyncIterator[Services]:
 
 async def ready(url: str) -> None:
     """Wait until the gateway says that it can do its work."""
-    async with asyncio.timeout(5), aiohttp.ClientSession() as http:
-        while (await http.get(f"{url}/readyz")).status != 200:
+    async with aiohttp.ClientSession() as http, asyncio.timeout(30):
+        while True:
+            async with http.get(f"{url}/readyz") as answer:
+                if answer.status == 200:
+                    return
             await asyncio.sleep(0.01)
 
 
@@ -152,8 +155,7 @@ async def connect() -> AsyncIterator[Connect]:
         return client
 
     yield one
-    for client in clients:
-        await client.close()
+    await asyncio.gather(*(client.close() for client in clients))
 
 
 @pytest.fixture(autouse=True)

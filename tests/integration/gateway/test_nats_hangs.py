@@ -26,7 +26,7 @@ async def _ready(url: str, path: str = "readyz") -> tuple[int, str]:
 
 
 async def _until_ready(url: str) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while (await _ready(url))[0] != 200:
             await asyncio.sleep(0.05)
 

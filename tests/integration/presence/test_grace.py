@@ -34,7 +34,7 @@ async def index(bus: Bus, gateway: str) -> list[str]:
     return [key for key in keys if (await bucket.get(key, fresh=True)).value]
 
 
-async def eventually(check: Callable[[], Awaitable[bool]], seconds: float = 5.0) -> None:
+async def eventually(check: Callable[[], Awaitable[bool]], seconds: float = 30.0) -> None:
     async with asyncio.timeout(seconds):
         while not await check():
             await asyncio.sleep(0.02)

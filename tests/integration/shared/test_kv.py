@@ -70,7 +70,7 @@ async def test_the_only_replica_is_as_fresh_as_the_leader_and_asked_directly(bus
     async with asyncio.timeout(10):
         while await _asked_of_the_leader(bus, calls, 10):  # until it is known that there is but one
             await asyncio.sleep(0.05)
-    await bus.request("$JS.API.STREAM.DELETE.KV_calls", b"", timeout=2)
+    await bus.request("$JS.API.STREAM.DELETE.KV_calls", b"", timeout=30)
     with pytest.raises(NoBucket):
         await calls.get("user.a", fresh=True)
 

@@ -112,7 +112,7 @@ async def test_what_is_deserted_is_looked_at_again(monkeypatch: pytest.MonkeyPat
     await asyncio.sleep(0.1)
     assert not ends.ended
     store.gone.discard("b-c45")  # it has come to another gateway
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(30):
         await round_
     assert sorted(ends.ended) == sorted(f"c{n}" for n in range(20, 40))
     assert found.swept["session"] == 20

@@ -30,7 +30,7 @@ async def test_join_waits_until_all_is_taken() -> None:
     assert not joining.done()
     assert await queue.get() is None
     queue.task_done()
-    await asyncio.wait_for(joining, 1)
+    await asyncio.wait_for(joining, 30)
     await asyncio.wait_for(queue.join(), 1)
 
 
