@@ -265,7 +265,10 @@ def _stored(schemas: Schemas, rows: dict[str, Row]) -> Iterator[Channel]:
     )
     for pattern, model in _RECORDS.items():
         key = pattern.replace("$", "").rpartition(".")[0]
-        yield Channel(rows[pattern], pattern, (_model(schemas, key, model), deleted))
+        messages = [_model(schemas, key, model), deleted]
+        if model is calls.Hold:
+            messages.append(_model(schemas, "released", calls.Released, deleted.headers))
+        yield Channel(rows[pattern], pattern, tuple(messages))
     note: Schema = {"type": "object", "description": "The key says it all."}
     yield Channel(rows[_AT], _AT, (Message("KV.sessions.at", "A session was there.", note, ({},)), deleted))
     when: Schema = {

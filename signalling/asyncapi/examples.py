@@ -117,6 +117,7 @@ _MADE: tuple[Wire, ...] = (
     calls.RejectRequest(**_BOB, call=CALL, reason="busy"),
     calls.EndRequest(**_REQUEST, call=CALL),
     calls.CallReply(call=CALL),
+    calls.Released(call=CALL, cause=_ID),
     calls.FindRequest(**_REQUEST, to="bob"),
     calls.AttachedRequest(**_BOB, resumed=True),
     calls.LeftRequest(**_BOB, reason="connection_lost"),
