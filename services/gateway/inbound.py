@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from typing import cast
+from typing import Any, cast
 
 from services.gateway.admission import Admission
 from services.gateway.auth import Auth, TokenRefused
@@ -16,7 +16,7 @@ from services.gateway.replies import Asked, Replies, call_id_of
 from services.gateway.sessions import Registry
 from services.gateway.shortcut import Shortcut
 from services.gateway.transport import Transport
-from services.gateway.validation import TooLarge, known, validate
+from services.gateway.validation import TooLarge, join_in, known, validate
 from shared import logs, traces
 from shared.contracts import client
 from shared.contracts.client import Event
@@ -75,6 +75,8 @@ class Inbound:
         self._hits = hits
         self._join_timeout = join_timeout
         self._sizes = sizes
+        self._joining: dict[str, dict[str, Any]] = {}
+        """Socket → the join that it asked for in its handshake, until that is begun."""
         self.stopping = False
         """Whether all sockets are about to break: what is still joined is lost with the lease, not one by one."""
         self._handlers = {
@@ -103,6 +105,13 @@ class Inbound:
     def connected(self, sid: str, eio_sid: str, auth: object) -> None:
         self._registry.add(sid, eio_sid).rates = self._rates.socket()
         self._auth.connected(sid, auth)
+        if (join := join_in(auth)) is not None:
+            self._joining[sid] = join
+
+    async def after_connect(self, sid: str) -> None:
+        """Join, if the client asked for it in the handshake: as by an event that comes before all others."""
+        if (join := self._joining.pop(sid, None)) is not None:
+            await self.event(sid, EventPacket(Event.JOIN, [join], None))
 
     def closed(self, eio_sid: str) -> None:
         self._join_timeout.joined_or_gone(eio_sid)
@@ -112,6 +121,7 @@ class Inbound:
     def disconnected(self, sid: str, *, on_purpose: bool) -> None:
         """A client that leaves takes its session with it; one whose transport broke may come back to it."""
         self._auth.gone(sid)
+        self._joining.pop(sid, None)
         socket = self._registry.remove(sid)
         if socket is not None:
             self._rates.left(socket.rates)

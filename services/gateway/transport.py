@@ -5,6 +5,7 @@ body (checked before Engine.IO decodes it), reading a Socket.IO packet (checked 
 events from JSON that is never decoded here. It builds on the inner workings of exactly pinned versions.
 """
 
+from collections.abc import Coroutine
 from typing import Any, Protocol
 
 import socketio
@@ -34,6 +35,9 @@ class Receiver(Protocol):
 
     def connected(self, sid: str, eio_sid: str, auth: object) -> None:
         """A client has connected to the namespace. ``auth``: what it sent along, any JSON."""
+
+    async def after_connect(self, sid: str) -> None:
+        """The client has been told that it is connected; whatever it sends waits until this returns."""
 
     async def event(self, sid: str, packet: EventPacket) -> None:
         """An event of a connected client; the next one of the same client waits until this returns."""
@@ -174,11 +178,7 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
                     sid = self.manager.sid_from_eio_sid(eio_sid, "/")
                     if sid is None or not self.manager.is_connected(sid, "/"):
                         raise Malformed("Not connected to the namespace")
-                    self._in_hand.add(eio_sid)
-                    try:
-                        await self.receiver.event(sid, packet)
-                    finally:
-                        self._in_hand.discard(eio_sid)
+                    await self._in_turn(eio_sid, self.receiver.event(sid, packet))
                 elif isinstance(packet, DisconnectPacket):
                     await self._handle_disconnect(eio_sid, "/", self.reason.CLIENT_DISCONNECT)
                     self.close_soon(eio_sid)
@@ -197,6 +197,17 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         if self.manager.sid_from_eio_sid(eio_sid, "/") is not None:
             raise Malformed("Connected already")
         await super()._handle_eio_message(eio_sid, data)
+        sid = self.manager.sid_from_eio_sid(eio_sid, "/")
+        if sid is not None:
+            await self._in_turn(eio_sid, self.receiver.after_connect(sid))
+
+    async def _in_turn(self, eio_sid: str, work: Coroutine[Any, Any, None]) -> None:
+        """Do what a client asked for. Meanwhile nothing of the same client takes the short way."""
+        self._in_hand.add(eio_sid)
+        try:
+            await work
+        finally:
+            self._in_hand.discard(eio_sid)
 
     async def _on_connect(self, sid: str, environ: dict[str, Any], auth: object = None) -> None:
         environ.clear()  # kept for as long as the connection, and not needed any more

@@ -46,6 +46,19 @@ def validate(event: Event, args: list[Any], sizes: Sizes | None = None) -> Wire:
         raise (TooLarge if detail["type"] in _TOO_LARGE else BadRequest)(_explain(detail)) from None
 
 
+_JOIN_KEYS = tuple(str(field.alias) for field in Join.model_fields.values())
+
+
+def join_in(auth: object) -> dict[str, Any] | None:
+    """The payload of ``user:join`` that the ``auth`` of a handshake has, unchecked; ``None`` if it names no user.
+
+    Other keys may be another application's.
+    """
+    if not isinstance(auth, dict) or auth.get("userId") is None:
+        return None
+    return {key: auth[key] for key in _JOIN_KEYS if key in auth}
+
+
 def _explain(detail: ErrorDetails) -> str:
     """``field: what is wrong``, without repeating what the client sent."""
     field = ".".join(str(part) for part in detail["loc"]) or "payload"

@@ -3,9 +3,9 @@
 // a call. Runs in Node and in browsers; `media` makes peer connections and streams.
 
 export class OldApp {
-  // `habits`, of apps in the field: `joins` is "when connected" (each time), "at once" (once, before it is connected) or
-  // "twice"; `offers` is "when accepted" or "while it rings"; `candidates` of a callee go "after the answer" or "before
-  // the answer"; `extra` is sent along in every payload.
+  // `habits`, of apps in the field: `joins` is "when connected" (each time), "at once" (once, before it is connected),
+  // "twice", or "in the handshake" (by `auth` in the options, which is new); `offers` is "when accepted" or "while it
+  // rings"; `candidates` of a callee go "after the answer" or "before the answer"; `extra` is in every payload.
   constructor({ io, url, options, userId, media, habits = {} }) {
     this.userId = userId;
     this.media = media;
@@ -158,7 +158,7 @@ export class OldApp {
   #listen() {
     const { socket } = this;
     socket.on("connect", () => {
-      if (this.habits.joins === "at once") return;
+      if (["at once", "in the handshake"].includes(this.habits.joins)) return;
       this.#emit("user:join", { userId: this.userId });
       if (this.habits.joins === "twice") this.#emit("user:join", { userId: this.userId });
     });

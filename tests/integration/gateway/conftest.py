@@ -143,11 +143,12 @@ Connect = Callable[..., Awaitable[RawClient]]
 
 @pytest_asyncio.fixture
 async def connect() -> AsyncIterator[Connect]:
-    """Connects to a gateway and joins, if a user is given."""
+    """Connects to a gateway, with ``auth``, and joins by event, if a user is given."""
     clients: list[RawClient] = []
 
-    async def one(url: str, user: str = "") -> RawClient:
+    async def one(url: str, user: str = "", *, auth: Any = None) -> RawClient:
         client = RawClient(user or "stranger")
+        client.auth = auth
         clients.append(client)
         await client.connect(url)
         if user:
