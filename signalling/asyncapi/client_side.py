@@ -17,6 +17,8 @@ brings about, how a session is resumed. Generated from `shared/contracts/client.
 - A channel is the name of a Socket.IO event in the namespace `/`. Its message is the first argument.
 - Each event may carry a Socket.IO acknowledgement; the reply of an operation is what it is answered with.
   A refusal is told in it and, the same, as `error`.
+- What `user:join` takes may come in the handshake instead, as the `auth` of the connection:
+  `io(url, {auth: {userId, …}})`.
 - Unknown keys are ignored by the server; a client is to ignore those that it does not know.
 """
 
