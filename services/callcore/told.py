@@ -58,8 +58,15 @@ class Told:
         letter = self._postman.deliver(gateway, session, event, payload)
         now = time.monotonic()
         self._turns.append(_Turn(now, gateway, session, event, letter))
-        while self._turns[0].at < now - KEEP_SECONDS:
+        horizon = self._horizon(now)
+        while self._turns[0].at < horizon:
             self._turns.popleft()
+
+    def _horizon(self, now: float) -> float:
+        """Since when what was told may be lost. While NATS was away nobody was told anything: that does not count."""
+        bus = self._bus
+        until = bus.disconnected_at if bus.connected_since > now - KEEP_SECONDS else now
+        return until - KEEP_SECONDS
 
     async def _on_doubt(self, _: Msg) -> None:
         if self._turns and (self._again is None or self._again.done()):
@@ -67,10 +74,8 @@ class Told:
 
     async def _tell_again(self) -> None:
         await asyncio.sleep(GATHER_SECONDS)
-        now, bus = time.monotonic(), self._bus
-        # While NATS was away nobody was told anything: that time does not count.
-        until = bus.disconnected_at if bus.connected_since > now - KEEP_SECONDS else now
-        turns = [turn for turn in self._turns if turn.at > until - KEEP_SECONDS]
+        horizon = self._horizon(time.monotonic())
+        turns = [turn for turn in self._turns if turn.at > horizon]
         try:
             for turn in turns:
                 self._postman.again(turn.gateway, turn.session, turn.event, turn.letter)

@@ -125,7 +125,12 @@ class Lease:
 
     async def _reassert(self, socket: Socket) -> None:
         user, session = socket.user, socket.session
-        if user is None or session is None or self._registry.by_session(session) is not socket:
+        if user is None or session is None:
+            return
+        if socket.gone:
+            self._lost(socket)  # an earlier try may have been done all the same
+            return
+        if self._registry.by_session(session) is not socket:
             return
         request = ReassertRequest(
             request_id=new_id(),

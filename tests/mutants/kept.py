@@ -89,7 +89,7 @@ def copy_tree(target: Path, root: Path = REPOSITORY) -> None:
 def run_test(tree: Path, *tests: str) -> tuple[int, str]:
     """Run tests in ``tree``. Returns pytest's exit status and the end of its output."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--tb=short", *tests]
-    environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(tree)}
     environment.pop("CI", None)
     try:
         done = subprocess.run(
@@ -109,11 +109,11 @@ def judge(mutant: Mutant, tree: Path) -> Verdict:
     """Apply a mutant in ``tree``, run its test, and undo the change."""
     file, begun = tree / mutant.file, time.monotonic()
     before = file.read_text()
-    file.write_text(changed(mutant, before))
+    _write(file, changed(mutant, before))
     try:
         status, output = run_test(tree, mutant.test)
     finally:
-        file.write_text(before)
+        _write(file, before)
     if status == FAILED:
         problem = ""
     elif status == 0:
@@ -121,6 +121,13 @@ def judge(mutant: Mutant, tree: Path) -> Verdict:
     else:
         problem = f"{mutant.test} cannot be run (status {status}): {output[-400:]}"
     return Verdict(mutant, problem, time.monotonic() - begun)
+
+
+def _write(file: Path, text: str) -> None:
+    """Write a file, and remove its bytecode, which Python may take for that of a file written in the same second."""
+    file.write_text(text)
+    for compiled in (file.parent / "__pycache__").glob(f"{file.stem}.*.pyc"):
+        compiled.unlink()
 
 
 def run(mutants: Sequence[Mutant], folder: Path, *, jobs: int) -> Iterator[Verdict]:

@@ -1,13 +1,15 @@
 """Reading a mailbox into which something is still on its way."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from shared import mailbox, streams, subjects
 from shared.bus import Bus
+from shared.clock import now_ms
 from shared.errors import Unavailable
-from shared.mailbox import Postman
+from shared.mailbox import Postman, Reach
 from signalling.nats_server import EmbeddedNats
 
 SECONDS = 0.5
@@ -45,3 +47,63 @@ async def test_what_is_never_stored_is_not_waited_for_long(
     never = mailbox.Letter(subjects.SETTLED, b'{"id":"never","seq":0}')
     with pytest.raises(Unavailable):
         await mailbox.read(bus, "s", upto=never)
+
+
+async def _reaches(bus: Bus, since_ms: int) -> bool:
+    """What somebody who asks now is told."""
+    return await Reach(bus).covers(since_ms)
+
+
+async def test_a_full_stream_does_not_reach_back_to_what_it_has_dropped(
+    nats_server: EmbeddedNats, bus: Bus
+) -> None:
+    """Who came before that may have missed something: ``resumed: true`` would be a lie."""
+    begun = now_ms()
+    await streams.ensure_deliver(bus, replicas=1, max_age_seconds=60, max_mb=1)
+    await asyncio.sleep(0.01)
+    made = now_ms()
+    assert await _reaches(bus, made), "it is new, and made before"
+    assert not await _reaches(bus, begun - 1_000), "what was sent before there was one is not in it"
+    postman = Postman(bus)
+    for _ in range(30):
+        postman.deliver("gw", "s", "call:offer", b'{"offer":"%b"}' % (b"x" * 16_384))
+    await bus.flush()
+    assert await _reaches(bus, made), "there is room"
+    for _ in range(100):
+        postman.deliver("gw", "s", "call:offer", b'{"offer":"%b"}' % (b"x" * 16_384))
+    await bus.flush()
+    await mailbox.read(bus, "s", upto=mailbox.settle(bus, "s"))
+    assert not await _reaches(bus, made)
+    assert await _reaches(bus, now_ms()), "what comes now is there"
+
+
+async def test_what_is_older_than_the_stream_keeps_is_not_asked_for(
+    nats_server: EmbeddedNats, bus: Bus
+) -> None:
+    """A session whose client has been silent for longer than its grace is no more; until then all of it is kept."""
+    await streams.ensure_deliver(bus, replicas=1, max_age_seconds=1, max_mb=1)
+    since = now_ms() - 100
+    assert not await _reaches(bus, since)
+    await asyncio.sleep(1.2)
+    assert await _reaches(bus, since)
+
+
+async def test_the_reach_is_asked_for_at_most_once_a_second(
+    nats_server: EmbeddedNats, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await _make(bus)
+    asked, api, reach = 0, streams.api, Reach(bus)
+
+    async def counted(*args: Any, **more: Any) -> dict[str, Any]:
+        nonlocal asked
+        asked += 1
+        return await api(*args, **more)
+
+    monkeypatch.setattr(streams, "api", counted)
+    for _ in range(5):
+        await reach.covers(now_ms())
+    assert asked == 1
+    monkeypatch.setattr(mailbox, "_LOOK_SECONDS", 0.0)
+    await asyncio.sleep(0.01)
+    await reach.covers(now_ms())
+    assert asked == 2

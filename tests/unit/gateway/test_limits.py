@@ -188,3 +188,41 @@ def test_depth() -> None:
         for text in ("[" * deep + "]" * deep, "[" * deep, '"\\"",' + "[" * deep + "]" * deep):
             with pytest.raises(Malformed, match="deep"):
                 packets.parse(packet(text))
+
+
+async def test_a_user_who_left_and_came_back_is_not_forgotten(
+    make: Callable[..., Rates], clock: Clock
+) -> None:
+    """Neither when its time away would have been over, nor by the sockets that come then."""
+    gateway = make(rate_status="10/5", rate_user_factor="1", connections_per_user=2)
+    first, second, third = gateway.socket(), gateway.socket(), gateway.socket()
+    assert first is not None and second is not None and third is not None
+    gateway.joined(first, "ann")
+    gateway.left(first)
+    gateway.joined(first, "ann")
+    clock.now += 3600
+    assert sum(first.take(Kind.STATUS) for _ in range(10)) == 10
+    stranger = gateway.socket()
+    gateway.joined(stranger, "bob")  # by which users who are away are looked through
+    gateway.joined(second, "ann")
+    assert not second.take(Kind.STATUS), "both count into the same"
+    with pytest.raises(RateLimited):
+        gateway.joined(third, "ann")
+    gateway.left(first)
+    gateway.left(second)
+    clock.now += 3600
+    gateway.joined(third, "cem")
+    gateway.left(third)
+    gateway.joined(third, "ann")
+    assert third.take(Kind.STATUS)
+
+
+def test_a_user_who_is_away_for_long_is_forgotten(make: Callable[..., Rates], clock: Clock) -> None:
+    gateway = make(rate_others="10/5", rate_status="10/5")
+    socket = gateway.socket()
+    for n in range(50):
+        gateway.joined(socket, f"user{n}")
+        gateway.left(socket)
+    clock.now += 3600
+    gateway.joined(socket, "ann")
+    assert len(gateway._users) == 1

@@ -169,3 +169,25 @@ def test_a_handler_that_fails_does_not_stop_the_reading() -> None:
         return seen
 
     assert asyncio.run(read()) == [b"bad", b"good"]
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+@pytest.mark.parametrize("cut", [3, 12, 17])
+def test_half_a_message_of_a_connection_that_broke_is_forgotten(cut: int, at_once: bool) -> None:
+    """It would go before the first message of the new connection: garbage, or a message that is lost."""
+
+    async def read() -> list[bytes]:
+        reader, seen = Reader(Client()), []  # type: ignore[arg-type,var-annotated]
+        reader.direct[b"1"] = lambda _subject, _reply, payload, _head: seen.append(payload)
+        old, new = message(1, "", b"of the old", b"")[:cut], message(1, "", b"of the new", b"")
+        if at_once:
+            assert reader.take(old) == b""
+            reader.reset()
+            assert reader.take(new) == b""
+        else:
+            await reader.parse(old)
+            reader.reset()
+            await reader.parse(new)
+        return seen
+
+    assert asyncio.run(read()) == [b"of the new"]

@@ -1,0 +1,166 @@
+"""A gateway that loses its connection to NATS, alone or with everybody else."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
+
+import pytest
+import pytest_asyncio
+from nats.aio.msg import Msg
+
+from services.callcore import told
+from services.callcore.acks import Acknowledger
+from services.callcore.ledger import Ledger
+from services.callcore.told import Told
+from shared import subjects
+from shared.bus import Bus
+from shared.mailbox import Postman
+from signalling.nats_server import EmbeddedNats
+from tests.integration.gateway.conftest import GATEWAY, Connect, Start
+from tests.support.frozen import freeze
+from tests.support.proxy import Proxy
+from tests.support.raw_client import RawClient
+
+pytestmark = pytest.mark.timeout(60)
+
+KEEP_SECONDS = 1.0
+
+
+@pytest_asyncio.fixture
+async def way(nats_url: str) -> AsyncIterator[Proxy]:
+    """The network between the gateway and NATS; all others have their own."""
+    proxy = Proxy(urlsplit(nats_url).port or 0)
+    await proxy.start()
+    yield proxy
+    await proxy.stop()
+
+
+@pytest_asyncio.fixture
+async def teller(bus: Bus) -> AsyncIterator[Told]:
+    """What a callcore remembers of what it has told, and what says so when its own connection was lost."""
+    teller, acknowledger = Told(bus, Postman(bus)), Acknowledger(bus, Ledger(), "cc")
+    await teller.start()
+    acknowledger.start()
+    yield teller
+    await acknowledger.stop()
+    await teller.stop()
+
+
+def deliver(teller: Told, client: RawClient, event: str, call: str = "c") -> None:
+    payload = b'{"callId":"%b","by":"alice"}' % call.encode()
+    teller.deliver(GATEWAY, f"s-{client.socket_id}", event, payload)
+
+
+async def connected(bus: Bus) -> None:
+    async with asyncio.timeout(15):
+        while not bus.connected:
+            await asyncio.sleep(0.02)
+
+
+async def test_a_gateway_that_was_cut_off_alone_tells_everybody_to_doubt(
+    bus: Bus, way: Proxy, gateway: Start
+) -> None:
+    """Nobody else has noticed: what was on its way to the gateway, and from it, is lost unless it says so."""
+    await gateway(nats_url=way.url.replace("http", "nats"))
+    doubts = asyncio.Event()
+
+    async def on_doubt(_: Msg) -> None:
+        doubts.set()
+
+    await bus.subscribe(subjects.DOUBT, on_doubt)
+    await bus.flush()
+    way.cut()
+    await asyncio.wait_for(doubts.wait(), 10)
+    assert bus.connected
+
+
+async def test_what_was_on_its_way_to_a_gateway_that_was_cut_off_alone_is_told_again(
+    bus: Bus, way: Proxy, gateway: Start, connect: Connect, teller: Told
+) -> None:
+    url = await gateway(nats_url=way.url.replace("http", "nats"))
+    bob = await connect(url, "bob")
+    deliver(teller, bob, "call:incoming")
+    await bob.expect("call:incoming")
+    way.half_open()
+    deliver(teller, bob, "call:ended")
+    await asyncio.sleep(0.1)  # it has left, and gets stuck on the way
+    way.cut()
+    await bob.expect("call:ended")
+    await bob.quiet()
+
+
+async def test_what_was_on_its_way_when_nats_was_killed_is_told_again(
+    nats_server: EmbeddedNats, bus: Bus, gateway: Start, connect: Connect, teller: Told
+) -> None:
+    bob = await connect(await gateway(), "bob")
+    deliver(teller, bob, "call:incoming")
+    await bob.expect("call:incoming")
+    freeze(nats_server)
+    deliver(teller, bob, "call:accepted")
+    deliver(teller, bob, "call:ended")
+    await asyncio.sleep(0.2)  # they have left
+    nats_server.kill()
+    nats_server.start()
+    await bob.expect("call:ended")
+    events = [received.event for received in bob.inbox.all if received.event.startswith("call:")]
+    assert events == ["call:incoming", "call:accepted", "call:ended"], "once each, and in order"
+
+
+@pytest.mark.parametrize("told_meanwhile", [False, True])
+async def test_an_outage_that_is_longer_than_the_memory_does_not_count(
+    nats_server: EmbeddedNats, bus: Bus, gateway: Start, connect: Connect, teller: Told,
+    monkeypatch: pytest.MonkeyPatch, told_meanwhile: bool,
+) -> None:  # fmt: skip
+    """``told_meanwhile``: something else is told after NATS is back, before what may be lost is told again."""
+    monkeypatch.setattr(told, "KEEP_SECONDS", KEEP_SECONDS)
+    monkeypatch.setattr(told, "GATHER_SECONDS", 0.05)
+    bob = await connect(await gateway(), "bob")
+    freeze(nats_server)
+    deliver(teller, bob, "call:ended")
+    await asyncio.sleep(0.1)  # it has left
+    nats_server.kill()
+    await asyncio.sleep(2 * KEEP_SECONDS)
+    nats_server.start()
+    if told_meanwhile:
+        await connected(bus)
+        deliver(teller, bob, "call:incoming", "another")
+    ended = await bob.expect("call:ended")
+    assert ended["callId"] == "c"
+
+
+async def test_what_was_told_long_before_is_not_told_again(
+    bus: Bus, teller: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(told, "KEEP_SECONDS", KEEP_SECONDS)
+    monkeypatch.setattr(told, "GATHER_SECONDS", 0.05)
+    heard: list[bytes] = []
+    await bus.subscribe_direct(subjects.deliver_all(GATEWAY), lambda _s, _r, letter, _h: heard.append(letter))
+    await asyncio.sleep(2 * KEEP_SECONDS)  # an instance that has just connected remembers all
+    for n in range(2):
+        teller.deliver(GATEWAY, "s", "call:accepted", b'{"callId":"c%d"}' % n)
+        await asyncio.sleep(n * KEEP_SECONDS + 0.1)
+    bus.publish(subjects.DOUBT)
+    await asyncio.sleep(0.3)
+    assert len(heard) == 2
+    teller.deliver(GATEWAY, "s", "call:accepted", b'{"callId":"c3"}')
+    bus.publish(subjects.DOUBT)
+    async with asyncio.timeout(5):
+        while len(heard) < 4:
+            await asyncio.sleep(0.02)
+    assert heard[2] == heard[3], "as it was, with the seq that it had"
+
+
+async def test_the_memory_of_what_was_told_is_bounded(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(told, "KEEP_MAX", 3)
+    monkeypatch.setattr(told, "GATHER_SECONDS", 0.05)
+    teller, heard = Told(bus, Postman(bus)), []
+    await bus.subscribe_direct(subjects.deliver_all(GATEWAY), lambda _s, _r, letter, _h: heard.append(letter))
+    await teller.start()
+    for n in range(5):
+        teller.deliver(GATEWAY, "s", "call:accepted", b'{"callId":"c%d"}' % n)
+    bus.publish(subjects.DOUBT)
+    async with asyncio.timeout(5):
+        while len(heard) < 8:
+            await asyncio.sleep(0.02)
+    assert heard[5:] == heard[2:5], "the last ones"
+    await teller.stop()
