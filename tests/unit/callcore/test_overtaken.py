@@ -3,14 +3,16 @@
 What Hypothesis does not find in 500 examples of ``test_interleavings``.
 """
 
+import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from services.callcore.model import State
 from services.callcore.store import FORMING_MS
 from shared.contracts.calls import Hold
-from shared.errors import SignallingError
+from shared.errors import SignallingError, Unavailable
 from tests.unit.callcore.test_interleavings import World
 
 
@@ -124,6 +126,30 @@ async def test_a_try_that_meets_the_record_of_an_earlier_one_tells_of_it(world: 
     await w.finish()
     assert told(w, "call1")["b1", "call:incoming"] == 1
     assert [call.state for call in w.live()] == [State.RINGING]
+
+
+async def test_a_call_whose_creation_was_not_answered_keeps_its_users(world: Callable[[], World]) -> None:
+    """Nobody knows whether it is there; so it may be, and is found by the next try."""
+    w = world()
+    put = w.calls.put
+
+    def without_an_answer(key: str, value: bytes, revision: int, **more: Any) -> asyncio.Future[int]:
+        async def lost() -> int:
+            await put(key, value, revision, **more)
+            raise Unavailable
+
+        return asyncio.ensure_future(lost()) if key == "call.call1" else put(key, value, revision, **more)
+
+    w.calls.put = without_an_answer  # type: ignore[method-assign]
+    await until_created(w)
+    request = w.tasks[0][1]
+    await let(w, "calls put call.call1")
+    await w.gate.settle()
+    assert w.hold("ann") is not None and w.hold("bob") is not None and not w.told
+    assert request is not None
+    w._spawn(w.placing.initiate(request.model_copy(update={"attempt": 2})), request)
+    await w.finish()
+    assert [call.call for call in w.live()] == ["call1"] and told(w, "call1")["b1", "call:incoming"] == 1
 
 
 async def test_a_hold_whose_call_never_came_about_is_voided_for_good(world: Callable[[], World]) -> None:
