@@ -39,6 +39,9 @@ class Server(Protocol):
     async def posted(self, eio_sid: str) -> None:
         """Wait until what the client posts by polling is handled."""
 
+    def polls_no_more(self, eio_sid: str) -> None:
+        """Let go of what is kept for a client that polls."""
+
     async def garbage(self, eio_sid: str, what: str) -> None:
         """A frame that is none."""
 

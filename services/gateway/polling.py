@@ -74,6 +74,8 @@ class Polling:
         self._doorway = Doorway(WAITING_MAX)
         self._posting: dict[str, asyncio.Event] = {}
         """Connections whose client is sending a polling request; set when it is done with."""
+        self._answers: dict[str, _Answer] = {}
+        """Connection → its last poll and the answer, for as long as its client polls."""
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -90,6 +92,10 @@ class Polling:
         """Wait until the body that a client is posting, if any, is handled."""
         if (posting := self._posting.get(eio_sid)) is not None:
             await posting.wait()
+
+    def forget(self, eio_sid: str) -> None:
+        """Let go of what is kept for a connection: it does not poll any more."""
+        self._answers.pop(eio_sid, None)
 
     async def _look_after(self) -> None:
         """Close connections of clients that do not answer pings."""
@@ -127,7 +133,7 @@ class Polling:
             return await self._post(request, eio_sid, connection)
         if transport == "websocket":
             return await self._upgrade(connection)({"aiohttp.request": request})
-        return await self._poll(connection)
+        return await self._poll(eio_sid, connection, query.get("t", [""])[0])
 
     def _alive(self, eio_sid: str) -> Any:
         """Return the connection of a session id. Raises HTTP 400 for one that is unknown or closed."""
@@ -147,14 +153,26 @@ class Polling:
         self._connections.check(request)  # again: others were let in meanwhile
         return await self._of_engineio(request)
 
-    async def _poll(self, connection: Any) -> web.Response:
+    async def _poll(self, eio_sid: str, connection: Any, key: str) -> web.Response:
+        """Answer with what waits, or comes. ``key``: of this poll and no other, as client libraries send it; or "".
+
+        HTTP clients, browsers too, send a GET again by themselves if their connection breaks before the answer. Then
+        the answer is sent again, once: else what is in it would be lost in a connection that goes on.
+        """
+        last = self._answers.get(eio_sid)
+        if last is not None and key == last.key and not last.repeated:
+            last.repeated = True
+            return _answer(last.payload)
         try:
             waiting = await connection.poll()
         except QueueEmpty:  # it has not even been asked for a sign of life in all that time
             await connection.close(wait=False, reason=self._eio.reason.TRANSPORT_ERROR)
             raise _refused(UNKNOWN_SESSION) from None
-        payload = Payload(packets=waiting or [Packet(CLOSE)]).encode()
-        return web.Response(text=payload, content_type="text/plain", charset="UTF-8")
+        payload: str = Payload(packets=waiting or [Packet(CLOSE)]).encode()
+        # A key that comes a third time is no key: the client sends the same always.
+        if key and not connection.closed and (last is None or key != last.key or not last.repeated):
+            self._answers[eio_sid] = _Answer(key, payload)
+        return _answer(payload)
 
     async def _post(self, request: web.Request, eio_sid: str, connection: Any) -> web.Response:
         """Handle one body at a time: two would pass by the pauses, and each other."""
@@ -226,6 +244,21 @@ class Polling:
         if len(frames) > packets.PACKETS_PER_POST:
             raise web.HTTPBadRequest(text="Too many packets")
         return frames
+
+
+class _Answer:
+    """What a poll was answered with. ``repeated``: True if that was sent twice."""
+
+    __slots__ = ("key", "payload", "repeated")
+
+    def __init__(self, key: str, payload: str) -> None:
+        self.key = key
+        self.payload = payload
+        self.repeated = False
+
+
+def _answer(payload: str) -> web.Response:
+    return web.Response(text=payload, content_type="text/plain", charset="UTF-8")
 
 
 def _refused(why: tuple[int, str]) -> web.HTTPBadRequest:

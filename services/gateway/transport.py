@@ -115,7 +115,7 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         self._polling = Polling(
             self.eio, self, origin_allowed, connections, lambda connection: WebSocket(connection, self)
         )
-        self.posted = self._polling.posted
+        self.posted, self.polls_no_more = self._polling.posted, self._polling.forget
         self.eio._async = {
             **self.eio._async,
             "websocket": lambda handler, _eio: WebSocket(handler.__self__, self),
@@ -161,6 +161,7 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
             connection.queue.release()  # a poll that hangs ends now
         if (websocket := self.websockets.get(eio_sid)) is not None:
             websocket.give_up()
+        self.polls_no_more(eio_sid)
         self.sending.gone(eio_sid)
         self._doomed.discard(eio_sid)
         self._connections.closed(eio_sid)

@@ -174,6 +174,7 @@ class WebSocket(Intake):
         connection.upgrading = False
         self._stage = Stage.OPEN
         server = connection.server
+        self._server.polls_no_more(self._sid)
         self._open(server.ping_interval + (server.ping_timeout if self._asked else 0))
 
     def _open(self, ask_after: float) -> None:

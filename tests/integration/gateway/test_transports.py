@@ -1,6 +1,7 @@
 """What breaks and what leaves, on both transports; state that vanishes between two requests; namespaces; CORS."""
 
 import asyncio
+import gc
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -280,6 +281,67 @@ async def test_a_connection_that_closes_while_its_packets_are_handled(
         await services.wait_for("lost")
         assert not asked(services)
     silent()
+
+
+async def test_a_poll_that_is_sent_again_is_answered_again(gateway: Start, services: Services) -> None:
+    """HTTP clients do that by themselves when a connection breaks before the answer: nothing of it may be lost."""
+    url = await gateway()
+    async with client(url) as one, tcp(url) as (_, writer):
+        poll = one.url
+        path = poll.removeprefix(url) + "&t=a"
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        await asyncio.sleep(0.2)
+        writer.transport.abort()
+        assert await one.post(status(1).encode()) == 200
+        await asyncio.sleep(0.2)
+        one._url = poll + "&t=a"
+        assert '431[{"ok":true' in (await one.get())[1]
+        one._url = poll + "&t=b"
+        pending = asyncio.create_task(one.get())
+        await asyncio.sleep(0.2)
+        assert not pending.done(), "another poll is another poll"
+        one._url = poll
+        await one.post(status(2).encode())
+        assert '432[{"ok":true' in (await pending)[1]
+
+
+async def test_a_client_whose_polls_all_look_the_same_gets_everything(
+    gateway: Start, services: Services
+) -> None:
+    async with client(await gateway()) as one:
+        poll, heard = one.url, ""
+        for n in range(6):
+            one._url = poll
+            assert await one.post(status(n).encode()) == 200
+            one._url = poll + "&t=always"
+            async with asyncio.timeout(3):
+                while f'43{n}[{{"ok":true' not in heard:
+                    heard += (await one.get())[1]
+        assert max(heard.count(f"43{n}[") for n in range(6)) <= 2
+        assert sum(heard.count(f"43{n}[") for n in range(6)) <= 7, "and no more than one answer twice"
+
+
+async def test_answers_to_polls_are_kept_only_while_a_client_polls(
+    gateway: Start, services: Services
+) -> None:
+    url = await gateway()
+    async with aiohttp.ClientSession() as http, asyncio.timeout(10):
+        kept = []
+        for _ in range(2):
+            one = await Eio.joined(http, url)
+            await one.post(status(1).encode())
+            one._url += "&t=x"
+            await one.get()
+            kept.append(one)
+        gc.collect()
+        found = [o for o in gc.get_objects() if isinstance(o, module._Answer)]
+        assert len(found) == 2
+        del found
+        await _upgraded(kept[0])
+        assert await kept[1].post(b"1") == 200
+        await services.wait_for("lost")
+        gc.collect()
+        assert not [o for o in gc.get_objects() if isinstance(o, module._Answer)]
 
 
 # --- upgrades -----------------------------------------------------------------------------------------------------
