@@ -36,6 +36,8 @@ class Jwks:
         self._keys: dict[str | None, Key] | None = None
         self._current = False
         """Whether the last look succeeded."""
+        self._wanted: set[str | None] = set()
+        """Ids asked for in vain since the last look began."""
         self._missed: set[str | None] = set()
         """Ids that the last look was for, in vain."""
         self._looked_at = float("-inf")
@@ -65,17 +67,17 @@ class Jwks:
             return found
         if kid is None and self._current and self._keys:
             return None  # it has to name one of several
-        looked = await self._look(soon=True)
+        if len(self._wanted) < MISSED_MAX:
+            self._wanted.add(kid)
+        await self._look(soon=True)
         if (found := self._known(kid)) is not None:
             return found
         if not self._current:
             raise Unavailable
-        if looked and len(self._missed) < MISSED_MAX:
-            self._missed.add(kid)
-        elif kid not in self._missed:
-            wait = self._looked_at + self._again - asyncio.get_running_loop().time()
-            raise Unavailable(retry_after_ms=int(max(0.0, wait) * 1000) + 1)
-        return None
+        if kid in self._missed:
+            return None
+        wait = self._looked_at + self._again - asyncio.get_running_loop().time()
+        raise Unavailable(retry_after_ms=int(max(0.0, wait) * 1000) + 1)
 
     @property
     def read(self) -> bool:
@@ -93,25 +95,21 @@ class Jwks:
             await self._look()
             await asyncio.sleep(self._refresh if self._current else min(self._refresh, self._again))
 
-    async def _look(self, *, soon: bool = False) -> bool:
-        """Read the keys; all who want that at one time wait for one look. ``soon``: not if it was just done.
-
-        Return True if it was begun for this: one that is under way may have read what is older than a new key.
-        """
+    async def _look(self, *, soon: bool = False) -> None:
+        """Read the keys; all who want that at one time wait for one look. ``soon``: not if it was just done."""
         loop = asyncio.get_running_loop()
-        begun = self._looking is None or self._looking.done()
-        if begun:
+        if self._looking is None or self._looking.done():
             if soon and loop.time() - self._looked_at < self._again:
-                return False
+                return
             self._looking = asyncio.create_task(self._read())
-        assert self._looking is not None
         await asyncio.shield(self._looking)
-        return begun
 
     async def _read(self) -> None:
+        # Who asks while this is under way is not answered by it: what it reads may be older than a new key.
+        wanted, self._wanted = self._wanted, set()
         try:
             self._keys, self._current = _keys(await self._fetch()), True
-            self._missed.clear()
+            self._missed = wanted
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             self._current = False
             self._told.note(type(error).__name__)

@@ -76,6 +76,8 @@ class Polling:
         """Connections whose client is sending a polling request; set when it is done with."""
         self._answers: dict[str, _Answer] = {}
         """Connection → its last poll and the answer, for as long as its client polls."""
+        self._bodies: dict[str, tuple[str, int]] = {}
+        """Connection → key and hash of the body that was handled last, for as long."""
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -96,6 +98,7 @@ class Polling:
     def forget(self, eio_sid: str) -> None:
         """Let go of what is kept for a connection: it does not poll any more."""
         self._answers.pop(eio_sid, None)
+        self._bodies.pop(eio_sid, None)
 
     async def _look_after(self) -> None:
         """Close connections of clients that do not answer pings."""
@@ -126,14 +129,15 @@ class Polling:
             raise _refused(BAD_REQUEST)  # JSONP: no browser needs it, and any page could read such an answer
         if eio_sid is None:
             return await self._handshake(request)
+        key = query.get("t", [""])[0]  # of this request and no other, as client libraries send it
         connection = self._alive(eio_sid)
         if connection.upgraded or not connection.connected:
             raise _refused(BAD_REQUEST)
         if request.method == "POST":
-            return await self._post(request, eio_sid, connection)
+            return await self._post(request, eio_sid, connection, key)
         if transport == "websocket":
             return await self._upgrade(connection)({"aiohttp.request": request})
-        return await self._poll(eio_sid, connection, query.get("t", [""])[0])
+        return await self._poll(eio_sid, connection, key)
 
     def _alive(self, eio_sid: str) -> Any:
         """Return the connection of a session id. Raises HTTP 400 for one that is unknown or closed."""
@@ -154,7 +158,7 @@ class Polling:
         return await self._of_engineio(request)
 
     async def _poll(self, eio_sid: str, connection: Any, key: str) -> web.Response:
-        """Answer with what waits, or comes. ``key``: of this poll and no other, as client libraries send it; or "".
+        """Answer with what waits, or comes. ``key``: of this poll and no other; "" for none.
 
         HTTP clients, browsers too, send a GET again by themselves if their connection breaks before the answer. Then
         the answer is sent again, once: else what is in it would be lost in a connection that goes on.
@@ -174,18 +178,30 @@ class Polling:
             self._answers[eio_sid] = _Answer(key, payload)
         return _answer(payload)
 
-    async def _post(self, request: web.Request, eio_sid: str, connection: Any) -> web.Response:
-        """Handle one body at a time: two would pass by the pauses, and each other."""
+    async def _post(self, request: web.Request, eio_sid: str, connection: Any, key: str) -> web.Response:
+        """Handle one body at a time: two would pass by the pauses, and each other.
+
+        A body that an HTTP client sends again by itself, with the same ``key``, is handled once.
+        """
         if (posting := self._posting.get(eio_sid)) is not None:
             # A client whose poll failed posts its close packet meanwhile; what it posted before is handled first.
+            again = key and self._bodies.get(eio_sid, ("",))[0] == key and await self._body(request)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(BODY_SECONDS):
                     await posting.wait()
+            if again and self._bodies.get(eio_sid) == (key, hash(tuple(again))):
+                return web.Response(text="OK")
             await self._server.close(eio_sid)
             raise web.HTTPBadRequest(text="One request at a time")
         posting = self._posting[eio_sid] = asyncio.Event()
         try:
             frames = await self._body(request)
+            if key and frames != [packets.PONG]:
+                body = key, hash(tuple(frames))
+                if self._bodies.get(eio_sid) == body:
+                    return web.Response(text="OK")
+                if not connection.closed:
+                    self._bodies[eio_sid] = body
             if not await self._take(eio_sid, connection, frames):
                 raise _refused(UNKNOWN_SESSION)
         finally:

@@ -101,6 +101,25 @@ async def test_a_call_outlives_a_polling_request_that_fails(
     await end(again, alice, call=call)
 
 
+@pytest.mark.parametrize(("library", "fault"), [(PYTHON, "reset"), (PYTHON, "reset-lost")])
+async def test_a_poll_that_an_http_client_sends_again_loses_nothing(
+    stage: Stage, proxy: HttpProxy, fault: Fault
+) -> None:
+    """As a browser does when a connection that was open breaks before any of the answer has come."""
+    alice = await stage.user("alice", gateway=0)
+    bob = await through(stage, "bob", proxy.url)
+    call = await talk(alice, bob)
+    proxy.fail("GET", fault)
+    for n in range(6):
+        await send(alice, bob.user, call, range(n, n + 1))
+        await asyncio.sleep(0.1)
+    await got(bob, range(6))
+    assert proxy.failed[fault] == 1 and not bob.closed.is_set()
+    await send(bob, alice.user, call, range(3))
+    await got(alice, range(3))
+    await end(bob, alice, call=call)
+
+
 async def test_leaving_in_the_midst_of_a_failure_is_still_leaving(stage: Stage, proxy: HttpProxy) -> None:
     alice = await stage.user("alice", gateway=0)
     bob = await through(stage, "bob", proxy.url)

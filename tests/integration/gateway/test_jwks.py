@@ -108,6 +108,17 @@ async def test_a_key_that_was_looked_for_is_unknown_until_the_next_look() -> Non
         assert await has(keys, "two")
 
 
+async def test_a_key_that_any_look_was_too_late_for_is_unknown() -> None:
+    """Keys that are read more often than tokens may ask for."""
+    async with Issuer(ONE).running() as issuer, reading(issuer, refresh=0.2, again=60) as keys:
+        assert await has(keys, "one")
+        async with asyncio.timeout(3):
+            await gone(keys, "two")
+            await gone(keys, "two")
+            issuer.pairs = (TWO,)
+            await gone(keys, "one")
+
+
 async def test_a_look_under_way_may_have_read_what_is_older(monkeypatch: pytest.MonkeyPatch) -> None:
     async with Issuer(ONE).running() as issuer, reading(issuer, again=0.2) as keys:
         assert await has(keys, "one")

@@ -305,6 +305,29 @@ async def test_a_poll_that_is_sent_again_is_answered_again(gateway: Start, servi
         assert '432[{"ok":true' in (await pending)[1]
 
 
+@pytest.mark.parametrize("slow", [0.0, 0.4])
+async def test_a_body_that_is_sent_again_is_handled_once(
+    gateway: Start, services: Services, silent: Callable[[], None], slow: float
+) -> None:
+    """Also while the first of them is being handled."""
+    url = await gateway()
+    services.slow["status"] = slow
+    async with client(url) as one, tcp(url) as (_, writer):
+        bare, body = one.url, status(1)
+        path = bare.removeprefix(url) + "&t=a"
+        writer.write(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+        await services.wait_for("status")
+        writer.transport.abort()
+        one._url = bare + "&t=a"
+        assert await one.post(body.encode()) == 200
+        assert await one.post(status(2).encode()) == 200, "another body under the same key is another"
+        assert await one.post(b"3") == await one.post(b"3") == 200
+        one._url = bare + "&t=b"
+        assert await one.post(status(2).encode()) == 200
+        assert asked(services) == ["u1", "u2", "u2"]
+    silent()
+
+
 async def test_a_client_whose_polls_all_look_the_same_gets_everything(
     gateway: Start, services: Services
 ) -> None:
