@@ -1,21 +1,27 @@
+import { Connection } from "./connection.js";
 import type { Incoming } from "./contracts.js";
 import { Emitter } from "./emitter.js";
 import { SignallingError } from "./errors.js";
-import { Hold } from "./hold.js";
-import { captureInstead, captureWhatIsThere, type Kind, type Wanted } from "./media.js";
-import { Negotiation, type Signal } from "./negotiation.js";
+import type { Kind, Wanted } from "./media.js";
+import type { Signal } from "./negotiation.js";
 import { Recovery } from "./recovery.js";
+import { Ring } from "./ring.js";
+import { Sending } from "./sending.js";
 import type { CallEvent, Session } from "./session.js";
 import { summarize, type StatsSummary } from "./stats.js";
 
-export type CallState = "ringing" | "connecting" | "connected" | "reconnecting" | "ended";
+/** `dialling`: the server does not know of the call yet. */
+export type CallState = "dialling" | "ringing" | "connecting" | "connected" | "reconnecting" | "ended";
 
 export interface CallEvents {
   state: CallState;
   /** The peer's stream has another track; it is always the same stream. */
   remote: MediaStream;
-  /** One of the protocol's end reasons, or `rejected` with the word of who did. */
-  ended: { reason: string; by: string };
+  /**
+   * One of the protocol's end reasons, or `rejected` with the word of who did. For a call that could not be made it is
+   * the code of the refusal, and `error` is there.
+   */
+  ended: { reason: string; by: string; error?: unknown };
   /** What went wrong without ending the call. */
   error: unknown;
 }
@@ -31,97 +37,137 @@ export interface RememberedCall {
   sends: Kind[];
   muted: Kind[];
   onHold: boolean;
+  /** When it stops ringing, ms since the epoch by this machine's clock. */
+  ringsUntil?: number;
 }
 
-const EARLY_MAX = 64;
+/** What a call is from its beginning. `state`: `reconnecting` for one of another page that had been accepted. */
+export interface CallOrigin {
+  id?: string;
+  user: string;
+  type: Incoming["callType"];
+  incoming: boolean;
+  metadata?: unknown;
+  state: "dialling" | "ringing" | "reconnecting";
+}
+
+const KEPT_MAX = 64;
+/** By whom a call ends that nobody answers. */
+const SERVER = "server";
 
 /** One call, in the browser: its state, its media and its connection. */
 export class Call extends Emitter<CallEvents> {
-  readonly local: MediaStream;
-  readonly remote = new MediaStream();
-  #state: CallState = "ringing";
-  #peer: RTCPeerConnection | undefined;
-  #negotiation: Negotiation | undefined;
-  #early: Signal[] = [];
+  readonly user: string;
+  readonly type: Incoming["callType"];
+  readonly incoming: boolean;
+  readonly metadata: unknown;
+  readonly #sending = new Sending();
+  readonly #connection: Connection;
+  readonly #recovery: Recovery;
+  readonly #ring: Ring;
+  #id: string | undefined;
+  #state: CallState;
   /** What is sent as soon as the call is accepted. */
   #kept: Signal[] = [];
-  #received: Promise<void> = Promise.resolve();
+  /** The server has told this side that it is in the call. */
   #mine = false;
-  readonly #hold = new Hold();
-  readonly #recovery: Recovery;
+  #accepting: Promise<void> | undefined;
 
-  /** @internal Use {@link SignallingClient}. `local` is there for a call that one has just made; `waits`: the first offer is the peer's. */
+  /** @internal Use {@link SignallingClient}. */
   constructor(
     private readonly session: Session,
-    readonly id: string,
-    readonly user: string,
-    readonly type: Incoming["callType"],
-    readonly incoming: boolean,
-    readonly metadata: unknown,
-    local?: MediaStream,
-    waits = incoming,
+    { id, user, type, incoming, metadata, state }: CallOrigin,
   ) {
     super();
+    this.#id = id;
+    this.user = user;
+    this.type = type;
+    this.incoming = incoming;
+    this.metadata = metadata;
+    this.#state = state;
+    this.#connection = new Connection({
+      configuration: () => session.rtc,
+      sending: this.#sending,
+      polite: session.userId < user,
+      kinds: type === "video" ? ["audio", "video"] : ["audio"],
+      send: (signal) => this.#send(signal),
+      failed: (error) => this.emit("error", error),
+      changed: (now) => this.#changed(now),
+      remote: (stream) => this.emit("remote", stream),
+      replaced: () => this.#replaced(),
+    });
     this.#recovery = new Recovery(
-      () => this.#peer?.connectionState,
-      () => this.#negotiation?.again(),
-      () => this.#replace(false),
+      () => this.#connection.state,
+      () => this.#connection.again(),
+      () => this.#connection.replace(false),
       (reason) => void this.hangup(reason).catch((error: unknown) => this.emit("error", error)),
       session.userId > user,
     );
-    this.local = local ?? new MediaStream();
-    if (local !== undefined) {
-      this.#connect(waits);
-    }
+    this.#ring = new Ring(() => this.#rangOut());
+  }
+
+  /** What the server calls it; not known while it is being dialled. */
+  get id(): string | undefined {
+    return this.#id;
   }
 
   get state(): CallState {
     return this.#state;
   }
 
+  /** What this side sends; it is always the same stream. */
+  get local(): MediaStream {
+    return this.#sending.stream;
+  }
+
+  get remote(): MediaStream {
+    return this.#connection.remote;
+  }
+
   get onHold(): boolean {
-    return this.#hold.on;
+    return this.#sending.held;
+  }
+
+  /** Whether this side sends sound or a picture, or will as soon as it can: what a button is to show. */
+  sends(kind: Kind): boolean {
+    return this.#sending.sends(kind);
   }
 
   /** Take an incoming call, with what is there of the media wanted. Rejects if another device was faster. */
-  async accept(wanted: Wanted = { audio: true, video: this.type === "video" }): Promise<void> {
-    this.#mustBe("ringing");
-    const media = await captureWhatIsThere(wanted);
-    try {
-      this.#mustBe("ringing");
-      await this.session.ask("call:accept", { callId: this.id });
-    } catch (error) {
-      // Sent again after a break, it may have been done before.
-      if (!this.#mine) {
-        stop(media);
-        throw error;
-      }
-    }
-    media.getTracks().forEach((track) => this.local.addTrack(track));
-    if (this.state === "ended") {
-      return stop(this.local);
-    }
-    this.#connect();
-    this.#accepted();
+  accept(wanted: Wanted = this.#usual): Promise<void> {
+    this.#accepting ??= this.#accept(wanted).finally(() => (this.#accepting = undefined));
+    return this.#accepting;
   }
 
-  /** Decline an incoming call. */
+  /** Decline an incoming call. It is over here at once. */
   async reject(reason?: string): Promise<void> {
-    this.#mustBe("ringing");
-    await this.session.ask("call:reject", { callId: this.id, ...(reason !== undefined && { reason }) });
+    this.#mustRing();
     this.finish("rejected", this.session.userId);
+    await this.session.ask("call:reject", { callId: this.#id!, ...(reason !== undefined && { reason }) });
   }
 
   /** End the call. It is over here at once, whatever becomes of telling the server. */
   async hangup(reason?: string): Promise<void> {
     if (this.state !== "ended") {
-      this.finish(reason ?? "hangup", this.session.userId);
-      await this.session.ask("call:end", { callId: this.id, ...(reason !== undefined && { reason }) });
+      const unanswered = !this.incoming && (this.state === "dialling" || this.state === "ringing");
+      this.finish(reason ?? (unanswered ? "cancelled" : "hangup"), this.session.userId);
+      if (this.#id !== undefined) {
+        await this.session.ask("call:end", { callId: this.#id, ...(reason !== undefined && { reason }) });
+      }
     }
   }
 
-  mute(kind: Kind, muted = true): void {
-    this.#tracks(kind).forEach((track) => (track.enabled = !muted));
+  /** Go on with a call of before, which the client's `ongoing` event told of: on a new connection. */
+  async rejoin(wanted: Wanted = this.#usual): Promise<void> {
+    await this.#resume(wanted, this.state !== "dialling");
+  }
+
+  /**
+   * Send no sound, or no picture, or send it again. The camera is closed meanwhile. Rejects with what the browser says
+   * if it cannot be opened again.
+   */
+  async mute(kind: Kind, muted = true): Promise<void> {
+    await this.#sending.mute(kind, muted);
   }
 
   /** Send video too, from now on. Rejects with what the browser says if there is no camera to be had. */
@@ -131,46 +177,51 @@ export class Call extends Emitter<CallEvents> {
 
   /** Send from another microphone or camera; the first of its kind starts sending. */
   async switchDevice(kind: Kind, deviceId?: string): Promise<void> {
-    const wanted = deviceId ?? true;
-    const media = await captureInstead({ audio: kind === "audio" && wanted, video: kind === "video" && wanted }, this.#tracks(kind));
-    const track = media.getTracks()[0];
-    const peer = this.#peer;
-    if (track === undefined || peer === undefined || this.state === "ended") {
-      stop(media);
+    if (this.state === "ended" || (this.incoming && this.state === "ringing" && this.#accepting === undefined)) {
       throw new SignallingError("invalid_state", "There is no connection to send on");
     }
-    const sender = peer.getSenders().find((one) => one.track?.kind === kind);
-    if (sender === undefined) {
-      const added = peer.addTrack(track, this.local);
-      peer.getTransceivers().filter((one) => one.sender === added).forEach((one) => this.#hold.sends(one));
-    } else {
-      track.enabled = sender.track?.enabled ?? true;
-      await sender.replaceTrack(track);
-    }
-    for (const old of this.#tracks(kind)) {
-      old.stop();
-      this.local.removeTrack(old);
-    }
-    this.local.addTrack(track);
+    await this.#sending.use(kind, deviceId);
   }
 
-  /** Stop all media both ways, or let it flow again. */
-  hold(on = true): void {
-    if (on) {
-      this.#hold.start(this.#peer?.getTransceivers());
-    } else {
-      this.#hold.end();
-    }
+  /**
+   * Stop all media both ways, and close camera and microphone; or let it flow again. Rejects with what the browser says
+   * if one of them cannot be opened again.
+   */
+  async hold(on = true): Promise<void> {
+    await this.#sending.hold(on);
   }
 
   async stats(): Promise<StatsSummary> {
-    const report = await this.#peer?.getStats();
+    const report = await this.#connection.stats();
     return summarize((report ?? new Map()) as Iterable<[string, Record<string, unknown>]>);
+  }
+
+  /** @internal Open what is wanted of a call that is being dialled. */
+  async prepare(wanted: Wanted): Promise<void> {
+    this.#sending.want(wanted);
+    await this.#sending.open();
+  }
+
+  /** @internal The server has made the call that was dialled. `waits`: the first offer is the peer's. */
+  placed(id: string, waits: boolean): void {
+    this.#id = id;
+    this.#become("ringing");
+    this.#connection.open(waits);
+  }
+
+  /** @internal For how long it rings from now on. `expiresInMs` counts, as this machine's clock may be wrong. */
+  rings({ expiresInMs, expiresAt }: { expiresInMs?: number; expiresAt?: number }): void {
+    if (this.state === "ringing") {
+      this.#ring.in(expiresInMs ?? (expiresAt === undefined ? undefined : expiresAt - Date.now()));
+    }
   }
 
   /** @internal Take an event of this call. */
   take(event: CallEvent): void {
     switch (event.name) {
+      case "call:initiated":
+      case "call:incoming":
+        return this.rings(event.payload); // told again: the time left is another
       case "call:accepted":
         this.#mine = true;
         return this.incoming ? undefined : this.#accepted();
@@ -179,124 +230,131 @@ export class Call extends Emitter<CallEvents> {
       case "call:ended":
         return this.finish(event.payload.reason, event.payload.by);
       case "call:offer":
-        return this.#receive({ description: event.payload.offer as RTCSessionDescriptionInit });
+        return this.#connection.receive({ description: event.payload.offer as RTCSessionDescriptionInit });
       case "call:answer":
-        return this.#receive({ description: event.payload.answer as RTCSessionDescriptionInit });
+        return this.#connection.receive({ description: event.payload.answer as RTCSessionDescriptionInit });
       case "ice:candidate":
-        return this.#receive({ candidates: event.payload.candidates ?? [event.payload.candidate ?? null] });
+        return this.#connection.receive({ candidates: event.payload.candidates ?? [event.payload.candidate ?? null] });
     }
   }
 
   /** @internal What another page needs to go on with this call; nothing if it is not one's own yet. */
   remember(): RememberedCall | undefined {
-    const { id, user, type, incoming, metadata, onHold } = this;
+    const { user, type, incoming, metadata, onHold } = this;
+    const id = this.#id;
     const accepted = this.state !== "ringing";
-    if (this.state === "ended" || (incoming && !accepted)) {
+    if (id === undefined || this.state === "ended" || (incoming && !accepted)) {
       return undefined;
     }
-    const kinds = (["audio", "video"] as const).filter((kind) => this.#tracks(kind).length > 0);
-    const muted = kinds.filter((kind) => this.#tracks(kind).every((track) => !track.enabled));
-    return { id, user, type, incoming, metadata, accepted, sends: kinds, muted, onHold };
+    const sends = this.#sending.kinds;
+    const muted = sends.filter((kind) => this.#sending.muted(kind));
+    const left = this.#ring.left;
+    return {
+      id, user, type, incoming, metadata, accepted, sends, muted, onHold,
+      ...(left !== undefined && { ringsUntil: Date.now() + left }),
+    };
   }
 
   /** @internal Go on with a call of before the page was reloaded: on a new connection, with the same media. */
-  async restore({ accepted, sends, muted, onHold }: RememberedCall): Promise<void> {
-    if (accepted) {
-      this.#accepted();
+  async restore({ accepted, sends, muted, onHold, ringsUntil }: RememberedCall): Promise<void> {
+    muted.forEach((kind) => void this.#sending.mute(kind, true));
+    void this.#sending.hold(onHold === true);
+    const resumed = this.#resume({ audio: sends.includes("audio"), video: sends.includes("video") }, accepted);
+    if (ringsUntil !== undefined) {
+      this.rings({ expiresAt: ringsUntil });
     }
-    const media = await captureWhatIsThere({ audio: sends.includes("audio"), video: sends.includes("video") });
-    if (this.state === "ended") {
-      return stop(media);
-    }
-    media.getTracks().forEach((track) => this.local.addTrack(track));
-    muted.forEach((kind) => this.mute(kind));
-    this.hold(onHold === true);
-    this.#connect(false);
+    await resumed;
   }
 
   /** @internal The server is in reach again. Negotiate anew if something was missed, or if the media broke, too. */
   back(complete: boolean): void {
-    if (!complete || ["disconnected", "failed"].includes(this.#peer?.connectionState ?? "")) {
-      this.#negotiation?.again();
+    if (!complete || ["disconnected", "failed"].includes(this.#connection.state ?? "")) {
+      this.#connection.again();
     }
   }
 
   /** @internal */
   setIceServers(iceServers: RTCIceServer[]): void {
-    this.#peer?.setConfiguration({ ...this.#peer.getConfiguration(), iceServers });
+    this.#connection.setIceServers(iceServers);
   }
 
   /** @internal The call is over. */
-  finish(reason: string, by: string): void {
+  finish(reason: string, by: string, error?: unknown): void {
     if (this.state !== "ended") {
+      this.#ring.stop();
       this.#recovery.stop();
-      this.#negotiation?.stop();
-      this.#peer?.close();
-      stop(this.local);
+      this.#connection.close();
+      this.#sending.close();
+      if (this.#id !== undefined) {
+        this.session.forget(this.#id);
+      }
       this.#become("ended");
-      this.emit("ended", { reason, by });
+      this.emit("ended", { reason, by, ...(error !== undefined && { error }) });
     }
   }
 
   /** @internal Hand over what came for this call before it was known to be one's own (both called at once). */
   early(): Signal[] {
-    return this.#early.splice(0);
+    return this.#connection.takeEarly();
   }
 
   /** @internal */
   receiveAll(signals: Signal[]): void {
-    signals.forEach((signal) => this.#receive(signal));
+    signals.forEach((signal) => this.#connection.receive(signal));
   }
 
-  /** `waits`: the first offer is the peer's. */
-  #connect(waits = this.incoming): void {
-    const peer = new RTCPeerConnection(this.session.rtc);
-    this.#peer = peer;
-    this.#negotiation = new Negotiation(
-      peer,
-      { polite: this.session.userId < this.user, waits },
-      (signal) => this.#send(signal),
-      (error) => this.emit("error", error),
-      (offer) => this.#renew(offer),
-    );
-    peer.ontrack = ({ track, transceiver }) => {
-      this.#hold.keep(transceiver);
-      this.remote.addTrack(track);
-      this.emit("remote", this.remote);
-    };
-    peer.onconnectionstatechange = () => this.#connection(peer.connectionState);
-    this.local.getTracks().forEach((track) => peer.addTrack(track, this.local));
-    if (!waits) {
-      const kinds: Kind[] = this.type === "video" ? ["audio", "video"] : ["audio"];
-      kinds
-        .filter((kind) => this.#tracks(kind).length === 0)
-        .forEach((kind) => peer.addTransceiver(kind, { direction: "recvonly" }));
+  get #usual(): Wanted {
+    return { audio: true, video: this.type === "video" };
+  }
+
+  async #accept(wanted: Wanted): Promise<void> {
+    this.#mustRing();
+    await this.prepare(wanted);
+    try {
+      this.#mustRing();
+      await this.session.ask("call:accept", { callId: this.#id! });
+    } catch (error) {
+      // Sent again after a break, it may have been done before.
+      if (!this.#mine) {
+        this.#sending.shut();
+        if (this.#ring.over) {
+          this.finish("timeout", SERVER);
+        }
+        throw error;
+      }
     }
-    this.#hold.again(peer.getTransceivers());
-    this.receiveAll(this.early());
+    if (this.state !== "ended") {
+      this.#connection.open(true);
+      this.#accepted();
+    }
   }
 
-  /** The peer has another connection than before, or offers one as this side does, and so there must be another. */
-  async #renew(offer: Signal | undefined): Promise<void> {
-    this.#replace(offer !== undefined);
+  async #resume(wanted: Wanted, accepted: boolean): Promise<void> {
+    this.#sending.want(wanted);
+    if (accepted) {
+      this.#accepted();
+    } else {
+      this.#become("ringing");
+    }
+    await this.#sending.open();
+    if (this.state !== "ended") {
+      this.#connection.open(false);
+    }
+  }
+
+  /** It rang for as long as it may. An acceptance that is on its way decides, as long as it can be answered. */
+  #rangOut(): void {
+    const answered = this.#mine || (this.#accepting !== undefined && this.session.state === "joined");
+    if (this.state === "ringing" && !answered) {
+      this.finish("timeout", SERVER);
+    }
+  }
+
+  #replaced(): void {
     if (this.state !== "ringing") {
       this.#recovery.start("ice_failed");
       this.#lost();
     }
-    if (offer !== undefined) {
-      await this.#negotiation?.receive(offer);
-    }
-  }
-
-  /** Another connection in the place of this one, with the same media. */
-  #replace(waits: boolean): void {
-    this.#negotiation?.stop();
-    if (this.#peer !== undefined) {
-      this.#peer.ontrack = this.#peer.onconnectionstatechange = null;
-      this.#peer.close();
-    }
-    this.remote.getTracks().forEach((track) => this.remote.removeTrack(track));
-    this.#connect(waits);
   }
 
   #lost(): void {
@@ -305,10 +363,13 @@ export class Call extends Emitter<CallEvents> {
     }
   }
 
-  #connection(state: RTCPeerConnectionState): void {
+  #changed(state: RTCPeerConnectionState): void {
     if (state === "connected") {
       this.#recovery.connected();
-      this.#become("connected");
+      // With early media there may be a connection before the call is accepted.
+      if (this.state !== "ringing") {
+        this.#become("connected");
+      }
     } else if (state === "disconnected") {
       this.#recovery.broken();
       this.#lost();
@@ -322,30 +383,25 @@ export class Call extends Emitter<CallEvents> {
   }
 
   #accepted(): void {
-    if (this.state === "ringing") {
+    if (this.state === "ringing" || this.state === "dialling" || this.state === "reconnecting") {
+      this.#ring.stop();
       this.#recovery.start("ice_timeout");
-      this.#become(this.#peer?.connectionState === "connected" ? "connected" : "connecting");
+      this.#become(this.#connection.state === "connected" ? "connected" : "connecting");
       this.#kept.splice(0).forEach((signal) => this.#send(signal));
     }
   }
 
-  #receive(signal: Signal): void {
-    if (this.#negotiation !== undefined) {
-      // In order, also across a new connection.
-      this.#received = this.#received.then(() => this.#negotiation?.receive(signal));
-    } else if (this.#early.length < EARLY_MAX) {
-      this.#early.push(signal);
-    }
-  }
-
   #send(signal: Signal): void {
+    if (this.state === "ended") {
+      return;
+    }
     if (this.state === "ringing" && !this.session.early) {
-      if (this.#kept.length < EARLY_MAX) {
+      if (this.#kept.length < KEPT_MAX) {
         this.#kept.push(signal);
       }
       return;
     }
-    const to = { from: this.session.userId, to: this.user, callId: this.id };
+    const to = { from: this.session.userId, to: this.user, callId: this.#id! };
     const sent =
       "candidates" in signal
         ? this.session.ask("ice:candidate", { ...to, candidates: signal.candidates })
@@ -370,17 +426,9 @@ export class Call extends Emitter<CallEvents> {
     }
   }
 
-  #mustBe(state: CallState): void {
-    if (!this.incoming || this.state !== state) {
+  #mustRing(): void {
+    if (!this.incoming || this.state !== "ringing") {
       throw new SignallingError("invalid_state", `The call is ${this.state}`);
     }
   }
-
-  #tracks(kind: Kind): MediaStreamTrack[] {
-    return this.local.getTracks().filter((track) => track.kind === kind);
-  }
-}
-
-function stop(media: MediaStream): void {
-  media.getTracks().forEach((track) => track.stop());
 }

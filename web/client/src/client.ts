@@ -1,9 +1,10 @@
 import { Call, type RememberedCall } from "./call.js";
-import type { Resume, Status } from "./contracts.js";
+import type { Initiate, Initiated, Resume, Status } from "./contracts.js";
+import { Dialling, TOLD_MS } from "./dialling.js";
 import { Emitter } from "./emitter.js";
 import { SignallingError } from "./errors.js";
-import { captureWhatIsThere, type Wanted } from "./media.js";
-import { Session, type CallEvent, type SessionOptions } from "./session.js";
+import type { Wanted } from "./media.js";
+import { Session, type CallEvent, type OngoingCall, type SessionOptions } from "./session.js";
 
 /** `memory`: what {@link SignallingClient.memory} told before the page was reloaded. */
 export type ClientOptions = Omit<SessionOptions, "resume"> & { memory?: Memory };
@@ -16,63 +17,121 @@ export interface Memory {
 
 export interface ClientEvents {
   incoming: Call;
+  /**
+   * A call that this user was in when the page before was lost, without `memory`. `call.rejoin()` goes on with it,
+   * `call.hangup()` ends it. Where nobody listens to this, it is ended.
+   */
+  ongoing: Call;
   /** `kept: false`: the session of before is over, and its calls with it. */
   joined: { kept: boolean };
-  /** The connection broke; it is being made again, and calls go on. */
+  /**
+   * The connection broke, or could not be made: why. It is tried again until `leave()`. Calls go on for as long as
+   * {@link SignallingClient.graceLeftMs} says.
+   */
   disconnected: string;
-  /** Over for good: refused, replaced by another connection, or left. */
+  /** Over for good: refused, replaced by another connection, or left. `join()` begins anew. */
   closed: SignallingError;
 }
 
-const JOIN_MS = 20_000;
+export interface JoinOptions {
+  /** Aborted before the client has joined, `join()` leaves and rejects. */
+  signal?: AbortSignal;
+}
+
+export interface CallOptions {
+  /** Aborted, the call is over: as with `hangup()`. */
+  signal?: AbortSignal;
+}
+
+interface Joining {
+  promise: Promise<void>;
+  resolve: () => void;
+  reject: (error: SignallingError) => void;
+}
+
 const EARLY_MAX = 128;
+const OVER_MAX = 64;
+/** For how long a call may ring that nobody holds. */
+const LOST_MS = 120_000;
+/** How long after a join a call that rings may be told of as `call:incoming`, before it is taken for an outgoing one. */
+const INCOMING_MS = 2_000;
 
 /** A user's way to call and be called. */
 export class SignallingClient extends Emitter<ClientEvents> {
   readonly #session: Session;
   readonly #calls = new Map<string, Call>();
+  /** Calls that are being dialled → settles when they are no longer. */
+  readonly #dialling = new Map<Dialling, Promise<void>>();
   /** Events that came before the answer to the `call:initiate` that they belong to. */
   #early: CallEvent[] = [];
-  #calling = 0;
   /** Calls that ring → `seq` of what told of them. */
   readonly #rang = new Map<string, number>();
+  /** Calls that are over here, latest last: what the server still tells of them revives none. */
+  readonly #over = new Set<string>();
+  #joining: Joining | undefined;
+  /** Calls that are being ended as nobody holds them. */
+  readonly #orphans = new Set<Promise<void>>();
+  #found: (() => void) | undefined;
+  /** When it was last left open whether the server had made a call. */
+  #lostAt: number | undefined;
 
   constructor({ memory, ...options }: ClientOptions) {
     super();
     const session = (this.#session = new Session({ ...options, ...(memory && { resume: memory.session }) }));
-    for (const { id, user, type, incoming, metadata } of memory?.calls ?? []) {
-      this.#keep(new Call(session, id, user, type, incoming, metadata));
+    for (const { id, user, type, incoming, metadata, accepted } of memory?.calls ?? []) {
+      const state = accepted ? "reconnecting" : "dialling";
+      this.#keep(id, new Call(session, { id, user, type, incoming, metadata, state }));
     }
-    session.on("joined", ({ kept, complete }) => {
-      if (!kept) {
-        this.#endAll();
+    session.on("joined", ({ kept, complete, call }) => {
+      if (kept) {
+        this.#calls.forEach((one) => one.back(complete));
       } else {
-        this.#calls.forEach((call) => call.back(complete));
+        this.#endAll();
       }
       for (const remembered of memory?.calls.splice(0) ?? []) {
         void this.#calls.get(remembered.id)?.restore(remembered);
       }
+      [...this.#dialling.keys()].forEach((one) => one.joined(kept));
+      this.#settle((joining) => joining.resolve());
       this.emit("joined", { kept });
+      if (call !== undefined) {
+        this.#goesOn(call);
+      }
     });
     session.on("disconnected", (reason) => this.emit("disconnected", reason));
     session.on("closed", (error) => {
       this.#endAll();
+      [...this.#dialling.keys()].forEach((one) => one.closed(error));
+      this.#settle((joining) => joining.reject(error));
       this.emit("closed", error);
     });
     session.on("ice", (servers) => this.#calls.forEach((call) => call.setIceServers(servers)));
     session.on("call", (event) => this.#take(event));
   }
 
+  /** Calls that are not over, also those that are being dialled. */
   get calls(): Call[] {
-    return [...this.#calls.values()];
+    const dialled = [...this.#dialling.keys()].map(({ call }) => call).filter(({ id, state }) => id === undefined && state !== "ended");
+    return [...dialled, ...this.#calls.values()];
+  }
+
+  /** Whether the server is in reach, and knows this client. */
+  get joined(): boolean {
+    return this.#session.state === "joined";
+  }
+
+  /** While the server is out of reach: how many ms it keeps calls that are up. After that they are over. */
+  get graceLeftMs(): number | undefined {
+    return this.#session.graceLeftMs;
   }
 
   /** What the next page needs to go on if this one is reloaded now: for its `pagehide`. */
   memory(): Memory | undefined {
     const session = this.#session.resumable;
-    const ringing = this.calls.filter(({ incoming, state }) => incoming && state === "ringing");
     // What rings is told again, with its early media.
-    const since = ringing.map(({ id }) => (this.#rang.get(id) ?? 0) - 1);
+    const since = [...this.#calls]
+      .filter(([, { incoming, state }]) => incoming && state === "ringing")
+      .map(([id]) => (this.#rang.get(id) ?? 0) - 1);
     return (
       session && {
         session: { ...session, lastSeq: Math.max(0, Math.min(session.lastSeq, ...since)) },
@@ -81,21 +140,24 @@ export class SignallingClient extends Emitter<ClientEvents> {
     );
   }
 
-  /** Connect and join; after that the connection is kept. Rejects if refused, or after 20 s, and closes. */
-  join(): Promise<void> {
-    return new Promise((resolve, reject) => {
-      const timer = setTimeout(() => this.#session.close(), JOIN_MS);
-      const settled = [
-        this.#session.on("joined", () => settle(resolve)),
-        this.#session.on("closed", (error) => settle(() => reject(error))),
-      ];
-      function settle(then: () => void): void {
-        clearTimeout(timer);
-        settled.forEach((off) => off());
-        then();
-      }
-      this.#session.open();
-    });
+  /**
+   * Connect and join; after that the connection is kept. While the server is out of reach it is tried again, and
+   * `disconnected` tells why. Rejects if the server refuses, or on `leave()`.
+   */
+  join({ signal }: JoinOptions = {}): Promise<void> {
+    if (this.joined) {
+      return Promise.resolve();
+    }
+    if (signal?.aborted === true) {
+      return Promise.reject(new SignallingError("closed", "Joining was given up"));
+    }
+    const promise = (this.#joining ??= newJoining()).promise;
+    const leave = () => this.leave();
+    signal?.addEventListener("abort", leave, { once: true });
+    const done = () => signal?.removeEventListener("abort", leave);
+    promise.then(done, done);
+    this.#session.open();
+    return promise;
   }
 
   /** Leave; calls end. */
@@ -103,72 +165,197 @@ export class SignallingClient extends Emitter<ClientEvents> {
     this.#session.close();
   }
 
+  /** Who is there now. Rejects while the server is out of reach. */
   status(userId: string): Promise<Status> {
     return this.#session.ask("user:status", { userId });
   }
 
-  /** Call somebody, with what is there of the media wanted. Rejects with what the server says. */
-  async call(userId: string, wanted: Wanted, metadata?: unknown): Promise<Call> {
-    const callType = wanted.video ? "video" : "audio";
-    const local = await captureWhatIsThere(wanted);
-    this.#calling += 1;
-    try {
-      const initiate = { to: userId, callType, ...(metadata !== undefined && { metadata }) } as const;
-      const { callId } = await this.#session.ask("call:initiate", initiate, { resend: false });
-      const theirs = this.#calls.get(callId);
-      // Both called at once and theirs was first: this is its acceptance, and the first offer is theirs.
-      const second = theirs !== undefined || this.#early.some(
-        ({ name, payload }) => name === "call:accepted" && payload.callId === callId && payload.by === this.#session.userId,
-      );
-      const call = new Call(this.#session, callId, userId, callType, false, metadata, local, second);
-      this.#keep(call);
-      if (theirs !== undefined) {
-        // Both called at once: one call came of it, and it is the one that the app has just made.
-        call.receiveAll(theirs.early());
-        theirs.finish("answered_elsewhere", this.#session.userId);
-        call.take({ name: "call:accepted", payload: { callId, by: this.#session.userId } });
-      }
-      this.#early.filter(({ payload }) => payload.callId === callId).forEach((event) => call.take(event));
-      return call;
-    } catch (error) {
-      local.getTracks().forEach((track) => track.stop());
-      throw error;
-    } finally {
-      this.#calling -= 1;
-      if (this.#calling === 0) {
-        this.#early = [];
-      }
+  /**
+   * Call somebody, with what is there of the media wanted. The call is `dialling` until the server has made it, and
+   * waits if the server is out of reach. If it is refused it is `ended`, with the code as reason.
+   */
+  call(userId: string, wanted: Wanted, metadata?: unknown, { signal }: CallOptions = {}): Call {
+    const type = wanted.video ? "video" : "audio";
+    const call = new Call(this.#session, { user: userId, type, incoming: false, metadata, state: "dialling" });
+    const initiate: Initiate = { to: userId, callType: type, ...(metadata !== undefined && { metadata }) };
+    const dialling = new Dialling(this.#session, call, initiate, {
+      placed: (initiated) => this.#placed(call, initiated),
+      orphaned: (id) => this.#endOrphan(id),
+      lost: () => (this.#lostAt = performance.now()),
+      freed: () => this.#freed(),
+    });
+    // What was cancelled before it was answered is to be ended first: a user is in one call at most.
+    const before = [...this.#dialling].filter(([one]) => one.call.state === "ended").map(([, done]) => done);
+    const hangup = () => void call.hangup().catch(() => undefined);
+    signal?.addEventListener("abort", hangup, { once: true });
+    call.on("ended", () => signal?.removeEventListener("abort", hangup));
+    const done = dialling.run(wanted, Promise.all(before), signal).then(() => this.#dialled(dialling));
+    this.#dialling.set(dialling, done);
+    return call;
+  }
+
+  #placed(call: Call, initiated: Initiated & { expiresInMs?: number }): void {
+    const { callId } = initiated;
+    const theirs = this.#calls.get(callId);
+    // Both called at once and theirs was first: this is its acceptance, and the first offer is theirs.
+    const second = theirs !== undefined || this.#early.some(
+      ({ name, payload }) => name === "call:accepted" && payload.callId === callId && payload.by === this.#session.userId,
+    );
+    if (theirs !== undefined) {
+      // One call came of both, and it is the one that the app has just made.
+      call.receiveAll(theirs.early());
+      theirs.finish("answered_elsewhere", this.#session.userId);
+    }
+    this.#over.delete(callId);
+    this.#keep(callId, call);
+    call.placed(callId, second);
+    call.rings(initiated);
+    if (theirs !== undefined) {
+      call.take({ name: "call:accepted", payload: { callId, by: this.#session.userId } });
+    }
+    const early = this.#early.filter(({ payload }) => payload.callId === callId);
+    this.#early = this.#early.filter(({ payload }) => payload.callId !== callId);
+    early.forEach((event) => call.take(event));
+  }
+
+  /** What is left of events that came while it was dialled belongs to no call here. */
+  #dialled(dialling: Dialling): void {
+    this.#dialling.delete(dialling);
+    if (this.#dialling.size === 0) {
+      this.#early.splice(0).forEach((event) => this.#take(event));
     }
   }
 
   #take(event: CallEvent): void {
-    const known = this.#calls.get(event.payload.callId);
-    if (event.name !== "call:incoming") {
-      if (known === undefined && this.#calling > 0 && this.#early.length < EARLY_MAX) {
+    const { callId } = event.payload;
+    const known = this.#calls.get(callId);
+    if (known !== undefined && event.name !== "call:initiated") {
+      return known.take(event);
+    }
+    if (event.name === "call:initiated") {
+      const { to } = event.payload;
+      const taken = [...this.#dialling.keys()].some((one) => one.call.user === to && one.told(event.payload));
+      return taken ? undefined : known === undefined ? this.#endOrphan(callId) : known.take(event);
+    }
+    if (event.name === "call:incoming") {
+      return this.#rings(event.payload);
+    }
+    if (this.#dialling.size > 0) {
+      if (this.#early.length < EARLY_MAX) {
         this.#early.push(event);
       }
-      return known?.take(event);
-    }
-    if (known === undefined) {
-      const { from, callId, callType, metadata } = event.payload;
-      const call = new Call(this.#session, callId, from, callType, true, metadata);
-      this.#rang.set(callId, (event.payload as { seq?: number }).seq ?? 0);
-      this.#keep(call);
-      this.emit("incoming", call);
+    } else if (event.name === "call:accepted") {
+      this.#endOrphan(callId);
     }
   }
 
-  #keep(call: Call): void {
-    this.#calls.set(call.id, call);
+  #rings(incoming: Extract<CallEvent, { name: "call:incoming" }>["payload"]): void {
+    const { from, callId, callType, metadata } = incoming;
+    if (this.#over.has(callId)) {
+      return;
+    }
+    const call = new Call(this.#session, {
+      id: callId, user: from, type: callType, incoming: true, metadata, state: "ringing",
+    });
+    this.#rang.set(callId, (incoming as { seq?: number }).seq ?? 0);
+    this.#keep(callId, call);
+    call.rings(incoming);
+    this.emit("incoming", call);
+  }
+
+  /** The server says that this session is in a call: perhaps one that this page knows nothing of. */
+  #goesOn({ callId, peer, callType, state }: OngoingCall): void {
+    if (this.#calls.has(callId)) {
+      return;
+    }
+    if (this.#over.has(callId)) {
+      return this.#endOrphan(callId);
+    }
+    if ([...this.#dialling.keys()].some((one) => one.call.user === peer && one.adopt(callId))) {
+      if (state === "accepted") {
+        this.#calls.get(callId)?.take({ name: "call:accepted", payload: { callId, by: peer } });
+      }
+      return;
+    }
+    const found = () => {
+      if (this.#calls.has(callId) || this.#over.has(callId) || !this.joined) {
+        return;
+      }
+      const call = new Call(this.#session, {
+        id: callId, user: peer, type: callType, incoming: false,
+        state: state === "ringing" ? "dialling" : "reconnecting",
+      });
+      this.#keep(callId, call);
+      if (this.listens("ongoing")) {
+        this.emit("ongoing", call);
+      } else {
+        call.hangup().catch(() => undefined);
+      }
+    };
+    if (state === "ringing") {
+      setTimeout(found, INCOMING_MS);
+    } else {
+      found();
+    }
+  }
+
+  /** End a call that the server has made or accepted, and that nobody holds here any more. */
+  #endOrphan(callId: string): void {
+    this.#isOver(callId);
+    const ended = this.#session.ask("call:end", { callId }).then(() => undefined, () => undefined);
+    this.#orphans.add(ended);
+    this.#lostAt = undefined;
+    void ended.then(() => this.#orphans.delete(ended));
+    this.#found?.();
+  }
+
+  /** Wait until calls that nobody holds are ended, also one that the server may yet tell of after a break. */
+  async #freed(): Promise<boolean> {
+    if (this.#orphans.size === 0 && this.#lostAt !== undefined && performance.now() - this.#lostAt < LOST_MS) {
+      await new Promise<void>((resolve) => {
+        this.#found = resolve;
+        setTimeout(resolve, TOLD_MS);
+      });
+    }
+    const some = this.#orphans.size > 0;
+    await Promise.all(this.#orphans);
+    return some;
+  }
+
+  #keep(id: string, call: Call): void {
+    this.#calls.set(id, call);
     call.on("ended", () => {
-      this.#rang.delete(call.id);
-      if (this.#calls.get(call.id) === call) {
-        this.#calls.delete(call.id);
+      this.#rang.delete(id);
+      if (this.#calls.get(id) === call) {
+        this.#calls.delete(id);
+        this.#isOver(id);
       }
     });
   }
 
-  #endAll(): void {
-    this.calls.forEach((call) => call.finish("connection_lost", this.#session.userId));
+  #isOver(callId: string): void {
+    this.#over.delete(callId);
+    this.#over.add(callId);
+    if (this.#over.size > OVER_MAX) {
+      this.#over.delete(this.#over.values().next().value!);
+    }
   }
+
+  #endAll(): void {
+    [...this.#calls.values()].forEach((call) => call.finish("connection_lost", this.#session.userId));
+  }
+
+  #settle(how: (joining: Joining) => void): void {
+    const joining = this.#joining;
+    this.#joining = undefined;
+    if (joining !== undefined) {
+      how(joining);
+    }
+  }
+}
+
+function newJoining(): Joining {
+  let settle: Omit<Joining, "promise">;
+  const promise = new Promise<void>((resolve, reject) => (settle = { resolve, reject }));
+  return { promise, ...settle! };
 }

@@ -19,7 +19,7 @@ export async function captureInstead(wanted: Wanted, old: MediaStreamTrack[]): P
     if ((error as { name?: string }).name !== "NotReadableError" || old.length === 0) {
       throw error;
     }
-    old.forEach((track) => track.stop());
+    stop(old);
     return await capture(wanted);
   }
 }
@@ -37,6 +37,11 @@ export async function captureWhatIsThere(wanted: Wanted): Promise<MediaStream> {
     }
   }
   return new MediaStream();
+}
+
+/** Close the devices of these tracks. */
+export function stop(tracks: MediaStreamTrack[]): void {
+  tracks.forEach((track) => track.stop());
 }
 
 function device(wanted: boolean | string): boolean | MediaTrackConstraints {

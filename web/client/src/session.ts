@@ -1,11 +1,12 @@
 import { io, type Socket } from "socket.io-client";
 import type {
-  Accepted, ClientToServer, Ended, ErrorEvent, IceServers, Initiated, Joined, Refreshed, Resume, ServerToClient, Status,
+  Accepted, ClientToServer, Ended, IceServers, Initiated, Joined, Refreshed, Resume, ServerToClient, Status,
 } from "./contracts.js";
+import { Credentials } from "./credentials.js";
 import { Emitter } from "./emitter.js";
 import { SignallingError } from "./errors.js";
 import { refreshDelay } from "./ice.js";
-import { tokenDelay } from "./token.js";
+import { refusal, Requests, type Answer } from "./requests.js";
 
 /** How to get to the server, and as whom. */
 export interface SessionOptions {
@@ -46,9 +47,18 @@ export type CallEvent = {
   [Name in (typeof CALL_EVENTS)[number]]: { name: Name; payload: ServerToClient[Name] };
 }[(typeof CALL_EVENTS)[number]];
 
+/** The call of the session that joins, as the server knows it. */
+export interface OngoingCall {
+  callId: string;
+  peer: string;
+  callType: "audio" | "video";
+  state: string;
+}
+
 export interface SessionEvents {
   /** `kept`: the session of before goes on; `complete`: and nothing was missed. */
-  joined: { kept: boolean; complete: boolean };
+  joined: { kept: boolean; complete: boolean; call: OngoingCall | undefined };
+  /** The connection broke, or could not be made; it is tried again. */
   disconnected: string;
   /** For good: refused, or taken over by another socket. */
   closed: SignallingError;
@@ -57,24 +67,16 @@ export interface SessionEvents {
 }
 
 export const CALL_EVENTS = [
-  "call:incoming", "call:accepted", "call:rejected", "call:ended", "call:offer", "call:answer", "ice:candidate",
+  "call:initiated", "call:incoming", "call:accepted", "call:rejected", "call:ended",
+  "call:offer", "call:answer", "ice:candidate",
 ] as const;
 
-type Answer = ({ ok: true } & object) | { ok: false; error: Omit<ErrorEvent, "event"> };
-
-interface Pending {
-  event: keyof Answers;
-  payload: object;
-  resend: boolean;
-  resolve: (answer: never) => void;
-  reject: (error: SignallingError) => void;
-  timer: ReturnType<typeof setTimeout>;
-}
+type JoinAnswer = Joined & { seq?: number; call?: OngoingCall | null };
 
 const ANSWER_MS = 10_000;
-const ASK_MS = 60_000;
 const JOIN_AGAIN_MS = 1_000;
-const PENDING_MAX = 512;
+/** How long a session is kept for its client where the server has not said it yet. */
+const WINDOW_MS = 30_000;
 
 /**
  * A session with the server that outlives its sockets: it joins, resumes after each break with what was missed,
@@ -82,37 +84,47 @@ const PENDING_MAX = 512;
  */
 export class Session extends Emitter<SessionEvents> {
   iceServers: RTCIceServer[] = [];
-  #socket: Socket;
-  #pending: Pending[] = [];
+  readonly #socket: Socket;
+  readonly #requests: Requests;
+  readonly #credentials: Credentials;
   #lastSeq = 0;
   #resume: { sessionId: string; token: string } | undefined;
-  #joined = false;
-  #closed = false;
+  /** How long the server keeps the session after a break, and when the connection broke. */
+  #window: number | undefined;
+  #lostAt: number | undefined;
+  #state: "closed" | "joining" | "joined" = "closed";
+  /** Counts connections, for what was begun on one that is gone. */
+  #connection = 0;
   #joinTimer: ReturnType<typeof setTimeout> | undefined;
   #iceTimer: ReturnType<typeof setTimeout> | undefined;
-  #tokenTimer: ReturnType<typeof setTimeout> | undefined;
 
   constructor(private readonly options: SessionOptions) {
     super();
     this.#resume = options.resume;
     this.#lastSeq = options.resume?.lastSeq ?? 0;
+    this.#credentials = new Credentials(options.token, async (token) => {
+      const { tokenSeconds } = await this.ask("user:refresh", { token });
+      return tokenSeconds;
+    });
     const connect = options.connect ?? ((url: string) => io(url, { autoConnect: false, forceNew: true }));
-    this.#socket = connect(options.url);
-    if (options.token !== undefined) {
-      this.#socket.auth = (give) => void this.#token().then((token) => token !== undefined && give({ token }));
-    }
-    this.#socket.on("connect", () => void this.#join());
-    this.#socket.on("disconnect", (reason) => this.#lost(reason));
-    this.#socket.on("session:replaced", () =>
+    const socket = (this.#socket = connect(options.url));
+    this.#requests = new Requests(
+      (event, payload, done) => void socket.timeout(ANSWER_MS).emit(event, payload, done),
+      () => socket.connected,
+    );
+    socket.on("connect", () => void this.#join());
+    socket.on("disconnect", (reason) => this.#lost(reason, reason === "io server disconnect"));
+    // What the server refuses in the handshake is not tried again by the library.
+    socket.on("connect_error", (error) => this.#lost(error.message, socket.active === false));
+    socket.on("session:replaced", () =>
       this.#close(new SignallingError("closed", "This session was taken over by another connection")),
     );
     for (const name of CALL_EVENTS) {
-      this.#socket.on(name, (payload: { seq?: number }) => {
+      socket.on(name, (payload: { seq?: number }) => {
         this.#saw(payload.seq);
         this.emit("call", { name, payload } as unknown as CallEvent);
       });
     }
-    this.#socket.on("call:initiated", (payload: { seq?: number }) => this.#saw(payload.seq));
   }
 
   get userId(): string {
@@ -128,14 +140,28 @@ export class Session extends Emitter<SessionEvents> {
     return this.options.early ?? false;
   }
 
+  get state(): "closed" | "joining" | "joined" {
+    return this.#state;
+  }
+
   /** With what another page may go on with this session; nothing before the first join. */
   get resumable(): Resume | undefined {
     return this.#resume && { ...this.#resume, lastSeq: this.#lastSeq };
   }
 
-  /** Connect and go on doing so; the events tell how it went. */
+  /** How many ms the server will still keep the session while it is out of reach; `undefined` while it is in reach. */
+  get graceLeftMs(): number | undefined {
+    return this.#lostAt === undefined || this.#window === undefined
+      ? undefined
+      : Math.max(0, this.#lostAt + this.#window - performance.now());
+  }
+
+  /** Connect and go on doing so; the events tell how it went. A session that was closed begins anew. */
   open(): void {
-    this.#socket.connect();
+    if (this.#state === "closed") {
+      this.#state = "joining";
+      this.#socket.connect();
+    }
   }
 
   /** Leave for good, at once. */
@@ -143,73 +169,31 @@ export class Session extends Emitter<SessionEvents> {
     this.#close(new SignallingError("closed", "The session was closed"));
   }
 
-  /**
-   * Send an event; the answer is its acknowledgement. Waits through a break of the connection, one minute at most.
-   * `resend: false`: what was sent when the connection broke is rejected with `disconnected`.
-   */
-  ask<Name extends keyof Answers & keyof ClientToServer>(
+  /** Send an event; the answer is its acknowledgement. It waits through a break, but for what goes stale. */
+  async ask<Name extends keyof Answers & keyof ClientToServer>(
     event: Name,
     payload: ClientToServer[Name],
-    { resend = true } = {},
   ): Promise<Answers[Name]> {
-    return new Promise((resolve, reject) => {
-      if (this.#closed) {
-        return reject(new SignallingError("closed", "The session was closed"));
-      }
-      if (this.#pending.length >= PENDING_MAX) {
-        return reject(new SignallingError("queue_full", "Too much waits for the server", true));
-      }
-      const timer = setTimeout(
-        () => this.#settle(pending, new SignallingError("timeout", `No answer to ${event}`, true)),
-        ASK_MS,
-      );
-      const pending: Pending = { event, payload, resend, resolve, reject, timer };
-      this.#pending.push(pending);
-      if (this.#joined) {
-        this.#send(pending);
-      }
-    });
-  }
-
-  #send(pending: Pending): void {
-    this.#socket
-      .timeout(ANSWER_MS)
-      .emit(pending.event, pending.payload, (failed: Error | null, answer?: Answer) => {
-        if (answer !== undefined) {
-          this.#settle(pending, answer.ok ? undefined : refusal(answer.error), answer);
-        } else if (failed !== null && this.#socket.connected) {
-          this.#settle(pending, new SignallingError("timeout", `No answer to ${pending.event}`, true));
-        } else if (!pending.resend) {
-          this.#settle(pending, new SignallingError("disconnected", "The connection broke", true));
-        }
-      });
-  }
-
-  #settle(pending: Pending, error: SignallingError | undefined, answer?: object): void {
-    clearTimeout(pending.timer);
-    this.#pending = this.#pending.filter((other) => other !== pending);
-    if (error === undefined) {
-      pending.resolve(answer as never);
-    } else {
-      pending.reject(error);
+    if (this.#state === "closed") {
+      throw new SignallingError("closed", "The session was closed");
     }
+    return (await this.#requests.ask(event, payload)) as Answers[Name];
   }
 
-  /** A fresh token; without one the session is over. */
-  async #token(): Promise<string | undefined> {
+  /** Drop what was not acknowledged yet of a call that is over, but for what ends it. */
+  forget(callId: string): void {
+    this.#requests.forget(callId);
+  }
+
+  async #join(): Promise<void> {
+    const connection = ++this.#connection;
+    let token: string | undefined;
     try {
-      return await this.options.token?.();
+      token = await this.#credentials.get();
     } catch {
-      this.#close(new SignallingError("unauthorized", "No token was to be had"));
-      return undefined;
+      return this.#withoutToken(connection, new SignallingError("unauthorized", "No token was to be had"));
     }
-  }
-
-  /** `again`: the token that the connection showed may have run out meanwhile. */
-  async #join(again = false): Promise<void> {
-    const id = this.#socket.id;
-    const token = again ? await this.#token() : undefined;
-    if (this.#closed || !this.#socket.connected || this.#socket.id !== id) {
+    if (connection !== this.#connection || !this.#socket.connected) {
       return;
     }
     const join: ClientToServer["user:join"] = {
@@ -219,34 +203,71 @@ export class Session extends Emitter<SessionEvents> {
       ...(this.#resume !== undefined && { resume: { ...this.#resume, lastSeq: this.#lastSeq } }),
     };
     this.#socket.timeout(ANSWER_MS).emit("user:join", join, (failed: Error | null, answer?: Answer) => {
+      if (connection !== this.#connection) {
+        return;
+      }
       if (answer?.ok === true) {
-        this.#start(answer as unknown as Joined & { seq?: number });
+        this.#start(answer as unknown as JoinAnswer);
+      } else if (answer?.ok === false && (answer.error.code as string) === "token_expired") {
+        this.#withoutToken(connection, refusal(answer.error), token);
       } else if (answer?.ok === false && !answer.error.retryable) {
         this.#close(refusal(answer.error));
       } else if (this.#socket.connected && failed === null) {
-        this.#joinTimer = setTimeout(() => void this.#join(true), retryAfter(answer));
+        this.#joinIn(connection, retryAfter(answer));
       } else if (this.#socket.connected) {
-        this.#socket.disconnect().connect();
+        this.#break();
       }
     });
   }
 
-  #start(joined: Joined & { seq?: number }): void {
+  /** Ask for a token again as long as the session may be resumed; then it is over. */
+  #withoutToken(connection: number, error: SignallingError, token?: string): void {
+    if (connection !== this.#connection || this.#state === "closed") {
+      return;
+    }
+    const delay = this.#credentials.again(this.#resume && (this.#window ?? WINDOW_MS), token);
+    if (delay === undefined) {
+      this.#close(error);
+    } else {
+      this.#joinIn(connection, delay);
+    }
+  }
+
+  #joinIn(connection: number, ms: number): void {
+    clearTimeout(this.#joinTimer);
+    this.#joinTimer = setTimeout(() => connection === this.#connection && void this.#join(), ms);
+  }
+
+  /** Give up a connection that answers nothing. To disconnect would be to leave, and end calls. */
+  #break(): void {
+    const engine = (this.#socket.io as Socket["io"] | undefined)?.engine;
+    if (engine === undefined) {
+      this.#socket.disconnect().connect();
+    } else {
+      engine.close();
+    }
+  }
+
+  #start(joined: JoinAnswer): void {
     const before = this.#resume?.sessionId;
     const kept = before === joined.sessionId;
     if (before !== undefined && !kept) {
       this.#lastSeq = 0;
-      this.#dropAll(new SignallingError("disconnected", "The session is over"));
+      this.#requests.dropAll(new SignallingError("disconnected", "The session is over"));
     }
     this.#resume = { sessionId: joined.sessionId, token: joined.resume.token };
+    this.#window = joined.resume.windowSeconds * 1000;
+    this.#lostAt = undefined;
     this.#saw(joined.seq);
-    this.#joined = true;
+    this.#state = "joined";
     this.#takeIce(joined.iceServers, joined.iceExpiresAt);
-    this.#refreshTokenIn(joined.tokenSeconds);
-    for (const pending of [...this.#pending]) {
-      this.#send(pending);
-    }
-    this.emit("joined", { kept: kept || before === undefined, complete: before === undefined || joined.resumed });
+    this.#credentials.good(joined.tokenSeconds);
+    this.#requests.flow();
+    this.emit("joined", {
+      kept: kept || before === undefined,
+      complete: before === undefined || joined.resumed,
+      call: joined.call ?? undefined,
+    });
   }
 
   #takeIce(servers: object[], expiresAt: number | null | undefined): void {
@@ -261,75 +282,48 @@ export class Session extends Emitter<SessionEvents> {
   #refreshIce(expiresAt: number): void {
     this.ask("ice:servers", {}).then(
       (ice) => this.#takeIce(ice.iceServers, ice.expiresAt),
-      () => !this.#closed && this.#takeIce(this.iceServers, expiresAt),
+      // While it is out of reach there is nothing to do: the next join brings others.
+      () => this.#state === "joined" && this.#takeIce(this.iceServers, expiresAt),
     );
-  }
-
-  #refreshTokenIn(seconds: number | null | undefined): void {
-    clearTimeout(this.#tokenTimer);
-    if (seconds != null && this.options.token !== undefined) {
-      const until = Date.now() + seconds * 1000;
-      this.#tokenTimer = setTimeout(() => void this.#refreshToken(until), tokenDelay(until, Date.now()));
-    }
-  }
-
-  /** Prolong the session with a fresh token; if none is to be had, try again for as long as the old one holds. */
-  async #refreshToken(until: number): Promise<void> {
-    let seconds: number | null | undefined = (until - Date.now()) / 1000;
-    try {
-      const token = (await this.options.token?.()) ?? "";
-      if (!this.#joined) {
-        return; // the next join shows a token of its own
-      }
-      seconds = (await this.ask("user:refresh", { token }, { resend: false })).tokenSeconds;
-    } catch {
-      seconds = (until - Date.now()) / 1000;
-    }
-    if (this.#joined && (seconds == null || seconds > 0)) {
-      this.#refreshTokenIn(seconds);
-    }
   }
 
   #saw(seq: number | undefined): void {
     this.#lastSeq = Math.max(this.#lastSeq, seq ?? 0);
   }
 
-  #lost(reason: string): void {
-    this.#joined = false;
+  /** `idle`: the library does not connect again by itself. */
+  #lost(reason: string, idle: boolean): void {
+    this.#connection += 1;
+    this.#requests.stop();
     clearTimeout(this.#joinTimer);
-    clearTimeout(this.#tokenTimer);
-    if (!this.#closed) {
-      this.emit("disconnected", reason);
-      if (reason === "io server disconnect") {
-        this.#joinTimer = setTimeout(() => this.#closed || this.#socket.connect(), JOIN_AGAIN_MS);
-      }
+    this.#credentials.stop();
+    if (this.#state === "closed") {
+      return;
     }
-  }
-
-  #dropAll(error: SignallingError): void {
-    for (const pending of [...this.#pending]) {
-      this.#settle(pending, error);
+    this.#state = "joining";
+    this.#lostAt ??= performance.now();
+    if (idle) {
+      this.#joinTimer = setTimeout(() => this.#state !== "closed" && this.#socket.connect(), JOIN_AGAIN_MS);
     }
+    this.emit("disconnected", reason);
   }
 
   #close(error: SignallingError): void {
-    if (this.#closed) {
+    if (this.#state === "closed") {
       return;
     }
-    this.#closed = true;
-    this.#joined = false;
+    this.#state = "closed";
+    this.#connection += 1;
+    this.#resume = this.#lostAt = this.#window = undefined;
+    this.#lastSeq = 0;
     clearTimeout(this.#joinTimer);
     clearTimeout(this.#iceTimer);
-    clearTimeout(this.#tokenTimer);
+    this.#credentials.stop();
+    this.#requests.stop();
     this.#socket.disconnect();
-    this.#dropAll(error);
+    this.#requests.dropAll(error);
     this.emit("closed", error);
   }
-}
-
-function refusal(error: Omit<ErrorEvent, "event">): SignallingError {
-  const code = error.code as SignallingError["code"];
-  return new SignallingError(code, error.message, error.retryable, error.retryAfterMs ?? undefined);
 }
 
 function retryAfter(answer: Answer | undefined): number {

@@ -78,8 +78,7 @@ export class FakePeer {
   }
 
   addTransceiver(kind, { direction } = { direction: "sendrecv" }) {
-    const sender = { track: null, replaceTrack: async (track) => void (sender.track = track) };
-    const made = { kind, sender, direction };
+    const made = new FakeTransceiver(kind, direction, () => this.need());
     this.transceivers.push(made);
     this.need();
     return made;
@@ -113,6 +112,28 @@ export class FakePeer {
   #connected() {
     this.connectionState = "connected";
     queueMicrotask(() => this.onconnectionstatechange?.());
+  }
+}
+
+class FakeTransceiver {
+  #direction;
+  #need;
+  /** @type {{ track: FakeTrack | null, replaceTrack: (track: FakeTrack | null) => Promise<void> }} */
+  sender = { track: null, replaceTrack: async (track) => void (this.sender.track = track) };
+
+  constructor(kind, direction, need) {
+    this.kind = kind;
+    this.#direction = direction;
+    this.#need = need;
+  }
+  get direction() {
+    return this.#direction;
+  }
+  set direction(direction) {
+    if (direction !== this.#direction) {
+      this.#direction = direction;
+      this.#need();
+    }
   }
 }
 

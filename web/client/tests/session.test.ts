@@ -2,60 +2,7 @@ import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import type { Socket } from "socket.io-client";
 import { SignallingError } from "../src/errors.js";
 import { Session } from "../src/session.js";
-
-type Ack = (failed: Error | null, answer?: object) => void;
-
-/** A socket whose server is the test. */
-class FakeSocket {
-  id: string | undefined;
-  connected = false;
-  auth: ((give: (data: object) => void) => void) | undefined;
-  shown: object | undefined;
-  sent: { event: string; payload: Record<string, unknown>; ack: Ack }[] = [];
-  #handlers = new Map<string, (payload: unknown) => void>();
-  #connections = 0;
-
-  on(event: string, handler: (payload: unknown) => void) {
-    this.#handlers.set(event, handler);
-  }
-  timeout() {
-    return { emit: (event: string, payload: Record<string, unknown>, ack: Ack) => this.sent.push({ event, payload, ack }) };
-  }
-  connect() {
-    if (this.auth === undefined) {
-      this.#open();
-    } else {
-      this.auth((shown) => ((this.shown = shown), this.#open()));
-    }
-    return this;
-  }
-  #open() {
-    this.connected = true;
-    this.#connections += 1;
-    this.id = `socket ${this.#connections}`;
-    this.say("connect");
-  }
-  disconnect() {
-    this.lose("io client disconnect");
-    return this;
-  }
-  lose(reason = "transport close") {
-    this.connected = false;
-    this.say("disconnect", reason);
-    this.sent.splice(0).forEach(({ ack }) => ack(new Error("disconnected")));
-  }
-  say(event: string, payload: unknown = {}) {
-    this.#handlers.get(event)?.(payload);
-  }
-  take(event: string) {
-    const found = this.sent.find((one) => one.event === event);
-    if (found === undefined) {
-      throw new Error(`${event} was not sent, but ${this.sent.map((one) => one.event).join()}`);
-    }
-    this.sent.splice(this.sent.indexOf(found), 1);
-    return found;
-  }
-}
+import { FakeSocket, joined, refused } from "./fake_socket.js";
 
 let socket: FakeSocket;
 let session: Session;
@@ -68,11 +15,6 @@ beforeEach(() => {
 
 afterEach(() => void vi.useRealTimers());
 
-const joined = (values: object = {}) => ({
-  ok: true, userId: "alice", sessionId: "s", resume: { token: "t1", windowSeconds: 30 }, iceServers: [],
-  resumed: false, seq: 5, ...values,
-});
-
 async function join(values: object = {}) {
   await vi.advanceTimersByTimeAsync(0);
   const { payload, ack } = socket.take("user:join");
@@ -82,38 +24,78 @@ async function join(values: object = {}) {
 
 test("it resumes after the last seq, with the token of the last join", async () => {
   session.open();
-  expect(await join()).toEqual({ userId: "alice" });
-  expect(socket.shown).toEqual({ token: "jwt" });
+  expect(await join()).toEqual({ userId: "alice", token: "jwt" });
   socket.say("call:incoming", { callId: "c", seq: 77 });
   socket.lose();
   socket.connect();
   const told = vi.fn();
   session.on("joined", told);
   expect(await join({ resumed: true })).toMatchObject({ resume: { sessionId: "s", token: "t1", lastSeq: 77 } });
-  expect(told).toHaveBeenCalledWith({ kept: true, complete: true });
+  expect(told).toHaveBeenCalledWith({ kept: true, complete: true, call: undefined });
 });
 
 test("what was not acknowledged is sent again, in order, and not before the join", async () => {
   session.open();
   await join();
-  const answers = ["a", "b"].map((userId) => session.ask("user:status", { userId }));
+  const answers = ["a", "b"].map((callId) => session.ask("call:end", { callId }));
   socket.lose();
-  answers.push(session.ask("user:status", { userId: "c" }));
+  answers.push(session.ask("call:end", { callId: "c" }));
   socket.connect();
   await vi.advanceTimersByTimeAsync(0);
-  expect(socket.sent.map(({ event }) => event)).toEqual(["user:join"]);
+  expect(socket.events).toEqual(["user:join"]);
   await join({ resumed: true });
-  expect(socket.sent.map(({ payload }) => payload.userId)).toEqual(["a", "b", "c"]);
-  socket.sent.splice(0).forEach(({ ack, payload }) => ack(null, { ok: true, userId: payload.userId }));
-  expect(await Promise.all(answers)).toMatchObject([{ userId: "a" }, { userId: "b" }, { userId: "c" }]);
+  expect(socket.sent.map(({ payload }) => payload.callId)).toEqual(["a", "b", "c"]);
+  socket.sent.splice(0).forEach(({ ack, payload }) => ack(null, { ok: true, callId: payload.callId }));
+  expect(await Promise.all(answers)).toMatchObject([{ callId: "a" }, { callId: "b" }, { callId: "c" }]);
 });
 
-test("what must not be done twice is rejected when the connection breaks", async () => {
+const gone = { code: "disconnected", retryable: true };
+
+test("what goes stale is never queued, and never sent again", async () => {
   session.open();
   await join();
-  const asked = session.ask("call:initiate", { to: "bob", callType: "audio" }, { resend: false });
+  const lost = [
+    session.ask("user:status", { userId: "b" }), session.ask("call:initiate", { to: "bob", callType: "audio" }),
+    session.ask("ice:servers", {}), session.ask("user:refresh", { token: "t" }),
+  ];
   socket.lose();
-  await expect(asked).rejects.toMatchObject({ code: "disconnected", retryable: true });
+  for (const asked of [...lost, session.ask("user:status", { userId: "b" })]) {
+    await expect(asked).rejects.toMatchObject(gone);
+  }
+  socket.connect();
+  await join({ resumed: true });
+  expect(socket.events).toEqual([]);
+});
+
+test("nothing more is sent of a call that is over, but that it is", async () => {
+  session.open();
+  await join();
+  socket.lose();
+  const to = { from: "alice", to: "bob", callId: "c" };
+  const dropped = [
+    session.ask("call:accept", { callId: "c" }), session.ask("call:offer", { ...to, offer: {} }),
+    session.ask("ice:candidate", { ...to, candidates: [null] }),
+  ].map((asked) => expect(asked).rejects.toMatchObject({ code: "invalid_state" }));
+  void session.ask("ice:candidate", { ...to, callId: "another", candidates: [null] });
+  session.forget("c");
+  void session.ask("call:end", { callId: "c" });
+  await Promise.all(dropped);
+  socket.connect();
+  await join({ resumed: true });
+  expect(socket.sent.map(({ event, payload }) => [event, payload.callId])).toEqual([
+    ["ice:candidate", "another"], ["call:end", "c"],
+  ]);
+});
+
+test("what cannot be sent is refused at once, and nothing else waits for it", async () => {
+  session.open();
+  await join();
+  vi.spyOn(socket, "timeout").mockReturnValueOnce({ emit: () => { throw new TypeError("a circle"); } });
+  await expect(session.ask("call:end", { callId: "c" })).rejects.toMatchObject({ code: "bad_request" });
+  socket.lose();
+  socket.connect();
+  await join({ resumed: true });
+  expect(socket.events).toEqual([]);
 });
 
 test("a refusal is an error with its code", async () => {
@@ -135,7 +117,7 @@ test("another session: what waited is rejected", async () => {
   socket.connect();
   await join({ sessionId: "other" });
   await failed;
-  expect(told).toHaveBeenCalledWith({ kept: false, complete: false });
+  expect(told).toHaveBeenCalledWith({ kept: false, complete: false, call: undefined });
   expect(socket.sent).toEqual([]);
 });
 
@@ -155,7 +137,7 @@ test("a join that may work later is tried again; one that is refused ends it", a
 
 test("a server that never answers is given up after a minute", async () => {
   session.open();
-  const asked = expect(session.ask("user:status", { userId: "b" })).rejects.toMatchObject({ code: "timeout" });
+  const asked = expect(session.ask("call:end", { callId: "c" })).rejects.toMatchObject({ code: "timeout" });
   await vi.advanceTimersByTimeAsync(60_000);
   await asked;
 });
@@ -176,22 +158,140 @@ test("ICE servers are renewed before they expire", async () => {
 const provided = (token: () => string | Promise<string>) =>
   (session = new Session({ url: "", userId: "alice", token, connect: () => socket as unknown as Socket }));
 
-test("each connection shows a token of its own, and none is connected without", async () => {
+test("each connection shows a token of its own", async () => {
   const tokens = ["one", "two"];
-  provided(() => tokens.shift() ?? Promise.reject(new Error("no more"))).open();
-  await join();
-  expect(socket.shown).toEqual({ token: "one" });
+  provided(() => tokens.shift()!).open();
+  expect(await join()).toMatchObject({ token: "one" });
   socket.lose();
   socket.connect();
+  expect(await join()).toMatchObject({ token: "two" });
+});
+
+test.each([
+  ["the application has none", (n: number) => (n < 2 ? Promise.reject(new Error("offline")) : "good")],
+  ["the application throws", (n: number) => { if (n < 2) throw new Error("no"); return "good"; }],
+  ["it has run out", (n: number) => (n < 2 ? "old" : "good")],
+])("on a reconnect a token is asked for again: %s", async (_, token) => {
+  let asked = -2;
+  const closed = vi.fn();
+  provided(() => token(++asked < 0 ? 2 : asked)).open();
+  session.on("closed", closed);
   await join();
-  expect(socket.shown).toEqual({ token: "two" });
+  socket.lose();
+  asked = -1;
+  socket.connect();
+  for (let tries = 0; tries < 100 && session.state !== "joined"; tries += 1) {
+    await vi.advanceTimersByTimeAsync(100);
+    for (const { payload, ack } of socket.sent.splice(0)) {
+      expect(payload).toMatchObject({ resume: { sessionId: "s" } });
+      ack(null, payload.token === "good" ? joined({ resumed: true }) : refused("token_expired"));
+    }
+  }
+  expect([session.state, asked, closed.mock.calls]).toEqual(["joined", 2, []]);
+});
+
+test("a token that is not to be had is given up with the session", async () => {
+  let have = true;
+  provided(() => { if (!have) throw new Error("no"); return "good"; }).open();
   const closed = vi.fn();
   session.on("closed", closed);
+  await join();
+  have = false;
+  socket.lose();
+  socket.connect();
+  await vi.advanceTimersByTimeAsync(24_000);
+  expect(closed).not.toHaveBeenCalled();
+  await vi.advanceTimersByTimeAsync(7_000);
+  expect(closed.mock.calls[0]?.[0]).toMatchObject({ code: "unauthorized" });
+  expect([socket.connected, socket.events, vi.getTimerCount()]).toEqual([false, [], 0]);
+});
+
+test("at the first join one that has run out is asked for again, but not the same for ever", async () => {
+  let count = 0;
+  provided(() => `token ${++count}`).open();
+  await vi.advanceTimersByTimeAsync(0);
+  socket.take("user:join").ack(null, refused("token_expired"));
+  await vi.advanceTimersByTimeAsync(1_000);
+  expect(socket.take("user:join").payload).toMatchObject({ token: "token 2" });
+  const closed = vi.fn();
+  provided(() => "always this").on("closed", closed);
+  socket.lose();
+  session.open();
+  for (let n = 0; n < 2; n += 1) {
+    await vi.advanceTimersByTimeAsync(1_000);
+    socket.take("user:join").ack(null, refused("token_expired"));
+  }
+  expect(closed.mock.calls[0]?.[0]).toMatchObject({ code: "token_expired" });
+});
+
+test("a token that comes too late for its connection is not shown on the next", async () => {
+  const given: ((token: string) => void)[] = [];
+  provided(() => new Promise((resolve) => given.push(resolve))).open();
+  socket.lose();
+  socket.connect();
+  given[0]!("late");
+  await vi.advanceTimersByTimeAsync(0);
+  expect(socket.events).toEqual([]);
+  given[1]!("in time");
+  expect(await join()).toMatchObject({ token: "in time" });
+});
+
+test("a server that is down, or refuses the connection, is tried again, and it is said", async () => {
+  const told = vi.fn();
+  session.on("disconnected", told);
+  socket.reachable = false;
+  session.open();
+  socket.say("connect_error", new Error("xhr poll error"));
+  expect(told).toHaveBeenLastCalledWith("xhr poll error");
+  expect(session.state).toBe("joining");
+  await vi.advanceTimersByTimeAsync(60_000);
+  expect(socket.asked).toBe(1); // the library does that
+  socket.active = false; // but not this
+  socket.say("connect_error", new Error("too many"));
+  socket.reachable = true;
+  await vi.advanceTimersByTimeAsync(1_000);
+  await join();
+  expect([session.state, socket.asked]).toEqual(["joined", 2]);
+});
+
+test("a join that is not answered breaks the connection, and does not leave", async () => {
+  session.open();
+  await join();
   socket.lose();
   socket.connect();
   await vi.advanceTimersByTimeAsync(0);
-  expect(closed.mock.calls[0]?.[0]).toMatchObject({ code: "unauthorized" });
-  expect(socket.connected).toBe(false);
+  const broken = vi.fn(() => socket.lose("forced close"));
+  socket.io = { engine: { close: broken } };
+  const left = vi.spyOn(socket, "disconnect");
+  socket.take("user:join").ack(new Error("timeout"));
+  expect([broken.mock.calls.length, left.mock.calls.length]).toEqual([1, 0]);
+});
+
+test("while it is out of reach it knows how long the server keeps it", async () => {
+  session.open();
+  await join();
+  expect(session.graceLeftMs).toBeUndefined();
+  socket.lose();
+  await vi.advanceTimersByTimeAsync(10_000);
+  expect(session.graceLeftMs).toBe(20_000);
+  await vi.advanceTimersByTimeAsync(30_000);
+  expect(session.graceLeftMs).toBe(0);
+  socket.connect();
+  await join({ resumed: true });
+  expect(session.graceLeftMs).toBeUndefined();
+});
+
+test("what was closed can be opened again, as another session", async () => {
+  session.open();
+  await join();
+  session.close();
+  session.close();
+  await expect(session.ask("call:end", { callId: "c" })).rejects.toMatchObject({ code: "closed" });
+  session.open();
+  session.open();
+  expect(await join({ sessionId: "t" })).toEqual({ userId: "alice", token: "jwt" });
+  void session.ask("call:end", { callId: "c" }).catch(() => undefined);
+  expect(socket.events).toEqual(["call:end"]);
 });
 
 test("a token is refreshed before it runs out, again and again", async () => {
@@ -268,6 +368,6 @@ test("another page goes on with the session, and is told whether it could", asyn
     session.on("joined", told);
     session.open();
     expect(await join({ sessionId, resumed: sessionId === "s" })).toMatchObject({ resume });
-    expect(told).toHaveBeenCalledWith({ kept: sessionId === "s", complete: sessionId === "s" });
+    expect(told).toHaveBeenCalledWith({ kept: sessionId === "s", complete: sessionId === "s", call: undefined });
   }
 });
