@@ -77,7 +77,7 @@ async def _states(people: People, album: _Album, width: int, scheme: str) -> Non
     await album.take(alice, "log")
     await alice.click("Close the developer log")
     await bob.page.context.set_offline(True)
-    await expect(bob.page.locator("#call-banner")).to_contain_text("goes on")
+    await expect(bob.page.locator("#call-banner")).to_contain_text("can wait")
     await album.take(bob, "reconnecting")
     await bob.page.context.set_offline(False)
     await expect(bob.page.locator("#call-banner")).to_be_hidden()

@@ -141,7 +141,7 @@ async def test_a_gateway_is_killed(people: People, system: System) -> None:
     await alice.click("Turn camera on")
     await bob.sees()
     system.kill_gateway(1)
-    await expect(bob.page.locator("#call-banner")).to_contain_text("The call goes on")
+    await expect(bob.page.locator("#call-banner")).to_contain_text("The call can wait")
     await bob.sees_more()
     await bob.connected()
     await bob.click("Turn camera on")

@@ -41,7 +41,7 @@ export interface RememberedCall {
   ringsUntil?: number;
 }
 
-/** What a call is from its beginning. `state`: `reconnecting` for one of another page that had been accepted. */
+/** @internal What a call is from its beginning. `state`: `reconnecting` for one of another page that had been accepted. */
 export interface CallOrigin {
   id?: string;
   user: string;
@@ -133,6 +133,11 @@ export class Call extends Emitter<CallEvents> {
     return this.#sending.sends(kind);
   }
 
+  /** Whether it is off because of {@link mute}. */
+  muted(kind: Kind): boolean {
+    return this.#sending.muted(kind);
+  }
+
   /** Take an incoming call, with what is there of the media wanted. Rejects if another device was faster. */
   accept(wanted: Wanted = this.#usual): Promise<void> {
     this.#accepting ??= this.#accept(wanted).finally(() => (this.#accepting = undefined));
@@ -210,7 +215,7 @@ export class Call extends Emitter<CallEvents> {
   }
 
   /** @internal For how long it rings from now on. `expiresInMs` counts, as this machine's clock may be wrong. */
-  rings({ expiresInMs, expiresAt }: { expiresInMs?: number; expiresAt?: number }): void {
+  rings({ expiresInMs, expiresAt }: Partial<Pick<Incoming, "expiresInMs" | "expiresAt">>): void {
     if (this.state === "ringing") {
       this.#ring.in(expiresInMs ?? (expiresAt === undefined ? undefined : expiresAt - Date.now()));
     }

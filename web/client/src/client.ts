@@ -194,7 +194,7 @@ export class SignallingClient extends Emitter<ClientEvents> {
     return call;
   }
 
-  #placed(call: Call, initiated: Initiated & { expiresInMs?: number }): void {
+  #placed(call: Call, initiated: Initiated): void {
     const { callId } = initiated;
     const theirs = this.#calls.get(callId);
     // Both called at once and theirs was first: this is its acceptance, and the first offer is theirs.

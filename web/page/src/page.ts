@@ -17,6 +17,7 @@ const tones = new Tones();
 /** Join as `tab.name`, and show everything of that user until they leave. */
 async function start(tab: Tab): Promise<void> {
   const { name, token, memory, since } = tab;
+  const before = new Set(memory?.calls.map(({ id }) => id));
   byId<HTMLInputElement>("name").value = name;
   const client = new SignallingClient({
     url: location.origin,
@@ -38,13 +39,14 @@ async function start(tab: Tab): Promise<void> {
     people?.refresh();
     // Both called at once, and the other's call is what is left.
     const waiting = client.calls.find((call) => call.incoming && call.state === "ringing");
-    if (waiting !== undefined) {
+    if (waiting !== undefined && !screen.shows(waiting)) {
       ringing.show(waiting);
     }
   };
   const screen = new Screen(client, tones, log, over);
   const ringing = new Ringing(tones, {
     accept: (call, video) => void screen.accept(call, video),
+    rejoin: (call) => screen.rejoin(call),
     passed: ({ user, type }, missed) => over({ user, type, incoming: true, missed }),
   });
   let people: People | undefined;
@@ -56,22 +58,28 @@ async function start(tab: Tab): Promise<void> {
     }
   };
   client.on("incoming", ring);
+  client.on("ongoing", (call) => ringing.ongoing(call));
   client.on("joined", ({ kept }) => {
     link("Connected", false);
-    screen.offline(false);
+    screen.online();
+    people?.refresh();
     if (!kept) {
       log.note("another session", {});
     }
   });
   client.on("disconnected", () => {
-    link("Reconnecting…", true);
-    screen.offline(true);
+    link(people === undefined ? "Connecting…" : "Reconnecting…", true);
+    screen.online();
+    people?.forget();
+    if (people === undefined) {
+      byId("name-error").textContent = "The server is out of reach. Trying again…";
+    }
   });
   client.on("closed", (error) => {
     gone = true;
     people?.stop();
     tones.stop();
-    if (error.code === "unauthorized") {
+    if (wantsToken(error)) {
       refused(error);
     } else {
       signIn(error.code === "closed" && error.message.includes("taken over") ? "This session goes on in another tab" : "");
@@ -89,11 +97,11 @@ async function start(tab: Tab): Promise<void> {
   byId("welcome").hidden = true;
   byId("home").hidden = byId("leave").hidden = byId("me").hidden = false;
   byId("me").textContent = name;
-  people = new People(client, name, (user, type) => void screen.dial(user, type));
-  const call = client.calls.find((one) => !(one.incoming && one.state === "ringing"));
+  people = new People(client, name, (user, type) => screen.dial(user, type));
+  const call = client.calls.find(({ id }) => id !== undefined && before.has(id));
   if (call !== undefined) {
     screen.restore(call, since);
-  } else if (memory?.calls.length) {
+  } else if (before.size > 0) {
     notify("The call ended while this page was loading");
   } else {
     byId("contact").focus();
@@ -116,12 +124,16 @@ function warn(): void {
   warning.hidden = warning.textContent === "";
 }
 
+function wantsToken(error: Error): boolean {
+  return error instanceof SignallingError && ["unauthorized", "token_expired"].includes(error.code);
+}
+
 /** Joining did not work; where the server wants a token, ask for one. */
 function refused(error: Error): void {
   const field = byId<HTMLInputElement>("token");
-  const unauthorized = error instanceof SignallingError && error.code === "unauthorized";
+  const unauthorized = wantsToken(error);
   const tried = field.value !== "";
-  signIn(!unauthorized ? `That did not work: ${error.message}` : tried ? "This token is not good, or not for that name" : "");
+  signIn(!unauthorized ? `That did not work: ${error.message}` : tried ? "This token is not good, not for that name, or has run out" : "");
   if (unauthorized) {
     byId("token-part").hidden = false;
     field.focus();

@@ -1,8 +1,11 @@
-import type { SignallingClient, Status } from "../../client/src/index.js";
+import { SignallingError, type SignallingClient, type Status } from "../../client/src/index.js";
 import { byId, face, icon, make } from "./dom.js";
 import { contacts, keepContacts, recents, type Recent } from "./kept.js";
 
 const ASK_MS = 4_000;
+/** Few are asked for one after the other; many with pauses, to stay within what the server allows. */
+const FEW = 20;
+const PAUSE_MS = 200;
 
 export type Dial = (user: string, type: "audio" | "video") => void;
 
@@ -11,6 +14,9 @@ export class People {
   #users: string[];
   #statuses = new Map<string, Status>();
   #timer: ReturnType<typeof setInterval>;
+  #asking = false;
+  #again = false;
+  #stopped = false;
 
   constructor(
     private readonly client: SignallingClient,
@@ -31,6 +37,7 @@ export class People {
   }
 
   stop(): void {
+    this.#stopped = true;
     clearInterval(this.#timer);
     document.removeEventListener("visibilitychange", this.refresh);
   }
@@ -45,19 +52,48 @@ export class People {
     }
   }
 
-  /** Ask who is there, as long as somebody looks. */
+  /** Ask who is there, one after the other, as long as somebody looks and the server is in reach. */
   refresh = (): void => {
-    if (document.visibilityState === "visible") {
-      this.#users.forEach((user) => void this.#ask(user));
+    this.#again = true;
+    if (!this.#asking) {
+      void this.#round();
     }
   };
+
+  /** What was known is no longer so. */
+  forget(): void {
+    this.#statuses.clear();
+    this.draw();
+  }
+
+  get #looks(): boolean {
+    return !this.#stopped && document.visibilityState === "visible" && this.client.joined;
+  }
+
+  async #round(): Promise<void> {
+    this.#asking = true;
+    while (this.#again && this.#looks) {
+      this.#again = false;
+      for (const user of [...this.#users]) {
+        if (this.#looks) {
+          await this.#ask(user);
+        }
+        if (this.#users.length > FEW) {
+          await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
+        }
+      }
+    }
+    this.#asking = false;
+  }
 
   async #ask(user: string): Promise<void> {
     const before = JSON.stringify(this.#statuses.get(user));
     try {
       this.#statuses.set(user, await this.client.status(user));
-    } catch {
-      this.#statuses.delete(user);
+    } catch (error) {
+      if (!(error instanceof SignallingError && error.code === "rate_limited")) {
+        this.#statuses.delete(user);
+      }
     }
     if (JSON.stringify(this.#statuses.get(user)) !== before) {
       this.draw();

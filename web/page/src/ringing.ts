@@ -5,30 +5,34 @@ import { ended } from "./words.js";
 
 export interface Answers {
   accept(call: Call, video: boolean): void;
+  /** Go on with a call that a page before was in. */
+  rejoin(call: Call): void;
   /** It rang and was not accepted here. */
   passed(call: Call, missed: boolean): void;
 }
 
-/** The dialog of a call that comes in. */
+/** The dialog of a call that comes in, or that goes on from a page before. It is there until that is answered. */
 export class Ringing {
   readonly #dialog = byId<HTMLDialogElement>("incoming");
+  #open = false;
 
   constructor(
     private readonly tones: Tones,
     private readonly answers: Answers,
   ) {
-    this.#dialog.oncancel = (event) => event.preventDefault(); // not by mistake
+    // Not by mistake. A browser may let the first of these pass, and close it at the next.
+    this.#dialog.oncancel = (event) => event.preventDefault();
+    this.#dialog.onkeydown = (event) => event.key === "Escape" && event.preventDefault();
+    this.#dialog.onclose = () => this.#open && this.#show();
   }
 
+  /** Somebody calls. */
   show(call: Call): void {
     const video = call.type === "video";
-    face(byId("incoming-face"), call.user);
-    byId("incoming-name").textContent = call.user;
-    byId("incoming-kind").textContent = video ? "Incoming video call" : "Incoming call";
+    this.#say(call, video ? "Incoming video call" : "Incoming call", ["Decline", "Accept"]);
     byId("accept-audio").hidden = !video;
     document.title = `${call.user} is calling`;
-    this.#dialog.showModal();
-    byId("accept").focus();
+    this.#show();
     this.tones.ring();
 
     const off = call.on("ended", ({ reason, by }) => {
@@ -48,12 +52,47 @@ export class Ringing {
     byId("accept").onclick = () => accept(video);
     byId("accept-audio").onclick = () => accept(false);
     byId("decline").onclick = () => {
-      this.#hide();
       call.reject().catch(() => notify("Declining could not be told; it may go on ringing"));
     };
   }
 
+  /** This user is still in a call, of a page that is gone. */
+  ongoing(call: Call): void {
+    this.#say(call, "You are still in this call. Go on with it?", ["End it", "Rejoin"]);
+    byId("accept-audio").hidden = true;
+    this.#show();
+    const off = call.on("ended", ({ reason, by }) => {
+      this.#hide();
+      notify(ended(reason, call.user, { incoming: false, rang: false, mine: by !== call.user }));
+    });
+    byId("accept").onclick = () => {
+      off();
+      this.#hide();
+      this.answers.rejoin(call);
+    };
+    byId("decline").onclick = () => {
+      call.hangup().catch(() => notify("That it is over could not be told"));
+    };
+  }
+
+  #say(call: Call, kind: string, [no, yes]: [string, string]): void {
+    face(byId("incoming-face"), call.user);
+    byId("incoming-name").textContent = call.user;
+    byId("incoming-kind").textContent = kind;
+    byId("decline-text").textContent = no;
+    byId("accept-text").textContent = yes;
+  }
+
+  #show(): void {
+    this.#open = true;
+    if (!this.#dialog.open) {
+      this.#dialog.showModal();
+    }
+    byId("accept").focus();
+  }
+
   #hide(): void {
+    this.#open = false;
     this.#dialog.close();
     this.tones.stop();
     document.title = "HelloTalk";

@@ -1,10 +1,10 @@
-import type { Call, SignallingClient, StatsSummary } from "../../client/src/index.js";
+import type { Call, Kind, SignallingClient, StatsSummary } from "../../client/src/index.js";
 import { Devices } from "./devices.js";
 import { byId, face, notify } from "./dom.js";
 import type { Log } from "./log.js";
 import { quality } from "./quality.js";
 import type { Tones } from "./tones.js";
-import { duration, ended, refused } from "./words.js";
+import { duration, ended, outOfReach, progress, refused } from "./words.js";
 
 type Type = "audio" | "video";
 
@@ -27,12 +27,11 @@ export class Screen {
   #type: Type = "audio";
   /** Whether one's own camera is wanted. */
   #wanted = false;
-  #dialling = 0;
   #figures: StatsSummary | undefined;
   #ticker: ReturnType<typeof setInterval> | undefined;
   #closer: ReturnType<typeof setTimeout> | undefined;
-  #offline = false;
   #media = "";
+  #mirrored: MediaStreamTrack | undefined;
   /** Whether pictures came between the last two looks at the figures. */
   #moves = false;
   readonly #screen = byId("call");
@@ -46,58 +45,44 @@ export class Screen {
     private readonly log: Log,
     private readonly over: (outcome: Outcome) => void,
   ) {
-    byId("hangup").onclick = () => this.hangup();
-    byId("mute").onclick = () => this.#toggle("audio");
+    byId("hangup").onclick = () => this.#hangup();
+    byId("mute").onclick = () => void this.#toggle("audio");
     byId("camera").onclick = () => void this.#toggle("video");
     byId("done").onclick = () => this.#close();
-    byId("again").onclick = () => void this.dial(this.#user, this.#type);
+    byId("again").onclick = () => this.dial(this.#user, this.#type);
     this.#remote.onresize = () => this.#draw();
   }
 
   /** Whether a call is on, or being made. */
   get busy(): boolean {
-    return this.#dialling > 0 || (this.#call !== undefined && this.#call.state !== "ended");
+    return this.#call !== undefined && this.#call.state !== "ended";
+  }
+
+  shows(call: Call): boolean {
+    return call === this.#call;
   }
 
   /** Who is being called and has not been reached yet. */
   get calling(): string | undefined {
-    return this.#dialling > 0 ? this.#user : undefined;
+    return this.#call?.state === "dialling" ? this.#user : undefined;
   }
 
-  async dial(user: string, type: Type): Promise<void> {
-    if (this.busy) {
-      return;
-    }
-    this.#open(user, type);
-    this.#say(`Calling ${type === "video" ? "by video" : ""}…`.replace(" …", "…"));
-    this.tones.ringBack();
-    const attempt = (this.#dialling = Date.now());
-    try {
-      const call = await this.client.call(user, { audio: true, video: type === "video" });
-      if (this.#dialling !== attempt) {
-        return void call.hangup().catch(() => undefined);
-      }
-      this.#dialling = 0;
-      this.#take(call);
-      this.#tellMedia(type === "video");
-    } catch (error) {
-      if (this.#dialling === attempt) {
-        this.#dialling = 0;
-        this.log.note("refused", { message: String(error) });
-        this.over({ user, type, incoming: false, missed: false });
-        this.#finish(refused(error, user));
-      }
+  dial(user: string, type: Type): void {
+    if (!this.busy) {
+      this.#open(user, type);
+      this.#take(this.client.call(user, { audio: true, video: type === "video" }));
     }
   }
 
   async accept(call: Call, video: boolean): Promise<void> {
-    this.#open(call.user, call.type);
-    this.#say("Connecting…");
-    this.#take(call);
+    this.#instead(call);
     this.#wanted = video;
+    this.#take(call);
+    const accepted = call.accept({ audio: true, video });
+    this.#draw();
     try {
-      await call.accept({ audio: true, video });
-      this.#tellMedia(video);
+      await accepted;
+      this.#tellMedia(call, video);
     } catch (error) {
       if (call.state !== "ended") {
         this.log.note("not accepted", { message: String(error) });
@@ -106,28 +91,35 @@ export class Screen {
     }
   }
 
+  /** Go on with a call that a page before was in, and that asks for its media anew. */
+  rejoin(call: Call): void {
+    this.#instead(call);
+    this.#take(call);
+    void call.rejoin().then(() => this.#tellMedia(call, call.type === "video"));
+  }
+
   /** Go on with a call of before the page was reloaded. */
   restore(call: Call, since: number | undefined): void {
     this.#open(call.user, call.type);
     this.since = since;
     this.#take(call);
-    this.#say("Reconnecting…");
-  }
-
-  hangup(): void {
-    if (this.#dialling > 0) {
-      this.#dialling = 0;
-      this.over({ user: this.#user, type: this.#type, incoming: false, missed: false });
-      this.#finish("Call cancelled");
-    } else {
-      this.#call?.hangup().catch((error: unknown) => this.log.note("hang-up not told", { message: String(error) }));
-    }
   }
 
   /** The connection with the server broke, or is back. */
-  offline(away: boolean): void {
-    this.#offline = away;
+  online(): void {
     this.#draw();
+  }
+
+  /** Show this call; one that is being dialled makes room. */
+  #instead(call: Call): void {
+    const before = this.#call;
+    this.#open(call.user, call.type);
+    this.#call = call;
+    before?.hangup().catch(() => undefined);
+  }
+
+  #hangup(): void {
+    this.#call?.hangup().catch((error: unknown) => this.log.note("hang-up not told", { message: String(error) }));
   }
 
   #open(user: string, type: Type): void {
@@ -137,10 +129,11 @@ export class Screen {
     this.#wanted = type === "video";
     this.#moves = false;
     this.#call = undefined;
+    this.#say("");
     this.since = undefined;
     this.#figures = undefined;
     this.#media = "";
-    this.#remote.srcObject = this.#self.srcObject = null;
+    this.#remote.srcObject = null;
     face(byId("call-face"), user).classList.add("pulse");
     byId("call-name").textContent = byId("call-peer").textContent = user;
     byId("after").hidden = true;
@@ -153,40 +146,37 @@ export class Screen {
 
   #take(call: Call): void {
     this.#call = call;
-    let rang = call.state === "ringing";
-    this.#self.srcObject = call.local;
+    let rang = call.state === "ringing" || call.state === "dialling";
     this.#show(call.remote);
-    call.on("remote", (remote) => this.#show(remote));
+    call.on("remote", (remote) => call === this.#call && this.#show(remote));
     call.on("state", (state) => {
-      rang = rang && state === "ended";
+      rang = rang && (state === "ringing" || state === "ended");
       this.log.note("call", { state });
-      if (state !== "ringing") {
-        this.tones.stop();
+      if (call !== this.#call) {
+        return;
       }
-      if (state === "connecting" || state === "reconnecting") {
-        this.#say(state === "connecting" ? "Connecting…" : "Reconnecting…");
-      } else if (state === "connected") {
+      if (state === "connected") {
         this.since ??= Date.now();
-        this.#say("");
-        this.#tellMedia(this.#wanted);
+      }
+      if (state === "connected" || state === "ringing") {
+        this.#tellMedia(call, this.#wanted);
       }
       this.#draw();
     });
     call.on("error", (error) => this.log.note("error", { message: String(error) }));
-    call.on("ended", ({ reason, by }) => {
+    call.on("ended", ({ reason, by, error }) => {
       const mine = by !== call.user;
       const missed = call.incoming && rang;
       this.over({ user: call.user, type: call.type, incoming: call.incoming, missed });
-      const words = ended(reason, call.user, { incoming: call.incoming, rang, mine });
-      const lasted = this.since === undefined ? "" : ` · ${duration(Date.now() - this.since)}`;
-      this.#finish(words + lasted);
+      if (error !== undefined) {
+        this.log.note("refused", { message: String(error) });
+      }
+      if (call === this.#call) {
+        const words = error === undefined ? ended(reason, call.user, { incoming: call.incoming, rang, mine }) : refused(error, call.user);
+        const lasted = this.since === undefined ? "" : ` · ${duration(Date.now() - this.since)}`;
+        this.#finish(words + lasted);
+      }
     });
-    if (!call.incoming && call.state === "ringing") {
-      this.#say("Ringing…");
-    } else if (call.state !== "ringing") {
-      this.tones.stop();
-      this.#say(call.state === "connecting" ? "Connecting…" : "");
-    }
     if (call.state === "connected") {
       this.since ??= Date.now();
     }
@@ -199,10 +189,10 @@ export class Screen {
     clearInterval(this.#ticker);
     void this.#devices.show(false);
     this.tones.over();
-    this.#remote.srcObject = this.#self.srcObject = null;
+    this.#remote.srcObject = null;
     this.log.figures(undefined);
-    this.#say(words);
     this.#draw();
+    this.#say(words);
     byId("call-face").classList.remove("pulse");
     byId("after").hidden = false;
     byId("controls").hidden = true;
@@ -237,33 +227,32 @@ export class Screen {
     this.log.figures(stats);
   }
 
-  async #toggle(kind: "audio" | "video"): Promise<void> {
+  async #toggle(kind: Kind): Promise<void> {
     const call = this.#call;
     if (call === undefined || call.state === "ended") {
       return;
     }
-    const tracks = call.local.getTracks().filter((track) => track.kind === kind);
-    if (tracks.length > 0) {
-      call.mute(kind, tracks.some((track) => track.enabled));
-    } else {
-      try {
-        await call.switchDevice(kind);
-        this.#media = "";
-      } catch (error) {
-        notify(await whyNot(kind, error));
-      }
+    try {
+      const done = call.sends(kind)
+        ? call.mute(kind)
+        : call.muted(kind)
+          ? call.mute(kind, false)
+          : call.switchDevice(kind).then(() => void (this.#media = ""));
+      this.#draw();
+      await done;
+    } catch (error) {
+      notify(await whyNot(kind, error));
     }
     this.#draw();
   }
 
   /** Say what is missing of the media that was wanted. */
-  #tellMedia(video: boolean): void {
-    const call = this.#call;
-    if (call === undefined || call.state === "ended") {
+  #tellMedia(call: Call, video: boolean): void {
+    if (call !== this.#call || call.state === "ended") {
       return;
     }
     const missing = (["audio", "video"] as const).filter(
-      (kind) => (kind === "audio" || video) && !call.local.getTracks().some((track) => track.kind === kind),
+      (kind) => (kind === "audio" || video) && !call.sends(kind) && !call.muted(kind),
     );
     const first = missing.at(-1);
     if (first === undefined) {
@@ -277,7 +266,10 @@ export class Screen {
   }
 
   #say(words: string): void {
-    byId("call-state").textContent = words;
+    const state = byId("call-state");
+    if (state.textContent !== words) {
+      state.textContent = words;
+    }
   }
 
   /** Show what there is of the other side's stream, which gets its tracks one by one. */
@@ -295,19 +287,36 @@ export class Screen {
   #draw(): void {
     const call = this.#call;
     const live = call !== undefined && call.state !== "ended";
-    const on = (kind: string) => live && call.local.getTracks().some((track) => track.kind === kind && track.enabled);
+    const on = (kind: Kind) => live && call.sends(kind);
     const up = live && (call.state === "connected" || call.state === "reconnecting");
     const seen = up && call.remote.getVideoTracks().some((track) => track.readyState === "live" && (!track.muted || this.#moves));
     this.#screen.classList.toggle("seen", seen && this.#remote.videoWidth > 0);
+    this.#mirror(live ? call.local : undefined);
     this.#self.hidden = !on("video");
     byId("top").hidden = !up;
     button("mute", on("audio"), "mic", ["Mute microphone", "Unmute microphone"]);
     button("camera", on("video"), "video", ["Turn camera off", "Turn camera on"]);
     (["mute", "camera", "devices-open"] as const).forEach((id) => (byId<HTMLButtonElement>(id).disabled = !live));
-    byId("call-face").classList.toggle("pulse", !up && (live || this.#dialling > 0));
-    const words = !live ? "" : call.state === "reconnecting" ? "Reconnecting…" : this.#offline ? "The server is out of reach. The call goes on." : this.#media;
-    byId("call-banner").textContent = words;
-    byId("call-banner").hidden = words === "";
+    byId("call-face").classList.toggle("pulse", live && !up);
+    if (live) {
+      this.#say(progress(call, this.client.joined));
+      this.tones.ringingBack(!call.incoming && call.state === "ringing" && this.client.joined);
+    }
+    const words = !up ? "" : !this.client.joined ? outOfReach(this.client.graceLeftMs) : call.state === "reconnecting" ? "Reconnecting…" : this.#media;
+    const banner = byId("call-banner");
+    if (banner.textContent !== words) {
+      banner.textContent = words;
+    }
+    banner.hidden = words === "";
+  }
+
+  /** Show what one's own camera sees, which is another track each time it was off. */
+  #mirror(local: MediaStream | undefined): void {
+    const track = local?.getVideoTracks()[0];
+    if (track !== this.#mirrored) {
+      this.#mirrored = track;
+      this.#self.srcObject = track === undefined ? null : new MediaStream([track]);
+    }
   }
 }
 
@@ -319,7 +328,7 @@ function button(id: string, on: boolean, name: string, [off, turnOn]: [string, s
   element.querySelector("use")?.setAttribute("href", `#i-${on ? name : `${name}-off`}`);
 }
 
-async function whyNot(kind: "audio" | "video", error?: unknown): Promise<string> {
+async function whyNot(kind: Kind, error?: unknown): Promise<string> {
   const what = kind === "audio" ? "microphone" : "camera";
   if (navigator.mediaDevices === undefined) {
     return `The browser gives no ${what} to a page without HTTPS.`;

@@ -2,6 +2,7 @@
 export class Tones {
   #context: AudioContext | undefined;
   #timer: ReturnType<typeof setInterval> | undefined;
+  #ringsBack = false;
 
   /** Somebody calls: three rising notes, again and again. */
   ring(): void {
@@ -9,9 +10,14 @@ export class Tones {
     navigator.vibrate?.([300, 200, 300]);
   }
 
-  /** It rings at the other side: the usual long tone. */
-  ringBack(): void {
-    this.#repeat(4000, (at) => [400, 450].forEach((pitch) => this.#note(pitch, at, 1.2, 0.05)));
+  /** Whether it rings at the other side: the usual long tone. */
+  ringingBack(on: boolean): void {
+    if (on && !this.#ringsBack) {
+      this.#repeat(4000, (at) => [400, 450].forEach((pitch) => this.#note(pitch, at, 1.2, 0.05)));
+      this.#ringsBack = true;
+    } else if (!on && this.#ringsBack) {
+      this.stop();
+    }
   }
 
   /** The call is over. */
@@ -21,6 +27,7 @@ export class Tones {
   }
 
   stop(): void {
+    this.#ringsBack = false;
     clearInterval(this.#timer);
     this.#timer = undefined;
     void this.#context?.close();

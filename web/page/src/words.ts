@@ -1,4 +1,4 @@
-import { SignallingError } from "../../client/src/index.js";
+import { SignallingError, type Call } from "../../client/src/index.js";
 
 /** Why a call of one's own could not be made, for people. */
 export function refused(error: unknown, user: string): string {
@@ -16,10 +16,40 @@ export function refused(error: unknown, user: string): string {
     case "unavailable":
     case "timeout":
     case "disconnected":
+    case "closed":
       return "The service can’t be reached. Try again";
     default:
       return "The call could not be made";
   }
+}
+
+/** How far a call is that is on, for people. `joined`: the server is in reach. */
+export function progress({ incoming, state }: Call, joined: boolean): string {
+  switch (state) {
+    case "dialling":
+      return joined ? "Calling…" : "No connection to the server. Waiting to call…";
+    case "ringing":
+      return incoming ? "Connecting…" : joined ? "Ringing…" : "No connection to the server. It may still be ringing…";
+    case "connecting":
+      return "Connecting…";
+    case "reconnecting":
+      return "Reconnecting…";
+    default:
+      return "";
+  }
+}
+
+const STEP_S = 5;
+
+/** How long a call can wait for the server; not said anew each second, as it is read out. */
+export function outOfReach(leftMs: number | undefined): string {
+  if (leftMs === undefined) {
+    return "The server is out of reach.";
+  }
+  const seconds = Math.ceil(leftMs / 1000 / STEP_S) * STEP_S;
+  return seconds > 0
+    ? `The server is out of reach. The call can wait ${seconds} s for it.`
+    : "The server has been out of reach for too long. The call may be over.";
 }
 
 /** How a call ended. `rang`: it had not been accepted. */
