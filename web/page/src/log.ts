@@ -20,7 +20,11 @@ export class Log {
     opener.onclick = () => show(drawer.hidden);
     byId("drawer-close").onclick = () => show(false);
     byId("drawer-clear").onclick = () => this.#lines.replaceChildren();
-    drawer.onkeydown = ({ key }) => key === "Escape" && show(false);
+    drawer.onkeydown = ({ key }) => {
+      if (key === "Escape") {
+        show(false); // and no `false` for other keys, which would keep them from what they do
+      }
+    };
   }
 
   /** Write down what passes through a socket. */

@@ -22,8 +22,16 @@ export class Ringing {
   ) {
     // Not by mistake. A browser may let the first of these pass, and close it at the next.
     this.#dialog.oncancel = (event) => event.preventDefault();
-    this.#dialog.onkeydown = (event) => event.key === "Escape" && event.preventDefault();
-    this.#dialog.onclose = () => this.#open && this.#show();
+    this.#dialog.addEventListener("keydown", (event) => {
+      if (event.key === "Escape") {
+        event.preventDefault();
+      }
+    });
+    this.#dialog.addEventListener("close", () => {
+      if (this.#open) {
+        this.#show();
+      }
+    });
   }
 
   /** Somebody calls. */
