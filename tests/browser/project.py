@@ -59,7 +59,7 @@ class Project:
         self._run("npm", "pack", "--silent", "--pack-destination", str(folder), cwd=CLIENT)
         [packed] = folder.glob("*.tgz")
         modules = folder / "node_modules"
-        home = modules / "@hellotalk" / "signalling-client"
+        home = self.package
         home.parent.mkdir(parents=True)
         self._run("tar", "-xzf", str(packed), cwd=folder)
         (folder / "package").rename(home)
@@ -70,8 +70,18 @@ class Project:
         """A file, with the gateway of this test for that of the guide."""
         (self.folder / name).write_text(text.replace(GATEWAY, self._gateway))
 
-    def check_types(self, name: str) -> None:
-        self._run(str(CLIENT / "node_modules" / ".bin" / "tsc"), *_STRICT, name)
+    @property
+    def package(self) -> Path:
+        """The client as it is installed."""
+        return self.folder / "node_modules" / "@hellotalk" / "signalling-client"
+
+    def check_types(self, name: str, *options: str) -> None:
+        """Check with strict types; later ``options`` of TypeScript's compiler count."""
+        self._run(str(CLIENT / "node_modules" / ".bin" / "tsc"), *_STRICT, *options, name)
+
+    def node(self, name: str) -> None:
+        """Run a file in Node.js."""
+        self._run("node", name)
 
     def bundle(self, name: str) -> None:
         """What a page can load, as ``name`` with ``.js``."""

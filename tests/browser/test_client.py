@@ -1,13 +1,16 @@
 """What the client does that the page has no button for, as installed by somebody else."""
 
+import json
 from collections.abc import AsyncIterator
 
+import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Page
 
 from tests.browser.people import PATIENCE_MS
 from tests.browser.project import Project
 from tests.browser.system import System
+from tests.support.service import REPOSITORY
 
 STILL_MS = 700
 _JOIN = """async ([url, userId]) => {
@@ -39,7 +42,16 @@ async def _client(context: BrowserContext, origin: str, url: str, name: str) -> 
 
 
 async def _until(page: Page, condition: str) -> None:
-    await page.wait_for_function(f"async () => {condition}", timeout=PATIENCE_MS)
+    # Playwright's own waits take the promise of an answer for the answer.
+    await page.evaluate(
+        f"""async () => {{
+            for (const end = Date.now() + {PATIENCE_MS}; Date.now() < end; ) {{
+                if ({condition}) return;
+                await new Promise((resolve) => setTimeout(resolve, 50));
+            }}
+            throw new Error({condition!r} + " is still not so");
+        }}"""
+    )
 
 
 async def _flows(page: Page) -> None:
@@ -66,14 +78,16 @@ async def test_hold_stops_everything_and_lets_it_flow_again(
 ) -> None:
     alice = await _client(context, project.origin, system.urls[0], "alice-on-hold")
     bob = await _client(context, project.origin, system.urls[1], "bob-on-hold")
-    await alice.evaluate(
-        "async () => { window.call = await client.call('bob-on-hold', { audio: true, video: false }); }"
-    )
+    await alice.evaluate("() => { window.call = client.call('bob-on-hold', { audio: true, video: false }); }")
     await _until(alice, "call.state === 'connected'")
     await _until(bob, "window.call?.state === 'connected'")  # it may not have heard of the call yet
     await bob.evaluate("call.addVideo()")
     await _flows(alice)
+    live = "call.local.getTracks().length"
+    tracks = await alice.evaluate_handle("call.local.getTracks()")
     await alice.evaluate("call.hold()")
+    assert await tracks.evaluate("tracks => tracks.map(track => track.readyState)") == ["ended"]
+    assert await alice.evaluate(live) == 0
     for page in (alice, bob):
         await _still(page)
     await alice.evaluate("call.addVideo()")  # kept back as well
@@ -84,3 +98,59 @@ async def test_hold_stops_everything_and_lets_it_flow_again(
         await _flows(page)
     await bob.evaluate("call.hangup()")
     await _until(alice, "call.state === 'ended'")
+
+
+_USES = """{how}
+const client = new lib.SignallingClient({{ url: "http://localhost", userId: "alice" }});
+if (typeof client.join !== "function" || typeof client.off !== "function" || typeof client.once !== "function") {{
+    throw new Error("no client");
+}}
+client.leave();
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("required.cjs", 'const lib = require("@hellotalk/signalling-client");'),
+        ("imported.mjs", 'import * as lib from "@hellotalk/signalling-client";'),
+        (
+            "later.cjs",
+            '(async () => { const lib = await import("@hellotalk/signalling-client"); lib.Call.name; })();',
+        ),
+    ],
+)
+async def test_it_can_be_required_and_imported(project: Project, name: str, how: str) -> None:
+    project.write(name, how if name == "later.cjs" else _USES.format(how=how))
+    project.node(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("types.cts", 'import lib = require("@hellotalk/signalling-client");'),
+        ("types.mts", 'import * as lib from "@hellotalk/signalling-client";'),
+    ],
+)
+async def test_it_has_types_for_both(project: Project, name: str, how: str) -> None:
+    project.write(
+        name,
+        f"""{how}
+        const client = new lib.SignallingClient({{ url: "", userId: "alice" }});
+        const signal = new AbortController().signal;
+        const call = client.call("bob", {{ audio: true, video: false }}, undefined, {{ signal }});
+        const off: () => void = call.once("ended", ({{ reason }}) => reason.length);
+        client.off("incoming", () => off());
+        // @ts-expect-error what is internal is in no declaration
+        call.finish("", "");
+        """,
+    )
+    project.check_types(name, "--module", "node16", "--moduleResolution", "node16", "--skipLibCheck")
+
+
+async def test_the_package_says_what_it_is(project: Project) -> None:
+    package = json.loads((project.package / "package.json").read_text())
+    assert package["engines"]["node"] and package["repository"]["directory"] == "web/client"
+    assert (project.package / "LICENSE").read_bytes() == (REPOSITORY / "LICENSE").read_bytes()
+    declared = [path.read_text() for path in (project.package / "dist").rglob("*.d.ts")]
+    assert declared and not any("@internal" in text for text in declared)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,9 @@ const start = OscillatorNode.prototype.start;
 OscillatorNode.prototype.start = function (at) { window.tones += 1; return start.call(this, at); };
 """
 CAMERAS = "given.filter(track => track.kind === 'video' && track.readyState === 'live').length"
-MICROPHONES = "given.filter(track => track.kind === 'audio' && track.readyState === 'live' && track.enabled).length"
+MICROPHONES = (
+    "given.filter(track => track.kind === 'audio' && track.readyState === 'live' && track.enabled).length"
+)
 NEVER_MS = 3_000
 
 
@@ -225,7 +228,7 @@ async def _fits(person: Person, width: int) -> None:
         assert box["x"] >= 0 and box["x"] + box["width"] <= width, (name, box)
         boxes[name] = box
     across = sorted(boxes.items(), key=lambda one: one[1]["x"])
-    for (left, before), (right, after) in zip(across, across[1:], strict=False):
+    for (left, before), (right, after) in pairwise(across):
         assert before["x"] + before["width"] <= after["x"] + 0.5, (left, before, right, after)
     for name in ("#leave", "#drawer-open"):
         assert boxes[name]["height"] >= 32 and boxes[name]["width"] >= 32

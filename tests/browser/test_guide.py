@@ -11,7 +11,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Page, expect
 
 from tests.browser.people import FRAMES, PATIENCE_MS
-from tests.browser.project import README, Project, code
+from tests.browser.project import GUIDE, README, Project, code
 from tests.browser.system import System
 from tests.support.service import clean_environment
 
@@ -72,6 +72,19 @@ async def _plain(context: BrowserContext, apps: Project, gateway: str, name: str
     return page
 
 
+async def test_the_guide_says_what_to_do_in_the_order_to_do_it() -> None:
+    text = GUIDE.read_text()
+    order = [
+        "`index.html`:",
+        "`app.ts`:",
+        "npm install …/web/client",
+        "npx esbuild",
+        "CLIENT_URL=http://localhost:5173 make up",
+    ]
+    at = [text.index(words) for words in order[:-1]] + [text.rindex(order[-1])]
+    assert at == sorted(at)
+
+
 async def _sees(page: Page) -> None:
     await page.wait_for_function(f"() => {FRAMES} > 5", timeout=PATIENCE_MS)
 
@@ -85,10 +98,15 @@ async def test_the_app_with_the_client(context: BrowserContext, apps: Project) -
     bobs = _name("bob")
     alice, bob = await _app(context, apps, _name("alice")), await _app(context, apps, bobs)
     await _call(alice, _name("nobody"))
-    await expect(alice.locator("#state")).to_have_text("user_not_found")
+    await expect(alice.locator("#state")).to_contain_text("user_not_found")
     await _call(alice, bobs)
     await expect(bob.locator("#state")).to_contain_text("is calling")
+    await expect(alice.locator("#state")).to_have_text("ringing")
+    await bob.get_by_role("button", name="Decline").click()
+    await expect(alice.locator("#state")).to_have_text(f"rejected, {bobs}")
+    await _call(alice, bobs)
     await bob.get_by_role("button", name="Accept").click()
+    await expect(bob.get_by_role("button", name="Decline")).to_be_hidden()
     for page in (alice, bob):
         await expect(page.locator("#state")).to_have_text("connected")
         await _sees(page)

@@ -208,7 +208,7 @@ export class Session extends Emitter<SessionEvents> {
       }
       if (answer?.ok === true) {
         this.#start(answer as unknown as JoinAnswer);
-      } else if (answer?.ok === false && (answer.error.code as string) === "token_expired") {
+      } else if (answer?.ok === false && answer.error.code === "token_expired") {
         this.#withoutToken(connection, refusal(answer.error), token);
       } else if (answer?.ok === false && !answer.error.retryable) {
         this.#close(refusal(answer.error));
