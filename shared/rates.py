@@ -8,7 +8,8 @@ from typing import Annotated
 from pydantic import BeforeValidator, WithJsonSchema
 from pydantic_settings import NoDecode
 
-_TEXT = re.compile(r"([1-9][0-9]{0,6})/([1-9][0-9]{0,4})", re.ASCII)
+_TEXT = re.compile(r"([0-9]+)/([0-9]+)", re.ASCII)
+EVENTS_MAX, SECONDS_MAX = 999_999, 99_999
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,9 @@ def _parse(value: object) -> object:
     match = _TEXT.fullmatch(value.strip())
     if match is None:
         raise ValueError("must be events/seconds, like 20/60")
+    for what, digits, most in (("events", match[1], EVENTS_MAX), ("seconds", match[2], SECONDS_MAX)):
+        if len(digits) > len(str(most)) or not 1 <= int(digits) <= most:
+            raise ValueError(f"{what} must be 1 to {most}, in events/seconds like 20/60")
     return Rate(int(match[1]), int(match[2]))
 
 

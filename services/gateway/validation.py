@@ -32,9 +32,11 @@ def validate(event: Event, args: list[Any], sizes: Sizes | None = None) -> Wire:
     Raises :class:`BadRequest`, or :class:`UserIdRequired` for a join without one.
     """
     model = INBOUND[event]
-    if not args:
+    payload = args[0] if args else None
+    if payload is None and not model.model_fields:
+        payload = {}
+    if not args and payload is None:
         raise BadRequest("payload: is missing")
-    payload = args[0]
     if not isinstance(payload, dict):
         raise BadRequest("payload: must be an object")
     if model is Join and payload.get("userId") in (None, ""):
@@ -59,10 +61,29 @@ def join_in(auth: object) -> dict[str, Any] | None:
     return {key: auth[key] for key in _JOIN_KEYS if key in auth}
 
 
+_RULES: dict[str, str] = {
+    "missing": "is missing",
+    "string_type": "must be text",
+    "string_unicode": "must be text",
+    "string_too_long": "must have at most {max_length} characters",
+    "string_pattern_mismatch": "must match {pattern}",
+    "int_type": "must be a whole number",
+    "greater_than_equal": "must be at least {ge}",
+    "literal_error": "must be {expected}",
+    "dict_type": "must be an object",
+    "model_type": "must be an object",
+    "list_type": "must be a list",
+    "too_short": "must not be empty",
+    "string_too_short": "must not be empty",
+    "too_long": "must have at most {max_length} items",
+}
+"""Type of a validation error → the rule, in words of JSON. Those of our own validators are worded where they are."""
+_OURS = frozenset((TOO_LARGE, "value_error"))
+
+
 def _explain(detail: ErrorDetails) -> str:
-    """``field: what is wrong``, without repeating what the client sent."""
+    """``field: what is wrong``, without repeating what the client sent, and without the validator's own words."""
     field = ".".join(str(part) for part in detail["loc"]) or "payload"
-    if detail["type"] == "missing":
-        return f"{field}: is missing"
-    text = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    return f"{field}: {text[:1].lower()}{text[1:]}"
+    if detail["type"] in _OURS:
+        return f"{field}: {detail['msg'].removeprefix('Value error, ')}"
+    return f"{field}: {_RULES.get(detail['type'], 'is not valid').format(**detail.get('ctx', {}))}"

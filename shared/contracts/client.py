@@ -136,7 +136,7 @@ class Refresh(Wire):
 
 
 class IceQuery(Wire):
-    """``ice:servers``, asked"""
+    """``ice:servers``, asked; no payload, or ``null``, is as good"""
 
 
 class Relayed(Wire):

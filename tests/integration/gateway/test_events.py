@@ -50,6 +50,10 @@ async def test_turn_credentials_with_the_join_and_when_asked_for(gateway: Start,
     assert turn["urls"] == ["turn:t"] and turn["credential"]
     assert turn["username"] == f"{told['expiresAt'] // 1000}:alice"
     assert told["expiresAt"] >= joined["iceExpiresAt"]
+    for args in ((), (None,)):
+        ack = await alice.ask("ice:servers", *args)
+        assert ack == {"ok": True, **await alice.expect("ice:servers")}
+    await alice.refused("ice:servers", 7, code="bad_request")
 
 
 async def test_a_busy_user_who_joins_is_attached_after_user_joined(
