@@ -129,12 +129,14 @@ class Control:
         self.counts.turned(was.call.state, outcome.call)
         if initiated:
             outcome = rules.as_initiated(outcome, happening)
-        self._teller.tell(outcome, revision, what=_what(outcome.call, happening), expires_at=expires_at)
         rang = was.call.state is State.RINGING and outcome.call.state is not State.RINGING
-        if rang and happening.kind is not Kind.TIMEOUT:
-            self._rings_no_more(outcome.call.call)
-        if rang:
-            self._ring_over(outcome.call)
+        try:
+            self._teller.tell(outcome, revision, what=_what(outcome.call, happening), expires_at=expires_at)
+        finally:  # also if it was too late to tell: no other try makes the same of the call once more
+            if rang and happening.kind is not Kind.TIMEOUT:
+                self._rings_no_more(outcome.call.call)
+            if rang:
+                self._ring_over(outcome.call)
         return outcome
 
     async def _repeat(self, found: Found, happening: Happening, expires_at: int, initiated: bool) -> Outcome:

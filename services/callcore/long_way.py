@@ -23,7 +23,7 @@ from shared.contracts.client import RELAYED, Event
 from shared.contracts.relays import stamped
 from shared.contracts.wire import Wire
 from shared.errors import CallNotFound, ReceiverNotFound, SignallingError, Unavailable
-from shared.ids import decode, encode, new_id
+from shared.ids import decode, encode
 from shared.mailbox import Letter, Postman
 from shared.subjects import Receipt
 
@@ -226,12 +226,13 @@ class LongWay:
         at = next(
             (a for a in lane.call.ringing if a.session == session), Address(session=session, gateway="")
         )
-        event = Happening(RELAY_KINDS[Event(kind)], new_id(), decode(user), at)
+        # The same relay sent again is the same deed: an answer whose acceptance nobody was told of is told then.
+        event = Happening(RELAY_KINDS[Event(kind)], f"{session} {relay.receipt.number}", decode(user), at)
         try:
             outcome = machine.step(lane.call, event, 0)
         except CallNotFound:
             raise ReceiverNotFound from None
-        if outcome.call is not lane.call:
+        if outcome.call is not lane.call or event.cause == lane.call.caused_by:
             outcome = await self._answer(lane.call.call, event)
             lane = self._known.get(call) or lane
         self._pass_on(lane, outcome.relay_to, kind, relay.reply, relay.payload, first=first)

@@ -182,6 +182,7 @@ class Placing:
         self, request: InitiateRequest, mine: Held, theirs: Held, unanswered: Unanswered
     ) -> Call:
         """Take both users, in the order of their keys, then create the call. All or nothing."""
+        _in_time(request)
         since = now_ms()
         wanted = sorted(
             ((request.user, request.to, mine), (request.to, request.user, theirs)), key=_key_order

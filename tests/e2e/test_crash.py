@@ -175,3 +175,84 @@ async def test_a_ring_deadline_survives_its_callcore(clusters: Clusters, mortal:
     finally:
         cluster.restart("cc-1")
         await cluster.ready()
+
+
+AT_ONCE = 60
+HEARD_SECONDS = 10.0
+"""How long what was acknowledged may take to be heard: far less than the dead one stays dead."""
+
+
+@pytest.mark.parametrize("victim", ["cc-1", "cc-2"])
+async def test_accepts_amid_which_a_callcore_dies_are_heard_while_it_stays_dead(
+    mortal: Stage, victim: str
+) -> None:
+    """An accept that is acknowledged is heard by both sides, whoever it was passed on to."""
+    pairs = await mortal.pairs(AT_ONCE)
+    calls: list[str] = []
+    for alice, bob in pairs:
+        calls.append((await alice.ok("call:initiate", {"to": bob.user, "callType": "audio"}))["callId"])
+
+    async def accept(bob: Client, call: str) -> dict[str, Any]:
+        ack: dict[str, Any] = await bob.ask("call:accept", {"callId": call}, timeout=PATIENCE)
+        if not ack["ok"]:
+            await bob.expect("error", event="call:accept")
+        return ack
+
+    accepts = [asyncio.create_task(accept(bob, call)) for (_, bob), call in zip(pairs, calls, strict=True)]
+    while not any(each.done() for each in accepts):
+        await asyncio.sleep(0.001)
+    mortal.cluster.kill(victim)
+    try:
+        acks = await asyncio.gather(*accepts)
+        for (alice, bob), call, ack in zip(pairs, calls, acks, strict=True):
+            if ack["ok"]:
+                for client in (alice, bob):
+                    await client.expect("call:accepted", callId=call, timeout=HEARD_SECONDS)
+            else:
+                assert ack["error"]["code"] == "unavailable", ack
+        for (alice, _), call in zip(pairs, calls, strict=True):
+            await alice.ask("call:end", {"callId": call}, timeout=PATIENCE)
+        for (alice, bob), call in zip(pairs, calls, strict=True):
+            for client in (alice, bob):
+                await client.expect("call:ended", callId=call, timeout=PATIENCE)
+            agreed(alice, bob, call)
+        for client in mortal.clients:
+            client.inbox.forget()
+    finally:
+        mortal.cluster.restart(victim)
+        await mortal.cluster.ready()
+
+
+async def test_users_of_calls_that_a_paused_callcore_made_fail_are_free(mortal: Stage) -> None:
+    """Nobody is shown in a call that did not come about, and both may call again at once."""
+    pairs = await mortal.pairs(20)
+
+    async def call(alice: Client, bob: Client) -> bool:
+        ack: dict[str, Any] = await alice.ask(
+            "call:initiate", {"to": bob.user, "callType": "audio"}, timeout=PATIENCE
+        )
+        if ack["ok"]:
+            await end(alice, bob, call=ack["callId"], reason="cancelled")
+            return True
+        assert ack["error"]["code"] == "unavailable", ack
+        await alice.expect("error", event="call:initiate")
+        await asyncio.sleep(1)  # the gateway gives the call up meanwhile
+        for client, other in ((alice, bob), (bob, alice)):
+            status: dict[str, Any] = await client.ok("user:status", {"userId": other.user})
+            if status["isInCall"]:  # it came about after all, and is told
+                await alice.expect("call:initiated", timeout=HEARD_SECONDS)
+                return False
+        again: dict[str, Any] = await bob.ok("call:initiate", {"to": alice.user, "callType": "audio"})
+        await end(bob, alice, call=again["callId"], reason="cancelled")
+        return False
+
+    mortal.cluster.pause_one("cc-1")
+    try:
+        placing = [asyncio.create_task(call(*pair)) for pair in pairs]
+        await asyncio.sleep(2)
+    finally:
+        mortal.cluster.resume_one("cc-1")
+    await asyncio.gather(*placing)
+    for client in mortal.clients:
+        client.inbox.forget()
+    await mortal.cluster.assert_quiet(RING_SECONDS + 15)

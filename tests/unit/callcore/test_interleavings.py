@@ -244,6 +244,12 @@ class World:
                 self.placing.initiate(request.model_copy(update={"expires_at": self.now + 2000})), request
             )
 
+    def settle(self, request_id: str) -> None:
+        """The gateway of a call being placed has given it up."""
+        request = next(r for _, r in self.tasks if r is not None and r.request_id == request_id)
+        until = {"settle": True, "expires_at": self.now + 2000}
+        self._spawn(self.placing.initiate(request.model_copy(update=until)), None)
+
     async def finish(self) -> None:
         """Let everything that waits happen, oldest first."""
         await self.gate.settle()

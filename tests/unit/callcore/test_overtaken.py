@@ -199,3 +199,32 @@ async def test_a_call_of_which_one_user_was_taken_meanwhile_releases_the_other(
         await w.finish()
     except SignallingError:
         pytest.fail("an error that is no answer came out")
+
+
+async def test_a_call_that_is_settled_before_it_is_created_does_not_come_about(
+    world: Callable[[], World],
+) -> None:
+    """The gateway gives up while an instance has the record of the call in its hands."""
+    w = world()
+    await until_created(w)
+    slow = w.gate.waiting.pop(0)
+    w.settle("r1")
+    await w.gate.settle()
+    while w.gate.waiting:
+        await w.gate.let(0)
+    assert w.hold("ann") is None and w.hold("bob") is None
+    w.gate.waiting.append(slow)
+    await w.finish()
+    assert not w.live() and not w.told
+    assert w.hold("ann") is None and w.hold("bob") is None
+
+
+async def test_a_call_that_is_created_before_it_is_settled_is_told(world: Callable[[], World]) -> None:
+    w = world()
+    await until_created(w)
+    w.now += 2_001
+    w.settle("r1")
+    await let(w, *READS, "calls put call.call1")
+    await w.finish()
+    assert [call.state for call in w.live()] == [State.RINGING]
+    assert told(w, "call1")["b1", "call:incoming"] == 1
