@@ -241,6 +241,29 @@ async def test_a_request_without_an_answer_is_settled(
     assert settled[0]["requestId"] == first["requestId"] and settled[0]["call"] == "c1"
 
 
+async def test_a_call_that_nobody_placed_in_time_is_given_up_at_once_and_once_more(
+    gateway: Start, connect: Connect, services: Services
+) -> None:
+    """Both users are to be free; whoever comes back late may still have accepted the peer's call (glare)."""
+    alice = await connect(await gateway(request_timeout_seconds=1), "alice")
+    services.answers["initiate"] = ("unavailable", "Temporarily unavailable")
+    assert (await alice.refused("call:initiate", {"to": "bob", "callType": "audio"}))["code"] == "unavailable"
+    services.answers["initiate"] = ("call_not_found", "Call not found or expired")
+    told, loop = asyncio.get_running_loop().time(), asyncio.get_running_loop()
+
+    def settled() -> list[dict[str, Any]]:
+        return [r for verb, r in services.asked if verb == "initiate" and r.get("settle")]
+
+    async with asyncio.timeout(5):
+        while not settled():
+            await asyncio.sleep(0.01)
+        assert loop.time() - told < 0.9, "not only when nobody can do it any more"
+        while len(settled()) < 2:
+            await asyncio.sleep(0.01)
+    first = await services.wait_for("initiate")
+    assert {(r["requestId"], r["call"]) for r in settled()} == {(first["requestId"], first["call"])}
+
+
 async def test_what_was_never_sent_is_not_settled(
     gateway: Start, connect: Connect, services: Services, nats_server: EmbeddedNats
 ) -> None:

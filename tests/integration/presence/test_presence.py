@@ -17,11 +17,13 @@ from services.presence.store import Store
 from shared import subjects
 from shared.bus import Bus
 from shared.clock import now_ms
-from shared.contracts.calls import Hold, LeftRequest
-from shared.contracts.presence import JoinRequest, Session, Sessions, StatusRequest
+from shared.contracts.calls import FORMING_MS, Hold, LeftRequest, Released
+from shared.contracts.presence import JoinRequest, LeaveRequest, Session, Sessions, StatusRequest
+from shared.contracts.rpc import Done
 from shared.errors import RateLimited, Unavailable
 from shared.kv import ABSENT, Bucket
 from shared.members import Members
+from shared.rpc import Client
 from tests.integration.presence.conftest import Gateway, Start
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(60)]
@@ -168,6 +170,75 @@ async def test_status_is_right_at_once(bus: Bus, presence: Start, gw1: Gateway) 
     calls, key = Bucket(bus, subjects.BUCKET_CALLS), subjects.key_user(USER)
     await calls.delete(key, (await calls.get(key, fresh=True)).revision)
     assert await gw1.status(USER) == (True, False)
+
+
+async def test_a_hold_is_a_call_only_if_there_is_one_or_can_be(
+    bus: Bus, presence: Start, gw1: Gateway
+) -> None:
+    """Placing a call may have been given up by an instance that died with both users held."""
+    await presence()
+    await gw1.join(USER, "s1")
+    await Bucket.create(bus, subjects.BUCKET_CALLS, replicas=1)
+    calls = Bucket(bus, subjects.BUCKET_CALLS)
+    old = Hold(call="c1", peer="bob", since=now_ms() - FORMING_MS - 1)
+    await calls.set(subjects.key_user(USER), old.dump())
+    assert await gw1.status(USER) == (True, False)
+    await calls.set(subjects.key_user(USER), old.model_copy(update={"since": now_ms()}).dump())
+    assert await gw1.status(USER) == (True, True)
+    await calls.set(subjects.key_user(USER), old.dump())
+    for state, is_in_call in (("ringing", True), ("accepted", True), ("ended", False)):
+        await calls.set(subjects.key_call("c1"), b'{"call":"c1","state":"%b"}' % state.encode())
+        assert await gw1.status(USER) == (True, is_in_call), state
+
+
+async def test_a_leave_that_ended_a_call_and_was_not_answered_is_told_again(
+    bus: Bus, presence: Start, gw1: Gateway
+) -> None:
+    """The user has been let go, but nobody may have heard of it; another request of the same user is not concerned."""
+    await presence()
+    heard: list[str] = []
+
+    async def on_left(msg: object) -> None:
+        heard.append(LeftRequest.model_validate_json(msg.data).request_id)  # type: ignore[attr-defined]
+        await msg.respond(b'{"ok":true,"result":{}}')  # type: ignore[attr-defined]
+
+    joined = await gw1.join(USER, "s1")
+    await Bucket.create(bus, subjects.BUCKET_CALLS, replicas=1)
+    calls, key = Bucket(bus, subjects.BUCKET_CALLS), subjects.key_user(USER)
+    revision = await calls.set(key, Hold(call="c1", peer="bob", since=now_ms()).dump())
+    await calls.delete(key, revision, Released(call="c1", cause="leave 1").dump())
+    await bus.subscribe(subjects.rpc("calls", "left"), on_left)
+    leave = LeaveRequest(
+        request_id="leave 1", user=USER, session=joined.session, gateway="gw1", socket="s1", reason="hangup"
+    )
+    client = Client(bus, timeout=2)
+    await client.ask("presence", "leave", leave.model_copy(update={"request_id": "leave 2"}), Done)
+    assert not heard
+    await client.ask("presence", "leave", leave, Done)
+    assert heard == ["leave 1"]
+
+
+async def test_two_tries_of_call_control_end_before_the_leave_that_they_are_for(
+    bus: Bus, presence: Start, gw1: Gateway
+) -> None:
+    await presence(request_timeout_seconds=30)
+    heard: list[LeftRequest] = []
+
+    async def hang(msg: object) -> None:
+        heard.append(LeftRequest.model_validate_json(msg.data))  # type: ignore[attr-defined]
+
+    joined = await gw1.join(USER, "s1")
+    await hold(bus)
+    await bus.subscribe(subjects.rpc("calls", "left"), hang)
+    leave = LeaveRequest(
+        request_id="r", user=USER, session=joined.session, gateway="gw1", socket="s1", reason="hangup"
+    )
+    client = Client(bus, timeout=2)
+    begun = asyncio.get_running_loop().time()
+    with pytest.raises(Unavailable):
+        await client.ask("presence", "leave", leave, Done)
+    assert asyncio.get_running_loop().time() - begun < 1.95, "presence itself has said so"
+    assert [each.attempt for each in heard] == [1, 2]
 
 
 async def test_call_control_is_told_who_left(bus: Bus, presence: Start, gw1: Gateway) -> None:
