@@ -102,22 +102,26 @@ class Store:
             return found.call.state is State.ENDED
         if now - hold.since < FORMING_MS:
             return False
-        try:
-            await self.create(_tombstone(hold, now), ttl=ENDED_TTL_SECONDS)
-        except Conflict:
+        if not await self._prevent(hold, now):
             return False
         log.warning("void hold", call=hold.call)
         return True
 
     async def abandon(self, user: str, hold: Hold, now: int) -> None:
         """Give up placing a call for ``user``: unless it has come about it never will, and both users are let go."""
-        try:
-            await self.create(_tombstone(hold, now), ttl=ENDED_TTL_SECONDS)
-        except Conflict:
+        if not await self._prevent(hold, now):
             found = await self.call(hold.call)
             if found is None or found.call.state is not State.ENDED:
                 return
         await all_of(self.let_go(user, hold.call), self.let_go(hold.peer, hold.call))
+
+    async def _prevent(self, hold: Hold, now: int) -> bool:
+        """Make sure that the call of a hold cannot come about any more. Return whether it had not."""
+        try:
+            await self.create(_tombstone(hold, now), ttl=ENDED_TTL_SECONDS)
+        except Conflict:
+            return False
+        return True
 
     # --- calls ---
 
