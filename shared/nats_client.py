@@ -47,6 +47,10 @@ class SupervisedClient(Client):
         for name, attribute in TASKS.items():
             getattr(self, attribute).add_done_callback(lambda task, name=name: self._ended(name, task))
 
+    async def _connect_to_server(self, s: Any) -> None:
+        self._abort()  # of a try that failed; nats-py forgets it unclosed
+        await super()._connect_to_server(s)
+
     def _ended(self, name: str, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
         if not self.is_connected or task is not getattr(self, TASKS[name]):
