@@ -39,6 +39,20 @@ class Letter(NamedTuple):
         """Its ``seq``, which is the last key of every letter."""
         return seq_of(self.payload)
 
+    @property
+    def call(self) -> str:
+        """The call of a turn, see :func:`call_of`."""
+        return call_of(self.payload)
+
+
+_CALL_ID = b'"callId":"'
+
+
+def call_of(payload: bytes) -> str:
+    """Return the call of a turn that call control made: its first key of that name, as no text has a bare quote."""
+    start = payload.index(_CALL_ID) + len(_CALL_ID)
+    return payload[start : payload.index(b'"', start)].decode()
+
 
 def seq_of(payload: bytes) -> int:
     """The ``seq`` of a delivered payload. Raises ``ValueError`` if it has none."""

@@ -151,8 +151,10 @@ class Control:
         self._teller.tell(outcome, found.revision, what=_what(call, happening), expires_at=expires_at)
         return outcome
 
-    async def happen_to_user(self, happening: Happening, *, expires_at: int = 0, attempt: int = 1) -> None:
-        """Let something happen to the call that holds ``happening.user``, if there is one."""
+    async def happen_to_user(
+        self, happening: Happening, *, expires_at: int = 0, attempt: int = 1
+    ) -> Outcome | None:
+        """Let something happen to the call that holds ``happening.user``; ``None`` if there is none."""
         assert happening.user is not None
         for lost in range(TRIES):
             held = await self._store.held(happening.user)
@@ -161,16 +163,14 @@ class Control:
                     # It is done, and the user let go; whoever did it may not have got round to telling of it.
                     with suppress(CallNotFound):
                         await self.happen(held.released.call, happening, expires_at=expires_at, settle=True)
-                return
+                return None
             try:
-                await self.happen(held.hold.call, happening, expires_at=expires_at, attempt=attempt)
+                return await self.happen(held.hold.call, happening, expires_at=expires_at, attempt=attempt)
             except CallNotFound:
                 if await self._store.void(held.hold, now_ms()):
                     await self._store.let_go(happening.user, held.hold.call)
-                    return
+                    return None
                 await self._store.lost_race(lost)  # the call is about to come about
-                continue
-            return
         raise Unavailable
 
     async def time_out(self, call: str) -> None:

@@ -3,10 +3,11 @@
 from services.callcore.charge import Charge, Deed
 from services.callcore.charge import Done as DeedDone
 from services.callcore.control import Control
-from services.callcore.model import Address, Happening, Kind
+from services.callcore.model import Address, Happening, Kind, Outcome
 from services.callcore.placing import Placing
 from shared.contracts.calls import (
     AcceptRequest,
+    AttachedReply,
     AttachedRequest,
     ByClient,
     CallReply,
@@ -71,11 +72,13 @@ class Handlers:
             raise ReceiverNotFound
         return CallReply(call=call)
 
-    async def attached(self, request: AttachedRequest) -> Done:
-        return await self._happen_to_user(request, Kind.ATTACHED, resumed=request.resumed)
+    async def attached(self, request: AttachedRequest) -> AttachedReply:
+        outcome = await self._happen_to_user(request, Kind.ATTACHED, resumed=request.resumed)
+        return AttachedReply(call=outcome.call.held_by(request.session) if outcome is not None else None)
 
     async def left(self, request: LeftRequest) -> Done:
-        return await self._happen_to_user(request, Kind.LEFT, request.reason)
+        await self._happen_to_user(request, Kind.LEFT, request.reason)
+        return Done()
 
     async def _happen(self, call: str, request: ByClient, kind: Kind, reason: str | None = None) -> CallReply:
         happening = _happening(request, kind, reason)
@@ -86,10 +89,11 @@ class Handlers:
 
     async def _happen_to_user(
         self, request: ByClient, kind: Kind, reason: str | None = None, *, resumed: bool = False
-    ) -> Done:
+    ) -> Outcome | None:
         happening = _happening(request, kind, reason, resumed=resumed)
-        await self._control.happen_to_user(happening, expires_at=request.expires_at, attempt=request.attempt)
-        return Done()
+        return await self._control.happen_to_user(
+            happening, expires_at=request.expires_at, attempt=request.attempt
+        )
 
 
 def _happening(

@@ -170,13 +170,16 @@ class LongWay:
         return self._known.learn(call, revision, time.monotonic(), early)
 
     async def _early_of(self, call: Call, rings: Address | None) -> list[Letter]:
-        """The early media of a call that rang before this instance knew of it, from a ringing device's mailbox."""
-        others = [at for at in call.ringing if rings is None or at.session != rings.session]
-        if not others:
+        """The early media of a call that rang before this instance knew of it, from a ringing device's mailbox.
+
+        The mailbox of the device that begins to ring comes last: it has them only if the device rang before.
+        """
+        devices = sorted(call.ringing, key=lambda at: rings is not None and at.session == rings.session)
+        if not devices:
             return []
         name = f'"callId":{json.dumps(call.call)}'.encode()
         early: dict[object, Letter] = {}
-        for letter in await mailbox.read(self._bus, others[0].session):
+        for letter in await mailbox.read(self._bus, devices[0].session):
             if letter.event in RELAYED and name in letter.payload:
                 relay = stamped(letter.payload)
                 copy_of = (relay.session, relay.number) if relay is not None else len(early)

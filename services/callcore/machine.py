@@ -58,7 +58,11 @@ TABLE: dict[State, dict[Role, dict[Kind, Cell]]] = {
                 _R, refuse(InvalidState, _not_caller), "an answer accepts, and the caller cannot"
             ),
             Kind.CANDIDATE: Cell(_R, rules.to_ringing, "early media: to every ringing device"),
-            Kind.ATTACHED: Cell(_R, rules.move_caller, "the caller's session moved to another gateway"),
+            Kind.ATTACHED: Cell(
+                _R,
+                rules.move_ringing_caller,
+                "the caller's session moved; a client that does not resume is told of its call",
+            ),
             Kind.LEFT: Cell(_E, rules.caller_left, "cancelled, or connection_lost if the transport broke"),
         },
         Role.CALLER_DEVICE: {

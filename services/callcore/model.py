@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from shared.contracts.calls import HeldCall
 from shared.contracts.client import CallType, Event
 from shared.contracts.wire import Millis, Wire
 
@@ -83,6 +84,24 @@ class Call(Wire):
     def peer_of(self, user: str) -> str:
         """The other user."""
         return self.callee if user == self.caller else self.caller
+
+    def held_by(self, session: str) -> HeldCall | None:
+        """The call as ``session`` takes part in it or rings for it; ``None`` if it does neither."""
+        if self.state is State.ENDED:
+            return None
+        calling = session == self.caller_at.session
+        party = calling or (self.callee_at is not None and session == self.callee_at.session)
+        rings = self.state is State.RINGING and any(session == at.session for at in self.ringing)
+        if not (party or rings):
+            return None
+        return HeldCall(
+            call=self.call,
+            peer=self.callee if calling else self.caller,
+            call_type=self.call_type,
+            state="ringing" if self.state is State.RINGING else "accepted",
+            created_at=self.created_at,
+            party=party,
+        )
 
 
 class Role(StrEnum):

@@ -15,10 +15,7 @@ Rule = Callable[[Call, Happening, int], Outcome]
 
 def place(call: Call) -> Outcome:
     """The birth of a call: ring every device of the callee, tell the caller."""
-    told = StoredInitiated(call_id=call.call, to=call.callee, expires_at=call.expires_at)
-    return Outcome(
-        call, (Send(call.caller_at, Event.INITIATED, told), *(_incoming(call, at) for at in call.ringing))
-    )
+    return Outcome(call, (_initiated(call, call.caller_at), *(_incoming(call, at) for at in call.ringing)))
 
 
 def as_initiated(outcome: Outcome, event: Happening) -> Outcome:
@@ -137,6 +134,15 @@ def ring_device(call: Call, event: Happening, _now: int) -> Outcome:
     return Outcome(rung, () if knows else (_incoming(rung, at),))
 
 
+def move_ringing_caller(call: Call, event: Happening, _now: int) -> Outcome:
+    """The calling session is reached at another gateway now; it is told of its call unless it knows."""
+    at = _at(event)
+    if event.resumed and call.caller_at == at:
+        return Outcome(call)
+    moved = call.model_copy(update={"caller_at": at, "caused_by": event.cause})
+    return Outcome(moved, () if event.resumed else (_initiated(moved, at),))
+
+
 def move_caller(call: Call, event: Happening, _now: int) -> Outcome:
     """The calling session is reached at another gateway now."""
     if call.caller_at == event.at:
@@ -212,6 +218,11 @@ def _incoming(call: Call, at: Address) -> Send:
         expires_at=call.expires_at,
     )
     return Send(at, Event.INCOMING, told)
+
+
+def _initiated(call: Call, at: Address) -> Send:
+    told = StoredInitiated(call_id=call.call, to=call.callee, expires_at=call.expires_at)
+    return Send(at, Event.INITIATED, told)
 
 
 def _ended(call: Call, by: str, reason: str) -> Ended:

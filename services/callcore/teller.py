@@ -2,9 +2,10 @@
 
 from typing import Protocol
 
-from services.callcore.model import Address, Call, Outcome, Reason, State
+from services.callcore.model import Address, Call, Outcome, Reason
 from services.callcore.told import Told
 from shared import budget, logs, subjects
+from shared.contracts.client import Event
 from shared.contracts.events import CallEvent
 from shared.errors import Late
 from shared.events import Recorder
@@ -43,8 +44,8 @@ class Teller:
         call = outcome.call
         # Whoever is told may send a relay at once, so the relaying instance learns first what the call has become.
         # The exception is a device that begins to ring: it gets the call before the offers that came earlier.
-        rings = (
-            outcome.sends[0].to if what is None and call.state is State.RINGING and outcome.sends else None
+        rings = next(
+            (send.to for send in outcome.sends if what is None and send.event is Event.INCOMING), None
         )
         if rings is None:
             self._announce(call, revision, born=what == "initiated")

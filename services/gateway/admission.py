@@ -90,8 +90,6 @@ class Admission:
         self.joins["resumed" if reply.resumed else "continued" if reply.continued else "new"] += 1
         if join.resume is not None:
             self.resumes[_resume_result(reply, complete=resumed)] += 1
-        if reply.busy:
-            await self._attached(asked.socket, resumed=resumed)
 
     async def _let_in(self, asked: Asked, join: client.Join) -> tuple[presence.JoinReply, bool]:
         """What presence said, and whether the client has got all that its session was sent."""
@@ -135,7 +133,8 @@ class Admission:
                 resumed = await self._continue(asked, join, reply)
             else:
                 resumed = False
-                await self._joined(asked, join.user_id, reply, joined_seq(None, []))
+                held = await self._attach(socket, join.user_id, reply)
+                await self._joined(asked, join.user_id, reply, joined_seq(None, []), held)
                 self._outbound.catch_up(socket)
         return reply, resumed
 
@@ -164,19 +163,36 @@ class Admission:
         )
         last_seq = join.resume.last_seq if join.resume is not None and reply.resumed else None
         try:
-            missed = await self._recoveries.look(
-                recovery, last_seq=last_seq, lost_at=reply.lost_at, since=reply.since
-            )
+            held = await self._attach(asked.socket, join.user_id, reply)
+            if last_seq is None and held is not None and held.state == "ringing":
+                missed = await self._recoveries.look_from_ring(recovery, held.call, held.created_at)
+            else:
+                missed = await self._recoveries.look(
+                    recovery, last_seq=last_seq, lost_at=reply.lost_at, since=reply.since
+                )
+                if last_seq is None and held is None:
+                    missed = missed._replace(before=[])  # what the client before it heard may be told again
             seq = joined_seq(last_seq, missed.missed)
-            await self._joined(asked, join.user_id, reply, seq, resumed=missed.complete)
+            await self._joined(asked, join.user_id, reply, seq, held, resumed=missed.complete)
             await self._outbound.replay(asked.socket, recovery, missed)
         except BaseException:
             self._recoveries.abandon(recovery)
             raise
+        if reply.busy and reply.resumed and not missed.complete:
+            await self._attach(
+                asked.socket, join.user_id, reply, resumed=False
+            )  # tells a call that rings once more
         return missed.complete
 
     async def _joined(
-        self, asked: Asked, user: str, reply: presence.JoinReply, seq: int, *, resumed: bool = False
+        self,
+        asked: Asked,
+        user: str,
+        reply: presence.JoinReply,
+        seq: int,
+        held: calls.HeldCall | None,
+        *,
+        resumed: bool = False,
     ) -> None:
         socket = asked.socket
         if socket.gone:
@@ -188,6 +204,8 @@ class Admission:
             socket.claims = None
             self._leave(user, reply.session, socket.sid, reason="connection_lost")
             raise
+        if socket.session == reply.session and socket.seq >= seq:
+            seq = socket.seq = socket.seq + 1  # it joins once more, and seq only grows
         self._registry.bind(socket, user, reply.session)
         socket.claims = None
         self._relays.moved(reply.session)
@@ -204,6 +222,7 @@ class Admission:
             ice_expires_at=ice.expires_at,
             token_seconds=self._auth.seconds_left(socket.sid),
             resumed=resumed,
+            call=_current(held),
         )
         told = b'%b,"seq":%d}' % (joined.dump()[:-1], seq)
         self._transport.send_event(socket.eio_sid, Event.JOINED, told)
@@ -211,13 +230,33 @@ class Admission:
         if reply.resumed or reply.continued:
             self._transport.ask(socket.eio_sid)
 
-    async def _attached(self, socket: Socket, *, resumed: bool) -> None:
-        """Tell call control that the session is here; what it then sends must not overtake ``user:joined``."""
-        request = calls.AttachedRequest(**self.by(socket), resumed=resumed)
+    async def _attach(
+        self, socket: Socket, user: str, reply: presence.JoinReply, *, resumed: bool | None = None
+    ) -> calls.HeldCall | None:
+        """Tell call control that a session is here, and return the call that it has or that rings for it.
+
+        What call control then sends is kept until ``user:joined`` is written. ``resumed``: that of ``reply`` if
+        ``None``. If call control does not answer it is told later, and the call of the session is not known.
+        """
+        if not reply.busy:
+            return None
+        request = calls.AttachedRequest(
+            request_id=new_id(),
+            user=user,
+            session=reply.session,
+            gateway=self._instance,
+            resumed=reply.resumed if resumed is None else resumed,
+        )
         try:
-            await self._services.ask("calls", "attached", request, Done)
+            return (await self._services.ask("calls", "attached", request, calls.AttachedReply)).call
         except Unavailable:
-            self._errands.run("attached", lambda: self._services.ask("calls", "attached", request, Done))
+
+            async def later() -> None:
+                if not socket.gone and socket.session in (None, reply.session):
+                    await self._services.ask("calls", "attached", request, calls.AttachedReply)
+
+            self._errands.run("attached", later)
+            return None
 
     async def refresh(self, asked: Asked, refresh: client.Refresh) -> None:
         """``user:refresh``: the session goes on for as long as the fresh token holds."""
@@ -286,6 +325,13 @@ class Admission:
             "session": socket.session,
             "gateway": self._instance,
         }
+
+
+def _current(held: calls.HeldCall | None) -> client.CurrentCall | None:
+    """The call that a client is told with ``user:joined``; one that rings for it comes as ``call:incoming``."""
+    if held is None or not held.party:
+        return None
+    return client.CurrentCall(call_id=held.call, peer=held.peer, call_type=held.call_type, state=held.state)
 
 
 def _resume_result(reply: presence.JoinReply, *, complete: bool) -> str:

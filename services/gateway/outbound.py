@@ -15,14 +15,13 @@ from shared.bus import Bus
 from shared.contracts import client
 from shared.contracts.client import Event
 from shared.contracts.relays import LINE
-from shared.mailbox import seq_of
+from shared.mailbox import call_of, seq_of
 
 log = logs.get(__name__)
 
 EARLY_MAX = 1_024
 """Messages kept for sessions that are just joining."""
 
-_CALL_ID = b'"callId":"'
 _TURNS = frozenset((Event.INITIATED, Event.INCOMING, Event.ACCEPTED, Event.REJECTED, Event.ENDED))
 """The turns that a call takes, each at most once; after one, a remembered "call with this peer" may be wrong."""
 
@@ -113,7 +112,8 @@ class Outbound:
             log.debug("nobody here for it", session=session, delivered=arrival.event)
 
     def _write(self, socket: Socket, event: str, payload: bytes, reply: str) -> None:
-        written = self._heard.take(socket, event, payload, reply)
+        left_out = socket.untold and event not in _TURNS
+        written = b"" if left_out else self._heard.take(socket, event, payload, reply)
         if written is None:
             return
         if written:
@@ -128,9 +128,10 @@ class Outbound:
     def _tell(self, socket: Socket, event: str, payload: bytes) -> None:
         if event in _TURNS:
             # A request that was tried again may be told again; the client hears it once.
-            if not socket.hears_first(event, _call_of(payload)):
+            if not socket.hears_first(event, call_of(payload)):
                 return
             socket.calls.clear()
+            socket.untold = False
             if event in RINGING:
                 self._sending.send_ringing(socket.eio_sid, event, payload)
                 return
@@ -140,11 +141,14 @@ class Outbound:
         """Write what a session missed, then what came meanwhile, and from then on everything as it comes."""
         socket.caught_up = missed.complete
         socket.overtaken = missed.overtaken
+        socket.untold = missed.untold
+        for letter in missed.left_out:
+            recovery.first(letter.payload)
         for letter in missed.before:
             recovery.first(letter.payload)
             self._heard.take(socket, letter.event, letter.payload)
             if letter.event in _TURNS:
-                socket.hears_first(letter.event, _call_of(letter.payload))
+                socket.hears_first(letter.event, call_of(letter.payload))
         for letter in missed.missed:
             recovery.first(letter.payload)
             if payload := self._heard.take(socket, letter.event, letter.payload):
@@ -181,9 +185,3 @@ class Outbound:
         self._sending.send_event(socket.eio_sid, Event.REPLACED, told)
         await self._transport.disconnect(socket.sid)
         self._transport.close_soon(socket.eio_sid)
-
-
-def _call_of(payload: bytes) -> str:
-    """The call of a turn that call control made: its first key of this name, as no text has a bare quote in it."""
-    start = payload.index(_CALL_ID) + len(_CALL_ID)
-    return payload[start : payload.index(b'"', start)].decode()

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
+from services.gateway.ring_time import RINGING
 from shared import logs, mailbox, subjects
 from shared.bus import Bus, drain
 from shared.clock import now_ms, now_seq
@@ -50,12 +51,15 @@ class Missed(NamedTuple):
     """What a session was sent. ``complete``: ``missed`` is all that the client has not got.
 
     ``before``: older letters, which it has got. ``overtaken``: turns of calls up to this ``seq`` are told again.
+    ``untold``: the client is still to hear of a call that rings. ``left_out``: letters that it is not to get.
     """
 
     before: list[Letter]
     missed: list[Letter]
     complete: bool
     overtaken: int = 0
+    untold: bool = False
+    left_out: tuple[Letter, ...] = ()
 
 
 class Recovery:
@@ -121,6 +125,22 @@ class Recoveries:
                 raise Unavailable from error
             await asyncio.sleep(SETTLE_SECONDS)
         return recovery
+
+    async def look_from_ring(self, recovery: Recovery, call: str, created_at: int) -> Missed:
+        """Return all that a session was sent of a call that rings, for a client that knows nothing of it.
+
+        ``created_at``: when the call was placed (ms). What cannot be read is left to call control, which tells the call
+        and its early media again.
+        """
+        try:
+            letters = await self._read(recovery, max(1, created_at - MARGIN_MS))
+        except Unavailable as error:
+            log.warning("mailbox not read", session=recovery.session, reason=error.message)
+            return Missed([], [], complete=False, untold=True)
+        turns = (n for n, letter in enumerate(letters) if letter.event in RINGING and letter.call == call)
+        first = next(turns, len(letters))
+        told = _once(letters[first:], 0)
+        return Missed([], told, complete=False, untold=True, left_out=tuple(letters[:first]))
 
     async def look(
         self, recovery: Recovery, *, last_seq: int | None, lost_at: int | None, since: int

@@ -48,6 +48,8 @@ class Socket:
     """Whether it has got all that its session was sent, also before it came."""
     overtaken: int = 0
     """Turns of calls up to this ``seq`` are told again, and not to be heard again."""
+    untold: bool = False
+    """True if its call is still to be told to it: relays before that come again behind it, and are not written."""
     seq: int = 0
     """The ``seq`` of the last letter that the client has got."""
     envelopes: Envelopes | None = None

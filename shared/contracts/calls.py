@@ -1,6 +1,6 @@
 """Call control: requests to it. Every one says who asks: the user and session that the gateway vouches for."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from shared.contracts.client import CallType
 from shared.contracts.rpc import Request
@@ -72,10 +72,27 @@ class FindRequest(ByClient):
 class AttachedRequest(ByClient):
     """``rpc.calls.attached``: a session of a busy user joined or moved to this address. Ring it, or move the call.
 
-    ``resumed``: it has missed nothing, so if it rings already it need not be told.
+    ``resumed``: its client knows what it was sent, so a call that rings need not be told again.
     """
 
     resumed: bool = False
+
+
+class HeldCall(Wire):
+    """The call that a session takes part in, or that rings on it. ``party``: the session placed or accepted it."""
+
+    call: str
+    peer: UserId
+    call_type: CallType
+    state: Literal["ringing", "accepted"]
+    created_at: Millis
+    party: bool
+
+
+class AttachedReply(Wire):
+    """``call``: the call of the session; ``None`` if its user has none, or has it on another device."""
+
+    call: HeldCall | None = None
 
 
 class LeftRequest(ByClient):

@@ -217,10 +217,20 @@ class ResumeOffer(Wire):
     window_seconds: int
 
 
+class CurrentCall(Wire):
+    """``user:joined.call``: the call that this session placed or accepted. ``peer``: the other user."""
+
+    call_id: str
+    peer: str
+    call_type: CallType
+    state: Literal["ringing", "accepted"]
+
+
 class Joined(Wire):
     """``user:joined``; ``socketId`` equals ``socket.id``, ``iceExpiresAt`` is there if ``iceServers`` expire.
 
     ``tokenSeconds``: how long the client's token holds, where it needs one. Not a time, as its clock may be wrong.
+    ``call``: the call that the session is in, if there is one. A call that rings here comes as ``call:incoming``.
     """
 
     user_id: str
@@ -231,6 +241,7 @@ class Joined(Wire):
     ice_expires_at: Millis | None = None
     token_seconds: int | None = None
     resumed: bool
+    call: CurrentCall | None = None
 
 
 class StoredIncoming(Wire):

@@ -38,7 +38,7 @@ REQUESTS: dict[tuple[str, str], tuple[type[Wire], type[Wire]]] = {
     ("calls", "reject"): (calls.RejectRequest, calls.CallReply),
     ("calls", "end"): (calls.EndRequest, calls.CallReply),
     ("calls", "find"): (calls.FindRequest, calls.CallReply),
-    ("calls", "attached"): (calls.AttachedRequest, Done),
+    ("calls", "attached"): (calls.AttachedRequest, calls.AttachedReply),
     ("calls", "left"): (calls.LeftRequest, Done),
 }
 """(service, verb) → what is asked and what is answered."""

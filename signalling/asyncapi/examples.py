@@ -120,6 +120,11 @@ _MADE: tuple[Wire, ...] = (
     calls.Released(call=CALL, cause=_ID),
     calls.FindRequest(**_REQUEST, to="bob"),
     calls.AttachedRequest(**_BOB, resumed=True),
+    calls.AttachedReply(
+        call=calls.HeldCall(
+            call=CALL, peer="alice@1", call_type="video", state="accepted", created_at=AT, party=True
+        )
+    ),
     calls.LeftRequest(**_BOB, reason="connection_lost"),
     Deed(
         request_id=_ID,

@@ -28,7 +28,7 @@ SHAPES: dict[str, Shape] = {
             "iceServers": list,
             "resumed": bool,
         },
-        {"seq": int, "iceExpiresAt": int, "tokenSeconds": int},
+        {"seq": int, "iceExpiresAt": int, "tokenSeconds": int, "call": dict},
     ),
     "call:incoming": Shape({**_RINGS, "from": str, "callType": str}, {"metadata": object}),
     "call:initiated": Shape({**_RINGS, "to": str}, {}),

@@ -32,7 +32,7 @@ CELLS: dict[tuple[State, Role, Kind], object] = {
     (R, Role.CALLER, Kind.OFFER): (R, None, [], ["bob-phone", "bob-tab"]),
     (R, Role.CALLER, Kind.ANSWER): INVALID,
     (R, Role.CALLER, Kind.CANDIDATE): (R, None, [], ["bob-phone", "bob-tab"]),
-    (R, Role.CALLER, Kind.ATTACHED): (R, None, [], []),
+    (R, Role.CALLER, Kind.ATTACHED): (R, None, [("alice-phone", "call:initiated")], []),
     (R, Role.CALLER, Kind.LEFT): (
         E,
         "connection_lost",
@@ -230,6 +230,27 @@ def test_a_device_that_joins_rings_and_one_that_moved_rings_where_it_is_now() ->
     assert [at.gateway for at in moved.ringing] == ["gw9", "gw9"]
 
 
+def test_a_caller_that_resumes_is_not_told_of_its_call_again() -> None:
+    call = ringing()
+    moved = ALICE.model_copy(update={"gateway": "gw9"})
+    for at, changes in ((ALICE, False), (moved, True)):
+        outcome = machine.step(call, Happening(Kind.ATTACHED, "x", "alice", at, resumed=True), NOW)
+        assert (outcome.sends, outcome.call.caller_at, outcome.call is not call) == ((), at, changes)
+
+
+def test_who_holds_a_call() -> None:
+    ring, talk = ringing(BOB), accepted()
+    for call, at, expected in (
+        (ring, ALICE, ("bob", "ringing", True)), (ring, BOB, ("alice", "ringing", False)),
+        (talk, ALICE, ("bob", "accepted", True)), (talk, BOB, ("alice", "accepted", True)),
+    ):  # fmt: skip
+        held = call.held_by(at.session)
+        assert held is not None and (held.peer, held.state, held.party) == expected
+    assert talk.held_by(BOB_TAB.session) is None and ring.held_by(EVE.session) is None
+    over = machine.step(talk, by("bob", BOB, Kind.END), NOW).call
+    assert over.held_by(BOB.session) is None
+
+
 @pytest.mark.parametrize(("user", "at", "field"), [("alice", ALICE, "caller_at"), ("bob", BOB, "callee_at")])
 def test_a_bound_session_that_moves_takes_the_call_along(user, at, field) -> None:  # type: ignore[no-untyped-def]
     there = at.model_copy(update={"gateway": "gw9"})
@@ -245,6 +266,7 @@ def test_a_bound_session_that_moves_takes_the_call_along(user, at, field) -> Non
         (ringing(), by("alice", ALICE, Kind.END)),
         (ringing(), Happening(Kind.TIMEOUT, "t")),
         (ringing(), by("bob", EVE, Kind.ATTACHED)),
+        (ringing(), by("alice", ALICE, Kind.ATTACHED)),
         (ringing(BOB), by("bob", BOB, Kind.LEFT, "connection_lost")),
         (accepted(), by("alice", ALICE, Kind.END)),
         (accepted(), by("bob", BOB, Kind.LEFT, "hangup")),

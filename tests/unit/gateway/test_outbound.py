@@ -2,9 +2,9 @@
 
 import pytest
 
-from services.gateway.outbound import _call_of
 from shared.contracts.client import Accepted, Ended, Rejected, StoredIncoming, StoredInitiated
 from shared.contracts.wire import Wire
+from shared.mailbox import call_of
 
 CALL = "abcdefghijklmnopqrstuv"
 EVIL = '"callId":"evil"'
@@ -24,4 +24,4 @@ EVIL = '"callId":"evil"'
     ],
 )
 def test_the_call_of_a_turn(turn: Wire) -> None:
-    assert _call_of(turn.dump()) == CALL
+    assert call_of(turn.dump()) == CALL

@@ -73,6 +73,13 @@ export interface Refresh {
   token: string;
 }
 
+export interface CurrentCall {
+  callId: string;
+  peer: string;
+  callType: "audio" | "video";
+  state: "ringing" | "accepted";
+}
+
 export interface ResumeOffer {
   token: string;
   windowSeconds: number;
@@ -87,6 +94,7 @@ export interface Joined {
   iceExpiresAt?: number | null;
   tokenSeconds?: number | null;
   resumed: boolean;
+  call?: CurrentCall | null;
 }
 
 export interface Incoming {
