@@ -111,3 +111,48 @@ async def test_a_page_of_an_origin_that_may_not_connect(
         assert await app.count("user:joined") == 0
     finally:
         await apps.close()
+
+
+_NEW = """async ([url, userId]) => {
+    window.client = new lib.SignallingClient({ url, userId });
+    client.on("incoming", (call) => (window.call = call).accept());
+    await client.join();
+}"""
+
+
+@pytest.mark.parametrize("old_calls", [True, False], ids=["old calls", "new calls"])
+async def test_an_old_app_and_the_browser_client(
+    chromium: Browser, old_page: Project, system: System, old_calls: bool
+) -> None:
+    """The old app understands every candidate that the browser client sends."""
+    old_page.write("lib.js", 'import * as lib from "@hellotalk/signalling-client"; window.lib = lib;')
+    old_page.bundle("lib.js")
+    old_page.write("lib.html", '<script src="lib.js" type="module"></script>')
+    apps = Apps(chromium, old_page.origin, system.urls, "default")
+    context = await chromium.new_context(viewport=VIEWPORT)
+    try:
+        alice = await apps.open("alice")
+        page = await context.new_page()
+        await page.goto(f"{old_page.origin}/lib.html")
+        await page.wait_for_function("() => window.lib !== undefined")
+        new = f"new-{alice.user}"
+        await page.evaluate(_NEW, [system.urls[1], new])
+        if old_calls:
+            await alice.do("initiate", new, "video")
+        else:
+            await page.evaluate(
+                "async (name) => void (window.call = client.call(name, { audio: true, video: true }))",
+                alice.user,
+            )
+            await alice.nth("call:incoming")
+            await alice.do("accept")
+        await alice.do("flows")
+        await alice.nth("ice:candidate")
+        await page.wait_for_function("() => window.call?.state === 'connected'", timeout=PATIENCE_MS)
+        await alice.do("end")
+        await page.wait_for_function("() => window.call.state === 'ended'", timeout=PATIENCE_MS)
+        state = await alice.do("snapshot")
+        assert state["errors"] == [], state
+    finally:
+        await context.close()
+        await apps.close()

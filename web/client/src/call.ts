@@ -407,9 +407,14 @@ export class Call extends Emitter<CallEvents> {
       return;
     }
     const to = { from: this.session.userId, to: this.user, callId: this.#id! };
-    const sent =
+    // Candidates one by one, without their end: clients of the old server read `candidate`, an object, and nothing else.
+    const sent: Promise<unknown> =
       "candidates" in signal
-        ? this.session.ask("ice:candidate", { ...to, candidates: signal.candidates })
+        ? Promise.all(
+            signal.candidates
+              .filter((candidate) => candidate !== null)
+              .map((candidate) => this.session.ask("ice:candidate", { ...to, candidate })),
+          )
         : signal.description.type === "offer"
           ? this.session.ask("call:offer", { ...to, offer: signal.description, callType: this.type })
           : this.session.ask("call:answer", { ...to, answer: signal.description });
