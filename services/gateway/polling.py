@@ -23,6 +23,8 @@ log = logs.get(__name__)
 POLLS_LOOK_SECONDS = 1.0
 BODY_SECONDS = 10.0
 """How long a polling request may take to bring its body."""
+ANSWER_MAX = 128 * 1024
+"""Characters of an answer that is kept in case its poll comes again."""
 WAITING_MAX = 8_192
 """Connections that may wait to be let in."""
 
@@ -108,7 +110,10 @@ class Polling:
                 if connection.closed:
                     self._eio.sockets.pop(eio_sid, None)
                 elif not connection.upgraded and not connection.closing:
-                    await connection.check_ping_timeout()
+                    try:
+                        await connection.check_ping_timeout()
+                    except Exception:
+                        log.exception("ping timeout not handled", connection=eio_sid)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer any request to Engine.IO. Raises aiohttp's HTTP errors for one that is refused."""
@@ -164,7 +169,7 @@ class Polling:
         the answer is sent again, once: else what is in it would be lost in a connection that goes on.
         """
         last = self._answers.get(eio_sid)
-        if last is not None and key == last.key and not last.repeated:
+        if last is not None and key == last.key and last.payload is not None and not last.repeated:
             last.repeated = True
             return _answer(last.payload)
         try:
@@ -174,8 +179,10 @@ class Polling:
             raise _refused(UNKNOWN_SESSION) from None
         payload: str = Payload(packets=waiting or [Packet(CLOSE)]).encode()
         # A key that comes a third time is no key: the client sends the same always.
-        if key and not connection.closed and (last is None or key != last.key or not last.repeated):
-            self._answers[eio_sid] = _Answer(key, payload)
+        constant = last is not None and key == last.key and last.repeated
+        if key and not constant and not connection.closed:
+            kept = payload if len(payload) <= ANSWER_MAX else None
+            self._answers[eio_sid] = _Answer(key, kept)
         return _answer(payload)
 
     async def _post(self, request: web.Request, eio_sid: str, connection: Any, key: str) -> web.Response:
@@ -263,11 +270,11 @@ class Polling:
 
 
 class _Answer:
-    """What a poll was answered with. ``repeated``: True if that was sent twice."""
+    """What a poll was answered with, ``None`` if that is too much to keep. ``repeated``: True if it was sent twice."""
 
     __slots__ = ("key", "payload", "repeated")
 
-    def __init__(self, key: str, payload: str) -> None:
+    def __init__(self, key: str, payload: str | None) -> None:
         self.key = key
         self.payload = payload
         self.repeated = False
