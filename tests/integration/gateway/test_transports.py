@@ -98,9 +98,9 @@ async def _post(one: Eio, body: str) -> None:
     assert await one.post(body.encode()) == 200
 
 
-async def _ws(one: Eio, frame: str) -> None:
+async def _ws(one: Eio, *frames: str) -> None:
     await _upgraded(one)
-    await one.send(frame)
+    await one.send(*frames)
 
 
 async def _ws_code(one: Eio, code: int) -> None:
@@ -159,7 +159,7 @@ BROKEN: dict[str, Leave] = {
     "polling-garbage": _garbage,
     "half-way-1": lambda one: _half(one, "1"),
     "websocket-1": lambda one: _ws(one, "1"),
-    "websocket-1-then-41": lambda one: _ws(one, "1"),
+    "websocket-1-then-41": lambda one: _ws(one, "1", "41"),
     "websocket-reset": _ws_reset,
     "websocket-no-utf8": lambda one: _ws_code(one, 1007),
     **{
