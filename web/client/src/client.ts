@@ -1,9 +1,10 @@
 import { Call, type RememberedCall } from "./call.js";
 import type { Initiate, Initiated, Resume, Status } from "./contracts.js";
-import { Dialling, TOLD_MS } from "./dialling.js";
+import { Dialling } from "./dialling.js";
 import { Emitter } from "./emitter.js";
 import { SignallingError } from "./errors.js";
 import type { Wanted } from "./media.js";
+import { Orphans } from "./orphans.js";
 import { Session, type CallEvent, type OngoingCall, type SessionOptions } from "./session.js";
 
 /** `memory`: what {@link SignallingClient.memory} told before the page was reloaded. */
@@ -50,11 +51,6 @@ interface Joining {
 }
 
 const EARLY_MAX = 128;
-const OVER_MAX = 64;
-/** For how long a call may ring that nobody holds. */
-const LOST_MS = 120_000;
-/** How long after a join a call that rings may be told of as `call:incoming`, before it is taken for an outgoing one. */
-const INCOMING_MS = 2_000;
 
 /** A user's way to call and be called. */
 export class SignallingClient extends Emitter<ClientEvents> {
@@ -66,18 +62,15 @@ export class SignallingClient extends Emitter<ClientEvents> {
   #early: CallEvent[] = [];
   /** Calls that ring → `seq` of what told of them. */
   readonly #rang = new Map<string, number>();
-  /** Calls that are over here, latest last: what the server still tells of them revives none. */
-  readonly #over = new Set<string>();
+  readonly #orphans: Orphans;
   #joining: Joining | undefined;
-  /** Calls that are being ended as nobody holds them. */
-  readonly #orphans = new Set<Promise<void>>();
-  #found: (() => void) | undefined;
-  /** When it was last left open whether the server had made a call. */
-  #lostAt: number | undefined;
+  /** This client has joined before: it knows the calls of its session. */
+  #knows = false;
 
   constructor({ memory, ...options }: ClientOptions) {
     super();
     const session = (this.#session = new Session({ ...options, ...(memory && { resume: memory.session }) }));
+    this.#orphans = new Orphans((callId) => session.ask("call:end", { callId }));
     for (const { id, user, type, incoming, metadata, accepted } of memory?.calls ?? []) {
       const state = accepted ? "reconnecting" : "dialling";
       this.#keep(id, new Call(session, { id, user, type, incoming, metadata, state }));
@@ -93,13 +86,16 @@ export class SignallingClient extends Emitter<ClientEvents> {
       }
       [...this.#dialling.keys()].forEach((one) => one.joined(kept));
       this.#settle((joining) => joining.resolve());
+      const fresh = !this.#knows;
+      this.#knows = true;
       this.emit("joined", { kept });
       if (call !== undefined) {
-        this.#goesOn(call);
+        this.#goesOn(call, fresh);
       }
     });
     session.on("disconnected", (reason) => this.emit("disconnected", reason));
     session.on("closed", (error) => {
+      this.#knows = false;
       this.#endAll();
       [...this.#dialling.keys()].forEach((one) => one.closed(error));
       this.#settle((joining) => joining.reject(error));
@@ -180,9 +176,9 @@ export class SignallingClient extends Emitter<ClientEvents> {
     const initiate: Initiate = { to: userId, callType: type, ...(metadata !== undefined && { metadata }) };
     const dialling = new Dialling(this.#session, call, initiate, {
       placed: (initiated) => this.#placed(call, initiated),
-      orphaned: (id) => this.#endOrphan(id),
-      lost: () => (this.#lostAt = performance.now()),
-      freed: () => this.#freed(),
+      orphaned: (id) => this.#orphans.end(id),
+      lost: () => this.#orphans.lost(),
+      freed: () => this.#orphans.freed(),
     });
     // What was cancelled before it was answered is to be ended first: a user is in one call at most.
     const before = [...this.#dialling].filter(([one]) => one.call.state === "ended").map(([, done]) => done);
@@ -206,7 +202,7 @@ export class SignallingClient extends Emitter<ClientEvents> {
       call.receiveAll(theirs.early());
       theirs.finish("answered_elsewhere", this.#session.userId);
     }
-    this.#over.delete(callId);
+    this.#orphans.revive(callId);
     this.#keep(callId, call);
     call.placed(callId, second);
     call.rings(initiated);
@@ -235,7 +231,7 @@ export class SignallingClient extends Emitter<ClientEvents> {
     if (event.name === "call:initiated") {
       const { to } = event.payload;
       const taken = [...this.#dialling.keys()].some((one) => one.call.user === to && one.told(event.payload));
-      return taken ? undefined : known === undefined ? this.#endOrphan(callId) : known.take(event);
+      return taken ? undefined : known === undefined ? this.#orphans.end(callId) : known.take(event);
     }
     if (event.name === "call:incoming") {
       return this.#rings(event.payload);
@@ -245,13 +241,13 @@ export class SignallingClient extends Emitter<ClientEvents> {
         this.#early.push(event);
       }
     } else if (event.name === "call:accepted") {
-      this.#endOrphan(callId);
+      this.#orphans.end(callId);
     }
   }
 
   #rings(incoming: Extract<CallEvent, { name: "call:incoming" }>["payload"]): void {
     const { from, callId, callType, metadata } = incoming;
-    if (this.#over.has(callId)) {
+    if (this.#orphans.isOver(callId)) {
       return;
     }
     const call = new Call(this.#session, {
@@ -263,13 +259,10 @@ export class SignallingClient extends Emitter<ClientEvents> {
     this.emit("incoming", call);
   }
 
-  /** The server says that this session is in a call: perhaps one that this page knows nothing of. */
-  #goesOn({ callId, peer, callType, state }: OngoingCall): void {
+  /** The server says that this session has made or accepted a call: perhaps one that this page knows nothing of. */
+  #goesOn({ callId, peer, callType, state }: OngoingCall, fresh: boolean): void {
     if (this.#calls.has(callId)) {
       return;
-    }
-    if (this.#over.has(callId)) {
-      return this.#endOrphan(callId);
     }
     if ([...this.#dialling.keys()].some((one) => one.call.user === peer && one.adopt(callId))) {
       if (state === "accepted") {
@@ -277,49 +270,18 @@ export class SignallingClient extends Emitter<ClientEvents> {
       }
       return;
     }
-    const found = () => {
-      if (this.#calls.has(callId) || this.#over.has(callId) || !this.joined) {
-        return;
-      }
-      const call = new Call(this.#session, {
-        id: callId, user: peer, type: callType, incoming: false,
-        state: state === "ringing" ? "dialling" : "reconnecting",
-      });
-      this.#keep(callId, call);
-      if (this.listens("ongoing")) {
-        this.emit("ongoing", call);
-      } else {
-        call.hangup().catch(() => undefined);
-      }
-    };
-    if (state === "ringing") {
-      setTimeout(found, INCOMING_MS);
+    if (!fresh || this.#orphans.isOver(callId)) {
+      return this.#orphans.end(callId);
+    }
+    const call = new Call(this.#session, {
+      id: callId, user: peer, type: callType, incoming: false, state: state === "ringing" ? "dialling" : "reconnecting",
+    });
+    this.#keep(callId, call);
+    if (this.listens("ongoing")) {
+      this.emit("ongoing", call);
     } else {
-      found();
+      call.hangup().catch(() => undefined);
     }
-  }
-
-  /** End a call that the server has made or accepted, and that nobody holds here any more. */
-  #endOrphan(callId: string): void {
-    this.#isOver(callId);
-    const ended = this.#session.ask("call:end", { callId }).then(() => undefined, () => undefined);
-    this.#orphans.add(ended);
-    this.#lostAt = undefined;
-    void ended.then(() => this.#orphans.delete(ended));
-    this.#found?.();
-  }
-
-  /** Wait until calls that nobody holds are ended, also one that the server may yet tell of after a break. */
-  async #freed(): Promise<boolean> {
-    if (this.#orphans.size === 0 && this.#lostAt !== undefined && performance.now() - this.#lostAt < LOST_MS) {
-      await new Promise<void>((resolve) => {
-        this.#found = resolve;
-        setTimeout(resolve, TOLD_MS);
-      });
-    }
-    const some = this.#orphans.size > 0;
-    await Promise.all(this.#orphans);
-    return some;
   }
 
   #keep(id: string, call: Call): void {
@@ -328,17 +290,9 @@ export class SignallingClient extends Emitter<ClientEvents> {
       this.#rang.delete(id);
       if (this.#calls.get(id) === call) {
         this.#calls.delete(id);
-        this.#isOver(id);
+        this.#orphans.over(id);
       }
     });
-  }
-
-  #isOver(callId: string): void {
-    this.#over.delete(callId);
-    this.#over.add(callId);
-    if (this.#over.size > OVER_MAX) {
-      this.#over.delete(this.#over.values().next().value!);
-    }
   }
 
   #endAll(): void {

@@ -384,20 +384,38 @@ test("where nobody asks, it is ended, so that nobody is held", async () => {
   expect([sent(), client.calls]).toEqual([[["call:end", "c"]], []]);
 });
 
-test("one that rings is the server's to tell of, and ended if it was one's own", async () => {
-  const incoming = vi.fn();
-  client.on("incoming", incoming);
-  const done = client.join();
-  await welcome({ call: { ...ONGOING, state: "ringing" } });
-  await done;
-  socket.say("call:incoming", { callId: "c", from: "bob", callType: "video", ...SOON });
-  await turns(10_000);
-  expect([incoming.mock.calls.length, sent()]).toEqual([1, []]);
+test("one's own call that rings can be gone on with, too, and is ended where nobody asks", async () => {
+  const RINGS = { ...ONGOING, state: "ringing" };
+  const ongoing = vi.fn();
+  client.on("ongoing", ongoing);
+  void client.join();
+  await welcome({ call: RINGS });
+  socket.say("call:initiated", { callId: "c", to: "bob", ...SOON });
+  const call = ongoing.mock.calls[0]?.[0] as Call;
+  const seen = watch(call);
+  await call.rejoin();
+  socket.say("call:initiated", { callId: "c", to: "bob", ...SOON });
+  socket.say("call:accepted", { callId: "c", by: "bob" });
+  expect([seen, sent().filter(([event]) => event === "call:end")]).toEqual([["ringing", "connecting"], []]);
   client = another();
   void client.join();
-  await welcome({ call: { ...ONGOING, state: "ringing" } });
-  await turns(10_000);
-  expect(sent()).toEqual([["call:end", "c"]]);
+  await welcome({ call: RINGS });
+  socket.say("call:initiated", { callId: "c", to: "bob", ...SOON });
+  expect(sent().every(([event, id]) => event === "call:end" && id === "c")).toBe(true);
+  expect(client.calls).toEqual([]);
+});
+
+test("a page that was there all the while is not asked about a call that it has cancelled", async () => {
+  const ongoing = vi.fn();
+  client.on("ongoing", ongoing);
+  await join();
+  const call = client.call("bob", AUDIO);
+  await turns();
+  socket.lose();
+  await turns();
+  await call.hangup();
+  await back({ resumed: true, call: { ...ONGOING, state: "ringing" } });
+  expect([ongoing.mock.calls, sent()]).toEqual([[], [["call:end", "c"]]]);
 });
 
 test("a call that was ended while the server was out of reach is not gone on with", async () => {
