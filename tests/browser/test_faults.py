@@ -242,3 +242,31 @@ async def test_the_log_can_be_used_by_keyboard(people: People) -> None:
     await expect(alice.page.get_by_role("list", name="Events, latest first")).to_be_focused()
     await alice.page.keyboard.press("Escape")
     await expect(alice.page.get_by_role("button", name="Developer log", exact=True)).to_be_focused()
+
+
+# As after a crash: nothing is kept for the page that comes next.
+FORGETS = """
+const keep = Storage.prototype.setItem;
+Storage.prototype.setItem = function (key, value) { if (key !== "tab") keep.call(this, key, value); };
+"""
+
+
+async def _comes_again(person: Person, people: People) -> None:
+    """A page that is lost in a call, and another that knows nothing of it."""
+    await person.page.close()
+    person.page = await person.page.context.new_page()
+    await person.sign_in(people.urls[0])
+    await expect(person.dialog).to_contain_text("still in this call")
+
+
+async def test_a_page_that_was_lost_in_a_call_is_asked_whether_to_go_on(people: People) -> None:
+    alice, bob = await people.pair(script=FORGETS)
+    await talk(alice, bob)
+    await _comes_again(alice, people)
+    await alice.page.keyboard.press("Escape")
+    await alice.click("Rejoin")
+    await see_each_other(alice, bob)
+    await _comes_again(alice, people)
+    await alice.click("End it")
+    await bob.ended(f"{alice.name} hung up")
+    await expect(alice.dialog).to_be_hidden()

@@ -1,11 +1,11 @@
 import { Call, type RememberedCall } from "./call.js";
-import type { Initiate, Initiated, Resume, Status } from "./contracts.js";
+import type { CurrentCall, Initiate, Initiated, Resume, Status } from "./contracts.js";
 import { Dialling } from "./dialling.js";
 import { Emitter } from "./emitter.js";
 import { SignallingError } from "./errors.js";
 import type { Wanted } from "./media.js";
 import { Orphans } from "./orphans.js";
-import { Session, type CallEvent, type OngoingCall, type SessionOptions } from "./session.js";
+import { Session, type CallEvent, type SessionOptions } from "./session.js";
 
 /** `memory`: what {@link SignallingClient.memory} told before the page was reloaded. */
 export type ClientOptions = Omit<SessionOptions, "resume"> & { memory?: Memory };
@@ -260,7 +260,7 @@ export class SignallingClient extends Emitter<ClientEvents> {
   }
 
   /** The server says that this session has made or accepted a call: perhaps one that this page knows nothing of. */
-  #goesOn({ callId, peer, callType, state }: OngoingCall, fresh: boolean): void {
+  #goesOn({ callId, peer, callType, state }: CurrentCall, fresh: boolean): void {
     if (this.#calls.has(callId)) {
       return;
     }

@@ -1,6 +1,6 @@
 import { io, type Socket } from "socket.io-client";
 import type {
-  Accepted, ClientToServer, Ended, IceServers, Initiated, Joined, Refreshed, Resume, ServerToClient, Status,
+  Accepted, ClientToServer, CurrentCall, Ended, IceServers, Initiated, Joined, Refreshed, Resume, ServerToClient, Status,
 } from "./contracts.js";
 import { Credentials } from "./credentials.js";
 import { Emitter } from "./emitter.js";
@@ -47,17 +47,9 @@ export type CallEvent = {
   [Name in (typeof CALL_EVENTS)[number]]: { name: Name; payload: ServerToClient[Name] };
 }[(typeof CALL_EVENTS)[number]];
 
-/** The call of the session that joins, as the server knows it. */
-export interface OngoingCall {
-  callId: string;
-  peer: string;
-  callType: "audio" | "video";
-  state: string;
-}
-
 export interface SessionEvents {
   /** `kept`: the session of before goes on; `complete`: and nothing was missed. */
-  joined: { kept: boolean; complete: boolean; call: OngoingCall | undefined };
+  joined: { kept: boolean; complete: boolean; call: CurrentCall | undefined };
   /** The connection broke, or could not be made; it is tried again. */
   disconnected: string;
   /** For good: refused, or taken over by another socket. */
@@ -71,7 +63,7 @@ export const CALL_EVENTS = [
   "call:offer", "call:answer", "ice:candidate",
 ] as const;
 
-type JoinAnswer = Joined & { seq?: number; call?: OngoingCall | null };
+type JoinAnswer = Joined & { seq?: number };
 
 const ANSWER_MS = 10_000;
 const JOIN_AGAIN_MS = 1_000;
