@@ -7,6 +7,7 @@ import asyncio
 import json
 import time
 from base64 import b64decode
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -148,6 +149,12 @@ async def read(
     if bus.full and upto is not None:
         bus.full.stored(subjects.STREAM_DELIVER)
     return [letter for letter in letters if letter.event != subjects.SETTLED]
+
+
+def crowded(letters: list[Letter]) -> bool:
+    """True if so many letters of one event are there that older ones may have been evicted."""
+    counts = Counter(letter.event for letter in letters)
+    return any(count >= streams.MAILBOX_MAX for count in counts.values())
 
 
 def _letters(subject: str, data: bytes) -> list[Letter]:

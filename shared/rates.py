@@ -45,6 +45,33 @@ class Rate:
         return allowed_at + self.slack
 
 
+@dataclass(frozen=True, slots=True)
+class ByteRate:
+    """``size`` bytes at once, refilled over ``seconds``: a token bucket whose events have different prices.
+
+    It is kept by one number: when the bucket will be full again, in seconds of any clock.
+    """
+
+    size: int
+    seconds: int
+
+    @classmethod
+    def of_kib(cls, rate: Rate) -> "ByteRate":
+        """Return the rate of which a setting says the KiB and the seconds."""
+        return cls(rate.events * 1024, rate.seconds)
+
+    def charge(self, full_at: float, now: float, size: int) -> float:
+        """Return when the bucket is full again after ``size`` bytes at ``now``.
+
+        More than :attr:`seconds` from now: they are not allowed, and ``full_at`` stays.
+        """
+        return (full_at if full_at > now else now) + size * self.seconds / self.size
+
+    def wait(self, full_at: float, now: float) -> float:
+        """Return how many seconds it takes until what :meth:`charge` returned is allowed; 0 or less: it is."""
+        return full_at - now - self.seconds
+
+
 def _parse(value: object) -> object:
     if not isinstance(value, str):
         return value

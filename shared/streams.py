@@ -17,6 +17,8 @@ from shared.settings import BackendSettings
 log = logs.get(__name__)
 
 SECOND_NS = 1_000_000_000
+MAILBOX_MAX = 1_024
+"""Messages of one event that a mailbox keeps; the oldest goes first."""
 MB = 1024 * 1024
 _NOT_FOUND, _IN_USE = 10059, 10058
 _API_SECONDS = 5.0
@@ -69,6 +71,9 @@ async def ensure_deliver(bus: Bus, *, replicas: int, max_age_seconds: int, max_m
             "num_replicas": replicas,
             "max_age": max_age_seconds * SECOND_NS,
             "max_bytes": max_mb * MB,
+            # Of one event to one session at one gateway: a flood evicts what is its own session's, and shows
+            # (shared/mailbox.py).
+            "max_msgs_per_subject": MAILBOX_MAX,
             "discard": "old",
             "allow_direct": True,
             "duplicate_window": 0,

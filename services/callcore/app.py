@@ -28,6 +28,7 @@ from shared.mailbox import Postman
 from shared.members import Beacon, Members
 from shared.metrics import registry_of, serve
 from shared.policy import Policy
+from shared.rates import ByteRate
 from shared.runner import distribution_version
 
 SERVICE = "callcore"
@@ -59,7 +60,8 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         async def ring_due(call: str, _: bytes) -> None:
             await control.time_out(call)
 
-        lanes = Lanes(bus, store, postman, instance, owner)
+        call_bytes = ByteRate.of_kib(settings.rate_call_kb) if settings.rate_limit else None
+        lanes = Lanes(bus, store, postman, instance, owner, call_bytes, hits)
         told = Told(bus, postman)
         teller = Teller(lanes.announce, told, recorder)
         peers = rpc.Client(bus, timeout=settings.request_timeout_seconds)

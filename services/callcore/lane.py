@@ -28,6 +28,8 @@ class Lane:
     warm_until: float
     early: list[Letter] = field(default_factory=list)
     early_bytes: int = 0
+    bytes_full_at: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    """When all bytes have come back that the callee, and the caller, may relay (monotonic). Kept as states change."""
     unread: bool = False
     """The call could not be read when it was time."""
     routes: list[str] = field(default_factory=list)
@@ -82,6 +84,8 @@ class Known:
                 self._ended.popitem(last=False)
             return None
         lane = Lane(call, revision, now + WARM_SECONDS)
+        if known is not None:
+            lane.bytes_full_at = known.bytes_full_at
         if call.state is State.RINGING:
             lane.early = early
             lane.early_bytes = sum(len(letter.payload) for letter in early)

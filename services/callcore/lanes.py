@@ -26,7 +26,9 @@ from shared.bus import Bus, drain
 from shared.contracts.client import Event
 from shared.contracts.relays import apart, without_first
 from shared.errors import RateLimited, SignallingError, Unavailable
+from shared.hits import Hits
 from shared.mailbox import Letter, Postman
+from shared.rates import ByteRate, milliseconds
 from shared.subjects import Receipt, receipt_of
 
 log = logs.get(__name__)
@@ -36,11 +38,23 @@ EARLY_MAX_BYTES = 256 * 1024
 
 
 class Lanes:
-    """All lanes of this instance. ``accept``: see :class:`LongWay`."""
+    """All lanes of this instance. ``accept``: see :class:`LongWay`.
+
+    ``call_bytes``: what one side of a call may send; ``None`` for no limit.
+    """
 
     def __init__(
-        self, bus: Bus, store: Store, postman: Postman, instance: str, owner: Callable[[str], str | None]
+        self,
+        bus: Bus,
+        store: Store,
+        postman: Postman,
+        instance: str,
+        owner: Callable[[str], str | None],
+        call_bytes: ByteRate | None,
+        hits: Hits,
     ) -> None:
+        self._call_bytes = call_bytes
+        self._hits = hits
         self._bus = bus
         self._postman = postman
         self._instance = instance
@@ -188,12 +202,27 @@ class Lanes:
             size = len(payload)
             if len(lane.early) >= EARLY_MAX or lane.early_bytes + size > EARLY_MAX_BYTES:
                 raise RateLimited("Too much sent before the call is accepted", retry_after_ms=1000)
+        if first and (early or kind != Event.CANDIDATE):
+            # Candidates of an accepted call come in bundles; gateways count those, and their bytes.
+            self._charge(lane, targets, len(payload))
         reply += subjects.LETTER
         for at in targets:
             self._postman.deliver(at.gateway, at.session, kind, payload, reply)
         if early:
             lane.early.append(Letter(kind, payload))
             lane.early_bytes += size
+
+    def _charge(self, lane: Lane, targets: tuple[Address, ...], size: int) -> None:
+        """Charge a relay to the side that sends it, for each device it goes to. Raises :class:`RateLimited`."""
+        if (rate := self._call_bytes) is None:
+            return
+        now, side = time.monotonic(), targets[0] != lane.call.caller_at
+        full_at = rate.charge(lane.bytes_full_at[side], now, size * len(targets))
+        if (wait := rate.wait(full_at, now)) > 0:
+            self._hits.hit("rate_call_kb")
+            text = f"Too much in one call: {rate.size // 1024} KiB at once"
+            raise RateLimited(text, retry_after_ms=milliseconds(wait))
+        lane.bytes_full_at[side] = full_at
 
     def _refuse(self, call: str, kind: str, reply: str, error: SignallingError) -> None:
         """Tell the sender. Raises :class:`Unavailable` if that is not possible now."""

@@ -39,7 +39,7 @@ POLICY_SILENT = counter(
     "signalling_policy_unanswered_total", "Questions that the policy service did not answer in time."
 )
 
-LIMITS = ("rings_per_caller", "rings_per_callee", "ring_backoff")
+LIMITS = ("rings_per_caller", "rings_per_callee", "ring_backoff", "rate_call_kb")
 """The limits that call control counts hits of."""
 
 

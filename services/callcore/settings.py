@@ -37,6 +37,11 @@ class Settings(BackendSettings):
     ring_backoff_max_seconds: float = Field(
         default=600.0, ge=1, le=86_400, description="The longest such wait."
     )
+    rate_call_kb: RateSetting = Field(
+        default=Rate(1024, 60),
+        description="KiB of offers and answers that one side of a call may send, wherever it is connected, counted "
+        "once for each device that they go to; while it rings, of candidates too.",
+    )
     policy: Literal["off", "optional", "required"] = Field(
         default="off",
         description="Whether `rpc.policy.may_call` is asked before a call rings. `optional`: what nobody answers "

@@ -49,6 +49,10 @@ class LimitSettings(AuthSettings):
         le=100,
         description="How many times as much as one socket a user may send from all sockets at a gateway.",
     )
+    rate_user_kb: RateSetting = Field(
+        default=Rate(2048, 60),
+        description="KiB of offers, answers and candidates that a user may send from all sockets at a gateway.",
+    )
     refusals_max: int = Field(
         default=100,
         ge=1,

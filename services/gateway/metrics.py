@@ -72,6 +72,7 @@ LIMITS = (
     "join_timeout",
     "connections_per_user",
     *(f"rate_{kind.name.lower()}" for kind in Kind),
+    "rate_user_kb",
     "refusals",
     "candidates_per_call",
     "strikes",

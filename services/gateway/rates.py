@@ -12,7 +12,7 @@ from services.gateway.limit_settings import LimitSettings
 from shared.contracts.client import Event
 from shared.errors import RateLimited
 from shared.hits import Hits
-from shared.rates import Rate, milliseconds
+from shared.rates import ByteRate, Rate, milliseconds
 
 CALLS_COUNTED = 64
 """Calls of a user whose candidates are counted; the oldest are forgotten."""
@@ -51,11 +51,13 @@ class TooManyCandidates(RateLimited):
 class User:
     """What a user has sent from all sockets of this gateway."""
 
-    __slots__ = ("allowed_at", "candidates", "name", "sockets")
+    __slots__ = ("allowed_at", "bytes_full_at", "candidates", "name", "sockets")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.allowed_at = [0.0] * len(Kind)
+        self.bytes_full_at = 0.0
+        """When all bytes that the user may relay have come back."""
         self.candidates: dict[str, int] = {}
         self.sockets = 0
 
@@ -90,6 +92,20 @@ class SocketRates:
         """How long until the next event of a kind is allowed."""
         theirs = self.user.allowed_at[kind] if self.user is not None else 0.0
         return milliseconds(max(self._allowed_at[kind], theirs) - time.monotonic())
+
+    def charge_bytes(self, size: int, now: float) -> None:
+        """Charge a relay of ``size`` bytes to the user, whatever socket it comes from. ``now``: monotonic seconds.
+
+        Raises :class:`RateLimited`; nothing is charged then.
+        """
+        if (user := self.user) is None:
+            return
+        rate = self._rates.user_bytes
+        full_at = rate.charge(user.bytes_full_at, now, size)
+        if (wait := rate.wait(full_at, now)) > 0:
+            self._rates.hits.hit("rate_user_kb")
+            raise RateLimited(f"Too much at once: {rate.size // 1024} KiB", retry_after_ms=milliseconds(wait))
+        user.bytes_full_at = full_at
 
     def count_candidates(self, call: str, payload: bytes) -> None:
         """Count what a relay carries: an object each, and none for the end of them. Raises :class:`RateLimited`."""
@@ -128,11 +144,12 @@ class Rates:
             [rate.slack for rate in joint],
         )
         self.candidates_max = settings.candidates_per_call
+        self.user_bytes = ByteRate.of_kib(settings.rate_user_kb)
         self.hits = hits
         self._on = settings.rate_limit
         self._sockets_max = settings.connections_per_user
         self._clock = clock
-        self._keep_seconds = max(rate.seconds for rate in rates)
+        self._keep_seconds = max(settings.rate_user_kb.seconds, *(rate.seconds for rate in rates))
         self._users: dict[str, User] = {}
         self._away: OrderedDict[str, float] = OrderedDict()
         """Users without a socket, and until when what they have sent still counts."""

@@ -161,6 +161,7 @@ class Recoveries:
             complete = (
                 last_seq is not None
                 and len(letters) < READ_MAX
+                and not mailbox.crowded(letters)
                 and await self._reach.covers(max(after_ms, since))
             )
         except Unavailable as error:

@@ -118,7 +118,7 @@ class Relays:
         """Send a relay, of which nothing is left to be checked. ``asked``: if its client wants an acknowledgement.
 
         False if the client sends faster than call control takes: it is to wait. Raises :class:`Unavailable` for one
-        that will never be sent, and :class:`shared.errors.RateLimited` for a candidate too many.
+        that will never be sent, and :class:`shared.errors.RateLimited` for a candidate or a byte too many.
         """
         user, session = socket.user, socket.session
         if user is None or session is None:
@@ -133,8 +133,10 @@ class Relays:
         if wanted and (flow.owner is None or not self._bus.connected):
             raise Unavailable  # known at once, so that the client need not wait to hear it
 
-        if socket.rates is not None and event is Event.CANDIDATE:
-            socket.rates.count_candidates(call, payload)
+        if socket.rates is not None:
+            socket.rates.charge_bytes(size, now)
+            if event is Event.CANDIDATE:
+                socket.rates.count_candidates(call, payload)
         moved = flow.moved
         number = self._outbox.number_after_move(flow, now_seq()) if moved else flow.last + 1
         tail = flow.tails.get((to, event)) or flow.tail(user, to, event)

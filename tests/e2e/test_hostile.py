@@ -39,6 +39,8 @@ SETTINGS = {
     "PING_TIMEOUT_SECONDS": "2",
     "RESUME_WINDOW_SECONDS": "5",
     "RATE_OFFERS": "200/30",  # so that what is not read does not fit into the kernel
+    "RATE_USER_KB": "65536/60",  # likewise; tests/e2e/test_budgets.py has these two
+    "RATE_CALL_KB": "65536/60",
     "RATE_STATUS": "50/20",
     "RATE_OTHERS": "40/30",
     "REFUSALS_MAX": "40",

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from services.gateway.recovery import Recoveries, Recovery
 from shared import mailbox, streams, subjects
 from shared.bus import Bus
 from shared.clock import now_ms
@@ -107,3 +108,23 @@ async def test_the_reach_is_asked_for_at_most_once_a_second(
     await asyncio.sleep(0.01)
     await reach.covers(now_ms())
     assert asked == 2
+
+
+async def test_a_flood_evicts_what_is_its_own_sessions_and_shows(bus: Bus) -> None:
+    """One session's mailbox is full of one event; what was sent to another one before that is still there."""
+    await _make(bus)
+    postman = Postman(bus)
+    postman.deliver("gw", "quiet", "ice:candidate", b'{"n":0}')
+    postman.deliver("gw", "loud", "call:accepted", b'{"callId":"c"}')
+    for n in range(streams.MAILBOX_MAX + 10):
+        postman.deliver("gw", "loud", "ice:candidate", b'{"n":%d}' % n)
+    (letter,) = await mailbox.read(bus, "quiet", upto=mailbox.settle(bus, "quiet"))
+    assert letter.payload.startswith(b'{"n":0,')
+    assert not mailbox.crowded([letter])
+    loud = await mailbox.read(bus, "loud", upto=mailbox.settle(bus, "loud"))
+    assert len(loud) == streams.MAILBOX_MAX + 1 and loud[0].event == "call:accepted"
+    assert loud[1].payload.startswith(b'{"n":10,')
+    assert mailbox.crowded(loud), "a resume must not be told that nothing is missing"
+    recovery = Recovery("loud", direct=True)
+    missed = await Recoveries(bus).look(recovery, last_seq=loud[0].seq, lost_at=None, since=0)
+    assert not missed.complete

@@ -12,6 +12,7 @@ from services.callcore.lanes import Lanes
 from services.callcore.model import Call, Happening, Outcome
 from services.callcore.store import Found
 from shared import mailbox, subjects
+from shared.hits import Hits
 from shared.mailbox import Letter
 from tests.unit.callcore.calls import ALICE, BOB, BOB_TAB, accepted, ended, ringing
 
@@ -63,7 +64,7 @@ class World:
 
     def __init__(self) -> None:
         self.bus, self.postman, self.store = FakeBus(), FakePostman(), GatedStore()
-        self.lanes = Lanes(self.bus, self.store, self.postman, INSTANCE, lambda _: INSTANCE)  # type: ignore[arg-type]
+        self.lanes = Lanes(self.bus, self.store, self.postman, INSTANCE, lambda _: INSTANCE, None, Hits())  # type: ignore[arg-type]
         self.accepting: list[Happening] = []
         self._number = 0
 

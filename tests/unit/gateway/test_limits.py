@@ -64,6 +64,36 @@ def test_a_burst_and_what_comes_back(make: Callable[..., Rates], clock: Clock) -
     )
 
 
+async def test_bytes_are_charged_to_the_user_and_coming_back_does_not_help(
+    make: Callable[..., Rates], clock: Clock
+) -> None:
+    gateway = make(rate_user_kb="10/5")
+    for allowed in (7, 3, 0):
+        socket = gateway.socket()
+        assert socket is not None
+        gateway.joined(socket, "ann")
+        for _ in range(allowed):
+            socket.charge_bytes(1024, clock.now)
+        if allowed == 7:
+            gateway.left(socket)
+            continue
+        with pytest.raises(RateLimited) as refused:
+            socket.charge_bytes(1024, clock.now)
+        assert refused.value.retry_after_ms == 500
+        gateway.left(socket)
+    other = gateway.socket()
+    assert other is not None
+    gateway.joined(other, "bob")
+    other.charge_bytes(10 * 1024, clock.now)
+    with pytest.raises(RateLimited):
+        other.charge_bytes(1, clock.now)
+    clock.now += 2.5
+    other.charge_bytes(5 * 1024, clock.now)
+    with pytest.raises(RateLimited):
+        other.charge_bytes(1024, clock.now)
+    gateway.hits.stop()
+
+
 def test_sockets_of_a_user_share_and_coming_back_does_not_help(
     make: Callable[..., Rates], clock: Clock
 ) -> None:
