@@ -1,0 +1,314 @@
+"""What each rule stores and whom it tells what, in full: the record's changes, and every message."""
+
+from typing import Any
+
+import pytest
+
+from services.callcore import machine, rules
+from services.callcore.machine import again, role_of, step
+from services.callcore.model import Address, Call, Happening, Kind, Outcome, Role
+from shared.errors import CallNotFound, InvalidState, ReceiverNotFound, SignallingError
+from tests.unit.callcore.calls import ALICE, ALICE_TAB, BOB, BOB_TAB, EVE, NOW, accepted, by, ended, ringing
+
+Told = list[tuple[str, str, dict[str, Any]]]
+
+
+def told(outcome: Outcome) -> Told:
+    """(session, event, payload) of every message, in order."""
+    return [
+        (send.to.session, str(send.event), send.payload.model_dump(by_alias=True, exclude_none=True))
+        for send in outcome.sends
+    ]
+
+
+def changes(before: Call, outcome: Outcome) -> dict[str, Any]:
+    """What has changed in the record."""
+    old, new = dict(before), dict(outcome.call)
+    return {key: new[key] for key in new if new[key] != old[key]}
+
+
+def over(by_: str, reason: str) -> dict[str, Any]:
+    """The changes of an end."""
+    return {"state": "ended", "ended_at": NOW, "ended_by": by_, "reason": reason, "caused_by": "r1"}
+
+
+def end(by_: str, reason: str) -> dict[str, Any]:
+    """The payload of ``call:ended``."""
+    return {"callId": "c1", "by": by_, "reason": reason}
+
+
+INCOMING = {
+    "from": "alice", "callType": "video", "callId": "c1", "metadata": {"lesson": 7}, "expiresAt": NOW + 44_000,
+}  # fmt: skip
+REJECTED_ELSEWHERE = ("bob-tab", "call:ended", end("bob", "rejected_elsewhere"))
+
+CASES: dict[str, tuple[Call, Happening, dict[str, Any], Told]] = {
+    "accept": (
+        ringing(),
+        by("bob", BOB, Kind.ACCEPT),
+        {"state": "accepted", "callee_at": BOB, "accepted_at": NOW, "caused_by": "r1"},
+        [
+            ("alice-phone", "call:accepted", {"callId": "c1", "by": "bob"}),
+            ("bob-phone", "call:accepted", {"callId": "c1", "by": "bob"}),
+            ("bob-tab", "call:ended", end("bob", "answered_elsewhere")),
+        ],
+    ),
+    "reject": (
+        ringing(),
+        by("bob", BOB, Kind.REJECT),
+        over("bob", "rejected"),
+        [
+            ("alice-phone", "call:rejected", {"callId": "c1", "by": "bob"}),
+            ("bob-phone", "call:rejected", {"callId": "c1", "by": "bob"}),
+            REJECTED_ELSEWHERE,
+        ],
+    ),
+    "reject with a reason": (
+        ringing(BOB),
+        by("bob", BOB, Kind.REJECT, "busy"),
+        over("bob", "busy"),
+        [
+            ("alice-phone", "call:rejected", {"callId": "c1", "by": "bob", "reason": "busy"}),
+            ("bob-phone", "call:rejected", {"callId": "c1", "by": "bob", "reason": "busy"}),
+        ],
+    ),
+    "cancel": (
+        ringing(),
+        by("alice", ALICE, Kind.END),
+        over("alice", "cancelled"),
+        [(s, "call:ended", end("alice", "cancelled")) for s in ("alice-phone", "bob-phone", "bob-tab")],
+    ),
+    "cancel from another device": (
+        ringing(BOB),
+        by("alice", ALICE_TAB, Kind.END, "late"),
+        over("alice", "late"),
+        [(s, "call:ended", end("alice", "late")) for s in ("alice-phone", "bob-phone", "alice-tab")],
+    ),
+    "refuse by end": (
+        ringing(),
+        by("bob", BOB, Kind.END),
+        over("bob", "rejected"),
+        [
+            ("alice-phone", "call:ended", end("bob", "rejected")),
+            ("bob-phone", "call:ended", end("bob", "rejected")),
+            REJECTED_ELSEWHERE,
+        ],
+    ),
+    "hang up": (
+        accepted(),
+        by("bob", BOB, Kind.END),
+        over("bob", "hangup"),
+        [(s, "call:ended", end("bob", "hangup")) for s in ("alice-phone", "bob-phone")],
+    ),
+    "hang up from another device": (
+        accepted(),
+        by("bob", BOB_TAB, Kind.END, "ice_failed"),
+        over("bob", "ice_failed"),
+        [(s, "call:ended", end("bob", "ice_failed")) for s in ("alice-phone", "bob-phone", "bob-tab")],
+    ),
+    "time out": (
+        ringing(),
+        Happening(Kind.TIMEOUT, "r1"),
+        over("server", "timeout"),
+        [(s, "call:ended", end("server", "timeout")) for s in ("alice-phone", "bob-phone", "bob-tab")],
+    ),
+    "the caller's connection is lost": (
+        ringing(),
+        by("alice", ALICE, Kind.LEFT),
+        over("alice", "connection_lost"),
+        [(s, "call:ended", end("alice", "connection_lost")) for s in ("bob-phone", "bob-tab")],
+    ),
+    "the caller goes": (
+        ringing(BOB),
+        by("alice", ALICE, Kind.LEFT, "hangup"),
+        over("alice", "cancelled"),
+        [("bob-phone", "call:ended", end("alice", "cancelled"))],
+    ),
+    "one ringing device goes": (ringing(), by("bob", BOB, Kind.LEFT), {"ringing": (BOB_TAB,), "moved_by": "r1"}, []),
+    "the last ringing device goes": (
+        ringing(BOB),
+        by("bob", BOB, Kind.LEFT, "hangup"),
+        over("bob", "connection_lost"),
+        [("alice-phone", "call:ended", end("bob", "connection_lost"))],
+    ),
+    "a device that does not ring goes": (ringing(BOB), by("bob", BOB_TAB, Kind.LEFT), {}, []),
+    "a party goes": (
+        accepted(),
+        by("alice", ALICE, Kind.LEFT),
+        over("alice", "connection_lost"),
+        [("bob-phone", "call:ended", end("alice", "connection_lost"))],
+    ),
+    "one more device rings": (
+        ringing(BOB),
+        by("bob", BOB_TAB, Kind.ATTACHED),
+        {"ringing": (BOB, BOB_TAB), "moved_by": "r1"},
+        [("bob-tab", "call:incoming", INCOMING)],
+    ),
+    "a device that rang rings again": (
+        ringing(),
+        by("bob", BOB, Kind.ATTACHED),
+        {"ringing": (BOB_TAB, BOB), "moved_by": "r1"},
+        [("bob-phone", "call:incoming", INCOMING)],
+    ),
+    "the calling session moves": (
+        accepted(),
+        by("alice", Address(session="alice-phone", gateway="gw9"), Kind.ATTACHED),
+        {"caller_at": Address(session="alice-phone", gateway="gw9"), "moved_by": "r1"},
+        [],
+    ),
+    "the accepting session moves": (
+        accepted(),
+        by("bob", Address(session="bob-phone", gateway="gw9"), Kind.ATTACHED),
+        {"callee_at": Address(session="bob-phone", gateway="gw9"), "moved_by": "r1"},
+        [],
+    ),
+    "the calling session is where it was": (accepted(), by("alice", ALICE, Kind.ATTACHED), {}, []),
+    "the accepting session is where it was": (accepted(), by("bob", BOB, Kind.ATTACHED), {}, []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_rule_in_full(name: str) -> None:
+    call, happening, changed, messages = CASES[name]
+    outcome = step(call, happening, NOW)
+    assert changes(call, outcome) == changed
+    assert told(outcome) == messages
+    if not changed:
+        assert outcome.call is call, "nothing is to be stored"
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case[2]])
+def test_a_request_tried_again_is_told_the_same(name: str) -> None:
+    call, happening, _, messages = CASES[name]
+    first = step(call, happening, NOW)
+    repeated = again(first.call, happening)
+    assert repeated.call is first.call
+    sent = told(repeated)
+    assert sent == messages or name == "the last ringing device goes"  # which of its devices rang is gone
+    assert repeated.relay_to == first.relay_to
+
+
+@pytest.mark.parametrize("knows_by", ["where it was", "elsewhere"])
+def test_a_ringing_device_that_resumed_is_not_told_again(knows_by: str) -> None:
+    at = BOB if knows_by == "where it was" else Address(session="bob-phone", gateway="gw9")
+    call, event = ringing(), Happening(Kind.ATTACHED, "r1", "bob", at, resumed=True)
+    outcome = step(call, event, NOW)
+    assert not outcome.sends
+    if at is BOB:
+        assert outcome.call is call
+    else:
+        assert changes(call, outcome) == {"ringing": (BOB_TAB, at), "moved_by": "r1"}
+
+
+def test_a_device_that_resumed_but_did_not_ring_is_told() -> None:
+    event = Happening(Kind.ATTACHED, "r1", "bob", BOB_TAB, resumed=True)
+    assert told(step(ringing(BOB), event, NOW)) == [("bob-tab", "call:incoming", INCOMING)]
+
+
+def test_a_birth_in_full() -> None:
+    initiated = {"callId": "c1", "to": "bob", "expiresAt": NOW + 44_000}
+    assert told(rules.place(ringing())) == [
+        ("alice-phone", "call:initiated", initiated),
+        ("bob-phone", "call:incoming", INCOMING),
+        ("bob-tab", "call:incoming", INCOMING),
+    ]
+
+
+def test_who_accepts_by_calling_back_hears_of_a_call_that_they_placed() -> None:
+    event = by("bob", BOB, Kind.ACCEPT)
+    outcome = step(ringing(BOB), event, NOW)
+    as_initiated = rules.as_initiated(outcome, event)
+    first, *rest = told(as_initiated)
+    assert first == (
+        "bob-phone",
+        "call:initiated",
+        {"callId": "c1", "to": "alice", "expiresAt": NOW + 44_000},
+    )
+    assert rest == told(outcome)
+    assert (
+        (as_initiated.call, as_initiated.relay_to)
+        == (outcome.call, outcome.relay_to)
+        == (outcome.call, (ALICE,))
+    )
+
+
+@pytest.mark.parametrize("kind", [Kind.OFFER, Kind.ANSWER, Kind.CANDIDATE])
+def test_where_relays_go(kind: Kind) -> None:
+    assert step(accepted(), by("alice", ALICE, kind), NOW).relay_to == (BOB,)
+    assert step(accepted(), by("bob", BOB, kind), NOW).relay_to == (ALICE,)
+    if kind is not Kind.ANSWER:
+        assert step(ringing(), by("alice", ALICE, kind), NOW).relay_to == (BOB, BOB_TAB)
+        assert step(ringing(), by("bob", BOB_TAB, kind), NOW).relay_to == (ALICE,)
+    else:
+        outcome = step(ringing(), by("bob", BOB_TAB, kind), NOW)
+        assert (outcome.relay_to, outcome.call.callee_at) == ((ALICE,), BOB_TAB), "it accepts"
+
+
+NOT_CALLER = "Only the callee can do that; the caller ends a call with call:end"
+NOT_RINGING = "The call is not ringing any more: it was accepted"
+ELSEWHERE = "The call was accepted on another device"
+
+
+@pytest.mark.parametrize(
+    ("call", "event", "error", "message"),
+    [
+        (ringing(), by("alice", ALICE, Kind.ACCEPT), InvalidState, NOT_CALLER),
+        (ringing(), by("alice", ALICE, Kind.REJECT), InvalidState, NOT_CALLER),
+        (ringing(), by("alice", ALICE, Kind.ANSWER), InvalidState, NOT_CALLER),
+        (accepted(), by("bob", BOB, Kind.ACCEPT), InvalidState, NOT_RINGING),
+        (accepted(), by("bob", BOB, Kind.REJECT), InvalidState, NOT_RINGING),
+        (accepted(), by("bob", BOB_TAB, Kind.ACCEPT), InvalidState, ELSEWHERE),
+        (accepted(), by("bob", BOB_TAB, Kind.OFFER), ReceiverNotFound, "Receiver not found"),
+        (ended(), by("bob", BOB, Kind.ACCEPT), CallNotFound, "Call not found or expired"),
+        (ended(), by("alice", ALICE, Kind.REJECT), CallNotFound, "Call not found or expired"),
+        (ended(), by("bob", BOB_TAB, Kind.END), CallNotFound, "Call not found or expired"),
+        (ended(), by("bob", BOB, Kind.OFFER), ReceiverNotFound, "Receiver not found"),
+        (ended(), by("bob", BOB, Kind.ANSWER), ReceiverNotFound, "Receiver not found"),
+        (ended(), by("bob", BOB, Kind.CANDIDATE), ReceiverNotFound, "Receiver not found"),
+        (ringing(), by("eve", EVE, Kind.ACCEPT), CallNotFound, "Call not found or expired"),
+    ],
+)
+def test_a_refusal_in_full(call: Call, event: Happening, error: type[SignallingError], message: str) -> None:
+    with pytest.raises(error) as refused:
+        step(call, event, NOW)
+    assert (refused.value.message, refused.value.call_id) == (message, "c1")
+
+
+@pytest.mark.parametrize("kind", [Kind.ATTACHED, Kind.LEFT])
+@pytest.mark.parametrize(
+    ("user", "at"), [("alice", ALICE), ("alice", ALICE_TAB), ("bob", BOB), ("bob", BOB_TAB)]
+)
+def test_nothing_comes_of_what_comes_after_the_end(user: str, at: Address, kind: Kind) -> None:
+    call = ended()
+    outcome = step(call, by(user, at, kind), NOW)
+    assert (outcome.call is call, outcome.sends, outcome.relay_to) == (True, (), ())
+
+
+@pytest.mark.parametrize("call", [accepted(), ended()])
+def test_a_deadline_that_comes_too_late_does_nothing(call: Call) -> None:
+    assert step(call, Happening(Kind.TIMEOUT, "r1"), NOW).call is call
+
+
+def test_who_somebody_is_to_a_call() -> None:
+    roles = [
+        (accepted(), by("alice", ALICE, Kind.END), Role.CALLER),
+        (accepted(), by("alice", ALICE_TAB, Kind.END), Role.CALLER_DEVICE),
+        (accepted(), by("bob", BOB, Kind.END), Role.CALLEE),
+        (accepted(), by("bob", BOB_TAB, Kind.END), Role.CALLEE_DEVICE),
+        (ringing(), by("bob", BOB_TAB, Kind.END), Role.CALLEE),
+        (accepted(), Happening(Kind.TIMEOUT, "r1"), Role.SERVER),
+        (accepted(), Happening(Kind.TIMEOUT, "r1", "alice"), Role.SERVER),
+        (accepted(), Happening(Kind.TIMEOUT, "r1", None, ALICE), Role.SERVER),
+    ]
+    assert [role_of(call, event) for call, event, _ in roles] == [role for *_, role in roles]
+
+
+def test_the_peer_is_the_other_one() -> None:
+    assert (ringing().peer_of("alice"), ringing().peer_of("bob")) == ("bob", "alice")
+
+
+def test_the_ended_state_has_a_row_for_everybody() -> None:
+    row = machine.TABLE[ended().state]
+    assert set(row) == set(Role)
+    assert {cell.note for cells in row.values() for cell in cells.values()} == {"the call is over"}
+    assert {cell.next for cells in row.values() for cell in cells.values()} == {ended().state}
