@@ -72,19 +72,29 @@ class GatedBucket:
 
         return asyncio.ensure_future(in_turn())
 
-    async def keys(self, filter_: str = ">") -> list[str]:
-        await self._gate.turn(f"{self._name} keys")
-        return list(self.entries)
+    def set(self, key: str, value: bytes = b"{}") -> asyncio.Future[int]:
+        return self._begun(f"set {key}", lambda: self.write(key, value))
+
+    def unset(self, key: str) -> asyncio.Future[int]:
+        return self._begun(f"unset {key}", lambda: self.write(key, None))
+
+    def keys(self, filter_: str = ">") -> asyncio.Future[list[str]]:
+        return self._begun("keys", lambda: list(self.entries))
 
     def write(self, key: str, value: bytes | None, revision: int | None = None, note: bytes = b"") -> int:
         """The write itself; without ``revision`` unconditionally, for the test's own hand."""
         before = self.entries.get(key, NOTHING)
         if revision is not None and revision != before.revision:
             raise Conflict(key)
-        self._revision += 1
-        self.entries[key] = Entry(value, self._revision, note)
+        after = Entry(value, self._next_revision(before), note)
+        self.entries[key] = after
         if self._on_write is not None:
             self._on_write(key, before, value)
+        return after.revision
+
+    def _next_revision(self, _before: Entry) -> int:
+        """One sequence for all keys of the bucket, as in a stream."""
+        self._revision += 1
         return self._revision
 
 
