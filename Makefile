@@ -4,6 +4,8 @@
 # make flood   200 sockets that send all they can, for two minutes, beside 20 calls
 # make fuzz    frames that are nearly good, both ways, for two minutes   (ARGS="--seconds 600 --seed 7")
 # make mutants changes that break a promise, each of which a test has to notice   (ARGS="-k presence")
+# make chaos   random kills, pauses and partitions of every process, for two minutes   (ARGS="--seed 7 --seconds 3600 --nats-nodes 3")
+# make explore  every interleaving of small worlds of call control, some minutes   (ARGS="--small")
 # make check   what can be said without running the whole: style, types, walls, fresh docs (make lint), unit tests
 # make page    build the demo page that gateways serve at /
 # make screenshots  each state of the page as an image, in screenshots/ (needs chromium)
@@ -27,7 +29,7 @@ PAGE := web/page
 ASYNCAPI := docs/asyncapi
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: up test images flood fuzz mutants check lint asyncapi client page screenshots audit sbom bench growth figures docs lock clean
+.PHONY: up test images flood fuzz chaos explore mutants check lint asyncapi client page screenshots audit sbom bench growth figures docs lock clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -58,6 +60,12 @@ fuzz: .venv/.dev
 
 mutants: .venv/.dev
 	$(BIN)/python -m tests.mutants $(ARGS)
+
+chaos: .venv/.dev
+	$(BIN)/python -m tests.chaos $(ARGS)
+
+explore: .venv/.dev
+	$(BIN)/python -m tests.explore $(ARGS)
 
 check: lint
 	$(BIN)/python -m pytest -q tests/unit

@@ -97,7 +97,7 @@ def join(name: str, instance: int) -> Actor:
             attached = AttachedRequest(
                 request_id=f"r-{name}", user=user, session=joined.session, gateway="gw", attempt=at.number
             )
-            await at.instance.calls.attached(attached)
+            await at.instance.ask("calls", "attached", attached)
 
     return Actor(name, instance, begin)
 
@@ -119,6 +119,28 @@ def leave(session: str, instance: int) -> Actor:
         )
 
     return Actor(f"leave-{session}", instance, begin)
+
+
+def gone(session: str) -> Actor:
+    """A user's only session is gone, and presence dies before it tells call control."""
+
+    async def begin(world: World, _: Try) -> None:
+        await world.sessions.unset(f"user.{user_of(session)}")
+
+    return Actor(f"gone-{session}", 2, begin)
+
+
+def blink(session: str) -> Actor:
+    """A user's only session is gone, and there again."""
+
+    async def begin(world: World, _: Try) -> None:
+        key = f"user.{user_of(session)}"
+        record = world.sessions.entries[key].value
+        assert record is not None
+        await world.sessions.unset(key)
+        await world.sessions.set(key, record)
+
+    return Actor(f"blink-{session}", 2, begin)
 
 
 def sweep(instance: int) -> Actor:
@@ -155,7 +177,7 @@ WORLDS = (
     Spec("two devices join", (_X, join("b3", 1), join("b4", 2)), sessions=("a1", "b1"), large=True),
     Spec("the callee's device leaves", (_X, leave("b1", 1))),
     Spec("the callee leaves", (_X, leave("b1", 1)), sessions=_ALONE),
-    Spec("the callee leaves and comes", (_X, leave("b1", 1), join("b3", 2)), sessions=_ALONE),
+    Spec("the callee leaves and comes", (_X, leave("b1", 1), join("b3", 2)), sessions=_ALONE, large=True),
     Spec("the caller leaves", (_X, leave("a1", 1))),
     Spec("placed, and two devices accept", (_X, accept("b1", "b1", "x", 0), accept("b2", "b2", "x", 1))),
     Spec("placed, accepted and ended", (_X, accept("b1", "b1", "x", 1), end("end", "a1", "x", 2))),
@@ -211,9 +233,12 @@ WORLDS = (
     Spec("overtaken", (_X,), overtaken="x"),
     Spec("overtaken by another caller", (_X, _Y), overtaken="x", sessions=_ALONE, large=True),
     Spec("overtaken in a glare", (_X, _BACK), overtaken="x", sessions=_ALONE, large=True),
-    Spec("overtaken as the callee leaves", (_X, leave("b1", 1)), overtaken="x", sessions=_ALONE),
-    Spec("overtaken as the caller leaves", (_X, leave("a1", 1)), overtaken="x", sessions=_ALONE),
-    Spec("overtaken as it looks around", (_X, sweep(2)), overtaken="x", sessions=_ALONE),
+    Spec("overtaken as the callee is gone", (_X, gone("b1")), overtaken="x", sessions=_ALONE, large=True),
+    Spec("overtaken as the caller is gone", (_X, gone("a1")), overtaken="x", sessions=_ALONE),
+    Spec("overtaken as the callee blinks", (_X, blink("b1")), overtaken="x", sessions=_ALONE, large=True),
+    Spec("overtaken as the callee leaves", (_X, leave("b1", 1)), overtaken="x", sessions=_ALONE, large=True),
+    Spec("overtaken as the caller leaves", (_X, leave("a1", 1)), overtaken="x", sessions=_ALONE, large=True),
+    Spec("overtaken as it looks around", (_X, sweep(2)), overtaken="x", sessions=_ALONE, large=True),
     Spec("overtaken and accepted", (_X, accept("b1", "b1", "x", 2)), overtaken="x", sessions=_ALONE),
     Spec(
         "overtaken, accepted and ended",
@@ -234,11 +259,11 @@ WORLDS = (
         _RINGS,
         overtaken="b1",
     ),
-    Spec("an end is overtaken", (end("end-a", "a1", "x", 0), _Y), _TALKS, overtaken="end-a"),
+    Spec("an end is overtaken", (end("end-a", "a1", "x", 0), _Y), _TALKS, overtaken="end-a", large=True),
     # --- an instance dies ---
     Spec("death while placing", (_X,), crash=(0,)),
     Spec("death while placing, and another calls", (_X, _Y), crash=(0,)),
-    Spec("death in a glare", (_X, _BACK), crash=(0,)),
+    Spec("death in a glare", (_X, _BACK), crash=(0,), large=True),
     Spec("death while placing, and the callee leaves", (_X, leave("b1", 1)), crash=(0,), sessions=_ALONE),
     Spec("death while placing, and it looks around", (_X, sweep(2)), crash=(0,)),
     Spec(

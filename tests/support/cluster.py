@@ -101,9 +101,10 @@ class Cluster:
         for server in self._nats:
             await asyncio.to_thread(server.wait)
         for kind, count in self._counts.items():
-            env = {**self._settings, "NATS_URL": self._url, **self._passwords.client_env(kind)}
             for number in range(1, count + 1):
                 name = f"{_NAMES[kind]}-{number}"
+                url = await self.nats_url_of(name)
+                env = {**self._settings, "NATS_URL": url, **self._passwords.client_env(kind)}
                 service = (
                     Gateway(name, env, self.folder)
                     if kind == "gateway"
@@ -114,6 +115,15 @@ class Cluster:
                     self.gateways.append(service)
                 service.start()
         await self.ready()
+
+    async def nats_url_of(self, _service: str) -> str:
+        """Where a service finds NATS."""
+        return self._url
+
+    @property
+    def nats(self) -> list[nats_server.EmbeddedNats]:
+        """The NATS servers."""
+        return self._nats
 
     @property
     def _url(self) -> str:

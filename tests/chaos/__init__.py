@@ -1,0 +1,1 @@
+"""Random faults under real calls, and a checker of what clients saw."""

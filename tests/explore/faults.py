@@ -1,0 +1,245 @@
+"""Faults planted in the code of the services: each must be found in the world that is named, and none without it."""
+
+from typing import NamedTuple
+
+from tests.explore.code import Change
+
+
+class Fault(NamedTuple):
+    """A mistake that a developer could make. ``world``: the smallest one in which it shows."""
+
+    name: str
+    world: str
+    changes: tuple[Change, ...]
+
+
+FAULTS = (
+    Fault(
+        "the fence is skipped: holds of an earlier try are not taken anew",
+        "overtaken as the callee blinks",
+        (
+            Change(
+                "placing",
+                "self._store.hold(user, Hold(call=request.call, peer=peer, since=since), held.revision)",
+                "self._store.hold(user, Hold(call=request.call, peer=peer, since=since), held.revision)\n"
+                "                    if held.hold is None or held.hold.call != request.call else self._kept(held)",
+            ),
+            Change(
+                "placing",
+                "    async def _create(",
+                "    async def _kept(self, held: Held) -> int:\n        return held.revision\n\n    async def _create(",
+            ),
+        ),
+    ),
+    Fault(
+        "a refusal is not final: the last write of an overtaken try may come after it",
+        "overtaken as the caller is gone",
+        (Change("placing", "if request.attempt == 1 or await self._give_up(request):", "if True:"),),
+    ),
+    Fault(
+        "a hold is taken whoever has it",
+        "two callers of one callee",
+        (
+            Change(
+                "store",
+                "return self._calls.put(subjects.key_user(user), hold.dump(), revision)",
+                "return self._calls.set(subjects.key_user(user), hold.dump())",
+            ),
+        ),
+    ),
+    Fault(
+        "a call is written whatever it has become",
+        "accepted and cancelled",
+        (
+            Change(
+                "store",
+                "subjects.key_call(call.call), call.dump(), revision, ttl",
+                "subjects.key_call(call.call), call.dump(), "
+                "(await self._calls.get(subjects.key_call(call.call))).revision, ttl",
+            ),
+        ),
+    ),
+    Fault(
+        "users are released before their call has ended",
+        "both hang up",
+        (
+            Change(
+                "store",
+                "        ended = call.state is State.ENDED\n",
+                "        ended = call.state is State.ENDED\n"
+                "        if ended:\n            await self.let_both_go(call)\n",
+            ),
+        ),
+    ),
+    Fault(
+        "no tombstone: a hold that took too long is taken over, and its call may come about yet",
+        "overtaken as it looks around",
+        (
+            Change(
+                "store",
+                "            await self.create(_tombstone(hold, now), ttl=ENDED_TTL_SECONDS)\n",
+                "            pass\n",
+            ),
+        ),
+    ),
+    Fault(
+        "a hold that is being formed counts as void",
+        "two callers of one callee",
+        (Change("store", "        if now - hold.since < FORMING_MS:\n            return False\n", ""),),
+    ),
+    Fault(
+        "whoever is released is not asked which call holds them",
+        "cancelled and placed by another",
+        (
+            Change(
+                "store",
+                "if held.hold is not None and held.hold.call == call:",
+                "if held.hold is not None:",
+            ),
+            Change(
+                "store",
+                "        if revision and await self.release(user, revision):\n            return\n",
+                "",
+            ),
+        ),
+    ),
+    Fault(
+        "the deadline is set after the call",
+        "placed, accepted, due",
+        (
+            Change(
+                "placing",
+                "_, revision = await together(self._set_deadline(call), self._store.create(call))",
+                "(revision,) = await together(self._store.create(call)); self._set_deadline(call)",
+            ),
+        ),
+    ),
+    Fault(
+        "one of two users who could not be taken is not released",
+        "two callers of one callee",
+        (
+            Change(
+                "placing",
+                "await all_of(*(self._store.release(user, revision) for user, revision in taken.items()))",
+                "pass",
+            ),
+        ),
+    ),
+    Fault(
+        "who joins is asked whether they are held before the session is written",
+        "the callee's device joins",
+        (
+            Change(
+                "joins",
+                "        came = await self._bring_in(all_)\n",
+                "        early = await self._store.busy_each(each.user for each in all_)\n"
+                "        came = await self._bring_in(all_)\n",
+            ),
+            Change(
+                "joins",
+                "        busy = await self._store.busy_each(each.user for each in all_)\n",
+                "        busy = early\n",
+            ),
+        ),
+    ),
+    Fault(
+        "devices are read before their user is held",
+        "the callee's device joins",
+        (
+            Change(
+                "placing",
+                "        mine, theirs = await all_of(\n"
+                "            self._store.sessions(request.user, fresh=True), "
+                "self._store.sessions(request.to, fresh=True)\n        )\n",
+                "        mine, theirs = self.early\n",
+            ),
+            Change(
+                "placing",
+                "        _in_time(request)\n        since = now_ms()",
+                "        self.early = await all_of(self._store.sessions(request.user, fresh=True), "
+                "self._store.sessions(request.to, fresh=True))\n"
+                "        _in_time(request)\n        since = now_ms()",
+            ),
+        ),
+    ),
+    Fault(
+        "a lost race is taken for won",
+        "two devices accept",
+        (
+            Change(
+                "control",
+                "            except Conflict:\n                await self._store.lost_race(attempt)\n"
+                "        raise Unavailable\n\n"
+                "    async def _happen_to(",
+                "            except Conflict:\n                return outcome\n        raise Unavailable\n\n"
+                "    async def _happen_to(",
+            ),
+        ),
+    ),
+    Fault(
+        "what this instance has heard last counts without being compared",
+        "accepted where it was placed, cancelled",
+        (
+            Change(
+                "control",
+                "            return await self._become(outcome, known, happening, expires_at, initiated)\n"
+                "        except Conflict:\n            return None",
+                "            return await self._become(outcome, known, happening, expires_at, initiated)\n"
+                "        except Conflict:\n            return outcome",
+            ),
+        ),
+    ),
+    Fault(
+        "a request tried again is another request",
+        "death while accepting",
+        (
+            Change(
+                "control",
+                "            if found.call.caused_by == happening.cause:\n"
+                "                return await self._repeat(found, happening, expires_at, initiated)\n",
+                "",
+            ),
+        ),
+    ),
+    Fault(
+        "a request tried again tells nobody",
+        "death while accepting",
+        (
+            Change(
+                "control",
+                "            outcome = rules.as_initiated(outcome, happening)\n"
+                "        self._teller.tell(outcome, found.revision,",
+                "            outcome = rules.as_initiated(outcome, happening)\n"
+                "        (lambda *_, **__: None)(outcome, found.revision,",
+            ),
+        ),
+    ),
+    Fault(
+        "death between end and release: a request tried again releases nobody",
+        "death while ending",
+        (Change("control", "            await self._store.let_both_go(call)\n", "            pass\n"),),
+    ),
+    Fault(
+        "a try that was overtaken releases what the other try needs",
+        "overtaken as the caller is gone",
+        (
+            Change(
+                "placing",
+                "            if again:\n"
+                "                # An earlier try may be creating the call at this moment; if not, the holds are void "
+                "before long.\n                raise\n",
+                "",
+            ),
+        ),
+    ),
+    Fault(
+        "who left is looked for by what holds them only",
+        "death while one leaves",
+        (Change("handlers", "if request.attempt > 1 and request.call is not None:", "if False:"),),
+    ),
+    Fault(
+        "a call that was given up for dead is answered as if it rang",
+        "overtaken as it looks around",
+        (Change("placing", "if found.call.reason == Reason.VOID:", "if False:"),),
+    ),
+)
