@@ -1,5 +1,7 @@
 """Requests to call control, a few lines each."""
 
+from contextlib import suppress
+
 from services.callcore.charge import Charge, Deed
 from services.callcore.charge import Done as DeedDone
 from services.callcore.control import Control
@@ -19,7 +21,7 @@ from shared.contracts.calls import (
     RejectRequest,
 )
 from shared.contracts.rpc import Done
-from shared.errors import ReceiverNotFound
+from shared.errors import CallNotFound, ReceiverNotFound
 from shared.rpc import Server
 
 
@@ -77,6 +79,15 @@ class Handlers:
         return AttachedReply(call=outcome.call.held_by(request.session) if outcome is not None else None)
 
     async def left(self, request: LeftRequest) -> Done:
+        if request.attempt > 1 and request.call is not None:
+            # The first try may have ended the call and died before it told anybody. Another call may hold the user by
+            # now, so only the call itself can tell.
+            happening = _happening(request, Kind.LEFT, request.reason)
+            with suppress(CallNotFound):
+                await self._control.happen(
+                    request.call, happening, expires_at=request.expires_at, settle=True
+                )
+                return Done()
         await self._happen_to_user(request, Kind.LEFT, request.reason)
         return Done()
 

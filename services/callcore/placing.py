@@ -105,15 +105,16 @@ class Placing:
             except (Conflict, _Forming):
                 await self._store.lost_race(attempt)
             except SignallingError as error:
-                if _held_for(request, mine, theirs) and _is_final(request, error):
-                    await self._abandon(request)
-                raise
+                last = _held_for(request, mine, theirs) and _is_final(request, error)
+                if not last or await self._abandon(request):
+                    raise
+                # The last write of an earlier try came after this one had looked: the call has come about.
         raise Unavailable
 
-    async def _abandon(self, request: InitiateRequest) -> None:
-        """Nobody goes on with what an earlier try of the request has left."""
+    async def _abandon(self, request: InitiateRequest) -> bool:
+        """Have nobody go on with what an earlier try of the request has left. Return false if its call lives."""
         hold = Hold(call=request.call, peer=request.to, since=now_ms())
-        await self._store.abandon(request.user, hold, now_ms())
+        return await self._store.abandon(request.user, hold, now_ms())
 
     async def _begun_elsewhere(self, request: InitiateRequest, mine: Held, theirs: Held) -> Call | None:
         """The call, if this very request brought it about elsewhere and only its answer did not arrive."""

@@ -107,13 +107,17 @@ class Store:
         log.warning("void hold", call=hold.call)
         return True
 
-    async def abandon(self, user: str, hold: Hold, now: int) -> None:
-        """Give up placing a call for ``user``: unless it has come about it never will, and both users are let go."""
+    async def abandon(self, user: str, hold: Hold, now: int) -> bool:
+        """Give up placing a call for ``user``: unless it has come about it never will, and both users are let go.
+
+        Return false if it has come about, and lives.
+        """
         if not await self._prevent(hold, now):
             found = await self.call(hold.call)
             if found is None or found.call.state is not State.ENDED:
-                return
+                return False
         await all_of(self.let_go(user, hold.call), self.let_go(hold.peer, hold.call))
+        return True
 
     async def _prevent(self, hold: Hold, now: int) -> bool:
         """Make sure that the call of a hold cannot come about any more. Return whether it had not."""

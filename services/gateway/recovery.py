@@ -169,14 +169,16 @@ class Recoveries:
             if last_seq is not None:
                 raise
             return Missed([], [], complete=False)
+        # Turns are told again for longer than the mailbox is read back: whatever is older than that has been heard.
+        heard = max(0, last_seq - MARGIN_MS * 1000) if last_seq is not None else 0
         if at is not None and complete:
-            return Missed(letters[: at + 1], _once(letters, at + 1), complete)
+            return Missed(letters[: at + 1], _once(letters, at + 1), complete, overtaken=heard)
         first = next((n for n, letter in enumerate(letters) if letter.seq > after), len(letters))
         before, missed = letters[:first], _once(letters, first)
         if not complete:
             missed = [letter for letter in missed if letter.seq > after]  # the others were told again
         if complete or last_seq is None:
-            return Missed(before, missed, complete)
+            return Missed(before, missed, complete, overtaken=heard)
         # Who is told that something is missing may hear anew what has become of its call, but from call control.
         return Missed(
             [letter for letter in before if letter.event in RELAYED], missed, complete, overtaken=after

@@ -123,18 +123,19 @@ class Store:
         except NoBucket:
             return False
 
-    async def concerned(self, user: str, cause: str) -> bool:
-        """Return whether a call holds the user, or was ended some seconds ago by the request with the id ``cause``."""
+    async def concerned(self, user: str, cause: str) -> str | None:
+        """Return the id of the call that holds the user, or that the request with the id ``cause`` ended lately."""
 
-        def is_concerned(entry: Entry) -> bool:
-            return bool(entry.value) or (
-                bool(entry.note) and Released.model_validate_json(entry.note).cause == cause
-            )
+        def call_of(entry: Entry) -> str | None:
+            if entry.value:
+                return Hold.model_validate_json(entry.value).call
+            released = Released.model_validate_json(entry.note) if entry.note else None
+            return released.call if released is not None and released.cause == cause else None
 
         try:
-            return await self._calls.get(subjects.key_user(user), fresh=True, read=is_concerned)
+            return await self._calls.get(subjects.key_user(user), fresh=True, read=call_of)
         except NoBucket:
-            return False
+            return None
 
     async def busy_each(self, users: Iterable[str]) -> list[bool | Unavailable]:
         """The same of several, asked at once; what could not be read is among them."""

@@ -20,11 +20,15 @@ log = logs.get(__name__)
 class Teller:
     """Safe to tell the same thing again: gateways ignore sockets they do not have, and records carry an id.
 
-    ``concerned``: whether a call holds a user, or was ended by a request of this id (user, id).
+    ``concerned``: the id of the call that holds a user, or was ended by a request of this id (user, id).
     """
 
     def __init__(
-        self, bus: Bus, recorder: Recorder, calls: Client, concerned: Callable[[str, str], Awaitable[bool]]
+        self,
+        bus: Bus,
+        recorder: Recorder,
+        calls: Client,
+        concerned: Callable[[str, str], Awaitable[str | None]],
     ) -> None:
         self._bus = bus
         self._recorder = recorder
@@ -68,9 +72,9 @@ class Teller:
         ``expires_at``: when the asker stops waiting (ms, 0 for never); both tries end before that.
         Raises :class:`shared.errors.Unavailable` if call control could not be told.
         """
-        if await self._concerned(user, cause):
+        if (call := await self._concerned(user, cause)) is not None:
             request = LeftRequest(
-                request_id=cause, user=user, session=session, gateway=gateway, reason=reason
+                request_id=cause, user=user, session=session, gateway=gateway, reason=reason, call=call
             )
             timeout = budget.share(expires_at, self._calls.timeout)
             await self._calls.ask("calls", "left", request, Done, timeout=timeout)

@@ -96,9 +96,13 @@ class AttachedReply(Wire):
 
 
 class LeftRequest(ByClient):
-    """``rpc.calls.left``: a session of a busy user is gone. ``reason``: ``hangup`` or ``connection_lost``."""
+    """``rpc.calls.left``: a session of a busy user is gone. ``reason``: ``hangup`` or ``connection_lost``.
+
+    ``call``: the call that held the user when presence looked.
+    """
 
     reason: Reason
+    call: str | None = None
 
 
 class Hold(Wire):

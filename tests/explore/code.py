@@ -20,6 +20,7 @@ _MODULES = {
     "leaves": "services.presence.handlers",
     "presence": "services.presence.store",
     "announcer": "services.presence.teller",
+    "budget": "shared.budget",
 }
 
 
@@ -59,4 +60,7 @@ def load(now_ms: Callable[[], int], changes: tuple[Change, ...] = ()) -> Any:
             space["now_ms"] = now_ms
         loaded[short] = SimpleNamespace(**space)
         loaded[short].space = space  # what the functions of the module see as their globals
+    for module in loaded.values():
+        if "budget" in module.space:
+            module.space["budget"] = loaded["budget"]
     return SimpleNamespace(**loaded)

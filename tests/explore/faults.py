@@ -26,15 +26,15 @@ FAULTS = (
             ),
             Change(
                 "placing",
-                "    async def _create(",
-                "    async def _kept(self, held: Held) -> int:\n        return held.revision\n\n    async def _create(",
+                "    async def _form(",
+                "    async def _kept(self, held: Held) -> int:\n        return held.revision\n\n    async def _form(",
             ),
         ),
     ),
     Fault(
         "a refusal is not final: the last write of an overtaken try may come after it",
         "overtaken as the caller is gone",
-        (Change("placing", "if request.attempt == 1 or await self._give_up(request):", "if True:"),),
+        (Change("placing", "if not last or await self._abandon(request):", "if True:"),),
     ),
     Fault(
         "a hold is taken whoever has it",
@@ -98,7 +98,7 @@ FAULTS = (
             ),
             Change(
                 "store",
-                "        if revision and await self.release(user, revision):\n            return\n",
+                "        if revision and await self.release(user, revision, note):\n            return\n",
                 "",
             ),
         ),
@@ -115,13 +115,18 @@ FAULTS = (
         ),
     ),
     Fault(
-        "one of two users who could not be taken is not released",
+        "what a try that is refused has taken is not given back",
         "two callers of one callee",
         (
             Change(
                 "placing",
-                "await all_of(*(self._store.release(user, revision) for user, revision in taken.items()))",
-                "pass",
+                "                await self._store.give_back(taken)\n",
+                "                pass\n",
+            ),
+            Change(
+                "store",
+                "        await all_of(self.let_go(user, hold.call), self.let_go(hold.peer, hold.call))\n",
+                "",
             ),
         ),
     ),
@@ -195,7 +200,7 @@ FAULTS = (
         (
             Change(
                 "control",
-                "            if found.call.caused_by == happening.cause:\n"
+                "            if _is_its_deed(found.call, happening):\n"
                 "                return await self._repeat(found, happening, expires_at, initiated)\n",
                 "",
             ),
@@ -222,15 +227,7 @@ FAULTS = (
     Fault(
         "a try that was overtaken releases what the other try needs",
         "overtaken as the caller is gone",
-        (
-            Change(
-                "placing",
-                "            if again:\n"
-                "                # An earlier try may be creating the call at this moment; if not, the holds are void "
-                "before long.\n                raise\n",
-                "",
-            ),
-        ),
+        (Change("placing", "if not (created or again):", "if not created:"),),
     ),
     Fault(
         "who left is looked for by what holds them only",
@@ -240,6 +237,12 @@ FAULTS = (
     Fault(
         "a call that was given up for dead is answered as if it rang",
         "overtaken as it looks around",
-        (Change("placing", "if found.call.reason == Reason.VOID:", "if False:"),),
+        (
+            Change(
+                "placing",
+                "        _not_abandoned(found.call)\n        if found.call.state is State.RINGING",
+                "        if found.call.state is State.RINGING",
+            ),
+        ),
     ),
 )

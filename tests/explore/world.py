@@ -104,12 +104,15 @@ class Instance:
         self.calls = code.handlers.Handlers(placing, control, charge)
         self.sweep = code.sweep.Sweep(store, control, lambda _: True, seconds=15)
         records = code.presence.Store(None)
-        announcer = code.announcer.Teller(_Nowhere(), _Nowhere(), self, records.held_by)
+        announcer = code.announcer.Teller(_Nowhere(), _Nowhere(), self, records.concerned)
         policy = Sessionpolicy(single=False, limit=8, grace_ms=30_000)
         self.joins = code.joins.Joins(records, announcer, _Nowhere(), policy, _Nowhere())
         self.presence = code.leaves.Handlers(records, announcer, _Nowhere(), _Nowhere(), self.joins, _ALL_MAY)
 
-    async def ask(self, _service: str, verb: str, request: Any, _reply: Any = None) -> Any:
+    timeout = 1.0
+    """Of what presence asks call control, in seconds; time passes only when the world says so."""
+
+    async def ask(self, _service: str, verb: str, request: Any, _reply: Any = None, **_: Any) -> Any:
         """Presence, or a gateway, asks call control: this instance, and the next one if this one dies."""
         running = self.world.running(ACTOR.get())
         running.asks, running.at = asyncio.ensure_future(getattr(self.calls, verb)(request)), self

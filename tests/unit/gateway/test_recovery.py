@@ -89,3 +89,20 @@ def test_what_is_told_again_after_that_is_not_heard_again() -> None:
     for letter in (old, new):
         outbound._write(socket, "call:incoming", letter, "")
     assert sent == [new]
+
+
+async def test_turns_from_before_the_mailbox_was_read_are_not_heard_again_after_a_complete_resume(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Call control tells turns of the last 30 s again; a resume reads back ten seconds only."""
+    last = 60_000_000
+
+    async def read(*_: Any, **__: Any) -> list[Letter]:
+        return [Letter("call:ended", b'{"callId":"c","seq":%d}' % last)]
+
+    monkeypatch.setattr(mailbox, "read", read)
+    monkeypatch.setattr(Reach, "covers", _covers(True))
+    look = Recoveries(cast(Bus, None)).look
+    missed = await look(Recovery("s", direct=True), last_seq=last, lost_at=None, since=0)
+    assert missed.complete
+    assert last - recovery.MARGIN_MS * 1000 <= missed.overtaken < last, "clocks of callcores may differ"
