@@ -9,6 +9,15 @@ from engineio.packet import NOOP, Packet
 PACKETS_PER_POLL = 16
 
 
+class _Gap:
+    """Stands at the end of a queue behind which nothing is sent any more."""
+
+    data = None
+
+
+GAP = _Gap()
+
+
 class Pump(Protocol):
     """A websocket, where the client has one."""
 
@@ -40,8 +49,19 @@ class Outgoing:
         """True if polls do not wait."""
 
     def empty(self) -> bool:
-        """Whether nothing waits."""
-        return not self.items
+        """Whether nothing waits that may be sent."""
+        return not self.items or self.items[0] is GAP
+
+    def cut(self) -> None:
+        """Leave out all that would be added from now on, but for the end: what comes later must not follow a gap.
+
+        A client that reads on gets what waits, and then nothing until its connection is closed. It resumes from there.
+        """
+        if self.items is None:
+            self.items = deque()
+        if self.items and self.items[-1] is GAP:
+            return
+        self.items.append(GAP)
 
     async def put(self, item: Any) -> None:
         """Add a packet, or ``None`` for the end."""
@@ -51,6 +71,10 @@ class Outgoing:
         """Add a packet, or ``None`` for the end."""
         if self.items is None:
             self.items = deque()
+        if self.items and self.items[-1] is GAP:
+            if item is not None:
+                return
+            self.items.pop()
         self.items.append(item)
         self._unfinished += 1
         self.size += _size(item)
@@ -66,7 +90,7 @@ class Outgoing:
         """
         self._end_poll()
         self._taken = 0
-        while not self.items:
+        while self.empty():
             if self._released:
                 return self._noop()
             mine = self._getter = asyncio.get_running_loop().create_future()
@@ -75,7 +99,7 @@ class Outgoing:
             finally:
                 if self._getter is mine:
                     self._getter = None
-            if not still_wanted and not (self._released and self.items):
+            if not still_wanted and not (self._released and not self.empty()):
                 return self._noop()
             self._taken = 0
         return self.get_nowait()
@@ -103,7 +127,7 @@ class Outgoing:
 
         python-engineio's client reads 16 packets a poll and no more.
         """
-        if self.items is None or self._taken == PACKETS_PER_POLL:
+        if self.empty() or self._taken == PACKETS_PER_POLL:
             raise asyncio.QueueEmpty
         self._taken += 1
         return self.take()

@@ -77,6 +77,7 @@ class Sending:
             return
         queue: Outgoing = connection.queue
         if queue.size >= self._unread_max:
+            queue.cut()
             if eio_sid not in self._closing.doomed:
                 self._hits.hit("unread")
                 log.warning("client does not read: closing it", bytes=queue.size)

@@ -244,8 +244,19 @@ async def test_what_a_client_does_not_read_waits_within_its_limit(
         bus.publish(subjects.deliver(GATEWAY, session, "call:offer"), letter(sent))
         sent += 1
         await asyncio.sleep(0.002)
+
+    async def more() -> None:
+        """What comes once the client reads again, and before it is closed, must not follow what was left out."""
+        number = sent
+        while True:
+            bus.publish(subjects.deliver(GATEWAY, session, "call:offer"), letter(number))
+            number += 1
+            await asyncio.sleep(0.001)
+
+    going_on = asyncio.create_task(more())
     client.writer.transport.resume_reading()  # type: ignore[attr-defined]
     got, code = await numbers_until_closed(client)
+    going_on.cancel()
     assert got == list(range(len(got))), "in order, and nothing left out"
     assert len(got) * LETTER_BYTES >= UNREAD_KB * 1024, "what fits within the limit is not lost"
     assert len(got) < sent, "the one too many closes it"

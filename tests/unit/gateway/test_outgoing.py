@@ -40,3 +40,22 @@ async def test_a_poll_that_is_given_up_loses_nothing() -> None:
         await asyncio.wait_for(queue.get(), 0.01)
     queue.put_nowait(None)
     assert await asyncio.wait_for(queue.get(), 1) is None
+
+
+async def test_nothing_follows_a_gap() -> None:
+    """A poll gets what waited before, and then nothing but the end."""
+    queue = Outgoing()
+    queue.put_nowait(Packet(MESSAGE, "before"))
+    queue.cut()
+    queue.cut()
+    queue.put_nowait(Packet(MESSAGE, "behind"))
+    assert (await queue.get()).data == "before"
+    assert queue.empty() and queue.size == 0
+    with pytest.raises(asyncio.QueueEmpty):
+        queue.get_nowait()
+    queue.put_nowait(Packet(MESSAGE, "behind"))
+    poll = asyncio.create_task(queue.get())
+    await asyncio.sleep(0)
+    assert not poll.done()
+    queue.put_nowait(None)
+    assert await asyncio.wait_for(poll, 10) is None
