@@ -33,7 +33,8 @@ class SignallingError(Exception):
     @staticmethod
     def from_wire(wire: dict[str, Any]) -> "SignallingError":
         """The error that another service sent; an unknown code reads as :class:`Unavailable`."""
-        cls = BY_CODE.get(wire.get("code", ""), Unavailable)
+        code = wire.get("code", "")
+        cls = JoinAlone if code == JoinAlone.code else BY_CODE.get(code, Unavailable)
         return cls(wire.get("message"), call_id=wire.get("callId"), retry_after_ms=wire.get("retryAfterMs"))
 
 
@@ -128,6 +129,15 @@ class Late(Unavailable):
 
 class NotSent(Unavailable):
     """Nobody can have got what was asked: nothing has happened, and nothing will."""
+
+
+class JoinAlone(Unavailable):
+    """A join of several in one request that has to wait for a gateway: it is to be asked for by itself.
+
+    Said by presence to gateways, never to clients.
+    """
+
+    code = "join_alone"
 
 
 BY_CODE: dict[str, type[SignallingError]] = {cls.code: cls for cls in SignallingError.__subclasses__()}

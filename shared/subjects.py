@@ -30,6 +30,9 @@ REPLACED = "replaced"
 """The order that another socket speaks for a session now."""
 
 ALIVE = "alive"
+LIVES, HEARD = "lives", "heard"
+"""Questions about a socket: whether it answers a ping, whether it has answered the one behind ``user:joined``."""
+YES, GONE = b"yes", b"gone"
 """The question whether a gateway is there."""
 
 BUCKET_SESSIONS = "sessions"
@@ -471,6 +474,20 @@ TABLE: tuple[Row, ...] = (
         "`deliver.-.<session>.settled` is for no client, gateways see by it that what came before is stored",
     ),
     Row("control.<gateway>.<session>.replaced", "publish", "presence", "gateway", "close the socket named"),
+    Row(
+        "control.<gateway>.<session>.lives",
+        "request",
+        "presence",
+        "gateway",
+        "whether the socket named answers a ping in so many milliseconds; if not, when it last did",
+    ),
+    Row(
+        "control.<gateway>.<session>.heard",
+        "request",
+        "presence",
+        "gateway",
+        "whether the socket named has answered the ping that followed its resume token",
+    ),
     Row(
         "control.<gateway>.-.alive",
         "request",

@@ -140,7 +140,7 @@ class Admission:
 
     async def _ask_in(self, socket: Socket, request: presence.JoinsRequest) -> presence.JoinReply:
         """Have presence bring a user in. Until its client is told of it, a session that it has here is unheard of."""
-        socket.claims = request.user
+        socket.claims, socket.replaced = request.user, None
         try:
             return await self._company.join(request)
         except NotSent:
@@ -174,6 +174,8 @@ class Admission:
                     missed = missed._replace(before=[])  # what the client before it heard may be told again
             seq = joined_seq(last_seq, missed.missed)
             await self._joined(asked, join.user_id, reply, seq, held, resumed=missed.complete)
+            if last_seq is None and held is not None and held.state == "accepted":
+                asked.socket.hears_first(Event.ACCEPTED, held.call)  # user:joined has told of it
             await self._outbound.replay(asked.socket, recovery, missed)
         except BaseException:
             self._recoveries.abandon(recovery)
@@ -198,6 +200,10 @@ class Admission:
         if socket.gone:
             self._lose(user, reply.session, socket.sid, unheard=True)
             raise NotAuthenticated  # nobody hears it
+        if socket.replaced == reply.session:
+            socket.claims = None
+            await self._outbound.replaced(socket, reply.session)
+            raise NotAuthenticated  # another socket was faster
         try:
             self._auth.joined(socket.sid)
         except TokenExpired:

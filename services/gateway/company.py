@@ -4,7 +4,7 @@ import asyncio
 
 from shared import traces
 from shared.contracts.presence import AlsoJoined, JoinReply, JoinRequest, JoinsReply, JoinsRequest
-from shared.errors import NotSent, SignallingError, Unavailable
+from shared.errors import JoinAlone, NotSent, SignallingError, Unavailable
 from shared.rpc import Client
 
 COMPANY_MAX = 31
@@ -35,7 +35,10 @@ class Company:
             if also is None:
                 return await self._alone(request)
             if also.reply is None:
-                raise SignallingError.from_wire(also.error or {})
+                error = SignallingError.from_wire(also.error or {})
+                if isinstance(error, JoinAlone):
+                    return await self._alone(request)
+                raise error
             return also.reply
         return await self._with_others(request)
 
@@ -53,6 +56,9 @@ class Company:
                 return await self._alone(request)
             several = request.model_copy(update={"also": tuple(each for each, _ in others)})
             reply = await self._services.ask("presence", "join", several, JoinsReply)
+        except JoinAlone as error:
+            _tell(others, error)
+            return await self._alone(request)
         except BaseException as error:
             if self._gathering is others:
                 self._gathering = None
@@ -72,7 +78,9 @@ def _tell(others: list[tuple[JoinRequest, _Told]], error: BaseException) -> None
     for _, told in others:
         if told.done():
             continue
-        if isinstance(error, NotSent):
+        if isinstance(error, JoinAlone):
+            told.set_result(None)
+        elif isinstance(error, NotSent):
             told.set_exception(NotSent())
         elif isinstance(error, Unavailable) or not isinstance(error, SignallingError):
             told.set_exception(Unavailable())

@@ -25,6 +25,11 @@ class Heartbeat(Outlet):
         """Whether the client has still to answer a ping."""
         self._chatter, self._chatter_since = 0, 0.0
 
+    @property
+    def asked(self) -> bool:
+        """True if the client has still to answer a ping of the heartbeat."""
+        return self._asked
+
     def _pong(self) -> None:
         self._asked = False
         self._connection.last_ping = None

@@ -45,6 +45,9 @@ class Server(Protocol):
     async def garbage(self, eio_sid: str, what: str) -> None:
         """A frame that is none."""
 
+    def answered(self, eio_sid: str) -> None:
+        """A pong has come."""
+
     def too_large(self) -> None:
         """A frame that has more than one may have."""
 
@@ -86,6 +89,7 @@ class Intake(Heartbeat):
                     self._begin(work)
             elif message.data == b"3" and message.type is WSMsgType.TEXT and not self._chat():
                 self._pong()  # which says nothing about what came before it
+                self._server.answered(self._sid)
             else:
                 self._frames.put(message, size)
         except Exception:

@@ -1,7 +1,9 @@
 """What the services send to clients of this gateway, written to their sockets as it comes."""
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from nats.aio.msg import Msg
 
@@ -19,6 +21,7 @@ from shared.mailbox import call_of, seq_of
 
 log = logs.get(__name__)
 
+LOOK_SECONDS = 0.02
 EARLY_MAX = 1_024
 """Messages kept for sessions that are just joining."""
 
@@ -46,6 +49,7 @@ class Outbound:
         self._recoveries = recoveries
         self._heard = heard
 
+        self._tasks: set[asyncio.Task[None]] = set()
         self._joining = 0
         self._early: dict[str, list[Arrival]] = {}
         self._early_count = 0
@@ -173,14 +177,58 @@ class Outbound:
         if what == subjects.ALIVE:
             await msg.respond(b"")
             return
+        if what in (subjects.LIVES, subjects.HEARD):
+            self._spawn(self._answer(msg, session, what))
+            return
         socket = self._registry.by_sid(msg.data.decode())
         if socket is not None and socket.session == session:
             await self.replaced(socket)
+        elif socket is not None and socket.claims is not None:
+            socket.replaced = session
 
-    async def replaced(self, socket: Socket) -> None:
-        """Another socket speaks for the session of this one now: it is told, and goes."""
-        log.info("replaced", user=socket.user, session=socket.session)
-        told = client.SessionOver(session_id=socket.session or "").dump()
+    def _spawn(self, answering: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(answering, name="connection asked")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _answer(self, msg: Msg, session: str, what: str) -> None:
+        """Tell presence about a socket: that it answers, or has answered, a ping; if not, since when it is silent."""
+        sid, _, ms = msg.data.decode().partition(" ")
+        socket, seconds = self._registry.by_sid(sid), int(ms) / 1000
+        if socket is None or socket.gone:
+            await msg.respond(subjects.GONE)
+            return
+        if what == subjects.LIVES:
+            good = await self._sending.lives(socket.eio_sid, seconds)
+        else:
+            good = await self._has_heard(socket, session, seconds)
+        since = self._sending.answered_at(socket.eio_sid)
+        if self._bus.connected:
+            await msg.respond(subjects.YES if good else str(since or "").encode())
+
+    async def _has_heard(self, socket: Socket, session: str, seconds: float) -> bool:
+        """Return True once the client of ``socket`` has answered the ping behind the ``user:joined`` of ``session``.
+
+        It has that many seconds from the ping on.
+        """
+        now = asyncio.get_running_loop().time
+        until = (self._sending.asked_at(socket.eio_sid) or now()) + seconds
+        while not socket.gone:
+            if socket.session == session and not self._sending.unheard(socket.eio_sid):
+                return True
+            if now() >= until:
+                return False
+            await asyncio.sleep(LOOK_SECONDS)
+        return socket.session == session and not self._sending.unheard(socket.eio_sid)
+
+    async def replaced(self, socket: Socket, session: str | None = None) -> None:
+        """Another socket speaks for the session of this one now: it is told, and goes.
+
+        ``session``: which one, of a socket that did not speak for it yet.
+        """
+        session = session or socket.session or ""
+        log.info("replaced", user=socket.user, session=session)
+        told = client.SessionOver(session_id=session).dump()
         self._registry.release(socket)
         self._sending.send_event(socket.eio_sid, Event.REPLACED, told)
         await self._transport.disconnect(socket.sid)

@@ -49,6 +49,9 @@ class Server(Protocol):
     async def close(self, eio_sid: str) -> None:
         """Close a connection."""
 
+    def answered(self, eio_sid: str) -> None:
+        """A pong has come."""
+
     def too_large(self) -> None:
         """A request that has more than one may have."""
 
@@ -236,6 +239,7 @@ class Polling:
                     if pongs > packets.PONGS_PER_POST:
                         raise Malformed("Too many pongs")
                     connection.schedule_ping()
+                    self._server.answered(eio_sid)
                 else:
                     await self._server.message(eio_sid, frame[1:])
             except Malformed as error:

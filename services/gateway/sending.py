@@ -1,7 +1,6 @@
 """Packets to clients: written at once, or left to wait, within bounds, for those who poll or do not read."""
 
 import asyncio
-import time
 from typing import Any
 
 from engineio.packet import MESSAGE, PING, Packet
@@ -16,6 +15,8 @@ from shared.hits import Hits
 
 log = logs.get(__name__)
 
+PINGS_MAX = 8
+"""Pings of one connection that wait for their answers; who asks once more waits for the last of them."""
 LET_READ_SECONDS = 5.0
 """How long a client may take over a part of what it missed. What it sends meanwhile waits."""
 
@@ -40,7 +41,8 @@ class Sending:
         self._closing = closing
         self._unread_max = unread_max
         self._hits = hits
-        self._asked: dict[str, Any] = {}
+        self._pings: dict[str, list[_Ping]] = {}
+        self._joined: dict[str, _Ping] = {}
 
     def send_event(self, eio_sid: str, event: str, payload: bytes) -> None:
         """Write an event whose only argument is ``payload`` (JSON, taken as it is)."""
@@ -91,23 +93,67 @@ class Sending:
         return sum(sizes), len(sizes)
 
     def ask(self, eio_sid: str) -> None:
-        """Ask a client for a sign that it has got what was sent to it; see :meth:`unheard`.
-
-        One that polls is not asked: Engine.IO would go on asking it twice as often.
-        """
-        connection = self._connections.get(eio_sid)
-        if connection is None or connection.closed or not connection.upgraded:
-            return
-        self._asked[eio_sid] = connection
-        connection.last_ping = time.time()  # until a pong comes; websockets have a timer of their own
-        websocket = self._websockets.get(eio_sid)
-        if websocket is None or not websocket.write(b"2"):
-            connection.queue.put_nowait(Packet(PING))
+        """Ask a client for a sign that it has got what was sent to it; see :meth:`unheard`."""
+        ping = self._ping(eio_sid)
+        if ping is not None:
+            self._joined[eio_sid] = ping
 
     def unheard(self, eio_sid: str) -> bool:
         """Whether the client was asked and has not answered."""
-        connection = self._asked.get(eio_sid)
-        return connection is not None and connection.last_ping is not None
+        ping = self._joined.get(eio_sid)
+        return ping is not None and ping.pongs > 0
+
+    def asked_at(self, eio_sid: str) -> float | None:
+        """Return when the client was asked, in seconds of the event loop; ``None`` if it was not."""
+        ping = self._joined.get(eio_sid)
+        return ping.at if ping is not None else None
+
+    async def lives(self, eio_sid: str, seconds: float) -> bool:
+        """Return True if a client answers a ping within that time."""
+        ping = self._ping(eio_sid)
+        if ping is None:
+            return False
+        try:
+            async with asyncio.timeout(seconds):
+                await ping.answered.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def answered_at(self, eio_sid: str) -> int | None:
+        """Return when a client last answered a ping (ms since the epoch); ``None`` if it has not yet."""
+        connection = self._connections.get(eio_sid)
+        return getattr(connection, "answered_at", None)
+
+    def answered(self, eio_sid: str) -> None:
+        """Note that a pong has come. Pings are answered in order, those of the heartbeat too."""
+        connection = self._connections.get(eio_sid)
+        if connection is not None:
+            connection.answered_at = now_ms()
+        for ping in self._pings.get(eio_sid, ()):
+            ping.pongs -= 1
+            if ping.pongs == 0:
+                ping.answered.set()
+        if pings := self._pings.get(eio_sid):
+            self._pings[eio_sid] = [ping for ping in pings if ping.pongs > 0]
+            if not self._pings[eio_sid]:
+                del self._pings[eio_sid]
+
+    def _ping(self, eio_sid: str) -> "_Ping | None":
+        """Send a ping of our own. Engine.IO's heartbeat knows nothing of it, so it goes on as it did."""
+        connection = self._connections.get(eio_sid)
+        if connection is None or connection.closed:
+            return None
+        websocket = self._websockets.get(eio_sid)
+        waiting = self._pings.setdefault(eio_sid, [])
+        if len(waiting) >= PINGS_MAX:
+            return waiting[-1]
+        heartbeat = websocket.asked if websocket is not None else connection.last_ping is not None
+        ping = _Ping(len(waiting) + heartbeat + 1, asyncio.get_running_loop().time())
+        waiting.append(ping)
+        if websocket is None or not websocket.write(b"2"):
+            connection.queue.put_nowait(Packet(PING))
+        return ping
 
     async def let_read(self, eio_sid: str) -> None:
         """Wait until a client has read the better part of what was sent to it, :data:`LET_READ_SECONDS` at most."""
@@ -121,7 +167,18 @@ class Sending:
 
     def gone(self, eio_sid: str) -> None:
         """A connection is over."""
-        self._asked.pop(eio_sid, None)
+        self._pings.pop(eio_sid, None)
+        self._joined.pop(eio_sid, None)
+
+
+class _Ping:
+    """A ping that is to be answered. ``pongs``: how many are still to come until that is so. ``at``: in loop time."""
+
+    __slots__ = ("answered", "at", "pongs")
+
+    def __init__(self, pongs: int, at: float) -> None:
+        self.pongs, self.at = pongs, at
+        self.answered = asyncio.Event()
 
 
 class _Ringing(Packet):  # type: ignore[misc]  # untyped

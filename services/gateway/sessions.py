@@ -35,6 +35,8 @@ class Socket:
     token: str = ""
     """What resumes the session, as its client was told; presence may have forgotten it."""
     gone: bool = False
+    replaced: str | None = None
+    """A session that another socket took over before this one knew that it had it."""
     claims: str | None = None
     """The user that it is joining as: presence may have given it a session that nobody speaks for yet."""
     calls: dict[str, str] = field(default_factory=dict)

@@ -112,6 +112,7 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         self.send_event, self.ask, self.unheard = (
             self.sending.send_event, self.sending.ask, self.sending.unheard,
         )  # fmt: skip
+        self.answered = self.sending.answered
         self._polling = Polling(
             self.eio, self, origin_allowed, connections, lambda connection: WebSocket(connection, self)
         )

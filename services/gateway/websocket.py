@@ -108,6 +108,7 @@ class WebSocket(Intake):
             raw: bytes = message.data
             if raw == b"3" and self._stage is Stage.OPEN:
                 self._pong()
+                self._server.answered(self._sid)
                 return self._counted()
             return self._take_text(raw)
         if message.type is WSMsgType.BINARY:

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from services.presence import metrics
+from services.presence.connections import Connections
 from services.presence.grace import Graces
 from services.presence.handlers import Handlers
 from services.presence.joins import Joins
@@ -44,7 +45,9 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         leases = Leases(bus, store, graces)
         contacts = Contacts(bus, "required" if settings.status_visibility == "contacts" else "off")
         hits, lag = Hits(), Lag()
-        joins = Joins(store, teller, graces, policy, hits)
+        # A question, and what comes before and after it, fit in the time that a gateway waits for one try.
+        connections = Connections(bus, most=settings.request_timeout_seconds / 2)
+        joins = Joins(store, teller, graces, connections, policy, hits)
         handlers = Handlers(store, teller, graces, leases, joins, contacts)
         deadlines = (
             Deadlines(bus, subjects.GRACE, graces.due),

@@ -1,13 +1,13 @@
 """How users come in: one, or several of one gateway in one request."""
 
-import asyncio
 import secrets
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from services.presence import model
+from services.presence.connections import Connections
 from services.presence.grace import Graces
-from services.presence.model import Joined, Minted, Policy
+from services.presence.model import Joined, Minted, Policy, Silent
 from services.presence.store import Store
 from services.presence.teller import Teller
 from shared.answers import Asking
@@ -18,31 +18,45 @@ from shared.contracts.presence import (
     JoinRequest,
     JoinsReply,
     JoinsRequest,
+    Session,
     Sessions,
 )
-from shared.errors import RateLimited, SignallingError
+from shared.errors import JoinAlone, RateLimited, SignallingError, Unavailable
 from shared.hits import Hits
 from shared.kv import Conflict
 from shared.together import together
 
+ASKED_MAX = 8
+"""Connections that one join may ask about: a session that moves on each time is somebody else's race."""
+
 R = TypeVar("R", bound=JoinReply)
 
-UNHEARD_MS = 500
-"""How long a client that shows a token for the second time may wait for its gateway to say that it was gone."""
-_LOOK_SECONDS = 0.05
 
+class _Unclear(Exception):
+    """What becomes of a join depends on the connection of a session, which its gateway has to be asked about."""
 
-class _NotLostYet(Exception):
-    """The client may be faster than the news that its last socket is gone."""
+    def __init__(self, session: Session, *, unheard: bool) -> None:
+        super().__init__()
+        self.session = session
+        self.unheard = unheard
 
 
 class Joins:
     """Brings users in."""
 
-    def __init__(self, store: Store, teller: Teller, graces: Graces, policy: Policy, hits: Hits) -> None:
+    def __init__(
+        self,
+        store: Store,
+        teller: Teller,
+        graces: Graces,
+        connections: Connections,
+        policy: Policy,
+        hits: Hits,
+    ) -> None:
         self._store = store
         self._teller = teller
         self._graces = graces
+        self._connections = connections
         self._policy = policy
         self._hits = hits
 
@@ -92,7 +106,10 @@ class Joins:
                 came.append(error)
         if later:
             done = await together(
-                *(self._come(requests[number], minted, noted) for number, minted, noted in later)
+                *(
+                    self._come(requests[number], minted, noted, alone=len(requests) == 1)
+                    for number, minted, noted in later
+                )
             )
             for (number, _, _), outcome in zip(later, done, strict=True):
                 came[number] = outcome
@@ -105,10 +122,13 @@ class Joins:
         note = self._store.note(request.gateway, minted.session, request.user)
         return minted, joined, note, self._store.create(joined.record)
 
-    async def _come(self, request: JoinRequest, minted: Minted, noted: set[str]) -> Joined:
-        """Somebody who may be there. ``noted``: sessions that were, for this request."""
+    async def _come(self, request: JoinRequest, minted: Minted, noted: set[str], *, alone: bool) -> Joined:
+        """Somebody who may be there. ``noted``: sessions that were, for this request.
+
+        ``alone``: no other join waits for this one; else raises :class:`JoinAlone` if a gateway has to be asked.
+        """
         try:
-            joined = await self._join(request, minted, noted)
+            joined = await self._join(request, minted, noted, alone=alone)
         except RateLimited:
             self._hits.hit("sessions_per_user")
             raise
@@ -119,24 +139,45 @@ class Joins:
                 await self._store.forget(old.gateway, old.session, request.user)
         return joined
 
-    async def _join(self, request: JoinRequest, minted: Minted, noted: set[str]) -> Joined:
-        patient_until = now_ms() + UNHEARD_MS
+    async def _join(self, request: JoinRequest, minted: Minted, noted: set[str], *, alone: bool) -> Joined:
+        asked: list[tuple[Session, bool]] = []
+        unheard: Session | None = None
+        silent: Silent | None = None
 
         def note(joined: Joined) -> Asking[int]:
             noted.add(joined.session.session)
             return self._store.note(request.gateway, joined.session.session, request.user)
 
         def decide(record: Sessions | None) -> Joined:
-            now = now_ms()
-            if now < patient_until and model.may_be_unheard(record, request):
-                raise _NotLostYet
-            return model.join(record, request, self._policy, now, minted)
+            session = model.maybe_unheard(record, request)
+            if session is not None and (session, True) not in asked:
+                raise _Unclear(session, unheard=True)
+            if session is None or session != unheard:
+                session = model.maybe_silent(record, request, self._policy)
+                if session is not None and (session, False) not in asked:
+                    raise _Unclear(session, unheard=False)
+            return model.join(record, request, self._policy, now_ms(), minted, unheard=unheard, silent=silent)
 
         while True:
             try:
                 joined = await self._store.change(request.user, decide, before=note)
-            except _NotLostYet:
-                await asyncio.sleep(_LOOK_SECONDS)
+            except _Unclear as unclear:
+                session = unclear.session
+                asked.append((session, unclear.unheard))
+                if len(asked) > ASKED_MAX:
+                    raise Unavailable from None
+                if unclear.unheard:
+                    if await self._connections.unheard(session):
+                        unheard = session
+                elif (await self._store.busy_each((request.user,))) == [True]:
+                    since = session.lost_at
+                    if since is None and not alone:
+                        await self._forget(request, noted)
+                        raise JoinAlone from None
+                    if since is None:
+                        since = await self._connections.silent_since(session)
+                    if since is not None:
+                        silent = Silent(session, since)
                 continue
             except RateLimited:
                 await self._forget(request, noted)
@@ -166,7 +207,7 @@ def _told(cls: type[R], joined: Joined, *, busy: bool, **more: Any) -> R:
         since=session.since,
         resumed=joined.resumed,
         continued=joined.continued,
-        lost_at=joined.was.lost_at if joined.was is not None else None,
+        lost_at=joined.silent_since or (joined.was.lost_at if joined.was is not None else None),
         busy=busy,
         **more,
     )

@@ -46,6 +46,8 @@ class Joined(NamedTuple):
     resumed: bool
     displaced: tuple[Session, ...]
     gone: tuple[Session, ...]
+    silent_since: int | None = None
+    """Since when the old connection of the session did not answer (ms), where that is why it goes on here."""
 
     @property
     def continued(self) -> bool:
@@ -95,8 +97,27 @@ class Reasserted(NamedTuple):
     was: Session | None = None
 
 
-def join(record: Sessions | None, request: JoinRequest, policy: Policy, now: int, minted: Minted) -> Joined:
+class Silent(NamedTuple):
+    """The only session of a user who is in a call, as far as its connection did not answer ``since`` (ms)."""
+
+    session: Session
+    since: int
+
+
+def join(
+    record: Sessions | None,
+    request: JoinRequest,
+    policy: Policy,
+    now: int,
+    minted: Minted,
+    *,
+    unheard: Session | None = None,
+    silent: Silent | None = None,
+) -> Joined:
     """``request.user`` joins. ``now``: milliseconds since the epoch.
+
+    ``unheard``: a session whose gateway says that its client may not have heard of its token. ``silent``: see there;
+    both count for as long as the session is where it was.
 
     The session that the socket speaks for afterwards is, the first that applies:
 
@@ -104,8 +125,9 @@ def join(record: Sessions | None, request: JoinRequest, policy: Policy, now: int
     2. the one that is at this very socket already, so a request tried again is no second session;
     3. the one with the same device;
     4. under the single policy, the last one;
-    5. the only one, if it is in its grace and no other device: a client that knows nothing of resuming comes back;
-    6. a new one, in the place of the one lost longest ago if there are too many. Raises :class:`RateLimited` if none
+    5. the one that is in a call and ``silent``;
+    6. the only one, if it is in its grace and no other device: a client that knows nothing of resuming comes back;
+    7. a new one, in the place of the one lost longest ago if there are too many. Raises :class:`RateLimited` if none
        of them is lost.
 
     The session of 2 keeps its resume token, because of two answers to one request either may be the one that counts.
@@ -115,11 +137,12 @@ def join(record: Sessions | None, request: JoinRequest, policy: Policy, now: int
         alone = Sessions(user=request.user, sessions=(session,))
         return Joined(alone, session, None, resumed=False, displaced=(), gone=())
     sessions = record.sessions
-    resumed = _resumable(sessions, request)
+    resumed = _resumable(sessions, request, unheard)
     here = _first(s for s in sessions if _address(s) == (request.gateway, request.socket))
     twin = _first(s for s in sessions if request.device is not None and s.device == request.device)
     last = sessions[-1] if policy.single and sessions else None
-    kept = resumed or here or twin or last or _lone(sessions, request)
+    mute = sessions[0] if silent is not None and sessions == (silent.session,) else None
+    kept = resumed or here or twin or last or mute or _lone(sessions, request)
     evicted = None
     if kept is None and len(sessions) >= policy.limit:
         evicted = min((s for s in sessions if s.lost_at is not None), key=_lost_at, default=None)
@@ -155,6 +178,7 @@ def join(record: Sessions | None, request: JoinRequest, policy: Policy, now: int
         resumed=is_resumed,
         displaced=tuple(s for s in left_behind if _address(s) != _address(session)),
         gone=gone,
+        silent_since=silent.since if silent is not None and kept is not None and kept is mute else None,
     )
 
 
@@ -247,24 +271,39 @@ def _new(request: JoinRequest, now: int, minted: Minted) -> Session:
     )
 
 
-def may_be_unheard(record: Sessions | None, request: JoinRequest) -> bool:
-    """Whether the token is that of the last resume, of a session that may be about to be lost."""
+def maybe_unheard(record: Sessions | None, request: JoinRequest) -> Session | None:
+    """Return the session of a spent token, if it is at another socket and its client may not have the next token."""
     session = _named(record, request.resume_session or "")
-    return (
-        session is not None
-        and session.lost_at is None
-        and _address(session) != (request.gateway, request.socket)
-        and any(_same(token, request.resume_token) for token in session.spent)
-    )
+    if session is None or session.lost_at is not None:
+        return None
+    if _address(session) == (request.gateway, request.socket):
+        return None
+    return session if any(_same(token, request.resume_token) for token in session.spent) else None
 
 
-def _resumable(sessions: tuple[Session, ...], request: JoinRequest) -> Session | None:
+def maybe_silent(record: Sessions | None, request: JoinRequest, policy: Policy) -> Session | None:
+    """Return the only session of the user, if a plain join would make another one beside it or take it over as lost."""
+    sessions = record.sessions if record is not None else ()
+    if len(sessions) != 1 or policy.single:
+        return None
+    session = sessions[0]
+    if _address(session) == (request.gateway, request.socket) or _resumable(sessions, request):
+        return None
+    if request.device is not None and request.device == session.device:
+        return None
+    return session
+
+
+def _resumable(
+    sessions: tuple[Session, ...], request: JoinRequest, unheard: Session | None = None
+) -> Session | None:
     if request.resume_session is None or request.resume_token is None:
         return None
     session = _first(s for s in sessions if s.session == request.resume_session)
     if session is None:
         return None
-    good = (session.resume_token, *(session.spent if session.lost_at is not None else ()))
+    spent_too = session.lost_at is not None or session == unheard
+    good = (session.resume_token, *(session.spent if spent_too else ()))
     return session if any(_same(token, request.resume_token) for token in good) else None
 
 

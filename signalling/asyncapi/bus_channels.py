@@ -228,6 +228,13 @@ def _deliveries(schemas: Schemas) -> Iterator[Message]:
 def _of_services(schemas: Schemas, rows: dict[str, Row]) -> Iterator[Channel]:
     replaced = "control.<gateway>.<session>.replaced"
     yield Channel(rows[replaced], replaced, (_text("control.replaced", "The socket's id.", "xHc2pQw0AAAB"),))
+    yes_or_no = _text(
+        "control.socket.answer", "Yes; or no: nothing, or a time in milliseconds.", "yes", "1795000000000"
+    )
+    for what, text in (("lives", "it answers a ping"), ("heard", "it has heard of its resume token")):
+        question = f"control.<gateway>.<session>.{what}"
+        asked = _text(f"control.{what}", f"The socket's id, and in how many ms {text}.", "xHc2pQw0AAAB 1000")
+        yield Channel(rows[question], question, (asked,), (yes_or_no,))
     alive = "control.<gateway>.-.alive"
     yes = _text("control.alive.answer", "It works.")
     yield Channel(rows[alive], alive, (_text("control.alive", "Nothing but the question."),), (yes,))

@@ -102,6 +102,11 @@ async def test_a_client_that_has_not_heard_may_be_faster_than_the_news(
     await gw2.lose(USER, None, "s2", unheard=True)
     again = await back
     assert (again.resumed, again.session) == (True, joined.session)
+
+    async def heard(msg: Msg) -> None:
+        await msg.respond(subjects.YES)
+
+    await bus.subscribe(subjects.control_all("gw1"), heard)
     thief = await gw2.join(USER, "s4", resume=joined)
     assert not thief.resumed and thief.session != joined.session
 

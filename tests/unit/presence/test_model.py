@@ -11,10 +11,13 @@ from services.presence.model import (
     Joined,
     Minted,
     Policy,
+    Silent,
     expire,
     join,
     leave,
     lose,
+    maybe_silent,
+    maybe_unheard,
     reassert,
 )
 from shared.contracts.presence import JoinRequest, LeaveRequest, ReassertRequest, Session, Sessions
@@ -282,6 +285,109 @@ def _check(now: Sessions | None, policy: Policy) -> None:
     assert len({(s.gateway, s.socket) for s in sessions}) == len(sessions)
     assert len({*devices}) == len(devices)
     assert len({s.resume_token for s in sessions}) == len(sessions)
+
+
+# --- connections that do not answer ---
+
+
+def plain(*, socket: str = "new-socket", device: str | None = None) -> JoinRequest:
+    return JoinRequest(request_id="r", user="alice", gateway="gw2", socket=socket, device=device)
+
+
+@pytest.mark.parametrize("device", [None, "d1", "d9"])
+def test_a_silent_session_in_a_call_is_taken_over_whatever_device_comes(device: str | None) -> None:
+    before, silent = record(PHONE), Silent(PHONE, NOW - 5)
+    joined = join(before, plain(device=device), MULTI, NOW, Minted("new", "new-token"), silent=silent)
+    assert joined.session.session == "phone" and names(joined.displaced) == ["phone"]
+    assert joined.silent_since == NOW - 5
+
+
+def test_who_was_silent_and_has_moved_or_has_company_is_left_alone() -> None:
+    moved = PHONE.model_copy(update={"socket": "elsewhere"})
+    for before in (record(moved), record(PHONE, TAB)):
+        joined = join(before, plain(), MULTI, NOW, Minted("new", "t"), silent=Silent(PHONE, NOW))
+        assert joined.session.session == "new" and joined.silent_since is None
+
+
+def test_whose_connection_is_asked_about() -> None:
+    assert maybe_silent(record(PHONE), plain(), MULTI) is PHONE
+    assert maybe_silent(record(PHONE), plain(device="d9"), MULTI) is PHONE
+    assert maybe_silent(record(PHONE), plain(device="d1"), MULTI) is None
+    assert maybe_silent(record(PHONE, TAB), plain(), MULTI) is None
+    assert maybe_silent(record(PHONE), plain(), SINGLE) is None
+    assert maybe_silent(None, plain(), MULTI) is None
+    good = plain().model_copy(update={"resume_session": "phone", "resume_token": "phone-token"})
+    assert maybe_silent(record(PHONE), good, MULTI) is None
+    wrong = good.model_copy(update={"resume_token": "wrong"})
+    assert maybe_silent(record(PHONE), wrong, MULTI) is PHONE
+
+
+def test_a_spent_token_is_good_while_its_successor_is_not_heard() -> None:
+    """The same token on one gateway after the other, none of which gets through to the client."""
+    now = record(TAB)
+    for hop in range(5):
+        request = JoinRequest(
+            request_id="r", user="alice", gateway=f"gw{hop % 2}", socket=f"hop{hop}",
+            resume_session="tab", resume_token="tab-token",
+        )  # fmt: skip
+        unheard = maybe_unheard(now, request)
+        assert (unheard is None) == (hop == 0)
+        assert hop == 0 or not join(now, request, MULTI, NOW, Minted("new", "x")).resumed
+        joined = join(now, request, MULTI, NOW, Minted("new", f"t{hop}"), unheard=unheard)
+        assert joined.resumed and joined.session.session == "tab"
+        now = joined.record
+        stale = join(
+            now, request.model_copy(update={"socket": "z"}), MULTI, NOW, Minted("n", "y"), unheard=unheard
+        )
+        assert not stale.resumed, "what was said of another socket does not count"
+
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["plain", "resume", "lost", "leave", "stale verdict"]), st.integers(0, 7)),
+    max_size=30,
+)
+
+
+@given(STEPS)
+def test_a_call_is_never_left_at_a_socket_that_does_not_answer(steps: list[tuple[str, int]]) -> None:
+    """One client, any interleaving of joins, losses and verdicts: it has one session, at its last socket.
+
+    Every socket but the last is silent. Verdicts are applied at once, or late, on a record that has changed.
+    """
+    now: Sessions | None = None
+    token, name, stale = "", "", None
+    for number, (step, _) in enumerate(steps):
+        socket = f"k{number}"
+        lone = now.sessions[0] if now is not None and len(now.sessions) == 1 else None
+        if step in ("plain", "resume"):
+            request = JoinRequest(
+                request_id="r", user="alice", gateway=f"gw{number % 2}", socket=socket,
+                resume_session=name or None if step == "resume" else None,
+                resume_token=token or None if step == "resume" else None,
+            )  # fmt: skip
+            unheard, mute = maybe_unheard(now, request), maybe_silent(now, request, MULTI)
+            joined = join(
+                now, request, MULTI, number, Minted(f"s{number}", f"t{number}"),
+                unheard=unheard, silent=Silent(mute, number) if mute is not None else None,
+            )  # fmt: skip
+            assert lone is None or joined.session.session == lone.session, "the call stays with its session"
+            now, stale = joined.record, Silent(joined.session, number)
+            if (
+                step == "plain"
+            ):  # a client that resumes never hears: it shows the token of its last plain join
+                token, name = joined.session.resume_token, joined.session.session
+        elif step == "stale verdict" and stale is not None and now is not None:
+            moved = now.sessions[-1].model_copy(update={"socket": f"m{number}"})
+            other = Sessions(user="alice", sessions=(*now.sessions[:-1], moved))
+            joined = join(other, plain(socket=socket), MULTI, number, Minted("q", "q"), silent=stale)
+            assert joined.silent_since is None
+        elif step == "lost" and lone is not None:
+            now = lose(now, lone.session, lone.gateway, lone.socket, number, unheard=True).record
+        elif step == "leave" and lone is not None:
+            now, name, token = leaves(now, lone)[0], "", ""
+        if now is not None:
+            assert len(now.sessions) == 1
+            _check(now, MULTI)
 
 
 # --- grace --------------------------------------------------------------------------------------------------------
