@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
 import pytest
+from nats.aio.msg import Msg
 
 from services.presence.app import start
 from services.presence.model import Left
@@ -141,6 +142,11 @@ async def test_resume_on_another_gateway(bus: Bus, presence: Start, gw1: Gateway
     first = await gw1.join(USER, "s1")
     second = await gw2.join(USER, "s2", resume=first)
     assert (second.session, second.resumed) == (first.session, True)
+
+    async def heard(msg: Msg) -> None:
+        await msg.respond(subjects.YES)
+
+    await bus.subscribe(subjects.control_all("gw2"), heard)
     stale = await gw1.join(USER, "s3", resume=first)
     assert stale.session != first.session
     assert not stale.resumed
