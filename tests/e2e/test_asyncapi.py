@@ -200,9 +200,12 @@ async def _whole_call(cluster: Cluster, judge: Judge, alice: Witness, bob: Witne
     assert (await again.ok("user:join", {"userId": bob.user, "resume": resume}))["resumed"]
     await alice.ok("call:offer", {**there, "callId": call, "offer": SDP})
     await again.expect("call:offer", callId=call)
+    late = Witness(bob.user, judge)
+    await late.connect(cluster.gateways[1].url)
+    assert not (await late.ok("user:join", {"userId": bob.user, "resume": resume}))["resumed"]
     await again.ok("call:end", {"callId": call, "reason": "ice_failed"})
     await alice.expect("call:ended", callId=call)
-    for client in (again, tablet):
+    for client in (again, tablet, late):
         await client.disconnect()
 
 
@@ -224,8 +227,10 @@ async def _other_ends(cluster: Cluster, judge: Judge, alice: Witness) -> None:
     await alice.expect("call:ended", reason="hangup")
     carol = await _enter(cluster, judge, "carol", 1)
     await _talk(alice, carol)
+    tablet = await _enter(cluster, judge, "carol", 0)
     await _gone(carol)
     await alice.expect("call:ended", reason="connection_lost")
+    await tablet.disconnect()
 
 
 async def _questions(cluster: Cluster, judge: Judge, alice: Witness) -> None:
