@@ -172,9 +172,10 @@ class Recoveries:
         # Turns are told again for longer than the mailbox is read back: whatever is older than that has been heard.
         heard = max(0, last_seq - MARGIN_MS * 1000) if last_seq is not None else 0
         if at is not None and complete:
-            return Missed(letters[: at + 1], _once(letters, at + 1), complete, overtaken=heard)
+            missed = [letter for letter in _once(letters, at + 1) if _is_news(letter, heard)]
+            return Missed(letters[: at + 1], missed, complete, overtaken=heard)
         first = next((n for n, letter in enumerate(letters) if letter.seq > after), len(letters))
-        before, missed = letters[:first], _once(letters, first)
+        before, missed = letters[:first], [one for one in _once(letters, first) if _is_news(one, heard)]
         if not complete:
             missed = [letter for letter in missed if letter.seq > after]  # the others were told again
         if complete or last_seq is None:
@@ -248,6 +249,14 @@ def joined_seq(last_seq: int | None, missed: list[Letter]) -> int:
     """The ``seq`` of ``user:joined``: after what the client has got, before what it gets now."""
     base = min(last_seq, now_seq()) + 1 if last_seq is not None else now_seq() - MARGIN_MS * 1000
     return min(base, missed[0].seq - 1) if missed else base
+
+
+def _is_news(letter: Letter, heard: int) -> bool:
+    """Return whether the client cannot have heard it. Turns up to ``heard`` are there only because they were told again.
+
+    Relays are numbered, so the socket knows which it has had.
+    """
+    return letter.event in RELAYED or letter.seq > heard
 
 
 def _once(letters: list[Letter], start: int) -> list[Letter]:

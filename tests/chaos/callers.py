@@ -170,6 +170,8 @@ class Pair:
             await self._talk(a, b, call)
             by = self._chance.choice((a, b))
             await by.request("call:end", {"callId": call})
+        if what in ("reject", "ring out") and "call:accepted" in a.heard.get(call, ()):
+            await a.request("call:end", {"callId": call})  # a glare accepted it at once
         for caller in (a, b):
             if caller.heard.get(call):
                 await caller.hears(call, *TERMINAL, within=PATIENCE_SECONDS)

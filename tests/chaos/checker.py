@@ -60,7 +60,7 @@ def _check_ends(history: Sequence[Record], lost: set[tuple[str, str]]) -> Iterab
         if record.what != "heard" or not record.call:
             continue
         key = (record.user, record.call)
-        if ends[key] and record.event not in TERMINAL:
+        if ends[key] and record.event not in (*TERMINAL, "error"):
             yield f"{record.user} heard {record.event} of {record.call} after its end"
         heard[key].add(record.event)
         if record.event in TERMINAL:

@@ -97,12 +97,15 @@ async def test_turns_from_before_the_mailbox_was_read_are_not_heard_again_after_
     """Call control tells turns of the last 30 s again; a resume reads back ten seconds only."""
     last = 60_000_000
 
+    heard, missed_ = (Letter("call:ended", b'{"callId":"c","seq":%d}' % seq) for seq in (last, last + 9))
+    again = Letter("call:ended", b'{"callId":"b","seq":%d}' % (last - 20_000_000))
+
     async def read(*_: Any, **__: Any) -> list[Letter]:
-        return [Letter("call:ended", b'{"callId":"c","seq":%d}' % last)]
+        return [heard, again, missed_]
 
     monkeypatch.setattr(mailbox, "read", read)
     monkeypatch.setattr(Reach, "covers", _covers(True))
     look = Recoveries(cast(Bus, None)).look
     missed = await look(Recovery("s", direct=True), last_seq=last, lost_at=None, since=0)
-    assert missed.complete
+    assert (missed.missed, missed.complete) == ([missed_], True), "told again while the client was away"
     assert last - recovery.MARGIN_MS * 1000 <= missed.overtaken < last, "clocks of callcores may differ"
