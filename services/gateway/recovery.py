@@ -252,7 +252,7 @@ def joined_seq(last_seq: int | None, missed: list[Letter]) -> int:
 
 
 def _is_news(letter: Letter, heard: int) -> bool:
-    """Return whether the client cannot have heard it. Turns up to ``heard`` are there only because they were told again.
+    """Return whether the client may not have heard it. Turns up to ``heard`` are there because they were told again.
 
     Relays are numbered, so the socket knows which it has had.
     """
