@@ -272,7 +272,8 @@ async def test_published_keys_will_do_and_while_they_are_not_there_clients_are_t
     issuer, pair = Issuer(), Pair("ES256", "one")
     async with issuer.running():
         pass
-    client = await connect(await gateway(auth_mode="jwt", jwt_jwks_url=issuer.url))
+    # It is not ready without keys, and says so; who comes nevertheless is told to come again.
+    client = await connect(await gateway(wait=False, auth_mode="jwt", jwt_jwks_url=issuer.url))
     join = {"userId": "alice", "token": pair.sign(claims())}
     error = await client.refused("user:join", join, code="unavailable")
     assert error["retryable"] is True
