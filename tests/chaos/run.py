@@ -19,6 +19,7 @@ from tests.support.proxy import Proxy
 CALM_SECONDS = 60.0
 """After the last fault: time for calls under way to come to their ends."""
 QUIET_SECONDS = 60.0
+SUPERVISE_SECONDS = 0.5
 SETTINGS = {
     "RESUME_WINDOW_SECONDS": "15",
     "SWEEP_SECONDS": "3",
@@ -83,7 +84,10 @@ async def run(folder: Path, *, seed: int, seconds: float, nats_nodes: int, pairs
     history: list[Record] = []
     system = _System(folder, nats_nodes)
     await system.start()
+    supervising = None
     try:
+        crashed: list[str] = []
+        supervising = asyncio.create_task(_supervise(system, crashed))
         urls = await system.open_to_clients()
         callers = [Pair(number, f"s{seed}", urls, seed, history.append) for number in range(pairs)]
         stop = asyncio.Event()
@@ -100,8 +104,9 @@ async def run(folder: Path, *, seed: int, seconds: float, nats_nodes: int, pairs
         stop.set()
         async with asyncio.timeout(2 * CALM_SECONDS):
             await talking
+        await asyncio.sleep(2 * SUPERVISE_SECONDS)
         await system.ready()
-        wrong = await _left_behind(system)
+        wrong = crashed + await _left_behind(system)
         await asyncio.gather(*(pair.leave() for pair in callers))
         save(history, folder / "history.jsonl")
         wrong += check(history)
@@ -109,8 +114,21 @@ async def run(folder: Path, *, seed: int, seconds: float, nats_nodes: int, pairs
         resumes = Counter(r.resumed for r in history if r.what == "joined" and r.resumed is not None)
         return Outcome(faults, sum(pair.calls for pair in callers), relays, resumes, wrong)
     finally:
+        if supervising is not None:
+            supervising.cancel()
+            await asyncio.gather(supervising, return_exceptions=True)
         save(history, folder / "history.jsonl")
         await system.close()
+
+
+async def _supervise(system: _System, crashed: list[str]) -> None:
+    """Start again what could not start while NATS was away, as a supervisor does; note what ended otherwise."""
+    while True:
+        await asyncio.sleep(SUPERVISE_SECONDS)
+        for name, tail in system.ended().items():
+            if "cannot start" not in tail:
+                crashed.append(f"{name} has ended: {tail}")
+            system.restart(name)
 
 
 async def _until(when: float, talking: "asyncio.Future[object]") -> None:

@@ -210,6 +210,10 @@ class Cluster:
         """Whether that process is there."""
         return self._services[name].running
 
+    def ended(self) -> dict[str, str]:
+        """Services that have ended although nobody killed them → the end of their log."""
+        return {s.name: s.tail(3) for s in self._services.values() if not s.running and not s.killed}
+
     def pause_one(self, name: str) -> None:
         """SIGSTOP to one process."""
         self._services[name].signal(signal.SIGSTOP)
