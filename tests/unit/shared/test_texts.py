@@ -1,0 +1,92 @@
+"""Subjects, keys, ids, errors and stamps, character by character."""
+
+import re
+
+import pytest
+from pydantic import ValidationError
+
+from shared import subjects
+from shared.contracts.calls import Hold
+from shared.contracts.client import Join
+from shared.contracts.relays import apart, stamp, stamped, without_first
+from shared.contracts.wire import json_size
+from shared.errors import CallNotFound, SignallingError, Unavailable
+from shared.ids import could_be_minted, encode, new_id
+
+
+def test_subjects_and_keys_are_what_permissions_and_other_tools_expect() -> None:
+    assert subjects.settled("s") == "deliver.-.s.settled"
+    assert subjects.alive("gw") == "control.gw.-.alive"
+    assert subjects.key_rings("caller", "a b") == "caller.a=20b"
+    key = subjects.key_at("gw", "s", "a b")
+    assert key == "at.gw.s.a=20b" and subjects.parse_key_at(key) == ("s", "a b")
+    assert subjects.verb_of("rpc.calls.happen.cc-1") == "rpc.calls.happen"
+    assert subjects.verb_of("rpc.calls.end") == "rpc.calls.end"
+    assert subjects.is_rpc("rpc.calls.end") and not subjects.is_rpc("relay.rpc.x")
+
+
+@pytest.mark.parametrize(("marks", "wanted"), [("0w", True), ("0fsw", True), ("0f", False), ("0", False)])
+def test_whether_a_receipt_is_wanted_is_in_its_marks_alone(marks: str, wanted: bool) -> None:
+    reply = subjects.receipt("gw-w", "s-w", 7, marks)
+    assert subjects.receipt_wanted(reply) is wanted
+    assert subjects.receipt_of(reply) == ("gw-w", "s-w", 7, marks, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "could"), [("a" * 64, True), ("a" * 65, False), ("", False), ("a b", False), ("a.b", False)]
+)
+def test_what_could_be_minted(text: str, could: bool) -> None:
+    assert could_be_minted(text) is could and could_be_minted(new_id())
+
+
+def test_minted_ids_use_all_letters() -> None:
+    letters = set("".join(new_id() for _ in range(2_000)))
+    assert len(letters) == 64 and all(encode(letter) == letter for letter in letters)
+
+
+def test_an_error_comes_back_as_it_was() -> None:
+    error = SignallingError.from_wire(CallNotFound(call_id="c1").to_wire())
+    assert isinstance(error, CallNotFound) and error.call_id == "c1"
+    assert isinstance(SignallingError.from_wire({}), Unavailable), "of a service that is newer"
+
+
+def test_a_stamp_comes_off_as_it_went_on() -> None:
+    assert stamp(b'{"a":1}', "s.x", 7) == b'{"a":1,"relay":"s.x.7"}'
+    assert stamped(b'{"a":1,"relay":"s.x.7"}') == ("s.x", 7, b'{"a":1}')
+    assert stamped(b'{"a":1,"relay":"s.7","seq":9}') == ("s", 7, b'{"a":1,"seq":9}')
+    assert stamped(b'{"a":1}') is None
+
+
+def test_several_in_one_message_come_apart() -> None:
+    reply = subjects.receipt("gw", "s", 7, "1sa", 2)
+    assert list(apart(reply, b"a\nb\nc")) == [
+        (subjects.receipt("gw", "s", 7, "1sa"), b"a"),
+        (subjects.receipt("gw", "s", 8, "1f"), b"b"),
+        (subjects.receipt("gw", "s", 9, "1f"), b"c"),
+    ]
+    alone = subjects.receipt("gw", "s", 7, "1sa")
+    assert list(apart(alone, b"a")) == [(alone, b"a")]
+    assert without_first(reply, b"a\nb\nc", 1) == (subjects.receipt("gw", "s", 8, "1f", 1), b"b\nc")
+
+
+def test_what_is_absent_is_left_out() -> None:
+    assert Hold(call="c", peer="p", since=1).dump() == b'{"call":"c","peer":"p","since":1}'
+    assert b"null" not in Join(user_id="ann").dump()
+
+
+@pytest.mark.parametrize("text", ["a\x00", "a\x7f", "a\x85", "a\nb"])
+def test_control_characters_are_refused_by_name(text: str) -> None:
+    with pytest.raises(
+        ValidationError, match=re.escape("must not contain control characters or lone surrogates")
+    ):
+        Join(user_id=text)
+
+
+@pytest.mark.parametrize("text", ["a", "ä😀", "a b", "\u200b", "\u00a0"])
+def test_all_other_characters_are_taken(text: str) -> None:
+    assert Join(user_id=text).user_id == text
+
+
+def test_the_size_of_json_is_that_of_its_bytes() -> None:
+    assert json_size({"a": ["ä", 1]}) == len('{"a":["ä",1]}'.encode())
+    assert json_size("\ud800") == 5
