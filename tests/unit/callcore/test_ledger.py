@@ -4,8 +4,9 @@ import pytest
 
 from services.callcore import ledger
 from services.callcore.ledger import Ledger, Turn
+from shared import subjects
 from shared.contracts.relays import Acks
-from shared.subjects import Receipt
+from shared.subjects import Receipt, receipt_of
 
 
 def relay(number: int, marks: str = "0", *, more: int = 0, gateway: str = "g", session: str = "s") -> Receipt:
@@ -106,3 +107,21 @@ def test_sessions_idle_for_longest_are_forgotten(monkeypatch: pytest.MonkeyPatch
     for number, session in enumerate(("a", "b", "a", "c")):
         pass_on(book, relay(number, session=session))
     assert pass_on(book, relay(2, session="a"), relay(1, session="b")) == [Turn.OVER, Turn.ITS]
+
+
+def test_a_ledger_has_something_to_tell_after_a_relay_and_after_a_gap() -> None:
+    receipt = receipt_of(subjects.receipt("gw", "s", 7, "0s"))
+    for note in (Ledger.done, Ledger.missed):
+        ledger = Ledger()
+        assert not ledger
+        note(ledger, ("s", "c"), receipt)
+        assert ledger
+        assert [gateway for gateway, _ in ledger.to_tell("cc")] == ["gw"]
+        assert not ledger
+
+
+def test_what_another_instance_has_passed_on_does_not_take_a_number_back() -> None:
+    ledger = Ledger()
+    for number, last in ((0, 0), (5, 5), (3, 5), (9, 9)):
+        ledger.known(("s", "c"), number)
+        assert ledger._last["s", "c"] == last

@@ -11,7 +11,7 @@ from shared.contracts.client import Join
 from shared.contracts.relays import apart, stamp, stamped, without_first
 from shared.contracts.wire import json_size
 from shared.errors import CallNotFound, SignallingError, Unavailable
-from shared.ids import could_be_minted, encode, new_id
+from shared.ids import could_be_minted, encode, new_id, random_tokens
 
 
 def test_subjects_and_keys_are_what_permissions_and_other_tools_expect() -> None:
@@ -90,3 +90,29 @@ def test_all_other_characters_are_taken(text: str) -> None:
 def test_the_size_of_json_is_that_of_its_bytes() -> None:
     assert json_size({"a": ["ä", 1]}) == len('{"a":["ä",1]}'.encode())
     assert json_size("\ud800") == 5
+
+
+def test_who_answers_a_request_is_known_by_its_subject() -> None:
+    assert subjects.zone_of("$JS.API.STREAM.INFO.X") == subjects.ZONE_NATS
+    assert subjects.zone_of("$KV.calls.user.ann") == subjects.ZONE_NATS
+    assert subjects.zone_of("deadline.set.ring.c") == subjects.ZONE_NATS
+    assert subjects.zone_of("control.gw.-.alive") == "gateway"
+    assert subjects.zone_of("rpc.presence.join") == "presence"
+    assert subjects.zone_of("rpc.calls.happen.cc-1") == "callcore"
+
+
+def test_keys_of_rings_are_one_token() -> None:
+    assert subjects.key_pair("a b", "bob") == "pair.a=20b=0Abob"
+    assert subjects.key_user_all() == "user.*"
+
+
+def test_random_tokens_are_whole_and_all_different() -> None:
+    tokens = random_tokens()
+    found = [next(tokens) for _ in range(1_000)]
+    assert len(set(found)) == 1_000
+    assert all(re.fullmatch("[0-9a-f]{16}", token) for token in found)
+
+
+def test_the_reason_why_something_is_unavailable_is_not_for_clients() -> None:
+    wire = Unavailable("stream DELIVER: no leader").to_wire()
+    assert wire == {"code": "unavailable", "message": "Temporarily unavailable", "retryable": True}
