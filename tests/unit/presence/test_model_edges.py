@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.presence.model import SPENT_MAX, Minted, Reasserted, join, lose, may_be_unheard, reassert
+from services.presence.model import SPENT_MAX, Minted, Reasserted, join, lose, maybe_unheard, reassert
 from shared.contracts.presence import JoinRequest, ReassertRequest, Session, Sessions
 from tests.unit.presence.test_model import MULTI, NOW, record, session
 
@@ -42,8 +42,8 @@ def spent(*tokens: str) -> Session:
     ],
 )
 def test_whose_client_may_be_about_to_be_lost(known: Session, asked: JoinRequest, unheard: bool) -> None:
-    assert may_be_unheard(record(known), asked) is unheard
-    assert may_be_unheard(None, asked) is False
+    assert (maybe_unheard(record(known), asked) == known) is unheard
+    assert maybe_unheard(None, asked) is None
 
 
 def reasserted(known: Sessions | None, *, device: str | None = None, socket: str = "a-socket") -> Reasserted:
