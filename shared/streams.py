@@ -22,6 +22,8 @@ MAILBOX_MAX = 1_024
 MB = 1024 * 1024
 _NOT_FOUND, _IN_USE = 10059, 10058
 _API_SECONDS = 5.0
+EVENTS_PER_SUBJECT = 1000
+"""Records of one kind that ``EVENTS`` keeps of a user or a call; oldest out first."""
 MAKE_SECONDS = 30.0
 """How long a cluster may take until it has elected who makes streams."""
 _PAUSE_SECONDS = (0.05, 0.5)
@@ -93,6 +95,8 @@ async def ensure_events(bus: Bus, settings: BackendSettings) -> None:
             "num_replicas": settings.kv_replicas,
             "max_age": settings.events_max_age_hours * 3600 * SECOND_NS,
             "max_bytes": settings.events_max_mb * MB,
+            # So that nobody pushes out the history of others: of one user and kind, or one call.
+            "max_msgs_per_subject": EVENTS_PER_SUBJECT,
             "discard": "old",
             "allow_direct": True,
             "duplicate_window": 120 * SECOND_NS,

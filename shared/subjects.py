@@ -345,6 +345,11 @@ def key_rings(role: str, user: str) -> str:
     return f"{role}.{encode(user)}"
 
 
+def key_joins(user: str) -> str:
+    """``joins.<user>`` in bucket ``sessions``: when the user, who joins often, may join next."""
+    return f"joins.{encode(user)}"
+
+
 def key_pair(caller: str, callee: str) -> str:
     """``pair.<caller>=0A<callee>`` in bucket ``calls``: the caller's rings that the callee did not answer.
 
@@ -544,6 +549,13 @@ TABLE: tuple[Row, ...] = (
         "presence",
         "presence",
         "which sessions to look after when the gateway dies",
+    ),
+    Row(
+        "$KV.sessions.joins.<user>",
+        "key in bucket sessions, with a TTL",
+        "presence",
+        "presence",
+        "when a user who joins often may join next",
     ),
     Row(
         "$KV.sessions.gateway.<gateway>",

@@ -16,7 +16,7 @@ class Settings(BackendSettings):
     )
     rate_limit: bool = Field(
         default=True,
-        description="`off`: no limits of connections, events, candidates and ring attempts; for measurements.",
+        description="`off`: no limits of connections, events, candidates, joins and ring attempts; for measurements.",
     )
     rings_per_caller: RateSetting = Field(
         default=Rate(20, 60), description="How often a user may ring others, on all gateways together."

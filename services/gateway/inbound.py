@@ -203,6 +203,8 @@ class Inbound:
             self._replies.refuse(asked, error)
             if isinstance(error, TooLarge):
                 self._hits.hit("sizes")
+            if isinstance(error, RateLimited) and packet.name == Event.JOIN:
+                await self._strike(socket.eio_sid, self._refusals, "refusals")
             if isinstance(error, BadRequest | TokenRefused | TokenExpired):
                 await self._strike(socket.eio_sid, self._strikes, "strikes")
         except Exception:

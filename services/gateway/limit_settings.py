@@ -16,7 +16,7 @@ class LimitSettings(AuthSettings):
 
     rate_limit: bool = Field(
         default=True,
-        description="`off`: no limits of connections, events, candidates and ring attempts; for measurements.",
+        description="`off`: no limits of connections, events, candidates, joins and ring attempts; for measurements.",
     )
     trusted_proxies: CommaList = Field(
         default=(),

@@ -7,6 +7,7 @@ from services.presence import metrics
 from services.presence.connections import Connections
 from services.presence.grace import Graces
 from services.presence.handlers import Handlers
+from services.presence.join_limiter import JoinLimiter
 from services.presence.joins import Joins
 from services.presence.leases import Leases
 from services.presence.model import Policy
@@ -47,7 +48,10 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         hits, lag = Hits(), Lag()
         # A question, and what comes before and after it, fit in the time that a gateway waits for one try.
         connections = Connections(bus, most=settings.request_timeout_seconds / 2)
-        joins = Joins(store, teller, graces, connections, policy, hits)
+        limiter = JoinLimiter(
+            store.buckets[0], settings.joins_per_user if settings.rate_limit else None, hits
+        )
+        joins = Joins(store, teller, graces, connections, limiter, policy, hits)
         handlers = Handlers(store, teller, graces, leases, joins, contacts)
         deadlines = (
             Deadlines(bus, subjects.GRACE, graces.due),

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from services.presence import model
 from services.presence.connections import Connections
 from services.presence.grace import Graces
+from services.presence.join_limiter import JoinLimiter
 from services.presence.model import Joined, Minted, Policy, Silent
 from services.presence.store import Store
 from services.presence.teller import Teller
@@ -50,6 +51,7 @@ class Joins:
         teller: Teller,
         graces: Graces,
         connections: Connections,
+        limiter: JoinLimiter,
         policy: Policy,
         hits: Hits,
     ) -> None:
@@ -57,6 +59,7 @@ class Joins:
         self._teller = teller
         self._graces = graces
         self._connections = connections
+        self._limiter = limiter
         self._policy = policy
         self._hits = hits
 
@@ -84,9 +87,10 @@ class Joins:
         """
         came: list[Any] = []
         later: list[tuple[int, Minted, set[str]]] = []
+        free = [each.attempt > 1 or self._limiter.admits_at_once(each.user) for each in requests]
         tried = [
-            self._try(each) if each.resume_session is None and each.attempt == 1 else None
-            for each in requests
+            self._try(each) if is_free and each.resume_session is None and each.attempt == 1 else None
+            for each, is_free in zip(requests, free, strict=True)
         ]
         for number, (each, trying) in enumerate(zip(requests, tried, strict=True)):
             if trying is None:
@@ -107,7 +111,9 @@ class Joins:
         if later:
             done = await together(
                 *(
-                    self._come(requests[number], minted, noted, alone=len(requests) == 1)
+                    self._come(
+                        requests[number], minted, noted, alone=len(requests) == 1, free=free[number]
+                    )
                     for number, minted, noted in later
                 )
             )
@@ -122,11 +128,16 @@ class Joins:
         note = self._store.note(request.gateway, minted.session, request.user)
         return minted, joined, note, self._store.create(joined.record)
 
-    async def _come(self, request: JoinRequest, minted: Minted, noted: set[str], *, alone: bool) -> Joined:
+    async def _come(
+        self, request: JoinRequest, minted: Minted, noted: set[str], *, alone: bool, free: bool
+    ) -> Joined:
         """Somebody who may be there. ``noted``: sessions that were, for this request.
 
         ``alone``: no other join waits for this one; else raises :class:`JoinAlone` if a gateway has to be asked.
+        ``free``: this join is not charged. One that is refused changes nothing: its session may be resumed later.
         """
+        if not free:
+            await self._limiter.charge(request.user)
         try:
             joined = await self._join(request, minted, noted, alone=alone)
         except RateLimited:

@@ -25,7 +25,7 @@ CONTACTS_SILENT = counter(
     "Questions who may see whom that the policy service did not answer in time.",
 )
 
-LIMITS = ("sessions_per_user",)
+LIMITS = ("joins_per_user", "sessions_per_user")
 """The limits that presence counts hits of."""
 
 

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from shared.rates import Rate, RateSetting
 from shared.settings import BackendSettings
 
 
@@ -16,6 +17,14 @@ class Settings(BackendSettings):
     )
     sessions_per_user: int = Field(
         default=10, ge=1, le=100, description="Devices that a user may be joined from at a time."
+    )
+    rate_limit: bool = Field(
+        default=True,
+        description="`off`: no limits of connections, events, candidates, joins and ring attempts; for measurements.",
+    )
+    joins_per_user: RateSetting = Field(
+        default=Rate(120, 300),
+        description="How often a user may join, from all devices and on all gateways together.",
     )
     status_visibility: Literal["everyone", "contacts"] = Field(
         default="everyone",

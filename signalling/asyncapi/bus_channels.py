@@ -61,6 +61,7 @@ _RECORDS: dict[str, type[Wire]] = {
     "$KV.calls.call.<call>": Call,
 }
 _AT = "$KV.sessions.at.<gateway>.<session>.<user>"
+_JOINS = "$KV.sessions.joins.<user>"
 _RINGS = "$KV.calls.caller.<user>, $KV.calls.callee.<user>"
 _PAIR = "$KV.calls.pair.<caller>=0A<callee>"
 
@@ -285,6 +286,9 @@ def _stored(schemas: Schemas, rows: dict[str, Row]) -> Iterator[Channel]:
         },
         "required": ["allowedAt"],
     }
+    yield Channel(
+        rows[_JOINS], _JOINS, (Message("KV.sessions.joins", "A count.", when, ({"allowedAt": AT},)), deleted)
+    )
     for pattern in _RINGS.split(", "):
         key = pattern.replace("$", "").rpartition(".")[0]
         yield Channel(rows[_RINGS], pattern, (Message(key, "A count.", when, ({"allowedAt": AT},)), deleted))

@@ -60,6 +60,7 @@ REFUSALS = {
     "connections": Refusal(("http 429",), ("connections_per_address",)),
     "connections_of_a_user": Refusal(("rate_limited",), ("connections_per_user",)),
     "sessions_of_a_user": Refusal(("rate_limited",), ("sessions_per_user",)),
+    "joins_of_a_user": Refusal(("rate_limited",), ("joins_per_user",)),
     "unjoined": Refusal(("http 429",), ("unjoined", "join_timeout")),
     "candidates": Refusal(("rate_limited",), ("rate_candidates",)),
     "offers": Refusal(("rate_limited",), ("rate_offers",)),

@@ -26,6 +26,7 @@ pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(90)
 PER_ADDRESS, PER_USER, UNJOINED, IN_CALL = 8, 3, 30, 50
 BACKOFF_SECONDS = 2
 STATUS, CANDIDATES, REFUSALS, CALLER, CALLEE = 10, 40, 30, 4, 6
+JOINS, JOINS_REFILL, JOINS_FREE = 15, 30, 10
 REFILL = 300
 RING_REFILL = 16
 TIGHT = {
@@ -33,6 +34,7 @@ TIGHT = {
     "TRUSTED_PROXIES": "127.0.0.1",
     "CONNECTIONS_PER_ADDRESS": str(PER_ADDRESS),
     "CONNECTIONS_PER_USER": str(PER_USER),
+    "JOINS_PER_USER": f"{JOINS}/{JOINS_REFILL}",
     "UNJOINED_MAX": str(UNJOINED),
     "RATE_STATUS": f"{STATUS}/{REFILL}",
     "RATE_CANDIDATES": f"{CANDIDATES}/{REFILL}",
@@ -165,6 +167,29 @@ async def test_sockets_of_a_user(people: People) -> None:
     await asyncio.sleep(0.3)
     await more.join("many")
     _EXPECTED.add("connections_per_user")
+
+
+async def test_joins_of_a_user_count_on_all_gateways(tight: Cluster, people: People) -> None:
+    """Each time on a new connection, which leaves in good order: nothing but the joins of the user is too much."""
+    honest = await people("beside-joins")
+    joined, refused = 0, None
+    for n in range(JOINS + JOINS_FREE + 5):
+        client = await people(gateway=n % 2)
+        try:
+            ack = await client.ask("user:join", {"userId": "comes-and-goes"})
+        finally:
+            await client.disconnect()
+        joined += ack["ok"]
+        if not ack["ok"]:
+            refused = ack["error"]
+    assert JOINS <= joined <= JOINS + JOINS_FREE
+    assert refused is not None and (refused["code"], refused["retryable"]) == ("rate_limited", True)
+    assert 0 < refused["retryAfterMs"] <= JOINS_REFILL * 1000
+    await honest.ok("user:status", {"userId": "comes-and-goes"})
+    await people("beside-joins-too")
+    await asyncio.sleep(refused["retryAfterMs"] / 1000)
+    await people("comes-and-goes")
+    _EXPECTED.add("joins_per_user")
 
 
 async def test_a_rate_of_a_socket_and_of_its_user(people: People) -> None:

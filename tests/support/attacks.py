@@ -195,6 +195,19 @@ async def sessions_of_a_user(attack: Attack) -> None:
         await asyncio.gather(*(one.end() for one in sockets if one is not None))
 
 
+async def joins_of_a_user(attack: Attack) -> None:
+    """One user who connects, joins, leaves and closes, again and again, on both gateways."""
+
+    async def one(n: int) -> None:
+        http = attack.from_somewhere()
+        while attack.on():
+            if (hostile := await attack.joined("comes-and-goes", http, n % 2)) is not None:
+                await hostile.send("41")
+                await hostile.end()
+
+    await attack.each(4, one)
+
+
 async def unjoined(attack: Attack) -> None:
     """Sockets that sit there, from many addresses."""
     kept = []
@@ -531,6 +544,7 @@ ATTACKS: dict[str, Callable[[Attack], Awaitable[None]]] = {
     "connections": connections,
     "connections_of_a_user": connections_of_a_user,
     "sessions_of_a_user": sessions_of_a_user,
+    "joins_of_a_user": joins_of_a_user,
     "unjoined": unjoined,
     "candidates": flooding(event("ice:candidate", {"candidate": None, **_TO}), users=1, batch=30),
     "offers": flooding(event("call:offer", {"offer": {"sdp": "x" * 10_000}, **_TO})),

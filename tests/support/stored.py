@@ -29,8 +29,9 @@ async def busy(access: Access) -> list[str]:
 
 
 async def sessions(access: Access) -> list[str]:
-    """The keys of bucket ``sessions`` with a value: ``user.*`` and ``at.*``, not those of the gateways themselves."""
-    return [key for key in await _values(access, "presence", _SESSIONS) if not key.startswith("gateway.")]
+    """The keys of bucket ``sessions`` with a value that are about sessions: ``user.*`` and ``at.*``."""
+    keys = await _values(access, "presence", _SESSIONS)
+    return [key for key in keys if not key.startswith(("gateway.", "joins."))]
 
 
 async def events(access: Access, subject: str) -> list[dict[str, Any]]:
