@@ -7,6 +7,7 @@ from typing import Any
 
 from services.gateway.auth import Auth
 from services.gateway.company import Company
+from services.gateway.connections import Connections
 from services.gateway.errands import Errands
 from services.gateway.ice import IceServers
 from services.gateway.limits import JoinTimeout
@@ -48,6 +49,7 @@ class Admission:
         errands: Errands,
         auth: Auth,
         join_timeout: JoinTimeout,
+        connections: Connections,
         rates: Rates,
         *,
         lease_held: Callable[[], bool],
@@ -65,6 +67,7 @@ class Admission:
         self._errands = errands
         self._auth = auth
         self._join_timeout = join_timeout
+        self._connections = connections
         self._rates = rates
         self._lease_held = lease_held
         self._ice_servers = ice_servers
@@ -101,11 +104,13 @@ class Admission:
             self._auth.gone(socket.sid)
             raise NotAuthenticated  # nobody hears it
         self._rates.joined(socket.rates, join.user_id)
+        self._connections.joining(socket.eio_sid)
         try:
             return await self._admit(asked, join)
         finally:
             if socket.session is None:
                 self._rates.left(socket.rates)
+                self._connections.not_joined(socket.eio_sid)
 
     async def _admit(self, asked: Asked, join: client.Join) -> tuple[presence.JoinReply, bool]:
         """Who the client is has been settled; the rest of :meth:`_let_in`."""

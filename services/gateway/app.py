@@ -68,8 +68,10 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         auth = Auth.of(settings)
         hits, clock = Hits(), asyncio.get_running_loop().time
         rates = Rates(settings, hits)
-        limits = (settings.connections_per_address, settings.unjoined_max) if settings.rate_limit else None
-        connections = Connections(settings.trusted_proxies, limits, lambda: len(join_timeout), hits)
+        limits = settings.connection_limits() if settings.rate_limit else None
+        connections = Connections(
+            settings.trusted_proxies, limits, lambda eio_sid: transport.closing.drop(eio_sid), hits
+        )
         origin_allowed = origin_check(settings.client_url)
         transport = Transport(
             origin_allowed=origin_allowed,
@@ -119,6 +121,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             errands,
             auth,
             join_timeout,
+            connections,
             rates,
             lease_held=lambda: lease.held,
             ice_servers=ice_servers,
@@ -140,6 +143,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             rates,
             hits,
             join_timeout,
+            connections,
             settings.sizes(),
         )
 

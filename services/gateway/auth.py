@@ -9,7 +9,7 @@ from services.gateway.tokens import Expired, OneKey, Refused, Verifier
 from shared import logs
 from shared.clock import now_ms
 from shared.contracts.client import TOKEN_MAX
-from shared.errors import TokenExpired, Unauthorized
+from shared.errors import TokenExpired, Unauthorized, Unavailable
 from shared.seldom import Seldom
 
 log = logs.get(__name__)
@@ -109,6 +109,16 @@ class Auth:
         if token is None and (known := self._until.get(sid)) is not None and known[0] == user:
             return
         self._until[sid] = (user, await self._checked(user, token))
+
+    async def shown_by(self, sid: str) -> str | None:
+        """Return the user of a good token that a socket showed as it connected, ``None`` if it did not."""
+        token = self._shown.get(sid)
+        if self._verifier is None or token is None:
+            return None
+        try:
+            return (await self._verifier.verify(token)).user
+        except (Refused, Unavailable):
+            return None
 
     def joined(self, sid: str) -> None:
         """It has; what it showed is not needed any more. Raises ``TokenExpired`` if its token has run out."""

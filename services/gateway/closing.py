@@ -31,6 +31,14 @@ class Closing:
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
+    def drop(self, eio_sid: str) -> None:
+        """Hear nothing more from a connection, and close it without waiting for its client."""
+        if eio_sid not in self.doomed and eio_sid in self._eio.sockets:
+            self.doomed.add(eio_sid)
+            task = asyncio.create_task(self.now(eio_sid))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
     async def _close_when_read(self, eio_sid: str) -> None:
         connection = self._eio.sockets.get(eio_sid)
         loop = asyncio.get_running_loop()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from aiohttp import web
 
+from services.gateway.unjoined import Unjoined
 from shared.errors import RateLimited
 from shared.hits import Hits
 
@@ -19,21 +20,25 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class Connections:
-    """Counts connections by address. ``limits``: per address, and not joined; ``None``: none.
+    """Counts connections by address. ``limits``: per address, not joined, and per user; ``None``: none.
 
-    ``unjoined``: how many connections have not joined yet.
+    ``close``: ends a connection that makes room for another.
     """
 
     def __init__(
         self,
         trusted: tuple[str, ...],
-        limits: tuple[int, int] | None,
-        unjoined: Callable[[], int],
+        limits: tuple[int, int, int] | None,
+        close: Callable[[str], None],
         hits: Hits,
     ) -> None:
         self._trusted = tuple(ipaddress.ip_network(network) for network in trusted)
         self._limits = limits
-        self._unjoined = unjoined
+        self._close = close
+        self._unjoined = Unjoined()
+        self._vouched: dict[str, str] = {}
+        """Connection → the user whose token it has shown, until it has joined; so many a user."""
+        self._vouchers: Counter[str] = Counter()
         self._hits = hits
         self._counts: Counter[str] = Counter()
         self._addresses: dict[str, str] = {}
@@ -44,11 +49,48 @@ class Connections:
         """Whether a connection may begin by this request. Raises HTTP 429, the error as its body."""
         if self._limits is None:
             return
-        per_address, unjoined_max = self._limits
-        if self._counts[key_of(request, self._trusted)] >= per_address:
+        per_address, unjoined_max, _ = self._limits
+        address = key_of(request, self._trusted)
+        if self._counts[address] >= per_address:
             self._refuse("connections_per_address")
-        if self._unjoined() >= unjoined_max:
+        if len(self._unjoined) >= unjoined_max and self._unjoined.makes_room(address) is None:
             self._refuse("unjoined")
+
+    def make_room(self, request: web.Request) -> None:
+        """Let a connection begin: if too many have not joined, the oldest of the busiest other address is closed.
+
+        Raises like :meth:`check`.
+        """
+        self.check(request)
+        if self._limits is None or len(self._unjoined) < self._limits[1]:
+            return
+        oldest = self._unjoined.makes_room(key_of(request, self._trusted))
+        assert oldest is not None, "check() has looked"
+        self._hits.hit("unjoined")
+        self._unjoined.discard(oldest)
+        self._close(oldest)
+
+    @property
+    def crowded(self) -> bool:
+        """True if half as many as may be have not joined."""
+        return self._limits is not None and 2 * len(self._unjoined) >= self._limits[1]
+
+    def vouched(self, eio_sid: str, user: str) -> None:
+        """A connection has shown a good token of ``user``: it does not count as one that has not joined."""
+        if self._limits is None or eio_sid in self._vouched or self._vouchers[user] >= self._limits[2]:
+            return
+        self._vouched[eio_sid] = user
+        self._vouchers[user] += 1
+        self._unjoined.discard(eio_sid)
+
+    def joining(self, eio_sid: str) -> None:
+        """Its join is in hand, or it has joined: it does not count as one that has not."""
+        self._unjoined.discard(eio_sid)
+
+    def not_joined(self, eio_sid: str) -> None:
+        """Nothing came of its join."""
+        if eio_sid in self._addresses and eio_sid not in self._vouched:
+            self._unjoined.add(eio_sid, self._addresses[eio_sid])
 
     def _refuse(self, limit: str) -> None:
         self._hits.hit(limit)
@@ -91,10 +133,16 @@ class Connections:
         if self._limits is not None:
             key = self._addresses[eio_sid] = key_of(request, self._trusted)
             self._counts[key] += 1
+            self._unjoined.add(eio_sid, key)
 
     def closed(self, eio_sid: str) -> None:
         """It is over."""
         key = self._addresses.pop(eio_sid, None)
+        self._unjoined.discard(eio_sid)
+        if (user := self._vouched.pop(eio_sid, None)) is not None:
+            self._vouchers[user] -= 1
+            if not self._vouchers[user]:
+                del self._vouchers[user]
         if key is not None:
             self._counts[key] -= 1
             if not self._counts[key]:

@@ -7,6 +7,7 @@ from typing import Any, cast
 from services.gateway.admission import Admission
 from services.gateway.auth import Auth, TokenRefused
 from services.gateway.calls import Calls
+from services.gateway.connections import Connections
 from services.gateway.limits import JoinTimeout, Strikes
 from services.gateway.packets import TOO_DEEP, EventPacket
 from services.gateway.questions import Questions
@@ -60,6 +61,7 @@ class Inbound:
         rates: Rates,
         hits: Hits,
         join_timeout: JoinTimeout,
+        connections: Connections,
         sizes: client.Sizes,
     ) -> None:
         self._registry = registry
@@ -74,6 +76,7 @@ class Inbound:
         self._rates = rates
         self._hits = hits
         self._join_timeout = join_timeout
+        self._connections = connections
         self._sizes = sizes
         self._joining: dict[str, dict[str, Any]] = {}
         """Socket → the join that it asked for in its handshake, until that is begun."""
@@ -112,6 +115,10 @@ class Inbound:
         """Join, if the client asked for it in the handshake: as by an event that comes before all others."""
         if (join := self._joining.pop(sid, None)) is not None:
             await self.event(sid, EventPacket(Event.JOIN, [join], None))
+        elif self._connections.crowded and (user := await self._auth.shown_by(sid)) is not None:
+            socket = self._registry.by_sid(sid)
+            if socket is not None:
+                self._connections.vouched(socket.eio_sid, user)
 
     def closed(self, eio_sid: str) -> None:
         self._join_timeout.joined_or_gone(eio_sid)

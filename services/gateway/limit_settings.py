@@ -34,7 +34,11 @@ class LimitSettings(AuthSettings):
         default=20, ge=1, le=1000, description="Joined sockets of one user at a gateway."
     )
     unjoined_max: int = Field(
-        default=8192, ge=1, le=1_000_000, description="Connections at a gateway that have not joined yet."
+        default=8192,
+        ge=1,
+        le=1_000_000,
+        description="Connections at a gateway that have not joined yet. Past it, the oldest of the address that has most "
+        "of them makes room for one from another address.",
     )
     rate_candidates: RateSetting = Field(default=Rate(600, 30), description="`ice:candidate` of one socket.")
     rate_offers: RateSetting = Field(
@@ -87,6 +91,10 @@ class LimitSettings(AuthSettings):
         le=DEPTH_MAX,
         description="Lists and objects in each other, in what a client sends.",
     )
+
+    def connection_limits(self) -> tuple[int, int, int]:
+        """Connections of an address, those that have not joined, those of a user."""
+        return self.connections_per_address, self.unjoined_max, self.connections_per_user
 
     def sizes(self) -> Sizes:
         """What a client may send of each."""

@@ -162,7 +162,7 @@ class Polling:
         self._connections.check(request)
         if not await self._doorway.through(lambda: _is_there(request)) or self._server.draining:
             raise web.HTTPServiceUnavailable(text="Too many at once", headers={"Retry-After": "1"})
-        self._connections.check(request)  # again: others were let in meanwhile
+        self._connections.make_room(request)  # and looks again: others were let in meanwhile
         return await self._of_engineio(request)
 
     async def _poll(self, eio_sid: str, connection: Any, key: str) -> web.Response:

@@ -50,10 +50,11 @@ SETTINGS = {
 
 
 class Refusal(NamedTuple):
-    """What must come of an attack: one of these outcomes at least, and these limits counted."""
+    """What must come of an attack: each of these outcomes, none of those that ``never`` may, these limits counted."""
 
     outcomes: tuple[str, ...]
     limits: tuple[str, ...] = ()
+    never: tuple[str, ...] = ()
 
 
 REFUSALS = {
@@ -61,7 +62,7 @@ REFUSALS = {
     "connections_of_a_user": Refusal(("rate_limited",), ("connections_per_user",)),
     "sessions_of_a_user": Refusal(("rate_limited",), ("sessions_per_user",)),
     "joins_of_a_user": Refusal(("rate_limited",), ("joins_per_user",)),
-    "unjoined": Refusal(("http 429",), ("unjoined", "join_timeout")),
+    "unjoined": Refusal(("http 429", "honest"), ("unjoined", "join_timeout"), never=("locked out",)),
     "candidates": Refusal(("rate_limited",), ("rate_candidates",)),
     "offers": Refusal(("rate_limited",), ("rate_offers",)),
     "initiates": Refusal(("rate_limited",), ("rate_initiates",)),
@@ -154,4 +155,5 @@ async def test_an_attack_is_refused_and_a_call_beside_it_goes_on(
     sys.stdout.write(f"{name}: quiet {quiet}, attacked {loud}, {dict(done)}\n")
     for outcome in refusal.outcomes:
         assert done[outcome], done
+    assert not any(done[outcome] for outcome in refusal.never), done
     _expected.update(refusal.limits)

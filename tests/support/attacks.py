@@ -209,12 +209,19 @@ async def joins_of_a_user(attack: Attack) -> None:
 
 
 async def unjoined(attack: Attack) -> None:
-    """Sockets that sit there, from many addresses."""
-    kept = []
+    """Sockets that sit there, from a few addresses, while people from elsewhere come and join."""
+    kept, crowd = [], [attack.from_somewhere() for _ in range(3)]
+    people = 0
     while attack.on():
-        http = attack.from_somewhere()
-        for _ in range(10):
-            kept.append(await attack.websocket(http))
+        for http in crowd:
+            for _ in range(10):
+                kept.append(await attack.websocket(http))
+        people += 1
+        honest = await attack.joined(attack.user(f"honest-{people}"), attack.from_somewhere())
+        attack.done["honest"] += honest is not None and honest.answered.is_set() and not honest.over
+        attack.done["locked out"] += honest is None or honest.over
+        if honest is not None:
+            await honest.end()
         await asyncio.sleep(PACE_SECONDS)
 
 
