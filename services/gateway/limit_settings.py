@@ -37,8 +37,8 @@ class LimitSettings(AuthSettings):
         default=8192,
         ge=1,
         le=1_000_000,
-        description="Connections at a gateway that have not joined yet. Past it, the oldest of the address that has most "
-        "of them makes room for one from another address.",
+        description="Connections at a gateway that have not joined yet. Past it, the oldest of the address that has "
+        "most of them makes room for one from another address.",
     )
     rate_candidates: RateSetting = Field(default=Rate(600, 30), description="`ice:candidate` of one socket.")
     rate_offers: RateSetting = Field(
