@@ -111,9 +111,7 @@ class Joins:
         if later:
             done = await together(
                 *(
-                    self._come(
-                        requests[number], minted, noted, alone=len(requests) == 1, free=free[number]
-                    )
+                    self._come(requests[number], minted, noted, alone=len(requests) == 1, free=free[number])
                     for number, minted, noted in later
                 )
             )
