@@ -26,7 +26,7 @@ class Errands:
     def __init__(self, connected: Callable[[], bool]) -> None:
         self._connected = connected
         self._free = asyncio.Semaphore(UNDER_WAY_MAX)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[bool]] = set()
         self.given_up = 0
         """Deeds that were not done: dropped, or tried for too long."""
 
@@ -35,17 +35,21 @@ class Errands:
         """Deeds that are not done yet."""
         return len(self._tasks)
 
-    def run(self, name: str, deed: Callable[[], Awaitable[object]]) -> None:
-        """Do it, and again while it is :class:`Unavailable`, for :data:`GIVE_UP_SECONDS` with NATS there at most."""
+    def run(self, name: str, deed: Callable[[], Awaitable[object]]) -> asyncio.Task[bool] | None:
+        """Do it, and again while it is :class:`Unavailable`, for :data:`GIVE_UP_SECONDS` with NATS there at most.
+
+        Return the task, which returns False if it was given up; ``None`` if it was dropped.
+        """
         if len(self._tasks) >= AT_ONCE_MAX:
             self.given_up += 1
             log.error("errand dropped: too many", errand=name)
-            return
+            return None
         task = asyncio.create_task(self._until_done(name, deed))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
-    async def _until_done(self, name: str, deed: Callable[[], Awaitable[object]]) -> None:
+    async def _until_done(self, name: str, deed: Callable[[], Awaitable[object]]) -> bool:
         loop = asyncio.get_running_loop()
         left, wait = GIVE_UP_SECONDS, _FIRST_SECONDS
         while left > 0:
@@ -55,12 +59,12 @@ class Errands:
                     async with self._free:
                         begun = loop.time()
                         await deed()
-                    return
+                    return True
                 except Unavailable:
                     pass
                 except SignallingError as error:
                     log.warning("errand refused", errand=name, code=error.code)
-                    return
+                    return True
             there = self._connected()
             await asyncio.sleep(random.uniform(wait / 2, wait))
             wait = min(wait * 2, _LONGEST_SECONDS)
@@ -68,6 +72,7 @@ class Errands:
                 left -= loop.time() - begun
         self.given_up += 1
         log.warning("errand given up", errand=name)
+        return False
 
     async def drain(self, timeout: float) -> None:
         """Wait for what is under way, ``timeout`` seconds at most."""

@@ -53,6 +53,8 @@ class Lease:
         self._task: asyncio.Task[None] | None = None
         self._renewing: asyncio.Event = asyncio.Event()
         self._reasserting: asyncio.Task[None] | None = None
+        self._asserted: int | None = None
+        """``since`` of the lease for which every session that is here has been asserted."""
         self._late = False
         self.held = False
 
@@ -107,21 +109,32 @@ class Lease:
             self._late = True
             return
         self._late = False
-        if self.held and not reply.known:
-            self._reassert_all()
-        self.held = True
+        if not self.held:
+            self._asserted = reply.since  # no session is here yet
+            self.held = True
+        elif not reply.known or reply.since not in (None, self._asserted):
+            self._reassert_all(reply.since)
 
-    def _reassert_all(self) -> None:
-        """Presence has given this gateway up, or forgotten everything: tell it of every session that is here."""
+    def _reassert_all(self, since: int | None) -> None:
+        """Presence has given this gateway up, or forgotten everything: tell it of every session that is here.
+
+        ``since``: of the lease that it holds now. If that changes meanwhile, a later renewal begins anew.
+        """
         if self._reasserting is None or self._reasserting.done():
-            self._reasserting = asyncio.create_task(self._reassert_in_turn(), name="reassert")
+            self._reasserting = asyncio.create_task(self._reassert_in_turn(since), name="reassert")
 
-    async def _reassert_in_turn(self) -> None:
+    async def _reassert_in_turn(self, since: int | None) -> None:
         sockets = self._registry.joined()
         log.warning("presence does not know this gateway: reasserting", sessions=len(sockets))
+        tasks = []
         for socket in sockets:
-            self._errands.run("reassert", lambda socket=socket: self._reassert(socket))  # type: ignore[misc]
+            tasks.append(self._errands.run("reassert", lambda socket=socket: self._reassert(socket)))  # type: ignore[misc]
             await asyncio.sleep(1 / REASSERT_PER_SECOND)
+        begun = [task for task in tasks if task is not None]
+        if begun:
+            await asyncio.wait(begun)
+        if len(begun) == len(sockets) and all(task.result() for task in begun):
+            self._asserted = since
 
     async def _reassert(self, socket: Socket) -> None:
         user, session = socket.user, socket.session

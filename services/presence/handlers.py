@@ -113,7 +113,8 @@ class Handlers:
         if request.leaving:
             await self._leases.give_up(request.gateway)
             return RenewReply(known=True)
-        return RenewReply(known=await self._leases.renew(request.gateway))
+        known, lease = await self._leases.renew(request.gateway)
+        return RenewReply(known=known, since=lease.since)
 
     async def status(self, request: StatusRequest) -> Status:
         """Whether a user is connected now, and in a call; neither, as for a user that is not there, to a stranger."""

@@ -37,14 +37,19 @@ class Leases:
         self.gone = {"left": 0, "died": 0}
         """Gateways that were given up: those that said goodbye, and those that did not."""
 
-    async def renew(self, gateway: str) -> bool:
-        """The gateway lives. Whether it counted as alive until now; if not, its sessions may be lost or forgotten."""
+    async def renew(self, gateway: str) -> tuple[bool, Lease]:
+        """Move the deadline of a gateway ahead. Return whether it counted as alive until now, and its lease.
+
+        If it did not, its sessions may be lost or forgotten.
+        """
         await set_deadline(self._bus, subjects.LEASE, gateway, now_ms() + _LEASE_MS)
-        if await self._store.lease(gateway) is not None:
-            return True
-        await self._store.grant(gateway, Lease(since=now_ms()))
+        lease = await self._store.lease(gateway)
+        if lease is not None:
+            return True, lease
+        lease = Lease(since=now_ms())
+        await self._store.grant(gateway, lease)
         log.info("gateway is here", gateway=gateway)
-        return False
+        return False, lease
 
     async def give_up(self, gateway: str) -> None:
         """The gateway stops: what it leaves behind is lost at once."""
@@ -68,7 +73,11 @@ class Leases:
         batch = left[:BATCH]
         lost = await self._lose(gateway, batch)
         log.info("sessions of a gateway that is gone begin their grace", gateway=gateway, sessions=lost)
-        if len(left) > len(batch) and await self._store.lease(gateway) is None:
+        back = await self._store.lease(gateway)
+        if back is not None and lost:
+            # It may have reasserted a session just before that one was lost here: a new lease has it do so again.
+            await self._store.grant(gateway, Lease(since=max(now_ms(), back.since + 1), leaving=back.leaving))
+        elif back is None and len(left) > len(batch):
             await set_deadline(self._bus, subjects.LEASE, gateway, now_ms(), batch[-1][0].encode())
 
     async def _is_dead(self, gateway: str) -> bool:

@@ -150,13 +150,21 @@ class RenewRequest(Request):
 
 
 class RenewReply(Wire):
-    """``known``: presence knew of the gateway. If not, it has given up or forgotten its sessions: reassert them."""
+    """``known``: presence knew of the gateway. If not, it has given up or forgotten its sessions: reassert them.
+
+    ``since``: when the lease began (ms), which tells one lease from the next also if the answer to the first renewal
+    got lost. ``None`` from a presence that does not know it, and for ``leaving``.
+    """
 
     known: bool
+    since: Millis | None = None
 
 
 class Lease(Wire):
-    """Value of ``gateway.<gateway>`` in bucket ``sessions``: the gateway counts as alive, or is ``leaving``."""
+    """Value of ``gateway.<gateway>`` in bucket ``sessions``: the gateway counts as alive, or is ``leaving``.
+
+    ``since``: when it was granted. No two leases of one gateway begin at the same time.
+    """
 
     since: Millis
     leaving: bool = False

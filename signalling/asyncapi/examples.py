@@ -107,7 +107,7 @@ _MADE: tuple[Wire, ...] = (
     presence.ReassertRequest(**_BOB, socket="xHc2pQw0AAAB", resume_token=SECRET),
     presence.ReassertReply(moved=False),
     presence.RenewRequest(request_id=_ID, expires_at=AT + 1000, gateway=GATEWAY),
-    presence.RenewReply(known=True),
+    presence.RenewReply(known=True, since=AT),
     presence.CountRequest(request_id=_ID, expires_at=AT + 2000),
     presence.CountReply(users=1204),
     presence.StatusRequest(request_id=_ID, expires_at=AT + 2000, user="bob", asker="alice@1"),

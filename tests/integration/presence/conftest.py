@@ -15,6 +15,8 @@ from shared.contracts.presence import (
     JoinRequest,
     LeaveRequest,
     LostRequest,
+    ReassertReply,
+    ReassertRequest,
     RenewReply,
     RenewRequest,
     StatusRequest,
@@ -81,8 +83,24 @@ class Gateway:
 
     async def renew(self, *, leaving: bool = False) -> bool:
         """Whether presence knew of this gateway."""
+        return (await self.lease(leaving=leaving)).known
+
+    async def lease(self, *, leaving: bool = False) -> RenewReply:
+        """Renew the lease; what presence says of it."""
         request = RenewRequest(request_id=new_id(), gateway=self.name, leaving=leaving)
-        return (await self._client.ask("presence", "renew", request, RenewReply)).known
+        return await self._client.ask("presence", "renew", request, RenewReply)
+
+    async def reassert(self, user: str, joined: JoinReply, socket: str) -> bool:
+        """Say that a session is at ``socket``. Whether it has moved on."""
+        request = ReassertRequest(
+            request_id=new_id(),
+            user=user,
+            session=joined.session,
+            gateway=self.name,
+            socket=socket,
+            resume_token=joined.resume_token,
+        )
+        return (await self._client.ask("presence", "reassert", request, ReassertReply)).moved
 
     async def status(self, user: str, *, asker: str = "somebody") -> tuple[bool, bool]:
         """``(isOnline, isInCall)``."""

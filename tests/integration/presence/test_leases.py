@@ -72,6 +72,56 @@ async def test_a_gateway_that_comes_back_between_two_batches_keeps_the_rest(
     assert sorted(await are_lost(bus, *users)) == [False, True]
 
 
+async def test_a_renewal_says_which_lease_it_is_whether_or_not_it_is_the_first(
+    bus: Bus, presence: Start, gw1: Gateway
+) -> None:
+    """The answer to the first renewal of a new lease may be lost; the second tells of the new one, too."""
+    await presence()
+    first = await gw1.lease()
+    assert (await gw1.lease()).since == first.since is not None
+    await Bucket(bus, subjects.BUCKET_SESSIONS).unset(subjects.key_gateway("gw1"))  # it is given up
+    await gw1.lease()  # as if nobody had heard the answer
+    second = await gw1.lease()
+    assert second.known
+    assert second.since not in (None, first.since)
+
+
+async def test_a_gateway_that_reasserts_while_its_sessions_are_being_lost_is_asked_to_do_so_again(
+    bus: Bus, presence: Start, gw1: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await presence()
+    await gw1.renew()
+    alice = await gw1.join("alice", "s1")
+    losing, go_on = asyncio.Event(), asyncio.Event()
+    lose = leases.Leases._lose
+
+    async def slowly(self: leases.Leases, gateway: str, batch: list[tuple[str, str]]) -> int:
+        losing.set()
+        await go_on.wait()
+        return await lose(self, gateway, batch)
+
+    monkeypatch.setattr(leases.Leases, "_lose", slowly)
+    await Bucket(bus, subjects.BUCKET_SESSIONS).unset(subjects.key_gateway("gw1"))
+    await set_deadline(bus, subjects.LEASE, "gw1", now_ms(), b"-")  # a later batch of a gateway that was given up
+    await asyncio.wait_for(losing.wait(), 5)
+    lease = await gw1.lease()
+    assert not lease.known
+    await gw1.reassert("alice", alice, "s1")
+    go_on.set()
+
+    async def lost() -> bool:
+        return await are_lost(bus, "alice") == [True]
+
+    await eventually(lost)
+
+    async def another_lease() -> bool:
+        return (await gw1.lease()).since != lease.since
+
+    await eventually(another_lease, 5)
+    await gw1.reassert("alice", alice, "s1")
+    assert await are_lost(bus, "alice") == [False]
+
+
 async def test_a_gateway_is_not_given_up_right_after_a_reconnect(
     nats_server: EmbeddedNats, bus: Bus, presence: Start, gw1: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
