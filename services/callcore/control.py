@@ -173,9 +173,12 @@ class Control:
                 await self._store.lost_race(lost)  # the call is about to come about
         raise Unavailable
 
-    async def time_out(self, call: str) -> None:
-        """The deadline of a call has come; nothing happens if it was answered or is over."""
-        timeout = Happening(Kind.TIMEOUT, f"timeout {call}")
+    async def time_out(self, call: str, *, cause: str | None = None) -> None:
+        """The deadline of a call has come; nothing happens if it was answered or is over.
+
+        ``cause``: the id of this deed, if it is not that of the deadline.
+        """
+        timeout = Happening(Kind.TIMEOUT, cause or f"timeout {call}")
         try:
             if traces.active is None:
                 await self.happen(call, timeout)

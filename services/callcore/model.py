@@ -76,6 +76,8 @@ class Call(Wire):
     """Request id of the last change of state: the same request again is the same deed, not another."""
     moved_by: str = ""
     """The same of the last change of an address, which must not hide that of a change of state."""
+    rung_by: tuple[str, ...] = ()
+    """Request ids by which devices began to ring after the call was placed: each is told, also if it is tried again."""
     holds: tuple[int, int] = (0, 0)
     """Revisions of the caller's and the callee's hold, so that releasing them needs no read."""
     unanswered: Unanswered = NEVER_UNANSWERED

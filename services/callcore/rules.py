@@ -6,6 +6,9 @@ from services.callcore.model import SERVER, Address, Call, Happening, Outcome, R
 from shared.contracts.client import Accepted, Ended, Event, Rejected, StoredIncoming, StoredInitiated
 from shared.errors import SignallingError
 
+RUNG_BY_MAX = 16
+"""Requests that are remembered of devices that began to ring: more than are tried again at one time."""
+
 Rule = Callable[[Call, Happening, int], Outcome]
 """(call, what happens, now in ms) → what becomes of it. Raises the refusal."""
 
@@ -127,10 +130,14 @@ def ring_device(call: Call, event: Happening, _now: int) -> Outcome:
     """One more device rings, or one that moved rings where it is now; it is told unless it knows."""
     at = _at(event)
     others = _others(call, at)
-    knows = event.resumed and len(others) < len(call.ringing)
+    begins = len(others) == len(call.ringing)
+    knows = event.resumed and not begins and event.cause not in call.rung_by
     if knows and at in call.ringing:
         return Outcome(call)
-    rung = call.model_copy(update={"ringing": (*others, at), "moved_by": event.cause})
+    rung_by = (*call.rung_by, event.cause)[-RUNG_BY_MAX:] if begins else call.rung_by
+    rung = call.model_copy(
+        update={"ringing": (*others, at), "moved_by": event.cause, "rung_by": rung_by},
+    )
     return Outcome(rung, () if knows else (_incoming(rung, at),))
 
 
@@ -139,7 +146,7 @@ def move_ringing_caller(call: Call, event: Happening, _now: int) -> Outcome:
     at = _at(event)
     if event.resumed and call.caller_at == at:
         return Outcome(call)
-    moved = call.model_copy(update={"caller_at": at, "caused_by": event.cause})
+    moved = call.model_copy(update={"caller_at": at, "moved_by": event.cause})
     return Outcome(moved, () if event.resumed else (_initiated(moved, at),))
 
 

@@ -153,6 +153,12 @@ class Store:
             await self.let_both_go(call)
         return new
 
+    async def rewrite(self, call: Call, revision: int) -> int:
+        """Store what has become known of an ended call, for as long as such records stay. Raises :class:`Conflict`."""
+        return await self._calls.put(
+            subjects.key_call(call.call), call.dump(), revision, ttl=ENDED_TTL_SECONDS
+        )
+
     async def let_both_go(self, call: Call) -> None:
         """Let both users of an ended call go. Safe to do again."""
         note = Released(call=call.call, cause=call.caused_by).dump()

@@ -2,10 +2,14 @@
 
 Each instance looks at the calls it is in charge of. A call that rings past its deadline times out; a call whose
 bound session is gone ends as ``connection_lost``; a hold whose call is over, or never came about, is released.
+
+Nobody asked for these ends, so nobody tries again if the instance dies before it has told of one. So the record says
+that a sweep ended the call until all have been told; until then, the next sweep of any instance in charge tells them.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 from services.callcore.control import Control
@@ -13,12 +17,17 @@ from services.callcore.model import Address, Call, Happening, Kind, Reason, Stat
 from services.callcore.store import Found, Store
 from shared import logs, subjects
 from shared.clock import now_ms
-from shared.errors import SignallingError
+from shared.errors import CallNotFound, SignallingError
 from shared.ids import new_id
+from shared.kv import Conflict
 
 log = logs.get(__name__)
 
 T = TypeVar("T")
+
+_SWEPT = "sweep "
+"""Begins the ``caused_by`` of a call that a sweep has ended, until everybody has been told."""
+_TOLD = "told "
 
 LATE_MS = 2_000
 """How long what is about to be done by others is left to them."""
@@ -97,7 +106,10 @@ class Sweep:
         if call.state is State.RINGING and now_ms() > call.expires_at + LATE_MS:
             self.swept["deadline"] += 1
             log.warning("swept: rang past its deadline", call=id_)
-            await self._control.time_out(id_)
+            await self._control.time_out(id_, cause=_SWEPT + new_id())
+            await self._told(id_)
+        elif call.state is State.ENDED and call.caused_by.startswith(_SWEPT):
+            await self._tell_again(found)
         elif call.state is not State.ENDED and await self._gone(call) is not None:
             deserted.append(found)
         return call
@@ -112,8 +124,53 @@ class Sweep:
         user, at = gone
         self.swept["session"] += 1
         log.warning("swept: session is gone", call=call.call, user=user, session=at.session)
-        lost = Happening(Kind.LEFT, new_id(), user, at, Reason.CONNECTION_LOST)
+        lost = Happening(Kind.LEFT, _SWEPT + new_id(), user, at, Reason.CONNECTION_LOST)
         await self._control.happen(call.call, lost)
+        await self._told(call.call)
+
+    async def _told(self, id_: str) -> None:
+        """Note that everybody has been told of the end of a call, if a sweep has ended it."""
+        found = await self._store.call(id_)
+        if found is not None and found.call.caused_by.startswith(_SWEPT):
+            cause = _TOLD + found.call.caused_by
+            with suppress(Conflict):  # it is gone, or another sweep has noted it
+                await self._store.rewrite(found.call.model_copy(update={"caused_by": cause}), found.revision)
+
+    async def _tell_again(self, ended: Found) -> None:
+        """Tell of a call that a sweep has ended, whose instance seems to have died before it had told everybody."""
+        log.warning("swept: an end that may not have been told", call=ended.call.call)
+        try:
+            call = await self._where_it_is(ended.call)
+            await self._store.rewrite(call, ended.revision)
+            by = call.ended_by
+            if by in (call.caller, call.callee):
+                at = call.caller_at if by == call.caller else call.callee_at
+                event = Happening(Kind.LEFT, call.caused_by, by, at, Reason.CONNECTION_LOST)
+            else:
+                event = Happening(Kind.TIMEOUT, call.caused_by)
+            await self._control.happen(call.call, event, settle=True)
+        except (CallNotFound, Conflict):
+            return  # another sweep deals with it
+        await self._told(call.call)
+
+    async def _where_it_is(self, call: Call) -> Call:
+        """Return an ended call with the addresses that its sessions have now: a move after the end is not in it."""
+        sessions = [
+            *await self._store.sessions(call.caller, fresh=True),
+            *await self._store.sessions(call.callee, fresh=True),
+        ]
+        gateways = {session.session: session.gateway for session in sessions}
+
+        def now(at: Address) -> Address:
+            return Address(session=at.session, gateway=gateways.get(at.session, at.gateway))
+
+        return call.model_copy(
+            update={
+                "caller_at": now(call.caller_at),
+                "callee_at": now(call.callee_at) if call.callee_at is not None else None,
+                "ringing": tuple(now(at) for at in call.ringing),
+            }
+        )
 
     async def _gone(self, call: Call) -> tuple[str, Address] | None:
         """A bound session that is gone, and whose it was; ``None`` if all are there."""

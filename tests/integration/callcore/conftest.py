@@ -143,8 +143,9 @@ class World:
         request = EndRequest(**self._by(session, request_id), call=call, settle=settle)
         return await self.client.ask("calls", "end", request, CallReply)
 
-    async def attached(self, session: str) -> None:
-        await self.client.ask("calls", "attached", AttachedRequest(**self._by(session)), Done)
+    async def attached(self, session: str, *, request_id: str | None = None, **more: Any) -> None:
+        values = {**self._by(session, request_id), **more}
+        await self.client.ask("calls", "attached", AttachedRequest(**values), Done)
 
     async def left(self, session: str, reason: str = "connection_lost") -> None:
         await self.client.ask("calls", "left", LeftRequest(**self._by(session), reason=reason), Done)

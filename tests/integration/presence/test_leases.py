@@ -102,7 +102,7 @@ async def test_a_gateway_that_reasserts_while_its_sessions_are_being_lost_is_ask
 
     monkeypatch.setattr(leases.Leases, "_lose", slowly)
     await Bucket(bus, subjects.BUCKET_SESSIONS).unset(subjects.key_gateway("gw1"))
-    await set_deadline(bus, subjects.LEASE, "gw1", now_ms(), b"-")  # a later batch of a gateway that was given up
+    await set_deadline(bus, subjects.LEASE, "gw1", now_ms(), b"-")  # a later batch of it
     await asyncio.wait_for(losing.wait(), 5)
     lease = await gw1.lease()
     assert not lease.known

@@ -123,7 +123,10 @@ class World:
     def _check_write(self, key: str, before: Entry, value: bytes | None) -> None:
         if key.startswith("call."):
             was = Call.model_validate_json(before.value) if before.value else None
-            assert was is None or was.state is not State.ENDED, "a call that had ended was written again"
+            if was is not None and was.state is State.ENDED:
+                assert value is not None
+                assert _end_of(Call.model_validate_json(value)) == _end_of(was), "a call ended once more"
+                assert was.caused_by.startswith("sweep "), "only a sweep notes that it has told"
             if value is not None and (was is None or was.state is not State.RINGING):
                 now = Call.model_validate_json(value)
                 assert was is None or now.state is not State.RINGING, "an accepted call rings again"
@@ -353,3 +356,8 @@ def _rang_again(world: World, key: tuple[str, str]) -> bool:
         if (session, body["callId"]) == key and event == "call:incoming"
     ]
     return len(incoming) > 1
+
+
+def _end_of(call: Call) -> tuple[object, ...]:
+    """What users are told of an end."""
+    return call.state, call.ended_at, call.ended_by, call.reason, call.accepted_at, call.holds

@@ -141,7 +141,7 @@ CASES: dict[str, tuple[Call, Happening, dict[str, Any], Told]] = {
     "one more device rings": (
         ringing(BOB),
         by("bob", BOB_TAB, Kind.ATTACHED),
-        {"ringing": (BOB, BOB_TAB), "moved_by": "r1"},
+        {"ringing": (BOB, BOB_TAB), "moved_by": "r1", "rung_by": ("r1",)},
         [("bob-tab", "call:incoming", INCOMING)],
     ),
     "a device that rang rings again": (
