@@ -33,6 +33,8 @@ SETTLE_SECONDS = 0.03
 """How long a message may take, after it was handed out, to where the stream takes it from, in order."""
 MARGIN_MS = 10_000
 """Clocks of hosts may differ by less than that."""
+SKEW_MS = 1_000
+"""The same for hosts whose clocks are kept by NTP, where nothing else tells what a client has heard."""
 DRAIN_SECONDS = 2.0
 TRY_AGAIN_SECONDS = (0.1, 0.5)
 PATIENCE_SECONDS = 8.0
@@ -164,13 +166,16 @@ class Recoveries:
                 and not mailbox.crowded(letters)
                 and await self._reach.covers(max(after_ms, since))
             )
+            shows = complete and await self._reach.covers(max(after_ms - MARGIN_MS, since))
         except Unavailable as error:
             log.warning("mailbox not read", session=recovery.session, reason=error.message)
             if last_seq is not None:
                 raise
             return Missed([], [], complete=False)
-        # Turns are told again for longer than the mailbox is read back: whatever is older than that has been heard.
-        heard = max(0, last_seq - MARGIN_MS * 1000) if last_seq is not None else 0
+        # Turns are told again for longer than the mailbox is read back: whatever is older than that has been heard. A
+        # mailbox that is newer does not show which of the last ones were; then clocks are trusted further.
+        margin_ms = MARGIN_MS if shows else SKEW_MS
+        heard = max(0, last_seq - margin_ms * 1000) if last_seq is not None else 0
         if at is not None and complete:
             missed = [letter for letter in _once(letters, at + 1) if _is_news(letter, heard)]
             return Missed(letters[: at + 1], missed, complete, overtaken=heard)

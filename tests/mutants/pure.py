@@ -5,6 +5,7 @@ as the table of the call machine, is therefore the unchanged one there; hence th
 """
 
 import os
+import resource
 import subprocess
 import sys
 import tomllib
@@ -17,6 +18,7 @@ from tests.mutants import kept
 
 ARGUED = Path(__file__).parent / "argued.toml"
 PURE_SECONDS = 3_600
+MEMORY_BYTES = 4 * 1024**3
 TESTS = {
     "services.callcore": ("tests/unit/callcore",),
     "services.gateway": ("tests/unit/gateway",),
@@ -41,11 +43,18 @@ def run(folder: Path, *, jobs: int) -> Result:
     subprocess.run(["git", "init", "-q", "."], cwd=tree, check=True)
     command = [sys.executable, "-m", "mutmut", "run", "--max-children", str(jobs)]
     with (folder / "mutmut.log").open("wb") as log:
-        status = subprocess.run(command, cwd=tree, stdout=log, stderr=log, timeout=PURE_SECONDS).returncode
+        status = subprocess.run(
+            command, cwd=tree, stdout=log, stderr=log, timeout=PURE_SECONDS, preexec_fn=_bound_memory
+        ).returncode
     states = _states(tree)
     if status != 0 or not states:
         raise SystemExit((folder / "mutmut.log").read_text(errors="replace")[-2_000:])
     return judge(tree, states, jobs=jobs)
+
+
+def _bound_memory() -> None:
+    """A mutant may loop without an end and take all memory; each process of mutmut gets this much at most."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
 
 
 def judge(tree: Path, states: dict[str, str], *, jobs: int) -> Result:

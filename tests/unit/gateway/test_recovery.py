@@ -109,3 +109,27 @@ async def test_turns_from_before_the_mailbox_was_read_are_not_heard_again_after_
     missed = await look(Recovery("s", direct=True), last_seq=last, lost_at=None, since=0)
     assert (missed.missed, missed.complete) == ([missed_], True), "told again while the client was away"
     assert last - recovery.MARGIN_MS * 1000 <= missed.overtaken < last, "clocks of callcores may differ"
+
+
+async def test_a_mailbox_that_is_newer_than_what_a_client_heard_brings_no_turn_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """NATS lost the mailbox 6 s before the client's last letter; call control tells the turns of that time again."""
+    last, made_ms = 60_000_000, 54_000
+    heard = Letter("call:ended", b'{"callId":"c","seq":%d}' % last)
+    again = Letter("call:ended", b'{"callId":"b","seq":%d}' % (last - 5_500_000))
+    missed_ = Letter("call:ended", b'{"callId":"d","seq":%d}' % (last + 9))
+
+    async def read(*_: Any, **__: Any) -> list[Letter]:
+        return [heard, again, missed_]
+
+    async def covers(_: Any, since_ms: int) -> bool:
+        return since_ms >= made_ms
+
+    monkeypatch.setattr(mailbox, "read", read)
+    monkeypatch.setattr(Reach, "covers", covers)
+    missed = await Recoveries(cast(Bus, None)).look(
+        Recovery("s", direct=True), last_seq=last, lost_at=None, since=0
+    )
+    assert (missed.missed, missed.complete) == ([missed_], True)
+    assert missed.overtaken >= last - 2_000_000, "and none that is told live"
