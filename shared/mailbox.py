@@ -29,6 +29,10 @@ _LOOK_AGAIN_SECONDS = 0.02
 _NOT_FOUND = 10037
 
 
+class NotStored(Unavailable):
+    """The stream answers, and has not stored what was sent to it: other letters may be missing, too."""
+
+
 class Letter(NamedTuple):
     """One message of a mailbox: a client-visible event and its JSON, ``seq`` included."""
 
@@ -139,7 +143,7 @@ async def read(
                     bus.full.refuse(
                         subjects.STREAM_DELIVER
                     )  # it acknowledges nothing, so this is how it shows
-                    raise Unavailable(f"stream {subjects.STREAM_DELIVER} does not store what is sent")
+                    raise NotStored(f"stream {subjects.STREAM_DELIVER} does not store what is sent")
                 await asyncio.sleep(_LOOK_AGAIN_SECONDS)
                 continue
             raise Unavailable(f"stream {subjects.STREAM_DELIVER}: {error.get('description')}")
@@ -168,6 +172,11 @@ class Reach:
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
         self._known: tuple[float, int, int] | None = None
+        self._lossy_until = 0
+
+    def lossy(self) -> None:
+        """Note that the stream does not store what is sent at this moment: nothing before it is known to be complete."""
+        self._lossy_until = int(time.time() * 1000)
 
     async def covers(self, since_ms: int) -> bool:
         """Whether everything is there that was sent after ``since_ms``, but for what is older than the stream keeps.
@@ -179,7 +188,7 @@ class Reach:
         if self._known is None or now - self._known[0] > _LOOK_SECONDS:
             self._known = (now, *_reach(await _info(self._bus)))
         _, complete_since, max_age = self._known
-        return complete_since <= max(since_ms, int(time.time() * 1000) - max_age)
+        return max(complete_since, self._lossy_until) <= max(since_ms, int(time.time() * 1000) - max_age)
 
 
 async def _info(bus: Bus) -> dict[str, Any]:

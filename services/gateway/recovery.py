@@ -20,7 +20,7 @@ from shared.bus import Bus, drain
 from shared.clock import now_ms, now_seq
 from shared.contracts.client import RELAYED
 from shared.errors import Unavailable
-from shared.mailbox import READ_MAX, Letter, Reach, seq_of
+from shared.mailbox import READ_MAX, Letter, NotStored, Reach, seq_of
 from shared.reading import DirectHandler
 
 log = logs.get(__name__)
@@ -157,7 +157,8 @@ class Recoveries:
         after = last_seq if last_seq is not None else (lost_at or 0) * 1000
         after_ms = min(after // 1000, now_ms())
         try:
-            letters = await self._read(recovery, max(1, after_ms - MARGIN_MS))
+            # What a client is told of "everything" is only known of a stream that stores what is sent.
+            letters = await self._read(recovery, max(1, after_ms - MARGIN_MS), settled=last_seq is not None)
             at = next((n for n, letter in enumerate(letters) if letter.seq == after), None)
             # That the last letter it has got is there says nothing: turns are told again, also into a new stream.
             complete = (
@@ -190,14 +191,20 @@ class Recoveries:
             [letter for letter in before if letter.event in RELAYED], missed, complete, overtaken=after
         )
 
-    async def _read(self, recovery: Recovery, since_ms: int) -> list[Letter]:
-        """The mailbox, up to now at least, in a few tries. Raises :class:`Unavailable`."""
+    async def _read(self, recovery: Recovery, since_ms: int, *, settled: bool = False) -> list[Letter]:
+        """Return the mailbox, up to now at least, in a few tries. Raises :class:`Unavailable`.
+
+        ``settled``: only once the stream has stored what is sent to it now, also if nothing goes to an old address.
+        """
+        settled = settled or recovery.elsewhere is not None
         session, until = recovery.session, time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
-                upto = mailbox.settle(self._bus, session) if recovery.elsewhere is not None else None
+                upto = mailbox.settle(self._bus, session) if settled else None
                 return await mailbox.read(self._bus, session, since_ms=since_ms, upto=upto)
-            except Unavailable:
+            except Unavailable as error:
+                if isinstance(error, NotStored):
+                    self._reach.lossy()
                 if time.monotonic() > until:
                     raise
                 log.info("mailbox not read yet", session=session)

@@ -109,8 +109,9 @@ async def test_a_full_disk(small_nats: EmbeddedNats, capfd: pytest.CaptureFixtur
         await bus.close()
 
 
-async def test_full_memory(small_nats: EmbeddedNats) -> None:
-    """Mailboxes acknowledge nothing, so it shows when a session in a call resumes; new sessions are not kept out."""
+@pytest.mark.parametrize("in_call", [True, False])
+async def test_full_memory(small_nats: EmbeddedNats, *, in_call: bool) -> None:
+    """Mailboxes acknowledge nothing, so it shows when a session resumes; new sessions are not kept out."""
     system, bus = System(small_nats.url), await Bus.connect(small_nats.url, name="filler")
     limits = {"events_max_mb": 1, "resume_window_seconds": 30}
     try:
@@ -122,8 +123,9 @@ async def test_full_memory(small_nats: EmbeddedNats) -> None:
             await ready(url)
         port = int(system.urls[1].rpartition(":")[2])
         alice, bob = await system.join("alice"), await system.join("bob")
-        call = await alice.ok("call:initiate", {"to": "bob", "callType": "audio"})
-        await bob.ok("call:accept", {"callId": call["callId"]})
+        if in_call:
+            call = await alice.ok("call:initiate", {"to": "bob", "callType": "audio"})
+            await bob.ok("call:accept", {"callId": call["callId"]})
         joined = alice.joined  # type: ignore[attr-defined]
         resume = {"sessionId": joined["sessionId"], "token": joined["resume"]["token"], "lastSeq": 0}
         filler = Filler(bus, "memory")
@@ -139,6 +141,7 @@ async def test_full_memory(small_nats: EmbeddedNats) -> None:
         await filler.empty()
         again = await client.ok("user:join", {"userId": "alice", "resume": resume})
         assert "impaired" not in (await _readyz(port))[1], again
+        assert not again["resumed"], "what was sent meanwhile is lost"
     finally:
         await system.stop()
         await bus.close()

@@ -16,6 +16,12 @@ from shared.errors import Unavailable
 from shared.mailbox import Letter, Reach
 
 
+@pytest.fixture(autouse=True)
+def nothing_settles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mailboxes are made up here: nothing is put at their ends."""
+    monkeypatch.setattr(mailbox, "settle", lambda *_: None)
+
+
 def _covers(whether: bool) -> Any:
     async def covers(*_: Any) -> bool:
         return whether
