@@ -175,7 +175,7 @@ class Reach:
         self._lossy_until = 0
 
     def lossy(self) -> None:
-        """Note that the stream does not store what is sent at this moment: nothing before it is known to be complete."""
+        """Note that the stream does not store what is sent now: what is older is not known to be complete."""
         self._lossy_until = int(time.time() * 1000)
 
     async def covers(self, since_ms: int) -> bool:
