@@ -111,7 +111,7 @@ def _connect(packet: str, depth: int) -> ConnectPacket:
     assert head is not None, "the pattern takes any packet that begins with 0"
     rest = packet[head.end() :]
     if rest and not isinstance(_loads(rest, depth), dict):
-        raise Malformed("The authentication is an object")
+        raise Malformed("auth: must be an object")
     return ConnectPacket()
 
 

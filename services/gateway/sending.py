@@ -1,6 +1,7 @@
 """Packets to clients: written at once, or left to wait, within bounds, for those who poll or do not read."""
 
 import asyncio
+import json
 from typing import Any
 
 from engineio.packet import MESSAGE, PING, Packet
@@ -65,9 +66,12 @@ class Sending:
         if websocket is None or not websocket.write(frame):
             self._queue(eio_sid, frame)
 
-    def send_connect_error(self, eio_sid: str, namespace: str) -> None:
-        """Refuse a connection to a namespace that does not exist, in the words of Socket.IO's own server."""
-        frame = b'44%b,{"message":"Invalid namespace"}' % namespace.encode()
+    def send_connect_error(
+        self, eio_sid: str, namespace: str = "", message: str = "Invalid namespace"
+    ) -> None:
+        """Refuse a connection to a namespace; the default message is that of Socket.IO's own server."""
+        where = f"{namespace}," if namespace else ""
+        frame = f"44{where}{json.dumps({'message': message}, separators=(',', ':'))}".encode()
         websocket = self._websockets.get(eio_sid)
         if websocket is None or not websocket.write(frame):
             self._queue(eio_sid, frame)

@@ -191,6 +191,8 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
                 else:
                     await self._connect(eio_sid, data)
             except Malformed as error:
+                if data[:1] == "0" and self.manager.sid_from_eio_sid(eio_sid, "/") is None:
+                    self.sending.send_connect_error(eio_sid, message=str(error))
                 await self.receiver.malformed(eio_sid, str(error), error.ack_id)
         except Exception:
             log.exception("packet not handled", connection=eio_sid)

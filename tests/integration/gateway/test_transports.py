@@ -541,6 +541,40 @@ async def test_an_unknown_namespace_before_the_default_one(gateway: Start, servi
         await one.until("user:joined")
 
 
+@pytest.mark.parametrize(
+    ("auth", "message"),
+    [
+        ('"a token"', "auth: must be an object"),
+        ("[]", "auth: must be an object"),
+        ("5", "auth: must be an object"),
+        ("{", "Not JSON"),
+        ('{"userId":"\\ud800"}', "Lone surrogates are not text"),
+        ('{"userId":' + "[" * 80 + "]" * 80 + "}", "Nested too deeply"),
+    ],
+)
+@pytest.mark.parametrize("polls", [True, False])
+async def test_a_connect_packet_that_is_malformed_is_refused_and_may_be_followed_by_a_good_one(
+    gateway: Start, services: Services, polls: bool, auth: str, message: str
+) -> None:
+    async with aiohttp.ClientSession() as http, asyncio.timeout(10):
+        one = Eio(http, await gateway())
+        await one.open()
+        refused = f'44{{"message":"{message}"}}'
+        if polls:
+            await one.post(f"40{auth}".encode())
+            await one.until(refused)
+            await one.post(b"40")
+            await one.until('40{"sid"')
+        else:
+            await one.probe()
+            await one.send("2probe")
+            await one.expect("3probe")
+            await one.send("5", f"40{auth}")
+            await one.expect(refused)
+            await one.send("40")
+            await one.expect('40{"sid"')
+
+
 # --- CORS ---------------------------------------------------------------------------------------------------------
 
 APP = "https://app.example"
