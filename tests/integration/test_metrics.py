@@ -28,7 +28,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "ring_backoff_seconds": 0,
         "resume_window_seconds": 2,
     },
-    "gateway": {"drain_seconds": 0, "resume_window_seconds": 2, "strikes_max": 3, "join_timeout_seconds": 1},
+    "gateway": {"drain_seconds": 0, "resume_window_seconds": 2, "strikes_max": 3, "join_timeout_seconds": 3},
 }
 OFFER = {"offer": {"type": "offer", "sdp": "v=0"}}
 
