@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from itertools import chain
 
+from shared import subjects
 from shared.bus import Bus
 from shared.deadlines import Deadlines
 from shared.events import Recorder
@@ -42,6 +43,14 @@ NATS_FULL = counter(
     "Times that JetStream did not store for want of room. what: the stream.",
     "what",
 )
+STREAMS = (
+    f"KV_{subjects.BUCKET_SESSIONS}",
+    f"KV_{subjects.BUCKET_CALLS}",
+    subjects.STREAM_DELIVER,
+    subjects.STREAM_EVENTS,
+    subjects.STREAM_DEADLINES,
+)
+"""What may refuse to store for want of room."""
 NATS_ERRORS = counter(
     "signalling_nats_errors_total",
     "What the NATS client complained of: slow_consumer, a message dropped here for want of room; other.",
@@ -124,7 +133,7 @@ def of_process(
         NATS_RECONNECTS: lambda: bus.client.stats["reconnects"],
         NATS_HANGS: lambda: bus.hung,
         NATS_TASKS_FAILED: lambda: with_zeros((*TASKS, RECONNECT), bus.broken),
-        NATS_FULL: lambda: bus.full.refused,
+        NATS_FULL: lambda: with_zeros(STREAMS, bus.full.refused),
         NATS_ERRORS: lambda: with_zeros(("slow_consumer", "other"), bus.errors),
         NATS_MESSAGES: lambda: {"in": bus.client.stats["in_msgs"], "out": bus.client.stats["out_msgs"]},
         NATS_BYTES: lambda: {"in": bus.client.stats["in_bytes"], "out": bus.client.stats["out_bytes"]},

@@ -114,6 +114,9 @@ async def test_each_service_serves_what_it_declares(system: System, name: str) -
     assert scraped.value("signalling_info", service=service, name=name) == 1
     assert scraped.value("signalling_ready") == scraped.value("signalling_nats_connected") == 1
     assert scraped.value("process_resident_memory_bytes") > 1e6
+    # An increase needs the zero before it.
+    streams = {stream for family, _, stream in scraped.labels() if family == "signalling_jetstream_refusals"}
+    assert streams == {"KV_sessions", "KV_calls", "DELIVER", "EVENTS", "DEADLINES"}
     # Each start has counts of its own, though all are in this process.
     assert (await system.scrape("gateway-2")).value("signalling_sockets") == 0
     served = set().union(*[(await system.scrape(each)).names() for each in system.metrics])
