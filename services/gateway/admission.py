@@ -23,7 +23,15 @@ from shared import logs
 from shared.contracts import calls, client, presence
 from shared.contracts.client import Event
 from shared.contracts.rpc import Done
-from shared.errors import NotAuthenticated, NotSent, SignallingError, TokenExpired, Unauthorized, Unavailable
+from shared.errors import (
+    InvalidState,
+    NotAuthenticated,
+    NotSent,
+    SignallingError,
+    TokenExpired,
+    Unauthorized,
+    Unavailable,
+)
 from shared.ids import new_id
 from shared.rpc import Client
 
@@ -208,7 +216,7 @@ class Admission:
         if socket.replaced == reply.session:
             socket.claims = None
             await self._outbound.replaced(socket, reply.session)
-            raise NotAuthenticated  # another socket was faster
+            raise InvalidState("Another connection has taken the session over")
         try:
             self._auth.joined(socket.sid)
         except TokenExpired:

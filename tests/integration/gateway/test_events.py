@@ -197,6 +197,22 @@ async def test_replaced(gateway: Start, connect: Connect, services: Services, bu
     await alice.expect_closed()
 
 
+async def test_replaced_while_it_joins(
+    gateway: Start, connect: Connect, services: Services, bus: Bus
+) -> None:
+    """A socket that another one overtakes is told that, and not that its user has yet to join."""
+    alice = await connect(await gateway())
+    services.slow["join"] = 0.3
+    joining = asyncio.create_task(alice.refused("user:join", {"userId": "alice"}, code="invalid_state"))
+    await services.wait_for("join")
+    session = f"s-{alice.socket_id}"
+    bus.publish(subjects.control(GATEWAY, session, "replaced"), alice.socket_id.encode())
+    assert await alice.expect("session:replaced") == {"sessionId": session}
+    error = await joining
+    assert error["message"] == "Another connection has taken the session over"
+    await alice.expect_closed()
+
+
 async def test_delivered_as_it_came(gateway: Start, connect: Connect, bus: Bus, services: Services) -> None:
     alice = await connect(await gateway(), "alice")
     for n in range(500):
