@@ -15,6 +15,7 @@ from services.gateway.door import Door
 from services.gateway.drain import drain
 from services.gateway.errands import Errands
 from services.gateway.heard import Heard
+from services.gateway.hosts import host_check
 from services.gateway.ice import IceServers
 from services.gateway.inbound import Inbound
 from services.gateway.lease import Lease
@@ -73,8 +74,10 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             settings.trusted_proxies, limits, lambda eio_sid: transport.closing.drop(eio_sid), hits
         )
         origin_allowed = origin_check(settings.client_url)
+        host_allowed = host_check(settings.host, settings.allowed_hosts)
         transport = Transport(
             origin_allowed=origin_allowed,
+            host_allowed=host_allowed,
             ping_interval=settings.ping_interval_seconds,
             ping_timeout=settings.ping_timeout_seconds,
             max_frame=settings.max_frame_kb * 1024,
@@ -210,7 +213,8 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         site = web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG)
         try:
             await site.start()
-            log.info("listening", host=settings.host, port=settings.port)
+            hosts = ["*"] if host_allowed is None else ["loopback", *settings.allowed_hosts]
+            log.info("listening", host=settings.host, port=settings.port, allowed_hosts=hosts)
             yield
         finally:
             transport.draining = True

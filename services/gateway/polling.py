@@ -14,6 +14,7 @@ from engineio.payload import Payload
 
 from services.gateway import packets
 from services.gateway.connections import Connections
+from services.gateway.hosts import HostAllowed
 from services.gateway.packets import Malformed
 from services.gateway.turns import Doorway
 from shared import logs
@@ -67,12 +68,14 @@ class Polling:
         eio: Any,
         server: Server,
         origin_allowed: Callable[[str | None, str | None], bool],
+        host_allowed: HostAllowed | None,
         connections: Connections,
         upgrade: Callable[[Any], Callable[[dict[str, Any]], Awaitable[web.StreamResponse]]],
     ) -> None:
         self._eio = eio
         self._server = server
         self._origin_allowed = origin_allowed
+        self._host_allowed = host_allowed
         self._connections = connections
         self._upgrade = upgrade
         self._of_engineio: Callable[[web.Request], Awaitable[web.StreamResponse]] = eio.handle_request
@@ -120,6 +123,8 @@ class Polling:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer any request to Engine.IO. Raises aiohttp's HTTP errors for one that is refused."""
+        if self._host_allowed is not None and not self._host_allowed(request.headers.get("Host")):
+            raise web.HTTPBadRequest(text="Not a host that may be asked for: see ALLOWED_HOSTS")
         origin = request.headers.get("Origin")
         if origin is not None and not self._origin_allowed(origin, request.headers.get("Host")):
             raise web.HTTPBadRequest(text="Not an origin that may connect")  # without quoting it

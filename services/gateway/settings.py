@@ -17,6 +17,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from pydantic_settings import NoDecode
 
+from services.gateway.hosts import host_name
 from services.gateway.limit_settings import LimitSettings
 from shared.settings import CommaList, split
 
@@ -60,6 +61,11 @@ class Settings(LimitSettings):
     client_url: CommaList = Field(
         default=("http://localhost:3000",),
         description="Origins of web pages that may connect, comma separated, besides the gateway's own. `*`: any.",
+    )
+    allowed_hosts: CommaList = Field(
+        default=(),
+        description="Names and addresses that clients may ask for as `Host`, any port, comma separated, besides "
+        "loopback ones. Empty: only those where `HOST` is loopback, any elsewhere. `*`: any.",
     )
     demo: bool = Field(
         default=False, description="Serve the demo page at `/`. `signalling up` does unless told not to."
@@ -125,6 +131,19 @@ class Settings(LimitSettings):
                     raise ValueError("must be '*' or origins like https://example.com, comma separated")
             return tuple(str(part).rstrip("/") for part in parts)
         return parts
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _hosts(cls, value: object) -> object:
+        parts = split(value)
+        if not isinstance(parts, tuple):
+            return parts
+        names = []
+        for part in map(str, parts):
+            if (name := host_name(f"{part}:0")) is None:
+                raise ValueError("must be '*' or names and addresses ([::1] in brackets) without port")
+            names.append(name)
+        return tuple(names)
 
     @field_validator("turn_urls", mode="before")
     @classmethod

@@ -14,6 +14,7 @@ from services.gateway import packets
 from services.gateway.clients import Clients
 from services.gateway.closing import Closing
 from services.gateway.connections import Connections
+from services.gateway.hosts import HostAllowed
 from services.gateway.origins import OriginAllowed
 from services.gateway.outgoing import Outgoing
 from services.gateway.packets import DisconnectPacket, EventPacket, ForeignPacket, Malformed
@@ -73,6 +74,7 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         self,
         *,
         origin_allowed: OriginAllowed,
+        host_allowed: HostAllowed | None,
         ping_interval: int,
         ping_timeout: int,
         max_frame: int,
@@ -114,7 +116,12 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         )  # fmt: skip
         self.answered = self.sending.answered
         self._polling = Polling(
-            self.eio, self, origin_allowed, connections, lambda connection: WebSocket(connection, self)
+            self.eio,
+            self,
+            origin_allowed,
+            host_allowed,
+            connections,
+            lambda connection: WebSocket(connection, self),
         )
         self.posted, self.polls_no_more = self._polling.posted, self._polling.forget
         self.eio._async = {

@@ -448,8 +448,8 @@ async def slow(attack: Attack) -> None:
         sid = json.loads((await answer.text())[1:])["sid"]
     heads = (
         b"",
-        b"GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nHost: x\r\nA: ",
-        f"POST {OPEN}polling&sid={sid} HTTP/1.1\r\nHost: x\r\nContent-Length: 999\r\n\r\n4".encode(),
+        b"GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nHost: localhost\r\nA: ",
+        f"POST {OPEN}polling&sid={sid} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999\r\n\r\n4".encode(),
     )
 
     async def one(n: int) -> None:

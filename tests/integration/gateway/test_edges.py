@@ -58,7 +58,7 @@ async def _closed(reader: asyncio.StreamReader) -> None:
 
 
 @pytest.mark.parametrize(
-    "first", ["", "GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nHost: x\r\nX-A: "]
+    "first", ["", "GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nHost: localhost\r\nX-A: "]
 )
 async def test_who_does_not_bring_a_request_is_closed(
     gateway: Start, monkeypatch: pytest.MonkeyPatch, first: str
@@ -71,7 +71,7 @@ async def test_who_does_not_bring_a_request_is_closed(
         while not closed.done():
             await asyncio.sleep(0.1)
             writer.write(b"x" if first else b"")  # a byte now and then
-    status, _, _ = await said(url, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    status, _, _ = await said(url, "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert status == 200
 
 
@@ -82,7 +82,7 @@ async def test_a_connection_that_has_brought_one_may_wait_for_the_next(
     url = await gateway()
     async with tcp(url) as (reader, writer), asyncio.timeout(5):
         for _ in range(2):
-            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
             await reader.readexactly(12)
             await asyncio.sleep(0.5)
@@ -102,7 +102,7 @@ async def test_bare_connections_of_an_address_are_counted(gateway: Start) -> Non
         while True:
             await asyncio.sleep(0.05)
             try:
-                assert (await said(url, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"))[0] == 200
+                assert (await said(url, "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"))[0] == 200
                 break
             except (ConnectionError, asyncio.IncompleteReadError):
                 pass
@@ -112,14 +112,14 @@ async def test_a_proxy_may_have_any_number(gateway: Start) -> None:
     url = await gateway(connections_per_address=1, trusted_proxies="127.0.0.1")
     port = int(url.rpartition(":")[2])
     held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(20)]
-    assert (await said(url, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"))[0] == 200
+    assert (await said(url, "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"))[0] == 200
     for _, writer in held:
         writer.close()
 
 
 async def test_an_empty_session_id_does_not_pass_by_the_limits(gateway: Start) -> None:
     url = await gateway(connections_per_address=1)
-    opening = "GET /socket.io/?EIO=4&transport={}&{} HTTP/1.1\r\nHost: x\r\n{}\r\n"
+    opening = "GET /socket.io/?EIO=4&transport={}&{} HTTP/1.1\r\nHost: localhost\r\n{}\r\n"
     assert (await said(url, opening.format("polling", "", "")))[0] == 200
     for query in ("sid=", "sid", "%73id=", "sid=&sid="):
         for transport, head in (("polling", ""), ("websocket", WS)):
@@ -129,7 +129,7 @@ async def test_an_empty_session_id_does_not_pass_by_the_limits(gateway: Start) -
 
 async def test_a_websocket_that_did_not_come_about_takes_no_place(gateway: Start) -> None:
     url = await gateway(connections_per_address=1)
-    opening = "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: x\r\n{}\r\n"
+    opening = "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: localhost\r\n{}\r\n"
     for wrong in (
         WS.replace("Version: 13", "Version: 6"),
         WS.replace("Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n", ""),
@@ -166,13 +166,13 @@ async def test_sizes_and_times_are_counted_where_they_are_hit(
 GARBAGE = (
     "\x16\x03\x01\x02\x00\x01\x00\r\n\r\n",
     "GET / HTTP/9.9\r\n\r\n",
-    "GET / HTTP/1.1\r\nHost: x\r\nno header\r\n\r\n",
-    "GET / HTTP/1.1\r\nHost: x\r\n" + "A: " + "x" * 9000 + "\r\n\r\n",
+    "GET / HTTP/1.1\r\nHost: localhost\r\nno header\r\n\r\n",
+    "GET / HTTP/1.1\r\nHost: localhost\r\n" + "A: " + "x" * 9000 + "\r\n\r\n",
     "GET /" + "x" * 9000 + " HTTP/1.1\r\n\r\n",
-    "GET / HTTP/1.1\r\nHost: x\r\n" + "A: b\r\n" * 500 + "\r\n",
-    "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
-    "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    "GET / HTTP/1.1\r\nHost: x\r\nA: b\x00c\r\n\r\n",
+    "GET / HTTP/1.1\r\nHost: localhost\r\n" + "A: b\r\n" * 500 + "\r\n",
+    "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+    "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "GET / HTTP/1.1\r\nHost: localhost\r\nA: b\x00c\r\n\r\n",
 )
 
 
@@ -212,7 +212,7 @@ REQUESTS = (
 async def test_each_answer_has_the_headers_and_no_version(gateway: Start) -> None:
     url = await gateway()
     for method, path, head in REQUESTS:
-        status, headers, body = await said(url, f"{method} {path} HTTP/1.1\r\nHost: x\r\n{head}\r\n")
+        status, headers, body = await said(url, f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{head}\r\n")
         assert headers["server"] == "signalling", path
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["referrer-policy"] == "no-referrer"
@@ -226,7 +226,7 @@ async def test_each_answer_has_the_headers_and_no_version(gateway: Start) -> Non
 
 
 async def test_what_is_missing_is_no_map_of_what_is_there(gateway: Start) -> None:
-    _, _, body = await said(await gateway(), "GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
+    _, _, body = await said(await gateway(), "GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert json.loads(body) == {"ok": True, "missing": []}
 
 
@@ -346,7 +346,7 @@ async def test_a_body_that_breaks_off_is_nothing_to_write_about(
         await polling.open()
         async with tcp(url) as (_, writer):
             path = polling._url.removeprefix(url)
-            writer.write(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n4".encode())
+            writer.write(f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n4".encode())
             await asyncio.sleep(0.2)
         await asyncio.sleep(0.2)
         assert "Traceback" not in "".join(capsys.readouterr()) + caplog.text
@@ -432,7 +432,9 @@ async def test_a_frame_that_does_not_end_ends_with_the_pings(
 ) -> None:
     url = await gateway(ping_interval_seconds=1, ping_timeout_seconds=1)
     async with tcp(url) as (reader, writer), asyncio.timeout(30):
-        writer.write(f"GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: x\r\n{WS}\r\n".encode())
+        writer.write(
+            f"GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: localhost\r\n{WS}\r\n".encode()
+        )
         await reader.readuntil(b"\r\n\r\n")
         writer.write(rest)
         await _closed(reader)

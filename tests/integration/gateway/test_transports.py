@@ -118,7 +118,7 @@ async def _overlap(one: Eio) -> None:
     _, writer = await asyncio.open_connection("127.0.0.1", int(one.url.split(":")[2].split("/")[0]))
     path = one.url.partition("/socket.io")[2]
     body = '42["user:status",{"userId":"last"}]'
-    head = f"POST /socket.io{path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = f"POST /socket.io{path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
     writer.write((head + body[:9]).encode())
     await asyncio.sleep(0.2)
     closing = asyncio.create_task(one.post(b"1"))
@@ -251,7 +251,9 @@ async def test_a_connection_that_closes_while_a_body_arrives(
     url = await gateway(**PINGS)
     async with client(url) as one, tcp(url) as (reader, writer):
         path, body = one.url.removeprefix(url), '42["user:status",{"userId":"late"}]'
-        writer.write(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n4".encode())
+        writer.write(
+            f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n4".encode()
+        )
         await services.wait_for("lost")
         writer.write(body[1:].encode())
         assert b" 400 " in await reader.readuntil(b"\r\n")
@@ -289,7 +291,7 @@ async def test_a_poll_that_is_sent_again_is_answered_again(gateway: Start, servi
     async with client(url) as one, tcp(url) as (_, writer):
         poll = one.url
         path = poll.removeprefix(url) + "&t=a"
-        writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         await asyncio.sleep(0.2)
         writer.transport.abort()
         assert await one.post(status(1).encode()) == 200
@@ -315,7 +317,9 @@ async def test_a_body_that_is_sent_again_is_handled_once(
     async with client(url) as one, tcp(url) as (_, writer):
         bare, body = one.url, status(1)
         path = bare.removeprefix(url) + "&t=a"
-        writer.write(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+        writer.write(
+            f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+        )
         await services.wait_for("status")
         writer.transport.abort()
         one._url = bare + "&t=a"
@@ -419,7 +423,9 @@ async def test_what_is_posted_comes_before_what_the_websocket_brings(
         await one.send("2probe")
         await one.expect("3probe")
         path, body = one.url.removeprefix(url), "\x1e".join(map(status, range(3)))
-        writer.write(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n4".encode())
+        writer.write(
+            f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n4".encode()
+        )
         await asyncio.sleep(0.1)
         await one.send("5", *map(status, range(3, 6)))
         await asyncio.sleep(0.1)
@@ -629,7 +635,7 @@ async def test_every_answer_may_be_read_by_pages_that_may_connect(
                 "services.gateway.transport.Transport.draining", property(lambda _: True, lambda *_: None),
                 raising=False,
             )  # fmt: skip
-        head = f"{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        head = f"{request} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
         head += f"Origin: {origin}\r\n" if origin else ""
         body = {"not utf-8": "\xff", "body": "40"}.get(case, "")
         reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
@@ -655,7 +661,7 @@ async def test_preflights(gateway: Start) -> None:
     url = await gateway(client_url=APP)
     ask = "Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: content-type,x-a\r\n"
     for path in (POLL, f"{POLL}&sid=gone"):
-        request = f"OPTIONS {path} HTTP/1.1\r\nHost: x\r\n{{}}{ask}\r\n"
+        request = f"OPTIONS {path} HTTP/1.1\r\nHost: localhost\r\n{{}}{ask}\r\n"
         code, headers, _ = await said(url, request.format(f"Origin: {APP}\r\n"))
         assert code == 204
         assert headers["access-control-allow-origin"] == APP
@@ -669,13 +675,13 @@ async def test_preflights(gateway: Start) -> None:
 async def test_what_is_no_business_of_other_pages_does_not_vary(gateway: Start) -> None:
     url = await gateway(client_url="*")
     for path in ("/healthz", "/readyz"):
-        _, headers, _ = await said(url, f"GET {path} HTTP/1.1\r\nHost: x\r\nOrigin: {APP}\r\n\r\n")
+        _, headers, _ = await said(url, f"GET {path} HTTP/1.1\r\nHost: localhost\r\nOrigin: {APP}\r\n\r\n")
         assert "vary" not in headers and "access-control-allow-origin" not in headers
 
 
 async def test_refusals_say_why_in_engineios_words(gateway: Start) -> None:
     url = await gateway()
     for path, code in ((f"{POLL}&sid=x", 1), ("/socket.io/?EIO=4&transport=x", 0)):
-        _, _, body = await said(url, f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n")
+        _, _, body = await said(url, f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")
         told: dict[str, Any] = json.loads(body)
         assert told["code"] == code and told["message"]

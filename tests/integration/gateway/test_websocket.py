@@ -21,7 +21,7 @@ from shared.hits import Hits
 from tests.integration.gateway.conftest import GATEWAY, Connect, Services, Start
 
 REQUEST = (
-    b"GET /socket.io/?EIO=4&transport=websocket%b HTTP/1.1\r\nHost: gateway\r\nUpgrade: websocket\r\n"
+    b"GET /socket.io/?EIO=4&transport=websocket%b HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
     b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
 )
 TEXT, CLOSE, PING, PONG = 0x81, 0x88, 0x89, 0x8A
