@@ -95,6 +95,8 @@ class Talk:
         wanted = {by: count + _WORDS for pair in self.pairs for by, count in pair.sent.items()}
         async with asyncio.timeout(_SPEAK_SECONDS):
             while any(pair.sent[by] < wanted[by] for pair in self.pairs for by in pair.phones):
+                for failed in (traffic for traffic in self._traffic if traffic.done()):
+                    failed.result()
                 await asyncio.sleep(0.05)
 
     async def hush(self) -> None:
