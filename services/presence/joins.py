@@ -211,7 +211,7 @@ def _told(cls: type[R], joined: Joined, *, busy: bool, **more: Any) -> R:
     session = joined.session
     return cls(
         session=session.session,
-        resume_token=session.resume_token,
+        resume_token=joined.token,
         device=session.device,
         since=session.since,
         resumed=joined.resumed,

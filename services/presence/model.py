@@ -6,15 +6,17 @@ from any gateway. Of the sessions of a user, no two have the same id, device or 
 moved last is the last of the record.
 """
 
-import hmac
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from services.presence.tokens import hash_token, hashed, same
 from shared.contracts.presence import JoinRequest, LeaveRequest, ReassertRequest, Session, Sessions
 from shared.errors import RateLimited
 
 SPENT_MAX = 8
 """Tokens of before that are remembered for a client that may not know a later one: the first, and the last ones."""
+ALTERNATES_MAX = 4
+"""Tokens of earlier answers to joins of one socket that stay as good as the last one."""
 
 
 class Policy(NamedTuple):
@@ -35,13 +37,14 @@ class Minted(NamedTuple):
 class Joined(NamedTuple):
     """What a join makes of the record.
 
-    ``record`` is the very record that was given if there is nothing to write. ``was``: what the session was until
-    now, if it was there. ``displaced``: sessions at addresses that they had until now, whose sockets are to be told
-    off. ``gone``: sessions that are no more.
+    ``record`` is the very record that was given if there is nothing to write. ``token``: the clear resume token of the
+    session. ``was``: what the session was until now, if it was there. ``displaced``: sessions at addresses that they
+    had until now, whose sockets are to be told off. ``gone``: sessions that are no more.
     """
 
     record: Sessions
     session: Session
+    token: str
     was: Session | None
     resumed: bool
     displaced: tuple[Session, ...]
@@ -130,12 +133,13 @@ def join(
     7. a new one, in the place of the one lost longest ago if there are too many. Raises :class:`RateLimited` if none
        of them is lost.
 
-    The session of 2 keeps its resume token, because of two answers to one request either may be the one that counts.
+    The token is fresh each time, because only hashes are stored. The session of 2 keeps its earlier tokens as
+    alternates: of two answers to one request, either may be the one that counts.
     """
     if record is None:
         session = _new(request, now, minted)
         alone = Sessions(user=request.user, sessions=(session,))
-        return Joined(alone, session, None, resumed=False, displaced=(), gone=())
+        return Joined(alone, session, minted.token, None, resumed=False, displaced=(), gone=())
     sessions = record.sessions
     resumed = _resumable(sessions, request, unheard)
     here = _first(s for s in sessions if _address(s) == (request.gateway, request.socket))
@@ -154,14 +158,16 @@ def join(
     if kept is None:
         session = _new(request, now, minted)
     else:
+        known, fresh = hashed(kept), hash_token(minted.token)
         session = Session(
             session=kept.session,
             gateway=request.gateway,
             socket=request.socket,
             device=request.device or kept.device,
             since=kept.since,
-            resume_token=kept.resume_token if kept is here else minted.token,
-            spent=kept.spent if kept is here else _spent(kept, request.resume_token if resumed else None),
+            resume_token=fresh,
+            spent=known.spent if kept is here else _spent(known, request.resume_token if resumed else None),
+            alternates=_alternates(known, fresh) if kept is here else (),
         )
     others = tuple(s for s in sessions if s is not kept)
     gone = tuple(s for s in others if policy.single or _same_device(s, session) or s is here or s is evicted)
@@ -172,8 +178,9 @@ def join(
     return Joined(
         record=record
         if session == kept and not gone
-        else Sessions(user=request.user, sessions=(*(s for s in others if s not in gone), session)),
+        else _record(request.user, (*(s for s in others if s not in gone), session)),
         session=session,
+        token=minted.token,
         was=kept,
         resumed=is_resumed,
         displaced=tuple(s for s in left_behind if _address(s) != _address(session)),
@@ -217,6 +224,7 @@ def lose(
         return Lost(record, None)
     if session.lost_at is not None:
         return Lost(record, session)
+    session = hashed(session)
     lost = session.model_copy(update={"lost_at": now, "spent": session.spent if unheard else ()})
     return Lost(_with(record, lost), lost)
 
@@ -249,12 +257,13 @@ def reassert(record: Sessions | None, request: ReassertRequest, now: int) -> Rea
         socket=request.socket,
         device=request.device,
         since=session.since if session is not None else now,
-        resume_token=session.resume_token if session is not None else request.resume_token,
+        resume_token=session.resume_token if session is not None else hash_token(request.resume_token),
+        alternates=session.alternates if session is not None else (),
     )
     if session is not None:
         return Reasserted(_with(record, found), moved=False, was=session)
     others = record.sessions if record is not None else ()
-    return Reasserted(Sessions(user=request.user, sessions=(*others, found)), moved=False)
+    return Reasserted(_record(request.user, (*others, found)), moved=False)
 
 
 # --- building blocks ----------------------------------------------------------------------------------------------
@@ -267,7 +276,7 @@ def _new(request: JoinRequest, now: int, minted: Minted) -> Session:
         socket=request.socket,
         device=request.device,
         since=now,
-        resume_token=minted.token,
+        resume_token=hash_token(minted.token),
     )
 
 
@@ -278,7 +287,7 @@ def maybe_unheard(record: Sessions | None, request: JoinRequest) -> Session | No
         return None
     if _address(session) == (request.gateway, request.socket):
         return None
-    return session if any(_same(token, request.resume_token) for token in session.spent) else None
+    return session if any(same(token, request.resume_token) for token in session.spent) else None
 
 
 def maybe_silent(record: Sessions | None, request: JoinRequest, policy: Policy) -> Session | None:
@@ -303,8 +312,8 @@ def _resumable(
     if session is None:
         return None
     spent_too = session.lost_at is not None or session == unheard
-    good = (session.resume_token, *(session.spent if spent_too else ()))
-    return session if any(_same(token, request.resume_token) for token in good) else None
+    good = (session.resume_token, *session.alternates, *(session.spent if spent_too else ()))
+    return session if any(same(token, request.resume_token) for token in good) else None
 
 
 def _spent(kept: Session, shown: str | None) -> tuple[str, ...]:
@@ -312,16 +321,20 @@ def _spent(kept: Session, shown: str | None) -> tuple[str, ...]:
 
     ``shown``: ``None`` if it was none of them.
     """
-    tokens = (*kept.spent, kept.resume_token)
-    tokens = tokens[tokens.index(shown) if shown is not None else 0 :]
+    tokens = (*kept.spent, *kept.alternates, kept.resume_token)
+    first = next((place for place, token in enumerate(tokens) if same(token, shown)), 0)
+    tokens = tokens[first:]
     return tokens if len(tokens) <= SPENT_MAX else (tokens[0], *tokens[1 - SPENT_MAX :])
 
 
-def _same(token: str, shown: str | None) -> bool:
-    """In constant time: how much of a guess was right must not show in how long the answer takes."""
-    if shown is None:
-        return False
-    return hmac.compare_digest(token.encode(), shown.encode("utf-8", "surrogatepass"))
+def _alternates(kept: Session, fresh: str) -> tuple[str, ...]:
+    """Return the stored tokens that stay good beside ``fresh``, which the session may have had before."""
+    return tuple(token for token in (*kept.alternates, kept.resume_token) if token != fresh)[-ALTERNATES_MAX:]
+
+
+def _record(user: str, sessions: Iterable[Session]) -> Sessions:
+    """Return the record to write: no session in it has a clear token."""
+    return Sessions(user=user, sessions=tuple(map(hashed, sessions)))
 
 
 def _lone(sessions: tuple[Session, ...], request: JoinRequest) -> Session | None:
@@ -338,13 +351,12 @@ def _named(record: Sessions | None, name: str) -> Session | None:
 def _without(record: Sessions | None, session: Session) -> Sessions | None:
     assert record is not None
     rest = tuple(s for s in record.sessions if s is not session)
-    return Sessions(user=record.user, sessions=rest) if rest else None
+    return _record(record.user, rest) if rest else None
 
 
 def _with(record: Sessions | None, changed: Session) -> Sessions:
     assert record is not None
-    sessions = tuple(changed if s.session == changed.session else s for s in record.sessions)
-    return Sessions(user=record.user, sessions=sessions)
+    return _record(record.user, (changed if s.session == changed.session else s for s in record.sessions))
 
 
 def _address(session: Session) -> tuple[str, str]:

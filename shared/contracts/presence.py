@@ -16,7 +16,10 @@ class Session(Wire):
 
     ``gateway`` and ``socket`` say where it is, or was last. ``lost_at``: since when its transport is gone; the session
     is in its grace then. ``spent``: tokens of before, from the one by which it was resumed last on; good for a client
-    that was gone before it heard of a later one.
+    that was gone before it heard of a later one. ``alternates``: tokens of other answers to joins of this very socket,
+    as good as ``resume_token``: the gateway may have taken any of them.
+
+    Tokens are stored as ``s1:`` and the SHA-256 in hex; a value without ``s1:`` is a clear token of an older release.
     """
 
     session: str
@@ -26,6 +29,7 @@ class Session(Wire):
     since: Millis
     resume_token: str
     spent: tuple[str, ...] = ()
+    alternates: tuple[str, ...] = ()
     lost_at: Millis | None = None
 
 
@@ -126,7 +130,10 @@ class LostRequest(Request):
 
 
 class ReassertRequest(Request):
-    """``rpc.presence.reassert``: a session that presence may have given up, or forgotten, is at this socket."""
+    """``rpc.presence.reassert``: a session that presence may have given up, or forgotten, is at this socket.
+
+    ``resume_token``: the clear token, which presence stores hashed.
+    """
 
     user: UserId
     session: str

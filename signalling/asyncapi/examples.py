@@ -6,6 +6,7 @@ from services.callcore.charge import Deed
 from services.callcore.charge import Done as DeedDone
 from services.callcore.long_way import Announcement
 from services.callcore.model import Address, Call, Kind, State
+from services.presence.tokens import hash_token
 from shared.contracts import calls, client, events, liveness, policy, presence, relays, rpc
 from shared.contracts.wire import Wire
 from shared.errors import BY_CODE
@@ -16,6 +17,7 @@ CALL = "kRj0xX0rT4uH2mYb0cQ1dg"
 ALICE_AT, BOB_AT = "Zk3v1iTzS8m4uN0a9b2c3w", "Pq7r5sWxQ1o6vJ8d4e1f0A"
 GATEWAY, OTHER_GATEWAY, CALLCORE = "gateway-Ab3dE5gH-x1Y2z3", "gateway-Qw9eR7tY-k4L5m6", "callcore-Zx8cV6bN"
 SECRET = "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LXNlY3JldA"  # noqa: S105 (nobody's)
+SECRET_HASHED = hash_token(SECRET)
 SDP = {"type": "offer", "sdp": "v=0\r\no=- 4611731400430051336 2 IN IP4 127.0.0.1\r\n…"}
 CANDIDATE = {
     "candidate": "candidate:1 1 udp 2122260223 192.0.2.7 54321 typ host",
@@ -37,7 +39,11 @@ _ADDRESSES: dict[str, Any] = {
     "ringing": (Address(session=BOB_AT, gateway=OTHER_GATEWAY),),
 }
 _SESSION = presence.Session(
-    session=BOB_AT, gateway=OTHER_GATEWAY, socket="xHc2pQw0AAAB", since=AT - 60_000, resume_token=SECRET
+    session=BOB_AT,
+    gateway=OTHER_GATEWAY,
+    socket="xHc2pQw0AAAB",
+    since=AT - 60_000,
+    resume_token=SECRET_HASHED,
 )
 _RINGING = Call(
     call=CALL,

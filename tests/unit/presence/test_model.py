@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.presence.model import (
+    ALTERNATES_MAX,
     SPENT_MAX,
     Joined,
     Minted,
@@ -20,6 +21,7 @@ from services.presence.model import (
     maybe_unheard,
     reassert,
 )
+from services.presence.tokens import hash_token
 from shared.contracts.presence import JoinRequest, LeaveRequest, ReassertRequest, Session, Sessions
 from shared.errors import RateLimited
 
@@ -36,7 +38,7 @@ def session(name: str, *, device: str | None = None, gateway: str = "gw1") -> Se
         socket=f"{name}-socket",
         device=device,
         since=NOW,
-        resume_token=f"{name}-token",
+        resume_token=hash_token(f"{name}-token"),
     )
 
 
@@ -52,6 +54,7 @@ def joins(
     device: str | None = None,
     resume: tuple[str, str] | None = None,
     policy: Policy = MULTI,
+    token: str = "new-token",
 ) -> Joined:
     request = JoinRequest(
         request_id="r",
@@ -62,7 +65,7 @@ def joins(
         resume_session=resume[0] if resume else None,
         resume_token=resume[1] if resume else None,
     )
-    return join(before, request, policy, NOW + 1, Minted("new", "new-token"))
+    return join(before, request, policy, NOW + 1, Minted("new", token))
 
 
 def names(sessions: Iterable[Session]) -> list[str]:
@@ -81,8 +84,9 @@ def test_the_first_join_makes_a_session() -> None:
         socket="new-socket",
         device="d1",
         since=NOW + 1,
-        resume_token="new-token",
+        resume_token=hash_token("new-token"),
     )
+    assert joined.token == "new-token"
     assert (joined.resumed, joined.displaced, joined.gone) == (False, (), ())
 
 
@@ -100,14 +104,14 @@ def test_the_same_device_moves_its_session() -> None:
     joined = joins(record(PHONE, TAB), device="d1")
     assert names(joined.record.sessions) == ["tab", "phone"]
     assert (joined.session.gateway, joined.session.socket) == ("gw2", "new-socket")
-    assert (joined.session.since, joined.session.resume_token) == (NOW, "new-token")
+    assert (joined.session.since, joined.session.resume_token) == (NOW, hash_token("new-token"))
     assert (joined.resumed, joined.displaced, joined.gone) == (False, (PHONE,), ())
 
 
 def test_resume_moves_the_session_named() -> None:
     joined = joins(record(PHONE, TAB), resume=("phone", "phone-token"))
     assert names(joined.record.sessions) == ["tab", "phone"]
-    assert (joined.session.device, joined.session.resume_token) == ("d1", "new-token")
+    assert (joined.session.device, joined.session.resume_token) == ("d1", hash_token("new-token"))
     assert (joined.resumed, joined.displaced, joined.gone) == (True, (PHONE,), ())
 
 
@@ -134,7 +138,7 @@ def test_resume_of_one_session_with_the_device_of_another() -> None:
     assert (joined.displaced, joined.gone) == ((TAB, PHONE), (PHONE,))
 
 
-def test_a_request_tried_again_changes_nothing() -> None:
+def test_a_write_tried_again_changes_nothing() -> None:
     first = joins(record(PHONE), device="d2")
     again = joins(first.record, device="d2")
     assert again.record is first.record
@@ -142,17 +146,101 @@ def test_a_request_tried_again_changes_nothing() -> None:
     assert again.displaced == again.gone == ()
 
 
+@pytest.mark.parametrize("unheard", [True, False])
+@pytest.mark.parametrize("shown", ["first", "second"])
+def test_each_answer_to_a_request_tried_again_has_a_token_that_resumes(shown: str, unheard: bool) -> None:
+    first = joins(record(PHONE), device="d2", token="first")
+    second = joins(first.record, device="d2", token="second")
+    assert (first.token, second.token) == ("first", "second")
+    assert names(second.record.sessions) == ["phone", "new"] and not second.displaced
+    back = {"socket": "back", "resume": ("new", shown)}
+    assert joins(second.record, **back).resumed  # type: ignore[arg-type]
+    gone = lose(second.record, "new", "gw2", "new-socket", NOW + 5, unheard=unheard).record
+    assert joins(gone, **back).resumed  # type: ignore[arg-type]
+    request = ReassertRequest(
+        request_id="r", user="alice", session="new", gateway="gw2", socket="new-socket", device="d2",
+        resume_token=shown,
+    )  # fmt: skip
+    assert joins(reassert(gone, request, NOW + 6).record, **back).resumed  # type: ignore[arg-type]
+    moved = joins(gone, **back).record  # type: ignore[arg-type]
+    assert not moved.sessions[-1].alternates, "they end with the socket"
+
+
+def test_tokens_of_other_answers_are_kept_within_bounds() -> None:
+    now: Sessions | None = None
+    for number in range(2 * ALTERNATES_MAX):
+        now = joins(now, token=f"t{number}").record
+    assert now is not None
+    kept = [f"t{number}" for number in range(ALTERNATES_MAX - 1, 2 * ALTERNATES_MAX - 1)]
+    assert now.sessions[0].alternates == tuple(map(hash_token, kept))
+
+
 def test_a_resume_tried_again_is_still_resumed() -> None:
     first = joins(record(PHONE), resume=("phone", "phone-token"))
-    again = joins(first.record, resume=("phone", "phone-token"))
-    assert again.record is first.record
-    assert (again.resumed, again.session) == (True, first.session)
+    again = joins(first.record, resume=("phone", "phone-token"), token="another")
+    assert (again.resumed, again.session.session, again.token) == (True, "phone", "another")
+    assert again.session.spent == first.session.spent
+
+
+# --- stored tokens ---
+
+
+def clear(of: Session) -> Session:
+    """The session as an older release stored it."""
+    return of.model_copy(
+        update={"resume_token": f"{of.session}-token", "spent": (f"{of.session}-spent",), "alternates": ()}
+    )
+
+
+def test_what_is_stored_of_a_token_does_not_resume() -> None:
+    for stored in (PHONE.resume_token, hash_token(PHONE.resume_token)):
+        assert not joins(record(PHONE, TAB), resume=("phone", stored)).resumed
+
+
+def test_a_clear_token_of_an_older_release_resumes() -> None:
+    old = record(clear(PHONE), clear(TAB))
+    joined = joins(old, resume=("phone", "phone-token"))
+    assert joined.resumed
+    lost_ = record(*(s.model_copy(update={"lost_at": NOW}) for s in old.sessions))
+    joined = joins(lost_, resume=("phone", "phone-spent"))
+    assert joined.resumed
+    assert joined.session.spent == (hash_token("phone-spent"), hash_token("phone-token"))
+    assert not joins(old, resume=("phone", hash_token("phone-token"))).resumed
+
+
+def test_any_write_hashes_all_clear_tokens_of_a_record() -> None:
+    old = record(clear(PHONE), clear(TAB), clear(WATCH))
+    gone = old.sessions[1].model_copy(update={"lost_at": NOW})
+    leaving = LeaveRequest(
+        request_id="r", user="alice", session="tab", gateway="gw1", socket="tab-socket", reason="hangup"
+    )
+    back = ReassertRequest(
+        request_id="r", user="alice", session="tab", gateway="gw1", socket="tab-socket", resume_token="x"
+    )
+    written = [
+        joins(old, device="d1").record,
+        joins(old, resume=("tab", "tab-token")).record,
+        joins(old, gateway="gw1", socket="tab-socket").record,
+        joins(record(*old.sessions[:2]), device="d9").record,
+        lose(old, "tab", "gw1", "tab-socket", NOW, unheard=True).record,
+        leave(old, leaving).record,
+        expire(record(old.sessions[0], gone), "tab", MULTI, NOW + MULTI.grace_ms).record,
+        reassert(record(old.sessions[0], gone), back, NOW).record,
+        reassert(record(old.sessions[0]), back, NOW).record,
+    ]
+    for after in written:
+        assert after is not None
+        for stored in after.sessions:
+            tokens = (stored.resume_token, *stored.spent, *stored.alternates)
+            assert all(token.startswith("s1:") for token in tokens), stored
+        assert "-token" not in after.model_dump_json() and "-spent" not in after.model_dump_json()
 
 
 def test_the_same_socket_with_a_device_now_keeps_its_session() -> None:
     joined = joins(record(PHONE, TAB), gateway="gw1", socket="tab-socket", device="d1")
     assert names(joined.record.sessions) == ["tab"]
-    assert joined.session == TAB.model_copy(update={"device": "d1"})
+    kept = {"device": "d1", "resume_token": hash_token("new-token"), "alternates": (TAB.resume_token,)}
+    assert joined.session == TAB.model_copy(update=kept)
     assert (joined.displaced, joined.gone) == ((PHONE,), (PHONE,))
 
 
@@ -237,6 +325,7 @@ def test_any_sequence_keeps_ids_devices_and_addresses_unique(
 ) -> None:
     policy = SINGLE if single else MULTI
     now: Sessions | None = None
+    tokens: dict[str, str] = {}
     for number, deed in enumerate(deeds):
         known = now.sessions if now is not None else ()
         if len(deed) == 3:
@@ -258,7 +347,7 @@ def test_any_sequence_keeps_ids_devices_and_addresses_unique(
                 request_id="r", user="alice", gateway=str(gateway), socket=f"k{socket}",
                 device=str(device) if device else None,
                 resume_session=resumable.session if resumable else None,
-                resume_token=(resumable.resume_token if resume[1] else "wrong") if resumable else None,  # type: ignore[index]
+                resume_token=(tokens[resumable.resume_token] if resume[1] else "wrong") if resumable else None,  # type: ignore[index]
             )  # fmt: skip
             try:
                 joined = join(now, join_request, policy, number, Minted(f"s{number}", f"t{number}"))
@@ -267,11 +356,12 @@ def test_any_sequence_keeps_ids_devices_and_addresses_unique(
                 assert len(known) == policy.limit
                 continue
             now = joined.record
+            tokens[joined.session.resume_token] = joined.token
             here = [s for s in now.sessions if (s.gateway, s.socket) == (gateway, f"k{socket}")]
             assert here == [joined.session]
             assert {*names(known)} - {*names(now.sessions)} == {*names(joined.gone)}
             assert all(old in known for old in joined.displaced)
-            assert join(now, join_request, policy, number, Minted("x", "y")).record is now
+            assert join(now, join_request, policy, number, Minted("x", f"t{number}")).record is now
         _check(now, policy)
 
 
@@ -375,7 +465,7 @@ def test_a_call_is_never_left_at_a_socket_that_does_not_answer(steps: list[tuple
             if (
                 step == "plain"
             ):  # a client that resumes never hears: it shows the token of its last plain join
-                token, name = joined.session.resume_token, joined.session.session
+                token, name = joined.token, joined.session.session
         elif step == "stale verdict" and stale is not None and now is not None:
             moved = now.sessions[-1].model_copy(update={"socket": f"m{number}"})
             other = Sessions(user="alice", sessions=(*now.sessions[:-1], moved))
@@ -446,17 +536,17 @@ def test_resuming_ends_a_grace() -> None:
 
 def test_a_token_is_good_until_its_client_is_known_to_have_heard_of_the_next() -> None:
     first = joins(record(TAB), resume=("tab", "tab-token"))
-    assert first.resumed and first.session.spent == ("tab-token",)
+    assert first.resumed and first.session.spent == (hash_token("tab-token"),)
     again = {"socket": "third-socket", "resume": ("tab", "tab-token")}
     assert not joins(first.record, **again).resumed, "its socket is there"  # type: ignore[arg-type]
     heard = lose(first.record, "tab", "gw2", "new-socket", NOW + 5)
     assert not joins(heard.record, **again).resumed  # type: ignore[arg-type]
     unheard = lose(first.record, "tab", "gw2", "new-socket", NOW + 5, unheard=True)
     second = joins(unheard.record, **again)  # type: ignore[arg-type]
-    assert second.resumed and second.session.spent == ("tab-token", "new-token")
+    assert second.resumed and second.session.spent == tuple(map(hash_token, ("tab-token", "new-token")))
     third = lose(second.record, "tab", "gw2", "third-socket", NOW + 6, unheard=True)
     fourth = joins(third.record, socket="fourth-socket", resume=("tab", "new-token"))
-    assert fourth.resumed and "tab-token" not in fourth.session.spent
+    assert fourth.resumed and hash_token("tab-token") not in fourth.session.spent
 
 
 def test_the_tokens_remembered_are_few() -> None:
@@ -467,7 +557,7 @@ def test_the_tokens_remembered_are_few() -> None:
             resume_session="tab", resume_token="tab-token",
         )  # fmt: skip
         joined = join(now, request, MULTI, NOW, Minted("new", f"t{number}"))
-        assert joined.resumed and joined.session.spent[0] == "tab-token"
+        assert joined.resumed and joined.session.spent[0] == hash_token("tab-token")
         assert len(joined.session.spent) <= SPENT_MAX
         now = lose(joined.record, "tab", "gw2", f"s{number}", NOW, unheard=True).record
 

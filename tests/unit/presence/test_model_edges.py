@@ -3,6 +3,7 @@
 import pytest
 
 from services.presence.model import SPENT_MAX, Minted, Reasserted, join, lose, maybe_unheard, reassert
+from services.presence.tokens import hash_token
 from shared.contracts.presence import JoinRequest, ReassertRequest, Session, Sessions
 from tests.unit.presence.test_model import MULTI, NOW, record, session
 
@@ -23,8 +24,12 @@ def request(
     )
 
 
+def hashes(*tokens: str) -> tuple[str, ...]:
+    return tuple(map(hash_token, tokens))
+
+
 def spent(*tokens: str) -> Session:
-    return session("a").model_copy(update={"spent": tokens})
+    return session("a").model_copy(update={"spent": hashes(*tokens)})
 
 
 @pytest.mark.parametrize(
@@ -64,7 +69,8 @@ def test_a_session_that_is_forgotten_is_as_its_gateway_says() -> None:
     assert done.record is not None and (done.moved, done.was) == (False, None)
     (found,) = done.record.sessions
     assert (found.session, found.gateway, found.socket) == ("a", "gw1", "a-socket")
-    assert (found.device, found.since, found.resume_token, found.lost_at) == ("phone", NOW + 7, "told", None)
+    assert (found.device, found.since, found.lost_at) == ("phone", NOW + 7, None)
+    assert found.resume_token == hash_token("told")
     others = record(session("b"))
     done = reasserted(others)
     assert done.record is not None and [s.session for s in done.record.sessions] == ["b", "a"]
@@ -75,7 +81,8 @@ def test_a_session_that_was_lost_is_there_again_as_it_was() -> None:
     done = reasserted(record(known), device="phone")
     assert done.record is not None and (done.moved, done.was) == (False, known)
     (found,) = done.record.sessions
-    assert (found.since, found.resume_token, found.lost_at, found.device) == (5, "a-token", None, "phone")
+    assert (found.since, found.lost_at, found.device) == (5, None, "phone")
+    assert found.resume_token == hash_token("a-token")
 
 
 def test_a_session_that_is_there_stays_as_it_is() -> None:
@@ -105,20 +112,20 @@ def test_tokens_of_before_are_kept_within_bounds() -> None:
         expected = (*tokens, "a-token")
         if len(expected) > SPENT_MAX:
             expected = (expected[0], *expected[-(SPENT_MAX - 1) :])
-        assert joined.session.spent == expected and len(joined.session.spent) <= SPENT_MAX
+        assert joined.session.spent == hashes(*expected) and len(joined.session.spent) <= SPENT_MAX
 
 
 def test_tokens_before_the_one_that_is_shown_are_forgotten() -> None:
     known = spent("t0", "t1", "t2").model_copy(update={"lost_at": NOW})
     joined = join(record(known), request(resume="a", token="t1"), MULTI, NOW, MINTED)
-    assert joined.session.spent == ("t1", "t2", "a-token")
+    assert joined.session.spent == hashes("t1", "t2", "a-token")
 
 
 def test_a_client_that_shows_no_token_keeps_all_of_them() -> None:
     known = spent("t0", "t1").model_copy(update={"lost_at": NOW})
     joined = join(record(known), request(), MULTI, NOW, MINTED)
     assert (joined.session.session, joined.resumed) == ("a", False)
-    assert joined.session.spent == ("t0", "t1", "a-token")
+    assert joined.session.spent == hashes("t0", "t1", "a-token")
 
 
 @pytest.mark.parametrize(("resume", "token"), [("a", None), (None, "a-token"), (None, None)])
@@ -131,4 +138,4 @@ def test_half_a_resume_resumes_nothing(resume: str | None, token: str | None) ->
 def test_a_broken_transport_that_is_unheard_keeps_its_tokens() -> None:
     for unheard in (True, False):
         lost = lose(record(spent("t1")), "a", "gw1", "a-socket", NOW + 1, unheard=unheard)
-        assert lost.session is not None and lost.session.spent == (("t1",) if unheard else ())
+        assert lost.session is not None and lost.session.spent == (hashes("t1") if unheard else ())
