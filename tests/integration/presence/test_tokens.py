@@ -23,9 +23,8 @@ async def test_nothing_that_is_written_holds_a_token_that_a_client_was_given(
     """All writes of a session's life: joins alone and in company, tried again, moved, lost, resumed, reasserted."""
     await presence()
     written: list[bytes] = []
-    await bus.subscribe_direct("$KV.sessions.>", lambda _subject, data, *_: written.append(bytes(data)))
-    await bus.subscribe_direct("event.>", lambda _subject, data, *_: written.append(bytes(data)))
-    await bus.subscribe_direct("deadline.>", lambda _subject, data, *_: written.append(bytes(data)))
+    for subject in ("$KV.sessions.>", "event.>", "deadline.>"):
+        await bus.subscribe_direct(subject, lambda _subject, _reply, data, *_: written.append(bytes(data)))
     await bus.flush()
     company = JoinRequest(request_id=new_id(), user="bob", gateway="gw1", socket="b1")
     request = JoinsRequest(request_id=new_id(), user=USER, gateway="gw1", socket="s1", also=(company,))
