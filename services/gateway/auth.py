@@ -24,11 +24,13 @@ class TokenRefused(Unauthorized):
 class Auth:
     """Checks tokens, and calls ``expired`` with each socket whose token has run out.
 
-    ``verifier``: ``None`` where everybody is who they say they are.
+    ``verifier``: ``None`` where everybody is who they say they are. ``max_age``: how many seconds a token holds after
+    it was shown, at most; 0 for no such bound.
     """
 
-    def __init__(self, verifier: Verifier | None, jwks: Jwks | None = None) -> None:
+    def __init__(self, verifier: Verifier | None, jwks: Jwks | None = None, *, max_age: int = 0) -> None:
         self._verifier = verifier
+        self._max_age_ms = max_age * 1000
         self._jwks = jwks
         self.expired: Callable[[str], None] = lambda _: None
         self._shown: dict[str, str] = {}
@@ -59,7 +61,7 @@ class Auth:
             audience=settings.jwt_audience,
             leeway=settings.jwt_leeway_seconds,
         )
-        return cls(verifier, jwks)
+        return cls(verifier, jwks, max_age=settings.jwt_max_age_seconds)
 
     def missing(self) -> list[str]:
         """Return why no token can be checked, in words; empty if they can."""
@@ -159,7 +161,7 @@ class Auth:
             if isinstance(refused, Expired) and refused.user == user:
                 raise TokenExpired from None
             raise TokenRefused from None
-        return claims.until
+        return min(claims.until, now_ms() + self._max_age_ms) if self._max_age_ms else claims.until
 
     async def _run(self) -> None:
         while True:

@@ -47,6 +47,13 @@ class AuthSettings(ServiceSettings):
     jwt_leeway_seconds: float = Field(
         default=5, ge=0, le=60, description="How far the clock of who signs tokens may be off."
     )
+    jwt_max_age_seconds: int = Field(
+        default=2_678_400,
+        ge=0,
+        le=3_153_600_000,
+        description="How long a token holds after a join or refresh that showed it, at most, whatever its `exp`. "
+        "0: until `exp`.",
+    )
 
     @field_validator("jwt_jwks_url")
     @classmethod

@@ -64,7 +64,10 @@ class LimitSettings(AuthSettings):
         description="Events over a rate a minute before a client is disconnected.",
     )
     candidates_per_call: int = Field(
-        default=500, ge=1, le=1_000_000, description="Candidates that a user may send in one call."
+        default=500,
+        ge=1,
+        le=1_000_000,
+        description="Candidates that a user may send in one call; each `null` counts, too.",
     )
 
     sdp_max_kb: int = Field(

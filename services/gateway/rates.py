@@ -108,12 +108,13 @@ class SocketRates:
         user.bytes_full_at = full_at
 
     def count_candidates(self, call: str, payload: bytes) -> None:
-        """Count what a relay carries: an object each, and none for the end of them. Raises :class:`RateLimited`."""
+        """Count the candidates of a relay, compact JSON; each ``null`` counts, too. Raises :class:`RateLimited`."""
         if (user := self.user) is None:
             return
         counts = user.candidates
-        if (more := payload.count(b"{") - 1) <= 0:
-            return
+        more = payload.count(b"{") - 1
+        if b"null" in payload:  # alone, or as items of the batch; candidates have theirs behind a colon
+            more = max(1, more + payload.count(b"[null") + payload.count(b",null"))
         count = counts.get(call, 0) + more
         if count > self._rates.candidates_max:
             self._rates.hits.hit("candidates_per_call")

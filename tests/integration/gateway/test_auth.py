@@ -317,3 +317,28 @@ async def test_a_token_is_in_no_log(
     assert "tokens refused" in logged
     for token in (good, bad):
         assert token.split(".")[2] not in logged
+
+
+@pytest.mark.parametrize(("max_age", "low", "high"), [(100, 95, 100), (0, 10**9 - 10, 10**9)])
+async def test_a_token_holds_no_longer_than_its_maximum_age(
+    gateway: Start, connect: Connect, max_age: int, low: int, high: int
+) -> None:
+    url = await gateway(**JWT, jwt_max_age_seconds=max_age)
+    far = hs256(claims("alice", 10**9))
+    alice = await connect(url)
+    await alice.ok("user:join", {"userId": "alice", "token": far})
+    assert low <= (await alice.expect("user:joined"))["tokenSeconds"] <= high
+    ack = await alice.ok("user:refresh", {"token": far})
+    assert low <= ack["tokenSeconds"] <= high
+    bob = await connect(url)
+    await bob.ok("user:join", {"userId": "bob", "token": hs256(claims("bob", 60))})
+    assert (await bob.expect("user:joined"))["tokenSeconds"] <= 60
+
+
+async def test_a_session_ends_with_the_maximum_age(gateway: Start, connect: Connect) -> None:
+    alice = await connect(await gateway(**JWT, jwt_max_age_seconds=1))
+    token = hs256(claims("alice", 10**9))
+    await alice.ok("user:join", {"userId": "alice", "token": token})
+    await alice.expect("user:joined")
+    await alice.ok("user:join", {"userId": "alice"})  # shows nothing, and prolongs nothing
+    await alice.expect("session:expired", timeout=5)

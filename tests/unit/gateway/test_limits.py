@@ -128,7 +128,7 @@ async def test_sockets_of_a_user_are_counted(make: Callable[..., Rates]) -> None
 
 
 async def test_candidates_of_a_call(make: Callable[..., Rates]) -> None:
-    gateway = make(candidates_per_call="3")
+    gateway = make(candidates_per_call="4")
     socket = gateway.socket()
     assert socket is not None
     gateway.joined(socket, "ann")
@@ -142,6 +142,29 @@ async def test_candidates_of_a_call(make: Callable[..., Rates]) -> None:
     for n in range(1000):
         socket.count_candidates(f"other-{n}", b'{"candidate":{"candidate":"z"},"from":"ann"}')
     assert socket.user is not None and len(socket.user.candidates) == rates.CALLS_COUNTED
+
+
+@pytest.mark.parametrize(
+    ("payload", "count"),
+    [
+        (b'{"candidate":null,"from":"ann"}', 1),
+        (b'{"candidates":[null],"from":"ann"}', 1),
+        (b'{"candidates":[null,null,{"candidate":"x","sdpMid":null},null],"from":"ann"}', 4),
+        (b'{"candidate":{"candidate":"x","sdpMid":null,"usernameFragment":null},"from":"ann"}', 1),
+        (b'{"candidates":[{"candidate":"x","sdpMid":null},{"candidate":"y"},null],"from":"ann"}', 3),
+    ],
+)
+async def test_each_null_is_a_candidate(make: Callable[..., Rates], payload: bytes, count: int) -> None:
+    gateway = make(candidates_per_call="100")
+    socket = gateway.socket()
+    assert socket is not None
+    gateway.joined(socket, "ann")
+    fit = 100 // count
+    for _ in range(fit):
+        socket.count_candidates("c", payload)
+    assert socket.user is not None and socket.user.candidates == {"c": fit * count}
+    with pytest.raises(TooManyCandidates):
+        socket.count_candidates("c", payload)
 
 
 def test_off(make: Callable[..., Rates]) -> None:
