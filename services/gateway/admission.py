@@ -10,6 +10,7 @@ from services.gateway.company import Company
 from services.gateway.connections import Connections
 from services.gateway.errands import Errands
 from services.gateway.ice import IceServers
+from services.gateway.invisible import has_invisible
 from services.gateway.limits import JoinTimeout
 from services.gateway.outbound import Outbound
 from services.gateway.rates import Rates
@@ -24,6 +25,7 @@ from shared.contracts import calls, client, presence
 from shared.contracts.client import Event
 from shared.contracts.rpc import Done
 from shared.errors import (
+    BadRequest,
     InvalidState,
     NotAuthenticated,
     NotSent,
@@ -63,6 +65,7 @@ class Admission:
         lease_held: Callable[[], bool],
         ice_servers: IceServers,
         resume_window: int,
+        refuse_invisible: bool,
     ) -> None:
         self._instance = instance
         self._registry = registry
@@ -80,6 +83,7 @@ class Admission:
         self._lease_held = lease_held
         self._ice_servers = ice_servers
         self._resume_window = resume_window
+        self._refuse_invisible = refuse_invisible
         self._company = Company(services)
         self._resumes = Turns(RESUMES_AT_ONCE)
         auth.expired = self._expired
@@ -105,6 +109,8 @@ class Admission:
     async def _let_in(self, asked: Asked, join: client.Join) -> tuple[presence.JoinReply, bool]:
         """What presence said, and whether the client has got all that its session was sent."""
         socket = asked.socket
+        if self._refuse_invisible and has_invisible(join.user_id):
+            raise BadRequest("userId: must not contain bidirectional controls or zero-width characters")
         if socket.user is not None and socket.user != join.user_id:
             raise Unauthorized
         await self._auth.joining(socket.sid, join.user_id, join.token)

@@ -129,6 +129,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             lease_held=lambda: lease.held,
             ice_servers=ice_servers,
             resume_window=settings.resume_window_seconds,
+            refuse_invisible=settings.user_id_invisible == "refuse",
         )
         calls = Calls(services, replies, admission, errands)
         inbound = transport.receiver = Inbound(

@@ -21,6 +21,11 @@ class AuthSettings(ServiceSettings):
         description="`jwt`: a client is who its token says. `none`: a client is who it says it is; away from loopback "
         "that has to be set by name.",
     )
+    user_id_invisible: Literal["refuse", "allow"] = Field(
+        default="refuse",
+        description="Whether users may join whose id has bidirectional controls or zero-width characters, so that it "
+        "looks like another. A joiner between two emoji is allowed always.",
+    )
     jwt_secret: SecretStr = Field(
         default=SecretStr(""),
         description="Tokens are signed with HS256 and this secret of 32 bytes or more. One of `JWT_SECRET`, "
