@@ -256,9 +256,12 @@ async def test_many_joins_of_one_user_race(system: System) -> None:
     sockets = [RawClient("alice") for _ in range(8)]
     system.clients += sockets
     await asyncio.gather(*(client.connect(system.urls[n % 2]) for n, client in enumerate(sockets)))
-    await asyncio.gather(
-        *(client.ok("user:join", {"userId": "alice", "deviceId": "d"}) for client in sockets)
+    answers = await asyncio.gather(
+        *(client.ask("user:join", {"userId": "alice", "deviceId": "d"}) for client in sockets)
     )
+    # Each takes the device over from the one before; one that is overtaken while it still joins is told so.
+    overtaken = [answer["error"]["code"] for answer in answers if not answer["ok"]]
+    assert set(overtaken) <= {"invalid_state"} and len(overtaken) < len(sockets)
     conflicts = await system.value("signalling_kv_conflicts_total", bucket="sessions")
     assert 0 < await system.value("signalling_kv_retries_total", bucket="sessions") <= conflicts
 
