@@ -233,8 +233,8 @@ async def test_nothing_is_kept_of_who_is_gone(
     made: list[auth.Auth] = []
     create = auth.Auth.__init__
 
-    def noted(self: auth.Auth, *args: Any) -> None:
-        create(self, *args)
+    def noted(self: auth.Auth, *args: Any, **more: Any) -> None:
+        create(self, *args, **more)
         made.append(self)
 
     monkeypatch.setattr(auth.Auth, "__init__", noted)
