@@ -76,6 +76,7 @@ lint: .venv/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m signalling.docs --check
+	$(BIN)/python -m tests.mutants --check
 
 asyncapi: $(ASYNCAPI)/node_modules/.package-lock.json
 	PATH="$$PATH:$(CURDIR)/$(BIN)" node $(ASYNCAPI)/render.mjs
