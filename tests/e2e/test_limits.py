@@ -265,7 +265,7 @@ async def test_candidates_of_a_call(people: People, batch: int) -> None:
     first = [{"candidate": "c"}] * batch
     for _ in range(10):
         await caller.ok("ice:candidate", {"candidates": first, **body})
-    rest = [{"candidate": "c"}] * (IN_CALL - 10 * batch)
+    rest = [{"candidate": "c"}] * (IN_CALL - 10 * batch - 1)
     await caller.ok("ice:candidate", {"candidates": rest, **body})
     await caller.ok("ice:candidate", {"candidate": None, **body})
     error = await caller.refused(

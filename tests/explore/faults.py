@@ -53,9 +53,9 @@ FAULTS = (
         (
             Change(
                 "store",
-                "subjects.key_call(call.call), call.dump(), revision, ttl",
+                "subjects.key_call(call.call), call.dump(), revision, ttl=ENDED_TTL_SECONDS if",
                 "subjects.key_call(call.call), call.dump(), "
-                "(await self._calls.get(subjects.key_call(call.call))).revision, ttl",
+                "(await self._calls.get(subjects.key_call(call.call))).revision, ttl=ENDED_TTL_SECONDS if",
             ),
         ),
     ),

@@ -11,6 +11,7 @@ from services.callcore.charge import Charge
 from services.callcore.lane import Known
 from services.callcore.model import NEVER_UNANSWERED, Call, State, Unanswered
 from services.callcore.store import FORMING_MS, Found
+from services.presence.join_limiter import JoinLimiter
 from services.presence.model import Minted
 from services.presence.model import Policy as Sessionpolicy
 from shared.contracts.calls import Hold
@@ -106,7 +107,10 @@ class Instance:
         records = code.presence.Store(None)
         announcer = code.announcer.Teller(_Nowhere(), _Nowhere(), self, records.concerned)
         policy = Sessionpolicy(single=False, limit=8, grace_ms=30_000)
-        self.joins = code.joins.Joins(records, announcer, _Nowhere(), policy, _Nowhere())
+        limiter = JoinLimiter(None, None, _Nowhere())  # type: ignore[arg-type]  # no limit
+        self.joins = code.joins.Joins(
+            records, announcer, _Nowhere(), _Answering(), limiter, policy, _Nowhere()
+        )
         self.presence = code.leaves.Handlers(records, announcer, _Nowhere(), _Nowhere(), self.joins, _ALL_MAY)
 
     timeout = 1.0
@@ -511,6 +515,12 @@ class World:
         self._check_holds()
 
     def _check_turn(self, was: Call | None, now: Call) -> None:
+        if was is not None and was.state is State.ENDED:
+            # A sweep that ended the call notes that it has told of it. All else about an ended call stays.
+            assert was.caused_by.startswith("sweep "), f"{now.call} was ended and is {now.state}"
+            unchanged = {"caused_by": was.caused_by, "moved_by": was.moved_by}
+            assert now.model_copy(update=unchanged) == was, f"{now.call} ended once more"
+            return
         legal = {
             None: (State.RINGING, State.ENDED),
             State.RINGING: (State.RINGING, State.ACCEPTED, State.ENDED),
@@ -714,6 +724,16 @@ class _Nowhere:
 
     def __getattr__(self, _: str) -> Callable[..., None]:
         return lambda *_args, **_more: None
+
+
+class _Answering:
+    """Connections of clients that are all there, and have heard what they were told."""
+
+    async def silent_since(self, _: Session) -> int | None:
+        return None
+
+    async def unheard(self, _: Session) -> bool:
+        return False
 
 
 async def _admit(_caller: str, _callee: str) -> Unanswered:
