@@ -100,11 +100,22 @@ class TooLarge(Exception):
     """The world has more states than were allowed."""
 
 
-def explore(name: str, make: Callable[[], World], *, most: int | None = None, sleeping: bool = True) -> Count:
+def reduces(name: str) -> bool:
+    """Return True if sleep sets reach every state of the world of this name.
+
+    Of worlds with an overtaken try they leave out two states in 2,780, for a reason that is not known: ADR 32.
+    """
+    return "overtaken" not in name
+
+
+def explore(
+    name: str, make: Callable[[], World], *, most: int | None = None, sleeping: bool | None = None
+) -> Count:
     """Take every step from every state. Raises :class:`Violation`, or :class:`TooLarge` beyond ``most`` states.
 
-    ``sleeping``: false to do without sleep sets, which takes longer and must reach the same states.
+    ``sleeping``: with sleep sets, or without, which takes longer; ``None``: with them where :func:`reduces` says so.
     """
+    sleeping = reduces(name) if sleeping is None else sleeping
     begun = time.perf_counter()
     count = Count(schedules=1)
     asleep: dict[Hashable, frozenset[Step]] = {}
