@@ -33,7 +33,7 @@ pytestmark = [
 
 
 async def test_a_flood_harms_only_those_who_make_it(clusters: Clusters) -> None:
-    cluster = await clusters.get("2x2x1", RATE_LIMIT="on")
+    cluster = await clusters.get("2x2x1", RATE_LIMIT="on", CANDIDATES_PER_CALL="100000")
     urls = [gateway.url for gateway in cluster.gateways]
     phones = [Phone(f"calm-{n}", urls[n % 2 :] + urls[: n % 2]) for n in range(2 * CALLS)]
     await asyncio.gather(*(phone.start() for phone in phones))

@@ -41,6 +41,7 @@ SETTINGS = {
     "RATE_OFFERS": "200/30",  # so that what is not read does not fit into the kernel
     "RATE_USER_KB": "65536/60",  # likewise; tests/e2e/test_budgets.py has these two
     "RATE_CALL_KB": "65536/60",
+    "CANDIDATES_PER_CALL": "7000",  # the call beside sends 20 a second all the time, and each null counts
     "RATE_STATUS": "50/20",
     "RATE_OTHERS": "40/30",
     "REFUSALS_MAX": "40",

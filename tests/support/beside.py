@@ -51,7 +51,7 @@ class _Box(Inbox):
 
 
 class Beside:
-    """The call. Its messages say that there are no more candidates, which does not count as one."""
+    """The call. Its messages say that there are no more candidates; each counts as one (``CANDIDATES_PER_CALL``)."""
 
     def __init__(self, caller: RawClient, callee: RawClient) -> None:
         self._clients = caller, callee
