@@ -25,7 +25,7 @@ CROWDED_MS = 1000
 UNANSWERED_FREE = 3
 """Rings without an answer after which a caller may ring the same callee again at once."""
 FORGET_SECONDS = 3600
-"""How long after the last unanswered ring, and its wait, the count begins anew."""
+"""Seconds after the last unanswered ring, and its wait, until the count begins anew."""
 
 NOT_ANSWERED = "Not answered: wait before ringing this user again"
 

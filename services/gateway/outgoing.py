@@ -49,7 +49,7 @@ class Outgoing:
         """True if polls do not wait."""
 
     def empty(self) -> bool:
-        """Whether nothing waits that may be sent."""
+        """Return True if nothing waits that may be sent."""
         return not self.items or self.items[0] is GAP
 
     def cut(self) -> None:
