@@ -1,11 +1,12 @@
 """``/readyz`` is 200 only when a client could join, says what is missing, and its changes are in the log once each."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import aiohttp
 import pytest
+from structlog.testing import CapturedCall, CapturingLogger
 
 from services.gateway import readiness
 from services.gateway.app import start
@@ -90,49 +91,63 @@ async def test_keys_for_tokens_that_nobody_has_read(
             assert (await asked(url))[0] == 200, "what was read counts"
 
 
+@pytest.fixture
+def logged(monkeypatch: pytest.MonkeyPatch) -> CapturingLogger:
+    """Records what readiness logs, however the tests before this one have configured logging."""
+    logger = CapturingLogger()
+    monkeypatch.setattr(readiness, "log", logger)
+    return logger
+
+
 async def test_changes_are_in_the_log_once_each(
-    gateway: Start, services: Services, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    gateway: Start, services: Services, monkeypatch: pytest.MonkeyPatch, logged: CapturingLogger
 ) -> None:
     monkeypatch.setattr(readiness, "STARTING_SECONDS", 0.5)
     monkeypatch.setattr(readiness, "QUIET_SECONDS", 0.0)
     url = await gateway()
     async with beating(services):
         await asyncio.sleep(1)
-        capsys.readouterr()
+        logged.calls.clear()
         services.answers["renew"] = ("unavailable", "no room")
         await until(url, "presence does not renew the lease")
         await asyncio.sleep(1.5)
         del services.answers["renew"]
         await until(url)
         await asyncio.sleep(1.5)
-    lines = [line for line in capsys.readouterr().out.splitlines() if "ready" in line]
-    assert len(lines) == 2, lines
-    assert "not ready" in lines[0] and "presence does not renew the lease" in lines[0]
-    assert "was_missing" in lines[1]
+    missed, ready = logged.calls
+    assert (missed.method_name, missed.args) == ("warning", ("not ready",))
+    assert missed.kwargs["missing"] == ["presence does not renew the lease"]
+    assert (ready.method_name, ready.args) == ("info", ("ready",))
+    assert ready.kwargs["was_missing"] == ["presence does not renew the lease"]
 
 
-@pytest.fixture
-def looks(capsys: pytest.CaptureFixture[str]) -> Callable[[Readiness, float], list[str]]:
-    """What is logged by a look at a time."""
-
-    def look(one: Readiness, now: float) -> list[str]:
-        one._look(now)
-        return [line for line in capsys.readouterr().out.splitlines() if "ready" in line]
-
-    return look
-
-
-def test_changes_in_quick_succession_share_a_line(looks: Callable[[Readiness, float], list[str]]) -> None:
+def test_changes_in_quick_succession_share_a_line(logged: CapturingLogger) -> None:
     now: list[str] = []
     one = Readiness(lambda: list(now), quiet=10)
-    assert not looks(one, 0)
+
+    def look(at: float) -> CapturedCall | None:
+        logged.calls.clear()
+        one._look(at)
+        assert len(logged.calls) < 2
+        return logged.calls[0] if logged.calls else None
+
+    def missing(at: float) -> list[str]:
+        line = look(at)
+        assert line is not None and line.args == ("not ready",)
+        found: list[str] = line.kwargs["missing"]
+        return found
+
+    assert look(0) is None
     now = ["NATS is out of reach"]
-    assert "NATS is out of reach" in looks(one, 1)[0]
+    assert missing(1) == ["NATS is out of reach"]
     for second in range(2, 11):
         now = ["no presence is there"] if second % 2 else []
-        assert not looks(one, second)
-    line = looks(one, 11)[0]
-    assert "no presence is there" in line and "NATS is out of reach" in line and "changes=9" in line
-    assert not looks(one, 30), "nothing has changed since"
+        assert look(second) is None
+    line = look(11)
+    assert line is not None
+    assert line.args == ("ready",), "the last look found nothing missing"
+    assert line.kwargs["was_missing"] == ["NATS is out of reach", "no presence is there"]
+    assert line.kwargs["changes"] == 9
+    assert look(30) is None, "nothing has changed since"
     now = ["draining"]
-    assert "draining" in looks(one, 31)[0]
+    assert missing(31) == ["draining"]
