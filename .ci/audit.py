@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-PYTHON = tuple(f"requirements/{name}.txt" for name in ("run", "dev", "mutants", "bench", "node"))
+PYTHON = tuple(f"requirements/{name}.txt" for name in ("run", "build", "dev", "mutants", "bench", "node"))
 NODE = ("web/client", "tests/e2e/js", "bench/node", "docs/asyncapi")
 SECONDS = 120
 

@@ -91,7 +91,8 @@ async def test_the_image_is_small_and_has_nothing_that_it_does_not_need(built: I
     assert ours and sum(int(line.split()[0]) for line in ours) < IMAGE_MB * 1_000_000, ours
     look = (
         "import importlib.util as u, pathlib as p, json; "
-        "print(json.dumps([[m for m in ('pip', 'hatchling', 'nats_server', 'tests', 'pytest') if u.find_spec(m)],"
+        "print(json.dumps([[m for m in ('pip', 'setuptools', 'hatchling', 'editables', 'pluggy',"
+        " 'nats_server', 'tests', 'pytest') if u.find_spec(m)],"
         " [str(f) for f in p.Path('/srv').rglob('*')], [str(f) for f in p.Path('/opt').rglob('.env*')],"
         " [str(f) for f in p.Path('/opt').rglob('nats-server*')]]))"
     )

@@ -20,3 +20,21 @@ def test_an_extra_is_there(file: str, package: str, extras: str) -> None:
 
 def test_there_are_some() -> None:
     assert {file for file, *_ in FOUND} >= {"README.md", "clients.md", "call_bot.py"}
+
+
+def _locked(name: str) -> set[str]:
+    lines = (ROOT / "requirements" / f"{name}.txt").read_text().splitlines()
+    return {line.partition("==")[0] for line in lines if re.match(r"[a-z0-9.-]+==", line)}
+
+
+def test_what_runs_has_no_build_tool() -> None:
+    assert _locked("build") >= {"hatchling", "editables"}
+    assert not _locked("run") & _locked("build")
+    assert _locked("dev") >= _locked("build"), "environments for tests install this package, too"
+
+
+def test_the_image_gets_an_environment_that_builds_nothing() -> None:
+    stages = (ROOT / "Dockerfile").read_text().split("\nFROM ")
+    installed = [line for line in stages[1].splitlines() if "/opt/signalling/bin/python install" in line]
+    assert installed and not any("build.txt" in line for line in installed)
+    assert "COPY --from=build /opt/signalling " in stages[2] and "tools" not in stages[2]
