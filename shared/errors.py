@@ -34,6 +34,8 @@ class SignallingError(Exception):
     def from_wire(wire: dict[str, Any]) -> "SignallingError":
         """The error that another service sent; an unknown code reads as :class:`Unavailable`."""
         code = wire.get("code", "")
+        if code == FirstRefused.code:
+            return FirstRefused(wire.get("first") or {}, wire.get("also") or [])
         cls = JoinAlone if code == JoinAlone.code else BY_CODE.get(code, Unavailable)
         return cls(wire.get("message"), call_id=wire.get("callId"), retry_after_ms=wire.get("retryAfterMs"))
 
@@ -138,6 +140,25 @@ class JoinAlone(Unavailable):
     """
 
     code = "join_alone"
+
+
+class FirstRefused(Unavailable):
+    """Of several joins in one request the first is refused. Said by presence to gateways, never to clients.
+
+    ``first``: its error, as on the wire. ``also``: what became of the others, in their order, each the JSON of a
+    :class:`shared.contracts.presence.AlsoJoined`.
+    """
+
+    code = "first_refused"
+
+    def __init__(self, first: dict[str, Any], also: list[dict[str, Any]]) -> None:
+        super().__init__()
+        self.first = first
+        self.also = also
+
+    def to_wire(self) -> dict[str, Any]:
+        """Add both to what every error says."""
+        return {**super().to_wire(), "first": self.first, "also": self.also}
 
 
 BY_CODE: dict[str, type[SignallingError]] = {cls.code: cls for cls in SignallingError.__subclasses__()}

@@ -1,10 +1,13 @@
 """Who joins in one moment asks presence in one request: it costs much more than one who joins does in it."""
 
 import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any
 
 from shared import traces
 from shared.contracts.presence import AlsoJoined, JoinReply, JoinRequest, JoinsReply, JoinsRequest
-from shared.errors import JoinAlone, NotSent, SignallingError, Unavailable
+from shared.errors import FirstRefused, JoinAlone, NotSent, SignallingError, Unavailable
 from shared.rpc import Client
 
 COMPANY_MAX = 31
@@ -35,15 +38,19 @@ class Company:
             if also is None:
                 return await self._alone(request)
             if also.reply is None:
-                error = SignallingError.from_wire(also.error or {})
-                if isinstance(error, JoinAlone):
-                    return await self._alone(request)
-                raise error
+                return await self._refused(request, also.error or {})
             return also.reply
         return await self._with_others(request)
 
     async def _alone(self, request: JoinsRequest) -> JoinReply:
         return await self._services.ask("presence", "join", request, JoinReply)
+
+    async def _refused(self, request: JoinsRequest, wire: dict[str, Any]) -> JoinReply:
+        """Raise the error of one of several, or ask for it alone if that is what it says: it has been counted then."""
+        error = SignallingError.from_wire(wire)
+        if isinstance(error, JoinAlone):
+            return await self._alone(request.model_copy(update={"admitted": True}))
+        raise error
 
     async def _with_others(self, request: JoinsRequest) -> JoinReply:
         others: list[tuple[JoinRequest, _Told]] = []
@@ -54,9 +61,12 @@ class Company:
                 self._gathering = None
             if not others:
                 return await self._alone(request)
-            several = request.model_copy(update={"also": tuple(each for each, _ in others)})
+            several = request.model_copy(update={"also": tuple(each for each, _ in others), "outcomes": True})
             reply = await self._services.ask("presence", "join", several, JoinsReply)
-        except JoinAlone as error:
+        except FirstRefused as error:
+            _tell_each(others, [AlsoJoined.model_validate_json(json.dumps(each)) for each in error.also])
+            return await self._refused(request, error.first)
+        except JoinAlone as error:  # of an older presence, which does not say who has been counted
             _tell(others, error)
             return await self._alone(request)
         except BaseException as error:
@@ -64,13 +74,16 @@ class Company:
                 self._gathering = None
             _tell(others, error)
             raise
-        also = (
-            reply.also if reply.also is not None and len(reply.also) == len(others) else [None] * len(others)
-        )
-        for (_, told), outcome in zip(others, also, strict=True):
-            if not told.done():
-                told.set_result(outcome)
+        _tell_each(others, reply.also or ())
         return reply
+
+
+def _tell_each(others: list[tuple[JoinRequest, _Told]], also: Sequence[AlsoJoined]) -> None:
+    """Tell each of the others what became of it; where presence does not say, each is to ask alone."""
+    outcomes: Sequence[AlsoJoined | None] = also if len(also) == len(others) else [None] * len(others)
+    for (_, told), outcome in zip(others, outcomes, strict=True):
+        if not told.done():
+            told.set_result(outcome)
 
 
 def _tell(others: list[tuple[JoinRequest, _Told]], error: BaseException) -> None:

@@ -22,7 +22,7 @@ from shared.contracts.presence import (
     Session,
     Sessions,
 )
-from shared.errors import JoinAlone, RateLimited, SignallingError, Unavailable
+from shared.errors import FirstRefused, JoinAlone, RateLimited, SignallingError, Unavailable
 from shared.hits import Hits
 from shared.kv import Conflict
 from shared.together import together
@@ -64,20 +64,37 @@ class Joins:
         self._hits = hits
 
     async def join(self, request: JoinsRequest) -> JoinsReply:
-        """Bring a user in, and those who came along. Raises what stands in the way of the first of them."""
-        all_ = (request, *(request.also or ()))
+        """Bring a user in, and those who came along. Raises what stands in the way of the first of them.
+
+        That is :class:`FirstRefused` where others came along and the gateway reads it: it tells what became of them.
+        """
+        # Only the first says that all of them are tried again.
+        again = {"attempt": request.attempt}
+        all_ = (request, *(each.model_copy(update=again) for each in request.also or ()))
         came = await self._bring_in(all_)
-        if isinstance(came[0], Exception):
-            raise came[0]  # the gateway asks for each of the others then; none is brought in twice
+        first = came[0]
+        if isinstance(first, Exception):
+            if request.also and request.outcomes and isinstance(first, SignallingError):
+                raise await self._first_refused(first, all_[1:], came[1:])
+            raise first  # an older gateway asks for each of the others then; none is brought in twice
         # Read after the write: call control writes its hold first and reads the sessions then, so at least one of
         # the two sees the other.
         busy = await self._store.busy_each(each.user for each in all_)
         if isinstance(busy[0], Exception):
             raise busy[0]
         if request.also is None:
-            return _told(JoinsReply, came[0], busy=busy[0])
+            return _told(JoinsReply, first, busy=busy[0])
         also = tuple(_outcome(*each) for each in zip(came[1:], busy[1:], strict=True))
-        return _told(JoinsReply, came[0], busy=busy[0], also=also)
+        return _told(JoinsReply, first, busy=busy[0], also=also)
+
+    async def _first_refused(
+        self, error: SignallingError, others: Sequence[JoinRequest], came: Sequence[Joined | Exception]
+    ) -> FirstRefused:
+        """Return what the gateway is told where only the others may have come in."""
+        busy = await self._store.busy_each(each.user for each in others)
+        also = [_outcome(*each) for each in zip(came, busy, strict=True)]
+        fields = [each.model_dump(by_alias=True, exclude_none=True) for each in also]
+        return FirstRefused(error.to_wire(), fields)
 
     async def _bring_in(self, requests: Sequence[JoinRequest]) -> list[Joined | Exception]:
         """What became of each.
@@ -87,9 +104,9 @@ class Joins:
         """
         came: list[Any] = []
         later: list[tuple[int, Minted, set[str]]] = []
-        free = [each.attempt > 1 or self._limiter.admits_at_once(each.user) for each in requests]
+        free = [_is_counted(each) or self._limiter.admits_at_once(each.user) for each in requests]
         tried = [
-            self._try(each) if is_free and each.resume_session is None and each.attempt == 1 else None
+            self._try(each) if is_free and each.resume_session is None and not _is_counted(each) else None
             for each, is_free in zip(requests, free, strict=True)
         ]
         for number, (each, trying) in enumerate(zip(requests, tried, strict=True)):
@@ -200,6 +217,11 @@ class Joins:
         """Sessions that did not come about. After an error it is not known whether one did: its note stays."""
         for session in unused:
             await self._store.forget(request.gateway, session, request.user)
+
+
+def _is_counted(request: JoinRequest) -> bool:
+    """Return True for a join that is asked for again: it has been counted, and may have been brought in."""
+    return request.attempt > 1 or request.admitted
 
 
 def _mint() -> Minted:

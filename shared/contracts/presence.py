@@ -51,7 +51,10 @@ class CountReply(Wire):
 
 
 class JoinRequest(Request):
-    """``rpc.presence.join``: ``user`` joins on ``socket`` of ``gateway``."""
+    """``rpc.presence.join``: ``user`` joins on ``socket`` of ``gateway``.
+
+    ``admitted``: True if presence has counted this join already, and the gateway asks again under the same request id.
+    """
 
     user: UserId
     gateway: str
@@ -59,15 +62,18 @@ class JoinRequest(Request):
     device: DeviceId | None = None
     resume_session: str | None = None
     resume_token: str | None = None
+    admitted: bool = False
 
 
 class JoinsRequest(JoinRequest):
     """The same, for several who join at one gateway in one moment. ``also``: the others, none of whom resumes.
 
     An answer that says nothing of them does not mean that they have not joined: each is to be asked for alone then.
+    ``outcomes``: True if the gateway reads :class:`shared.errors.FirstRefused`.
     """
 
     also: tuple[JoinRequest, ...] | None = None
+    outcomes: bool = False
 
 
 class JoinReply(Wire):
