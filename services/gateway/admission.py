@@ -10,9 +10,9 @@ from services.gateway.company import Company
 from services.gateway.connections import Connections
 from services.gateway.errands import Errands
 from services.gateway.ice import IceServers
-from services.gateway.invisible import has_invisible
 from services.gateway.limits import JoinTimeout
 from services.gateway.outbound import Outbound
+from services.gateway.protocol.invisible_characters import has_invisible
 from services.gateway.rates import Rates
 from services.gateway.recovery import Recoveries, joined_seq
 from services.gateway.relay import Relays

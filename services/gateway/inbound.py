@@ -9,7 +9,8 @@ from services.gateway.auth import Auth, TokenRefused
 from services.gateway.calls import Calls
 from services.gateway.connections import Connections
 from services.gateway.limits import JoinTimeout, Strikes
-from services.gateway.packets import TOO_DEEP, EventPacket
+from services.gateway.protocol.packets import TOO_DEEP, EventPacket
+from services.gateway.protocol.validation import TooLarge, join_in, known, validate
 from services.gateway.questions import Questions
 from services.gateway.rates import Rates, kind_of
 from services.gateway.relay import Relays
@@ -17,7 +18,6 @@ from services.gateway.replies import Asked, Replies, call_id_of
 from services.gateway.sessions import Registry
 from services.gateway.shortcut import Shortcut
 from services.gateway.transport import Transport
-from services.gateway.validation import TooLarge, join_in, known, validate
 from shared import logs, traces
 from shared.contracts import client
 from shared.contracts.client import Event

@@ -10,7 +10,7 @@ from aiohttp._websocket.reader import WebSocketReader
 from services.gateway.frames import Broken, Frames
 from services.gateway.heartbeat import Heartbeat
 from services.gateway.outlet import Stage
-from services.gateway.short import PREFIXES
+from services.gateway.protocol.relay_template import PREFIXES
 from services.gateway.writing import Writing
 from shared import logs
 

@@ -12,10 +12,10 @@ from engineio.exceptions import QueueEmpty
 from engineio.packet import CLOSE, Packet
 from engineio.payload import Payload
 
-from services.gateway import packets
 from services.gateway.connections import Connections
 from services.gateway.hosts import HostAllowed
-from services.gateway.packets import Malformed
+from services.gateway.protocol import packets
+from services.gateway.protocol.packets import Malformed
 from services.gateway.turns import Doorway
 from shared import logs
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
-from services.gateway.ring_time import RINGING
+from services.gateway.protocol.ring_time import RINGING
 from shared import logs, mailbox, subjects
 from shared.bus import Bus, drain
 from shared.clock import now_ms, now_seq

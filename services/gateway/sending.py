@@ -8,7 +8,7 @@ from engineio.packet import MESSAGE, PING, Packet
 
 from services.gateway.closing import Closing
 from services.gateway.outgoing import Outgoing
-from services.gateway.ring_time import with_ms_left
+from services.gateway.protocol.ring_time import with_ms_left
 from services.gateway.websocket import WebSocket
 from shared import logs
 from shared.clock import now_ms

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from services.gateway.protocol.relay_template import Envelopes
 from services.gateway.rates import SocketRates
-from services.gateway.short import Envelopes
 from shared.contracts.client import Event
 
 _INITIATED, _INCOMING, _ACCEPTED, _ENDED = 1, 2, 4, 8

@@ -10,15 +10,15 @@ from typing import Any, Protocol
 
 import socketio
 
-from services.gateway import packets
 from services.gateway.clients import Clients
 from services.gateway.closing import Closing
 from services.gateway.connections import Connections
 from services.gateway.hosts import HostAllowed
 from services.gateway.origins import OriginAllowed
 from services.gateway.outgoing import Outgoing
-from services.gateway.packets import DisconnectPacket, EventPacket, ForeignPacket, Malformed
 from services.gateway.polling import Polling
+from services.gateway.protocol import packets
+from services.gateway.protocol.packets import DisconnectPacket, EventPacket, ForeignPacket, Malformed
 from services.gateway.quiet import Quiet
 from services.gateway.sending import Sending
 from services.gateway.websocket import WebSocket

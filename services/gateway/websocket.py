@@ -11,12 +11,12 @@ from typing import Any
 from aiohttp import WSCloseCode, WSMsgType, web
 from aiohttp.http_websocket import WS_CLOSED_MESSAGE
 
-from services.gateway import packets
 from services.gateway.frames import Broken
 from services.gateway.handshake import Handshake
 from services.gateway.intake import Intake, Server, Work
 from services.gateway.outlet import UNWRITTEN_BYTES, Stage
-from services.gateway.packets import Malformed
+from services.gateway.protocol import packets
+from services.gateway.protocol.packets import Malformed
 from services.gateway.writing import CLOSE, PONG, TEXT
 from shared import logs
 

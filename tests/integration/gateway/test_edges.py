@@ -12,7 +12,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from services.gateway import door, heartbeat, packets
+from services.gateway import door, heartbeat
+from services.gateway.protocol import packets
 from shared import subjects
 from shared.bus import Bus
 from shared.clock import now_ms

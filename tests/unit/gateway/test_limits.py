@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from services.gateway import connections, packets, rates
+from services.gateway import connections, rates
 from services.gateway.limits import STRIKE_WINDOW_SECONDS, Strikes
-from services.gateway.packets import Malformed
+from services.gateway.protocol import packets
+from services.gateway.protocol.packets import Malformed
 from services.gateway.rates import Kind, Rates, TooManyCandidates, kind_of
 from services.gateway.settings import Settings
 from shared.errors import RateLimited

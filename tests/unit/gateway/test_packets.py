@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.packets import (
+from services.gateway.protocol.packets import (
     ConnectPacket,
     DisconnectPacket,
     EventPacket,

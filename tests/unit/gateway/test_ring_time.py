@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from services.gateway.ring_time import ms_left, with_ms_left
+from services.gateway.protocol.ring_time import ms_left, with_ms_left
 from shared.contracts.client import OUTBOUND, Event, StoredIncoming, StoredInitiated
 from shared.contracts.wire import Wire
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from services.gateway.short import ENVELOPES_MAX, Envelopes
-from services.gateway.validation import TooLarge, validate
+from services.gateway.protocol.relay_template import ENVELOPES_MAX, Envelopes
+from services.gateway.protocol.validation import TooLarge, validate
 from shared.contracts.client import RELAYED, Event, Sizes
 from tests.support.ways import CALL, event_of, long_way, short_way, try_both
 

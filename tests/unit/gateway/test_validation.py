@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.gateway.validation import known, validate
+from services.gateway.protocol.validation import known, validate
 from shared.contracts.client import INBOUND, Event
 from shared.errors import BadRequest, SignallingError, UserIdRequired
 
