@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from services.gateway.auth_settings import AuthSettings
+from services.gateway.auth.settings import AuthSettings
 from shared import settings
 from shared.runner import distribution_version
 from signalling import tokens

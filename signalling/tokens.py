@@ -4,8 +4,8 @@ import time
 
 import jwt
 
-from services.gateway.auth_settings import AuthSettings
-from services.gateway.tokens import SecretKey
+from services.gateway.auth.jwt_verifier import SecretKey
+from services.gateway.auth.settings import AuthSettings
 
 
 class NoToken(Exception):

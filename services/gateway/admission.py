@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from services.gateway.auth import Auth
+from services.gateway.auth.authenticator import Auth
+from services.gateway.auth.turn_credentials import IceServers
 from services.gateway.company import Company
 from services.gateway.connections import Connections
 from services.gateway.errands import Errands
-from services.gateway.ice import IceServers
 from services.gateway.limits import JoinTimeout
 from services.gateway.outbound import Outbound
 from services.gateway.protocol.invisible_characters import has_invisible

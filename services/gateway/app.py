@@ -8,7 +8,8 @@ from aiohttp import web
 
 from services.gateway import metrics, page
 from services.gateway.admission import Admission
-from services.gateway.auth import Auth
+from services.gateway.auth.authenticator import Auth
+from services.gateway.auth.turn_credentials import IceServers
 from services.gateway.calls import Calls
 from services.gateway.connections import Connections
 from services.gateway.door import Door
@@ -16,7 +17,6 @@ from services.gateway.drain import drain
 from services.gateway.errands import Errands
 from services.gateway.heard import Heard
 from services.gateway.hosts import host_check
-from services.gateway.ice import IceServers
 from services.gateway.inbound import Inbound
 from services.gateway.lease import Lease
 from services.gateway.limits import JoinTimeout, Strikes

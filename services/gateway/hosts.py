@@ -7,7 +7,7 @@ the origin check lets the page in; its name in ``Host`` gives it away.
 import re
 from collections.abc import Callable
 
-from services.gateway.auth_settings import is_loopback
+from services.gateway.auth.settings import is_loopback
 
 HostAllowed = Callable[[str | None], bool]
 """Of a ``Host`` header: True if a request for that host is answered."""

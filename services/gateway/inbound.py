@@ -5,7 +5,7 @@ import time
 from typing import Any, cast
 
 from services.gateway.admission import Admission
-from services.gateway.auth import Auth, TokenRefused
+from services.gateway.auth.authenticator import Auth, TokenRefused
 from services.gateway.calls import Calls
 from services.gateway.connections import Connections
 from services.gateway.limits import JoinTimeout, Strikes

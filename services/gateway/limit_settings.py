@@ -4,7 +4,7 @@ import ipaddress
 
 from pydantic import Field, field_validator
 
-from services.gateway.auth_settings import AuthSettings
+from services.gateway.auth.settings import AuthSettings
 from services.gateway.protocol.packets import DEPTH_MAX
 from shared.contracts.client import Sizes
 from shared.rates import Rate, RateSetting

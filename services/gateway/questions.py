@@ -2,7 +2,7 @@
 
 from typing import cast
 
-from services.gateway.ice import IceServers
+from services.gateway.auth.turn_credentials import IceServers
 from services.gateway.replies import Asked, Replies, dumps
 from services.gateway.sending import Sending
 from shared.contracts import client, presence

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from services.gateway.auth_settings import AuthSettings
+from services.gateway.auth.settings import AuthSettings
 from shared import subjects
 from shared.errors import Unavailable
 from shared.ids import new_id

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from services.gateway.auth_settings import AuthSettings
+from services.gateway.auth.settings import AuthSettings
 from signalling.nats_users import MONITOR, POLICY
 from signalling.tokens import mint
 from tests.support.cluster import Cluster, free_port

@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from services.gateway.ice import IceServers
+from services.gateway.auth.turn_credentials import IceServers
 from shared.clock import now_ms
 from signalling.nats_users import MONITOR
 from tests.stack.images import Images

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from services.gateway.ice import IceServers
+from services.gateway.auth.turn_credentials import IceServers
 from shared.clock import now_ms
 from tests.support.cluster import free_port
 from tests.support.service import REPOSITORY

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from services.gateway import auth
-from services.gateway.jwks import Jwks
+from services.gateway.auth import authenticator as auth
+from services.gateway.auth.jwks_client import Jwks
 from shared.contracts.client import TOKEN_MAX
 from tests.integration.gateway.conftest import Connect, Services, Start
 from tests.support.issuer import SECRET, Issuer, Pair, claims, hs256, unsigned

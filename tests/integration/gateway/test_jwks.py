@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 import jwt
 import pytest
 
-from services.gateway import jwks as module
-from services.gateway.jwks import Jwks
-from services.gateway.tokens import Key, Refused, Verifier
+from services.gateway.auth import jwks_client as module
+from services.gateway.auth.jwks_client import Jwks
+from services.gateway.auth.jwt_verifier import Key, Refused, Verifier
 from shared.errors import Unavailable
 from tests.support.issuer import Issuer, Pair, claims, hs256
 

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from services.gateway.auth_settings import AuthSettings
+from services.gateway.auth.jwt_verifier import PublicKey, SecretKey
+from services.gateway.auth.settings import AuthSettings
 from services.gateway.settings import Settings
-from services.gateway.tokens import PublicKey, SecretKey
 from shared.settings import explain
 from tests.support.issuer import SECRET, Pair
 

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from services.gateway.ice import USERNAME_MAX_BYTES, IceServers
+from services.gateway.auth.turn_credentials import USERNAME_MAX_BYTES, IceServers
 from services.gateway.settings import Settings
 
 STUN = {"urls": "stun:stun.example.com"}

@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from services.gateway.tokens import KeyUnusable, OneKey, PublicKey, Refused, SecretKey, Verifier
+from services.gateway.auth.jwt_verifier import KeyUnusable, OneKey, PublicKey, Refused, SecretKey, Verifier
 from shared.contracts.client import TOKEN_MAX
 from tests.support.issuer import ALGORITHMS, SECRET, Pair, claims, hs256, unsigned
 

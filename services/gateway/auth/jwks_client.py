@@ -7,7 +7,7 @@ from typing import Any
 import aiohttp
 import jwt
 
-from services.gateway.tokens import Key, KeyUnusable, PublicKey
+from services.gateway.auth.jwt_verifier import Key, KeyUnusable, PublicKey
 from shared import logs
 from shared.errors import Unavailable
 from shared.seldom import Seldom

@@ -3,9 +3,9 @@
 import asyncio
 from collections.abc import Callable
 
-from services.gateway.auth_settings import AuthSettings, is_loopback
-from services.gateway.jwks import Jwks
-from services.gateway.tokens import Expired, OneKey, Refused, Verifier
+from services.gateway.auth.jwks_client import Jwks
+from services.gateway.auth.jwt_verifier import Expired, OneKey, Refused, Verifier
+from services.gateway.auth.settings import AuthSettings, is_loopback
 from shared import logs
 from shared.clock import now_ms
 from shared.contracts.client import TOKEN_MAX
