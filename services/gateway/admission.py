@@ -8,18 +8,18 @@ from typing import Any
 from services.gateway.auth.authenticator import Auth
 from services.gateway.auth.turn_credentials import IceServers
 from services.gateway.company import Company
-from services.gateway.connections import Connections
 from services.gateway.errands import Errands
-from services.gateway.limits import JoinTimeout
+from services.gateway.limits.connection_limits import Connections
+from services.gateway.limits.lifo_gate import Turns
+from services.gateway.limits.rate_limiter import Rates
+from services.gateway.limits.strike_counter import JoinTimeout
 from services.gateway.outbound import Outbound
 from services.gateway.protocol.invisible_characters import has_invisible
-from services.gateway.rates import Rates
 from services.gateway.recovery import Recoveries, joined_seq
 from services.gateway.relay import Relays
 from services.gateway.replies import Asked, Replies, dumps
 from services.gateway.sessions import Registry, Socket
 from services.gateway.transport import Transport
-from services.gateway.turns import Turns
 from shared import logs
 from shared.contracts import calls, client, presence
 from shared.contracts.client import Event

@@ -11,7 +11,6 @@ from services.gateway.admission import Admission
 from services.gateway.auth.authenticator import Auth
 from services.gateway.auth.turn_credentials import IceServers
 from services.gateway.calls import Calls
-from services.gateway.connections import Connections
 from services.gateway.door import Door
 from services.gateway.drain import drain
 from services.gateway.errands import Errands
@@ -19,11 +18,12 @@ from services.gateway.heard import Heard
 from services.gateway.hosts import host_check
 from services.gateway.inbound import Inbound
 from services.gateway.lease import Lease
-from services.gateway.limits import JoinTimeout, Strikes
+from services.gateway.limits.connection_limits import Connections
+from services.gateway.limits.rate_limiter import Rates
+from services.gateway.limits.strike_counter import JoinTimeout, Strikes
 from services.gateway.origins import OriginAllowed, cors, origin_check
 from services.gateway.outbound import Outbound
 from services.gateway.questions import Questions
-from services.gateway.rates import Rates
 from services.gateway.readiness import Readiness
 from services.gateway.recovery import Recoveries
 from services.gateway.relay import Relays

@@ -10,7 +10,7 @@ from typing import cast
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from services.gateway.connections import Connections
+from services.gateway.limits.connection_limits import Connections
 from shared import health, logs
 
 log = logs.get(__name__)

@@ -7,12 +7,12 @@ from typing import Any, cast
 from services.gateway.admission import Admission
 from services.gateway.auth.authenticator import Auth, TokenRefused
 from services.gateway.calls import Calls
-from services.gateway.connections import Connections
-from services.gateway.limits import JoinTimeout, Strikes
+from services.gateway.limits.connection_limits import Connections
+from services.gateway.limits.rate_limiter import Rates, kind_of
+from services.gateway.limits.strike_counter import JoinTimeout, Strikes
 from services.gateway.protocol.packets import TOO_DEEP, EventPacket
 from services.gateway.protocol.validation import TooLarge, join_in, known, validate
 from services.gateway.questions import Questions
-from services.gateway.rates import Rates, kind_of
 from services.gateway.relay import Relays
 from services.gateway.replies import Asked, Replies, call_id_of
 from services.gateway.sessions import Registry

@@ -5,9 +5,9 @@ from services.gateway.calls import Calls
 from services.gateway.errands import Errands
 from services.gateway.inbound import Inbound
 from services.gateway.lease import Lease
-from services.gateway.limits import JoinTimeout
+from services.gateway.limits.rate_limiter import Kind
+from services.gateway.limits.strike_counter import JoinTimeout
 from services.gateway.outbox import BYTES_MAX, RELAYS_MAX
-from services.gateway.rates import Kind
 from services.gateway.recovery import Recoveries
 from services.gateway.relay import Relays
 from services.gateway.replies import Replies

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from services.gateway.limits.rate_limiter import SocketRates
 from services.gateway.protocol.relay_template import Envelopes
-from services.gateway.rates import SocketRates
 from shared.contracts.client import Event
 
 _INITIATED, _INCOMING, _ACCEPTED, _ENDED = 1, 2, 4, 8

@@ -18,7 +18,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import NoDecode
 
 from services.gateway.hosts import host_name
-from services.gateway.limit_settings import LimitSettings
+from services.gateway.limits.settings import LimitSettings
 from shared.settings import CommaList, split
 
 _ICE_URL = re.compile(r"(stuns?:[^?\s]+|turns?:[^?\s]+(\?transport=(udp|tcp))?)")

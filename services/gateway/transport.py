@@ -12,8 +12,8 @@ import socketio
 
 from services.gateway.clients import Clients
 from services.gateway.closing import Closing
-from services.gateway.connections import Connections
 from services.gateway.hosts import HostAllowed
+from services.gateway.limits.connection_limits import Connections
 from services.gateway.origins import OriginAllowed
 from services.gateway.outgoing import Outgoing
 from services.gateway.polling import Polling

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from pydantic_core import from_json
 
-from services.gateway.rates import kind_of
+from services.gateway.limits.rate_limiter import kind_of
 from shared.contracts.client import CANDIDATES_MAX, RELAYED, Event, Offer, Relayed, Sizes
 
 PREFIXES = tuple(b'42["%b",' % event.encode() for event in RELAYED)

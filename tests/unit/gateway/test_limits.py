@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from services.gateway import connections, rates
-from services.gateway.limits import STRIKE_WINDOW_SECONDS, Strikes
+from services.gateway.limits import connection_limits, rate_limiter
+from services.gateway.limits.rate_limiter import Kind, Rates, TooManyCandidates, kind_of
+from services.gateway.limits.strike_counter import STRIKE_WINDOW_SECONDS, Strikes
 from services.gateway.protocol import packets
 from services.gateway.protocol.packets import Malformed
-from services.gateway.rates import Kind, Rates, TooManyCandidates, kind_of
 from services.gateway.settings import Settings
 from shared.errors import RateLimited
 from shared.hits import Hits
@@ -32,7 +32,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(rates.time, "monotonic", clock)
+    monkeypatch.setattr(rate_limiter.time, "monotonic", clock)
     return clock
 
 
@@ -142,7 +142,7 @@ async def test_candidates_of_a_call(make: Callable[..., Rates]) -> None:
     socket.count_candidates("d", b'{"candidate":{"candidate":"z"},"from":"ann"}')
     for n in range(1000):
         socket.count_candidates(f"other-{n}", b'{"candidate":{"candidate":"z"},"from":"ann"}')
-    assert socket.user is not None and len(socket.user.candidates) == rates.CALLS_COUNTED
+    assert socket.user is not None and len(socket.user.candidates) == rate_limiter.CALLS_COUNTED
 
 
 @pytest.mark.parametrize(
@@ -218,14 +218,14 @@ TRUSTED = tuple(ipaddress.ip_network(text) for text in ("10.0.0.0/8", "fd00::/8"
     ],
 )
 def test_the_address_of_a_client(remote: str, forwarded: str, expected: str) -> None:
-    assert connections.key(remote, forwarded, TRUSTED) == expected
+    assert connection_limits.key(remote, forwarded, TRUSTED) == expected
 
 
 @given(st.text(), st.text() | st.text(alphabet="0123456789abf.:,%/ "))
 def test_whatever_is_said_of_an_address_somebody_is_counted(remote: str, forwarded: str) -> None:
     for trusted in (TRUSTED, (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))):
         for who in (remote, "10.0.0.1", "fd00::1"):
-            assert isinstance(connections.key(who, forwarded, trusted), str)
+            assert isinstance(connection_limits.key(who, forwarded, trusted), str)
 
 
 def test_depth() -> None:

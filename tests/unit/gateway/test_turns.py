@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 
-from services.gateway.turns import Doorway, Turns
+from services.gateway.limits.lifo_gate import Doorway, Turns
 
 
 async def _arrive(door: Doorway, name: int, log: list[int], *, there: bool = True) -> bool:

@@ -3,7 +3,7 @@
 import random
 from collections import Counter
 
-from services.gateway.unjoined import Unjoined
+from services.gateway.limits.unjoined_connections import Unjoined
 
 
 def test_the_oldest_of_the_busiest_address_makes_room() -> None:

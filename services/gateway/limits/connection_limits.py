@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from services.gateway.unjoined import Unjoined
+from services.gateway.limits.unjoined_connections import Unjoined
 from shared.errors import RateLimited
 from shared.hits import Hits
 

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from enum import IntEnum
 
-from services.gateway.limit_settings import LimitSettings
+from services.gateway.limits.settings import LimitSettings
 from shared.contracts.client import Event
 from shared.errors import RateLimited
 from shared.hits import Hits
