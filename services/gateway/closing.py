@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from services.gateway.websocket import LAST_WORDS_SECONDS, WebSocket
+from services.gateway.websocket.connection import LAST_WORDS_SECONDS, WebSocket
 
 
 class Closing:

@@ -6,7 +6,7 @@ import random
 
 from services.gateway.replies import dumps
 from services.gateway.transport import Transport
-from services.gateway.websocket import LAST_WORDS_SECONDS
+from services.gateway.websocket.connection import LAST_WORDS_SECONDS
 from shared import logs
 from shared.contracts.client import Draining, Event
 

@@ -7,9 +7,9 @@ from typing import Any
 from engineio.packet import MESSAGE, PING, Packet
 
 from services.gateway.closing import Closing
-from services.gateway.outgoing import Outgoing
 from services.gateway.protocol.ring_time import with_ms_left
-from services.gateway.websocket import WebSocket
+from services.gateway.websocket.connection import WebSocket
+from services.gateway.websocket.send_queue import Outgoing
 from shared import logs
 from shared.clock import now_ms
 from shared.hits import Hits

@@ -15,14 +15,14 @@ from services.gateway.closing import Closing
 from services.gateway.hosts import HostAllowed
 from services.gateway.limits.connection_limits import Connections
 from services.gateway.origins import OriginAllowed
-from services.gateway.outgoing import Outgoing
 from services.gateway.polling import Polling
 from services.gateway.protocol import packets
 from services.gateway.protocol.packets import DisconnectPacket, EventPacket, ForeignPacket, Malformed
 from services.gateway.quiet import Quiet
 from services.gateway.sending import Sending
-from services.gateway.websocket import WebSocket
-from services.gateway.writing import Writing
+from services.gateway.websocket.connection import WebSocket
+from services.gateway.websocket.framing import Writing
+from services.gateway.websocket.send_queue import Outgoing
 from shared import logs
 from shared.hits import Hits
 

@@ -12,8 +12,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from services.gateway import door, heartbeat
+from services.gateway import door
 from services.gateway.protocol import packets
+from services.gateway.websocket import heartbeat
 from shared import subjects
 from shared.bus import Bus
 from shared.clock import now_ms

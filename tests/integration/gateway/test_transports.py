@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from services.gateway import polling as module
-from services.gateway import websocket
+from services.gateway.websocket import connection
 from tests.integration.gateway.conftest import Connect, Services, Start
 from tests.integration.gateway.test_edges import said, tcp
 from tests.integration.gateway.test_garbage import Polling
@@ -482,7 +482,7 @@ async def test_a_websocket_that_has_nothing_to_upgrade_any_more_is_closed(
             await one.expect("3probe")
         assert await one.post(b"1") == 200
         await one.expect_closed()
-    assert websocket.UPGRADE_SECONDS > 3
+    assert connection.UPGRADE_SECONDS > 3
 
 
 async def test_a_ping_that_crosses_an_upgrade(gateway: Start, services: Services) -> None:

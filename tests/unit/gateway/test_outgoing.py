@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from engineio.packet import MESSAGE, Packet
 
-from services.gateway.outgoing import PACKETS_PER_POLL, Outgoing
+from services.gateway.websocket.send_queue import PACKETS_PER_POLL, Outgoing
 
 
 async def test_a_poll_gets_what_waits_in_order_and_not_too_much() -> None:

@@ -7,9 +7,9 @@ from typing import Any, cast
 import pytest
 from engineio.packet import MESSAGE, Packet
 
-from services.gateway.outgoing import Outgoing
-from services.gateway.outlet import UNWRITTEN_BYTES, Outlet, Stage
-from services.gateway.writing import Writing, framed
+from services.gateway.websocket.framing import Writing, framed
+from services.gateway.websocket.send_queue import Outgoing
+from services.gateway.websocket.writer import UNWRITTEN_BYTES, Outlet, Stage
 
 TEXT = 0x81
 

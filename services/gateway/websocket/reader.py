@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 from aiohttp import WebSocketError, WSCloseCode, WSMsgType
 from aiohttp._websocket.reader import WebSocketReader
 
-from services.gateway.frames import Broken, Frames
-from services.gateway.heartbeat import Heartbeat
-from services.gateway.outlet import Stage
 from services.gateway.protocol.relay_template import PREFIXES
-from services.gateway.writing import Writing
+from services.gateway.websocket.framing import Writing
+from services.gateway.websocket.heartbeat import Heartbeat
+from services.gateway.websocket.read_queue import Broken, Frames
+from services.gateway.websocket.writer import Stage
 from shared import logs
 
 if TYPE_CHECKING:
-    from services.gateway.websocket import WebSocket
+    from services.gateway.websocket.connection import WebSocket
 
 log = logs.get(__name__)
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from engineio.packet import PING, Packet
 
-from services.gateway.outlet import Outlet, Stage
-from services.gateway.writing import Writing
+from services.gateway.websocket.framing import Writing
+from services.gateway.websocket.writer import Outlet, Stage
 
 CHATTER_MAX, CHATTER_SECONDS = 100, 10.0
 """How many pings, pongs and the like a client may send in how long: each costs, and none means anything."""

@@ -6,8 +6,8 @@ from typing import Any
 
 from aiohttp import WSCloseCode
 
-from services.gateway.outgoing import Outgoing
-from services.gateway.writing import TEXT, Writing, framed
+from services.gateway.websocket.framing import TEXT, Writing, framed
+from services.gateway.websocket.send_queue import Outgoing
 
 UNWRITTEN_BYTES = 32 * 1024
 """What may wait in a connection before the rest waits for it, and counts as not read by the client."""

@@ -11,13 +11,13 @@ from typing import Any
 from aiohttp import WSCloseCode, WSMsgType, web
 from aiohttp.http_websocket import WS_CLOSED_MESSAGE
 
-from services.gateway.frames import Broken
-from services.gateway.handshake import Handshake
-from services.gateway.intake import Intake, Server, Work
-from services.gateway.outlet import UNWRITTEN_BYTES, Stage
 from services.gateway.protocol import packets
 from services.gateway.protocol.packets import Malformed
-from services.gateway.writing import CLOSE, PONG, TEXT
+from services.gateway.websocket.framing import CLOSE, PONG, TEXT
+from services.gateway.websocket.handshake import Handshake
+from services.gateway.websocket.read_queue import Broken
+from services.gateway.websocket.reader import Intake, Server, Work
+from services.gateway.websocket.writer import UNWRITTEN_BYTES, Stage
 from shared import logs
 
 log = logs.get(__name__)
