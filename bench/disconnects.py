@@ -10,7 +10,7 @@ import time
 
 import socketio
 
-from services.gateway.clients import Clients
+from services.gateway.transport.client_manager import Clients
 
 LEAVING = 500
 

@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
 from services.callcore import settings as callcore
-from services.gateway import page
 from services.gateway import settings as gateway
+from services.gateway.transport import demo_page
 from services.presence import settings as presence
 from shared import subjects
 from shared.bus import Login, without_passwords
@@ -162,7 +162,7 @@ class Up:
         self._say(f"ready: {urls} (NATS {without_passwords(url)}, {counts})")
         if self._demo:
             self._say(
-                f"page: http://{reach}:{ports[0]}/" if page.built() else "page: not built (`make page`)"
+                f"page: http://{reach}:{ports[0]}/" if demo_page.built() else "page: not built (`make page`)"
             )
         where = _reach(self._metrics_host)
         self._say(

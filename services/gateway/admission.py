@@ -19,7 +19,7 @@ from services.gateway.recovery import Recoveries, joined_seq
 from services.gateway.relay import Relays
 from services.gateway.replies import Asked, Replies, dumps
 from services.gateway.sessions import Registry, Socket
-from services.gateway.transport import Transport
+from services.gateway.transport.socketio_server import Transport
 from shared import logs
 from shared.contracts import calls, client, presence
 from shared.contracts.client import Event

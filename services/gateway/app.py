@@ -6,22 +6,18 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from services.gateway import metrics, page
+from services.gateway import metrics
 from services.gateway.admission import Admission
 from services.gateway.auth.authenticator import Auth
 from services.gateway.auth.turn_credentials import IceServers
 from services.gateway.calls import Calls
-from services.gateway.door import Door
-from services.gateway.drain import drain
 from services.gateway.errands import Errands
 from services.gateway.heard import Heard
-from services.gateway.hosts import host_check
 from services.gateway.inbound import Inbound
 from services.gateway.lease import Lease
 from services.gateway.limits.connection_limits import Connections
 from services.gateway.limits.rate_limiter import Rates
 from services.gateway.limits.strike_counter import JoinTimeout, Strikes
-from services.gateway.origins import OriginAllowed, cors, origin_check
 from services.gateway.outbound import Outbound
 from services.gateway.questions import Questions
 from services.gateway.readiness import Readiness
@@ -31,7 +27,12 @@ from services.gateway.replies import Replies
 from services.gateway.sessions import Registry
 from services.gateway.settings import Settings
 from services.gateway.shortcut import Shortcut
-from services.gateway.transport import PATH, Transport
+from services.gateway.transport import demo_page
+from services.gateway.transport.drain import drain
+from services.gateway.transport.host_check import host_check
+from services.gateway.transport.http_server import Door
+from services.gateway.transport.origin_check import OriginAllowed, cors, origin_check
+from services.gateway.transport.socketio_server import PATH, Transport
 from shared import fullness, health, logs, subjects, vitals
 from shared.bus import Bus
 from shared.clock import now_ms
@@ -254,7 +255,7 @@ def _application(
     health.add_routes(app, missing, impaired)
     transport.attach(app, PATH)
     if demo:
-        page.add_routes(app)
+        demo_page.add_routes(app)
     # No middleware: it would be two more frames on the stack of every connection.
     app.router.add_route("*", "/{path:.*}", _not_found)
     app.on_response_prepare.append(health.say_little_always)

@@ -17,7 +17,7 @@ from services.gateway.relay import Relays
 from services.gateway.replies import Asked, Replies, call_id_of
 from services.gateway.sessions import Registry
 from services.gateway.shortcut import Shortcut
-from services.gateway.transport import Transport
+from services.gateway.transport.socketio_server import Transport
 from shared import logs, traces
 from shared.contracts import client
 from shared.contracts.client import Event

@@ -12,7 +12,7 @@ from services.gateway.recovery import Recoveries
 from services.gateway.relay import Relays
 from services.gateway.replies import Replies
 from services.gateway.sessions import Registry
-from services.gateway.transport import Transport
+from services.gateway.transport.socketio_server import Transport
 from shared.members import Members
 from shared.metrics import Reads, counter, gauge, histogram, with_zeros
 

@@ -11,7 +11,7 @@ from services.gateway.heard import Heard
 from services.gateway.protocol.ring_time import RINGING
 from services.gateway.recovery import Arrival, Missed, Recoveries, Recovery
 from services.gateway.sessions import Registry, Socket
-from services.gateway.transport import Transport
+from services.gateway.transport.socketio_server import Transport
 from shared import logs, subjects, traces
 from shared.bus import Bus
 from shared.contracts import client

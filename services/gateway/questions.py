@@ -4,7 +4,7 @@ from typing import cast
 
 from services.gateway.auth.turn_credentials import IceServers
 from services.gateway.replies import Asked, Replies, dumps
-from services.gateway.sending import Sending
+from services.gateway.transport.sender import Sending
 from shared.contracts import client, presence
 from shared.contracts.client import Event
 from shared.contracts.wire import Wire

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from services.gateway.sending import Sending
 from services.gateway.sessions import Socket
+from services.gateway.transport.sender import Sending
 from shared.contracts.client import Event
 from shared.errors import SignallingError
 

@@ -17,8 +17,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from pydantic_settings import NoDecode
 
-from services.gateway.hosts import host_name
 from services.gateway.limits.settings import LimitSettings
+from services.gateway.transport.host_check import host_name
 from shared.settings import CommaList, split
 
 _ICE_URL = re.compile(r"(stuns?:[^?\s]+|turns?:[^?\s]+(\?transport=(udp|tcp))?)")

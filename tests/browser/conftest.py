@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser
 
-from services.gateway.page import built
+from services.gateway.transport.demo_page import built
 from tests.browser import people as cast
 from tests.browser.people import People
 from tests.browser.project import Project, Server

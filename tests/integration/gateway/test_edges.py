@@ -12,8 +12,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from services.gateway import door
 from services.gateway.protocol import packets
+from services.gateway.transport import http_server
 from services.gateway.websocket import heartbeat
 from shared import subjects
 from shared.bus import Bus
@@ -65,7 +65,7 @@ async def _closed(reader: asyncio.StreamReader) -> None:
 async def test_who_does_not_bring_a_request_is_closed(
     gateway: Start, monkeypatch: pytest.MonkeyPatch, first: str
 ) -> None:
-    monkeypatch.setattr(door, "HEADERS_SECONDS", 0.3)
+    monkeypatch.setattr(http_server, "HEADERS_SECONDS", 0.3)
     url = await gateway()
     async with tcp(url) as (reader, writer), asyncio.timeout(5):
         writer.write(first.encode())
@@ -80,7 +80,7 @@ async def test_who_does_not_bring_a_request_is_closed(
 async def test_a_connection_that_has_brought_one_may_wait_for_the_next(
     gateway: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(door, "HEADERS_SECONDS", 0.2)
+    monkeypatch.setattr(http_server, "HEADERS_SECONDS", 0.2)
     url = await gateway()
     async with tcp(url) as (reader, writer), asyncio.timeout(5):
         for _ in range(2):
@@ -92,7 +92,7 @@ async def test_a_connection_that_has_brought_one_may_wait_for_the_next(
 
 async def test_bare_connections_of_an_address_are_counted(gateway: Start) -> None:
     url = await gateway(connections_per_address=2)
-    most = 2 * door.SOCKETS_PER_CONNECTION
+    most = 2 * http_server.SOCKETS_PER_CONNECTION
     port = int(url.rpartition(":")[2])
     held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(most)]
     async with asyncio.timeout(5):

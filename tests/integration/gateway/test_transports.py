@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from services.gateway import polling as module
+from services.gateway.transport import http_polling as module
 from services.gateway.websocket import connection
 from tests.integration.gateway.conftest import Connect, Services, Start
 from tests.integration.gateway.test_edges import said, tcp
@@ -632,7 +632,7 @@ async def test_every_answer_may_be_read_by_pages_that_may_connect(
         if case == "draining":
             monkeypatch.setattr(module.Polling, "_alive", lambda *_: None)
             monkeypatch.setattr(
-                "services.gateway.transport.Transport.draining", property(lambda _: True, lambda *_: None),
+                "services.gateway.transport.socketio_server.Transport.draining", property(lambda _: True, lambda *_: None),
                 raising=False,
             )  # fmt: skip
         head = f"{request} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"

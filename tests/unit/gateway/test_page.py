@@ -5,12 +5,12 @@ from pathlib import Path
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from services.gateway import page
+from services.gateway.transport import demo_page
 
 
 async def _get(folder: Path, path: str) -> tuple[int, str, dict[str, str]]:
     app = web.Application()
-    page.add_routes(app, folder)
+    demo_page.add_routes(app, folder)
     async with TestClient(TestServer(app)) as client, client.get(path) as answer:
         return answer.status, await answer.text(), dict(answer.headers)
 
@@ -34,5 +34,5 @@ async def test_the_page_and_its_files(tmp_path: Path) -> None:
 
 
 async def test_a_page_that_is_not_built(tmp_path: Path) -> None:
-    assert not page.built(tmp_path)
-    assert (await _get(tmp_path, "/"))[:2] == (404, page.NOT_BUILT)
+    assert not demo_page.built(tmp_path)
+    assert (await _get(tmp_path, "/"))[:2] == (404, demo_page.NOT_BUILT)

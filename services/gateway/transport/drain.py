@@ -5,7 +5,7 @@ import math
 import random
 
 from services.gateway.replies import dumps
-from services.gateway.transport import Transport
+from services.gateway.transport.socketio_server import Transport
 from services.gateway.websocket.connection import LAST_WORDS_SECONDS
 from shared import logs
 from shared.contracts.client import Draining, Event

@@ -6,8 +6,8 @@ from typing import Any
 
 from engineio.packet import MESSAGE, PING, Packet
 
-from services.gateway.closing import Closing
 from services.gateway.protocol.ring_time import with_ms_left
+from services.gateway.transport.closer import Closing
 from services.gateway.websocket.connection import WebSocket
 from services.gateway.websocket.send_queue import Outgoing
 from shared import logs

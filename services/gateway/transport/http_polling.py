@@ -12,11 +12,11 @@ from engineio.exceptions import QueueEmpty
 from engineio.packet import CLOSE, Packet
 from engineio.payload import Payload
 
-from services.gateway.hosts import HostAllowed
 from services.gateway.limits.connection_limits import Connections
 from services.gateway.limits.lifo_gate import Doorway
 from services.gateway.protocol import packets
 from services.gateway.protocol.packets import Malformed
+from services.gateway.transport.host_check import HostAllowed
 from shared import logs
 
 log = logs.get(__name__)

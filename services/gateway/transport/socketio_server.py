@@ -10,16 +10,16 @@ from typing import Any, Protocol
 
 import socketio
 
-from services.gateway.clients import Clients
-from services.gateway.closing import Closing
-from services.gateway.hosts import HostAllowed
 from services.gateway.limits.connection_limits import Connections
-from services.gateway.origins import OriginAllowed
-from services.gateway.polling import Polling
 from services.gateway.protocol import packets
 from services.gateway.protocol.packets import DisconnectPacket, EventPacket, ForeignPacket, Malformed
-from services.gateway.quiet import Quiet
-from services.gateway.sending import Sending
+from services.gateway.transport.client_manager import Clients
+from services.gateway.transport.closer import Closing
+from services.gateway.transport.host_check import HostAllowed
+from services.gateway.transport.http_polling import Polling
+from services.gateway.transport.library_logger import Quiet
+from services.gateway.transport.origin_check import OriginAllowed
+from services.gateway.transport.sender import Sending
 from services.gateway.websocket.connection import WebSocket
 from services.gateway.websocket.framing import Writing
 from services.gateway.websocket.send_queue import Outgoing
