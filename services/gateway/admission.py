@@ -7,6 +7,8 @@ from typing import Any
 
 from services.gateway.auth.authenticator import Auth
 from services.gateway.auth.turn_credentials import IceServers
+from services.gateway.clients.registry import Registry, Socket
+from services.gateway.clients.responder import Asked, Replies, dumps
 from services.gateway.company import Company
 from services.gateway.errands import Errands
 from services.gateway.limits.connection_limits import Connections
@@ -17,8 +19,6 @@ from services.gateway.outbound import Outbound
 from services.gateway.protocol.invisible_characters import has_invisible
 from services.gateway.recovery import Recoveries, joined_seq
 from services.gateway.relay import Relays
-from services.gateway.replies import Asked, Replies, dumps
-from services.gateway.sessions import Registry, Socket
 from services.gateway.transport.socketio_server import Transport
 from shared import logs
 from shared.contracts import calls, client, presence

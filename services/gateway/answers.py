@@ -4,10 +4,10 @@ import itertools
 from collections import OrderedDict
 from dataclasses import dataclass
 
+from services.gateway.clients.registry import Registry, Socket
+from services.gateway.clients.responder import Asked, Replies
 from services.gateway.flow import Flow, Sent
 from services.gateway.outbox import Outbox
-from services.gateway.replies import Asked, Replies
-from services.gateway.sessions import Registry, Socket
 from shared.errors import RateLimited, ReceiverNotFound, SignallingError, Unavailable
 
 QUEUED_SECONDS = 1.0

@@ -11,6 +11,8 @@ from services.gateway.admission import Admission
 from services.gateway.auth.authenticator import Auth
 from services.gateway.auth.turn_credentials import IceServers
 from services.gateway.calls import Calls
+from services.gateway.clients.registry import Registry
+from services.gateway.clients.responder import Replies
 from services.gateway.errands import Errands
 from services.gateway.heard import Heard
 from services.gateway.inbound import Inbound
@@ -23,8 +25,6 @@ from services.gateway.questions import Questions
 from services.gateway.readiness import Readiness
 from services.gateway.recovery import Recoveries
 from services.gateway.relay import Relays
-from services.gateway.replies import Replies
-from services.gateway.sessions import Registry
 from services.gateway.settings import Settings
 from services.gateway.shortcut import Shortcut
 from services.gateway.transport import demo_page

@@ -1,6 +1,6 @@
 """Relays for clients of this gateway: each written once and in order, however often it was passed on."""
 
-from services.gateway.sessions import Socket
+from services.gateway.clients.registry import Socket
 from shared import subjects
 from shared.contracts.client import RELAYED
 from shared.contracts.relays import stamped

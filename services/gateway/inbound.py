@@ -7,6 +7,8 @@ from typing import Any, cast
 from services.gateway.admission import Admission
 from services.gateway.auth.authenticator import Auth, TokenRefused
 from services.gateway.calls import Calls
+from services.gateway.clients.registry import Registry
+from services.gateway.clients.responder import Asked, Replies, call_id_of
 from services.gateway.limits.connection_limits import Connections
 from services.gateway.limits.rate_limiter import Rates, kind_of
 from services.gateway.limits.strike_counter import JoinTimeout, Strikes
@@ -14,8 +16,6 @@ from services.gateway.protocol.packets import TOO_DEEP, EventPacket
 from services.gateway.protocol.validation import TooLarge, join_in, known, validate
 from services.gateway.questions import Questions
 from services.gateway.relay import Relays
-from services.gateway.replies import Asked, Replies, call_id_of
-from services.gateway.sessions import Registry
 from services.gateway.shortcut import Shortcut
 from services.gateway.transport.socketio_server import Transport
 from shared import logs, traces

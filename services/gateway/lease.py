@@ -4,8 +4,8 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 
+from services.gateway.clients.registry import Registry, Socket
 from services.gateway.errands import Errands
-from services.gateway.sessions import Registry, Socket
 from shared import logs
 from shared.contracts.presence import (
     RENEW_SECONDS,

@@ -2,6 +2,8 @@
 
 from services.gateway.admission import Admission
 from services.gateway.calls import Calls
+from services.gateway.clients.registry import Registry
+from services.gateway.clients.responder import Replies
 from services.gateway.errands import Errands
 from services.gateway.inbound import Inbound
 from services.gateway.lease import Lease
@@ -10,8 +12,6 @@ from services.gateway.limits.strike_counter import JoinTimeout
 from services.gateway.outbox import BYTES_MAX, RELAYS_MAX
 from services.gateway.recovery import Recoveries
 from services.gateway.relay import Relays
-from services.gateway.replies import Replies
-from services.gateway.sessions import Registry
 from services.gateway.transport.socketio_server import Transport
 from shared.members import Members
 from shared.metrics import Reads, counter, gauge, histogram, with_zeros

@@ -3,7 +3,7 @@
 from typing import cast
 
 from services.gateway.auth.turn_credentials import IceServers
-from services.gateway.replies import Asked, Replies, dumps
+from services.gateway.clients.responder import Asked, Replies, dumps
 from services.gateway.transport.sender import Sending
 from shared.contracts import client, presence
 from shared.contracts.client import Event

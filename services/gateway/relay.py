@@ -11,14 +11,14 @@ import asyncio
 import time
 
 from services.gateway.answers import Answers
+from services.gateway.clients.registry import Registry, Socket
+from services.gateway.clients.responder import Asked, Replies
 from services.gateway.flow import Flow, Sent
 from services.gateway.heard import Heard
 from services.gateway.outbox import Outbox
 from services.gateway.protocol.relay_payload import payload_of
 from services.gateway.pump import Pump
 from services.gateway.receipts import Receipts
-from services.gateway.replies import Asked, Replies
-from services.gateway.sessions import Registry, Socket
 from services.gateway.tending import Tending
 from shared.bus import Bus
 from shared.clock import now_seq

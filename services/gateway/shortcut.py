@@ -1,9 +1,9 @@
 """Relays taken at once, the short way, where their frames are as most are."""
 
+from services.gateway.clients.registry import Registry
+from services.gateway.clients.responder import Asked, Replies
 from services.gateway.protocol.relay_template import Envelopes
 from services.gateway.relay import Relays
-from services.gateway.replies import Asked, Replies
-from services.gateway.sessions import Registry
 from shared.contracts.client import Event, Relayed, Sizes
 from shared.errors import RateLimited, Unavailable
 

@@ -5,12 +5,12 @@ from typing import Any, NamedTuple, NoReturn
 
 from pydantic_core import from_json
 
+from services.gateway.clients.responder import call_id_of, dumps
 from services.gateway.protocol import packets
 from services.gateway.protocol.packets import EventPacket, Malformed
 from services.gateway.protocol.relay_payload import payload_of
 from services.gateway.protocol.relay_template import PREFIXES, Envelopes
 from services.gateway.protocol.validation import known, validate
-from services.gateway.replies import call_id_of, dumps
 from shared.contracts.client import Event, Join, Relayed
 from shared.contracts.relays import stamp, stamped
 from shared.contracts.wire import Wire

@@ -2,8 +2,8 @@
 
 import pytest
 
+from services.gateway.clients.registry import Socket
 from services.gateway.heard import SENDERS_MAX, Heard
-from services.gateway.sessions import Socket
 from shared.contracts.relays import stamp
 from shared.subjects import receipt
 

@@ -6,10 +6,10 @@ from typing import Any, cast
 import pytest
 
 from services.gateway import recovery
+from services.gateway.clients.registry import Socket
 from services.gateway.heard import Heard
 from services.gateway.outbound import Outbound
 from services.gateway.recovery import Recoveries, Recovery
-from services.gateway.sessions import Socket
 from shared import mailbox
 from shared.bus import Bus
 from shared.errors import Unavailable

@@ -10,11 +10,11 @@ import pytest
 import pytest_asyncio
 
 from services.gateway import pump, receipts, relay, tending
+from services.gateway.clients.registry import Registry
 from services.gateway.flow import AGAIN_SECONDS, RESEND_SECONDS
 from services.gateway.heard import Heard
 from services.gateway.outbox import GIVE_UP_SECONDS
 from services.gateway.relay import Relays
-from services.gateway.sessions import Registry
 from shared import subjects
 from shared.contracts.client import Event
 from shared.contracts.relays import Acks

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from services.callcore.ledger import Ledger, Turn
 from services.gateway.bundle import Bundle
+from services.gateway.clients.registry import Socket
 from services.gateway.flow import KEEP_SECONDS, Flow, Sent
 from services.gateway.heard import Heard
 from services.gateway.outbox import GIVE_UP_SECONDS, Outbox
-from services.gateway.sessions import Socket
 from shared import subjects
 from shared.contracts.relays import LINE, Acks, stamp, stamped, without_first
 from shared.subjects import receipt, receipt_of

@@ -4,7 +4,7 @@ from itertools import permutations
 
 import pytest
 
-from services.gateway.sessions import HEARD_REMEMBERED, Socket
+from services.gateway.clients.registry import HEARD_REMEMBERED, Socket
 
 TURNS = ["call:initiated", "call:incoming", "call:accepted", "call:rejected", "call:ended"]
 

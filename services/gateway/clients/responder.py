@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from services.gateway.sessions import Socket
+from services.gateway.clients.registry import Socket
 from services.gateway.transport.sender import Sending
 from shared.contracts.client import Event
 from shared.errors import SignallingError
