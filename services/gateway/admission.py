@@ -18,7 +18,7 @@ from services.gateway.limits.strike_counter import JoinTimeout
 from services.gateway.outbound import Outbound
 from services.gateway.protocol.invisible_characters import has_invisible
 from services.gateway.recovery import Recoveries, joined_seq
-from services.gateway.relay import Relays
+from services.gateway.relay.service import Relays
 from services.gateway.transport.socketio_server import Transport
 from shared import logs
 from shared.contracts import calls, client, presence

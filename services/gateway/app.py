@@ -14,7 +14,6 @@ from services.gateway.calls import Calls
 from services.gateway.clients.registry import Registry
 from services.gateway.clients.responder import Replies
 from services.gateway.errands import Errands
-from services.gateway.heard import Heard
 from services.gateway.inbound import Inbound
 from services.gateway.lease import Lease
 from services.gateway.limits.connection_limits import Connections
@@ -24,7 +23,8 @@ from services.gateway.outbound import Outbound
 from services.gateway.questions import Questions
 from services.gateway.readiness import Readiness
 from services.gateway.recovery import Recoveries
-from services.gateway.relay import Relays
+from services.gateway.relay.receive_order import Heard
+from services.gateway.relay.service import Relays
 from services.gateway.settings import Settings
 from services.gateway.shortcut import Shortcut
 from services.gateway.transport import demo_page

@@ -15,7 +15,7 @@ from services.gateway.limits.strike_counter import JoinTimeout, Strikes
 from services.gateway.protocol.packets import TOO_DEEP, EventPacket
 from services.gateway.protocol.validation import TooLarge, join_in, known, validate
 from services.gateway.questions import Questions
-from services.gateway.relay import Relays
+from services.gateway.relay.service import Relays
 from services.gateway.shortcut import Shortcut
 from services.gateway.transport.socketio_server import Transport
 from shared import logs, traces

@@ -9,9 +9,9 @@ from services.gateway.inbound import Inbound
 from services.gateway.lease import Lease
 from services.gateway.limits.rate_limiter import Kind
 from services.gateway.limits.strike_counter import JoinTimeout
-from services.gateway.outbox import BYTES_MAX, RELAYS_MAX
 from services.gateway.recovery import Recoveries
-from services.gateway.relay import Relays
+from services.gateway.relay.send_buffer import BYTES_MAX, RELAYS_MAX
+from services.gateway.relay.service import Relays
 from services.gateway.transport.socketio_server import Transport
 from shared.members import Members
 from shared.metrics import Reads, counter, gauge, histogram, with_zeros

@@ -3,7 +3,7 @@
 from services.gateway.clients.registry import Registry
 from services.gateway.clients.responder import Asked, Replies
 from services.gateway.protocol.relay_template import Envelopes
-from services.gateway.relay import Relays
+from services.gateway.relay.service import Relays
 from shared.contracts.client import Event, Relayed, Sizes
 from shared.errors import RateLimited, Unavailable
 

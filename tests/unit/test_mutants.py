@@ -46,7 +46,10 @@ def test_the_list_is_read() -> None:
 @pytest.mark.parametrize(
     ("name", "function"),
     [
-        ("services.gateway.flow.xǁFlowǁcrowded__mutmut_1", "services.gateway.flow.Flow.crowded"),
+        (
+            "services.gateway.relay.send_window.xǁFlowǁcrowded__mutmut_1",
+            "services.gateway.relay.send_window.Flow.crowded",
+        ),
         ("services.presence.model.x_join__mutmut_56", "services.presence.model.join"),
         ("services.presence.model.x__spent__mutmut_8", "services.presence.model._spent"),
     ],

@@ -6,7 +6,7 @@ import json
 import pytest
 from nats.aio.msg import Msg
 
-from services.gateway import tending
+from services.gateway.relay import retransmitter
 from shared import subjects
 from shared.bus import Bus
 from shared.clock import now_seq
@@ -87,8 +87,8 @@ async def test_what_is_sent_again_travels_together_too(
     wire: Open,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("services.gateway.flow.RESEND_SECONDS", 0.3)
-    monkeypatch.setattr(tending, "_TICK_SECONDS", 0.05)
+    monkeypatch.setattr("services.gateway.relay.send_window.RESEND_SECONDS", 0.3)
+    monkeypatch.setattr(retransmitter, "_TICK_SECONDS", 0.05)
     cc = await Callcore(bus, "cc").start()
     cc.acks = False
     client = await wire(await gateway())

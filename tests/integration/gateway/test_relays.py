@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from nats.aio.msg import Msg
 
-from services.gateway import answers, flow, outbox
+from services.gateway.relay import ack_tracker, send_buffer, send_window
 from shared import subjects
 from shared.bus import Bus
 from shared.clock import now_seq
@@ -209,7 +209,7 @@ def marks(cc: Callcore) -> list[tuple[int, str]]:
 async def test_all_that_is_not_acknowledged_goes_to_the_next_when_an_instance_is_deaf(
     gateway: Start, connect: Connect, services: Services, bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(flow, "RESEND_SECONDS", 0.6)
+    monkeypatch.setattr(send_window, "RESEND_SECONDS", 0.6)
     both = await Callcore(bus, "cc").start(), await Callcore(bus, "cc2").start()
     url = await gateway()
     await services.beat("callcore", "cc2")
@@ -269,7 +269,7 @@ async def test_a_refusal_of_one_that_came_again_is_not_told(
     gateway: Start, connect: Connect, services: Services, bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may have been passed on the first time, and its call be over by now."""
-    monkeypatch.setattr(flow, "RESEND_SECONDS", 0.2)
+    monkeypatch.setattr(send_window, "RESEND_SECONDS", 0.2)
     cc = await Callcore(bus, "cc").start()
     cc.answer, cc.acks = None, False
     alice = await connect(await gateway(), "alice")
@@ -286,7 +286,7 @@ async def test_a_refusal_of_one_that_came_again_is_not_told(
 async def test_given_up(
     gateway: Start, connect: Connect, services: Services, bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox, "GIVE_UP_SECONDS", 1.0)
+    monkeypatch.setattr(send_buffer, "GIVE_UP_SECONDS", 1.0)
     cc = await Callcore(bus, "cc").start()
     cc.acks = False
     alice = await connect(await gateway(), "alice")
@@ -300,7 +300,7 @@ async def test_given_up(
 async def test_full(
     gateway: Start, connect: Connect, services: Services, bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox, "RELAYS_MAX", 6)  # half of which one session may have, and no more
+    monkeypatch.setattr(send_buffer, "RELAYS_MAX", 6)  # half of which one session may have, and no more
     cc = await Callcore(bus, "cc").start()
     cc.acks = False
     alice = await connect(await gateway(), "alice")
@@ -359,7 +359,7 @@ async def test_a_client_gets_each_once_and_in_order_and_its_gateway_says_what_it
 async def test_one_that_nobody_knows_of_does_not_hold_up_who_waits_behind_it(
     gateway: Start, connect: Connect, services: Services, bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answers, "QUEUED_SECONDS", 0.3)
+    monkeypatch.setattr(ack_tracker, "QUEUED_SECONDS", 0.3)
     cc = await Callcore(bus, "cc").start()
     cc.acks, cc.answer = False, None
     alice = await connect(await gateway(relay_ack_seconds=5), "alice")

@@ -2,11 +2,11 @@
 
 import pytest
 
-from services.gateway import flow as flows
-from services.gateway import outbox
-from services.gateway.bundle import Bundle
-from services.gateway.flow import WINDOW, WINDOW_SECONDS, Flow, Sent
-from services.gateway.outbox import Outbox
+from services.gateway.relay import send_buffer
+from services.gateway.relay import send_window as flows
+from services.gateway.relay.batch import Bundle
+from services.gateway.relay.send_buffer import Outbox
+from services.gateway.relay.send_window import WINDOW, WINDOW_SECONDS, Flow, Sent
 from shared.contracts.relays import TOGETHER_BYTES, TOGETHER_MAX
 from shared.errors import Unavailable
 
@@ -114,7 +114,7 @@ def test_only_new_candidates_of_which_nobody_waits_to_hear_begin_one(
 
 
 def test_a_flow_has_room_up_to_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outbox, "FLOW_MAX", 3)
+    monkeypatch.setattr(send_buffer, "FLOW_MAX", 3)
     box = Outbox()
     flow = box.open("s", "c", 10, 0.0)
     for n in range(10, 13):
@@ -128,7 +128,7 @@ def test_a_flow_has_room_up_to_its_bound(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_session_has_its_share_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outbox, "RELAYS_MAX", 16)
+    monkeypatch.setattr(send_buffer, "RELAYS_MAX", 16)
     box = Outbox()
     mine, others = box.open("s", "c", 1, 0.0), box.open("t", "c", 100, 0.0)
     for n in range(100, 107):
@@ -145,7 +145,7 @@ def test_a_session_has_its_share_of_what_is_free(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_session_has_its_share_of_the_bytes_that_are_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outbox, "BYTES_MAX", 1_000)
+    monkeypatch.setattr(send_buffer, "BYTES_MAX", 1_000)
     box = Outbox()
     flow = box.open("s", "c", 1, 0.0)
     box.check_room("s", flow, 500)
@@ -162,8 +162,8 @@ def test_a_session_has_its_share_of_the_bytes_that_are_free(monkeypatch: pytest.
 
 def test_what_is_acknowledged_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looked for once, and then only now and then."""
-    monkeypatch.setattr(outbox, "RELAYS_MAX", 8)
-    monkeypatch.setattr(outbox, "LOOK_EVERY", 3)
+    monkeypatch.setattr(send_buffer, "RELAYS_MAX", 8)
+    monkeypatch.setattr(send_buffer, "LOOK_EVERY", 3)
     box = Outbox()
     done, flow = box.open("t", "c", 1, 0.0), box.open("s", "c", 100, 0.0)
     for n in range(1, 5):

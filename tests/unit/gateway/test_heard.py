@@ -3,7 +3,7 @@
 import pytest
 
 from services.gateway.clients.registry import Socket
-from services.gateway.heard import SENDERS_MAX, Heard
+from services.gateway.relay.receive_order import SENDERS_MAX, Heard
 from shared.contracts.relays import stamp
 from shared.subjects import receipt
 

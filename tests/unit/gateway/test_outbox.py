@@ -2,10 +2,10 @@
 
 import pytest
 
-from services.gateway import flow as flows
-from services.gateway import outbox
-from services.gateway.flow import AGAIN_SECONDS, KEEP_SECONDS, RESEND_SECONDS, WINDOW, Flow, Sent
-from services.gateway.outbox import BYTES_MAX, GIVE_UP_SECONDS, Outbox
+from services.gateway.relay import send_buffer
+from services.gateway.relay import send_window as flows
+from services.gateway.relay.send_buffer import BYTES_MAX, GIVE_UP_SECONDS, Outbox
+from services.gateway.relay.send_window import AGAIN_SECONDS, KEEP_SECONDS, RESEND_SECONDS, WINDOW, Flow, Sent
 from shared.errors import Unavailable
 
 
@@ -40,7 +40,7 @@ def test_numbers_of_a_session_grow_from_flow_to_flow(box: Outbox, flow: Flow) ->
 def test_numbers_of_a_session_that_was_elsewhere_go_on_above_those_from_there(
     box: Outbox, flow: Flow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox, "FLOW_MAX", 3)
+    monkeypatch.setattr(send_buffer, "FLOW_MAX", 3)
     first = add(box, flow)
     flow.moved = True
     assert box.number_after_move(flow, 50) == 102 and box.number_after_move(flow, 9_000) == 9_000
@@ -126,7 +126,7 @@ def test_ready_is_who_raises_no_question(box: Outbox, flow: Flow, monkeypatch: p
     assert box.ready("s", "c", 2) is None, "its client may have to wait"
     flow.acked = flow.last
     assert box.ready("s", "c", BYTES_MAX // 2) is flow and box.ready("s", "c", BYTES_MAX // 2 + 1) is None
-    monkeypatch.setattr(outbox, "RELAYS_MAX", 2)
+    monkeypatch.setattr(send_buffer, "RELAYS_MAX", 2)
     add(box, flow)
     assert box.ready("s", "c", 2) is None, "half full"
 
@@ -233,7 +233,7 @@ def test_nobody_is_told_that_something_was_given_up_that_was_acknowledged(box: O
 
 @pytest.mark.parametrize(("limit", "value"), [("RELAYS_MAX", 6), ("BYTES_MAX", 60), ("FLOW_MAX", 3)])
 def test_full(box: Outbox, flow: Flow, monkeypatch: pytest.MonkeyPatch, limit: str, value: int) -> None:
-    monkeypatch.setattr(outbox, limit, value)
+    monkeypatch.setattr(send_buffer, limit, value)
     for _ in range(3):
         add(box, flow, payload=b"0123456789")
     with pytest.raises(Unavailable):

@@ -7,9 +7,9 @@ import pytest
 
 from services.gateway import recovery
 from services.gateway.clients.registry import Socket
-from services.gateway.heard import Heard
 from services.gateway.outbound import Outbound
 from services.gateway.recovery import Recoveries, Recovery
+from services.gateway.relay.receive_order import Heard
 from shared import mailbox
 from shared.bus import Bus
 from shared.errors import Unavailable

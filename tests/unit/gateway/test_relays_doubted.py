@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from services.gateway import pump, receipts, relay, tending
 from services.gateway.clients.registry import Registry
-from services.gateway.flow import AGAIN_SECONDS, RESEND_SECONDS
-from services.gateway.heard import Heard
-from services.gateway.outbox import GIVE_UP_SECONDS
-from services.gateway.relay import Relays
+from services.gateway.relay import feedback, publisher, retransmitter, service
+from services.gateway.relay.receive_order import Heard
+from services.gateway.relay.send_buffer import GIVE_UP_SECONDS
+from services.gateway.relay.send_window import AGAIN_SECONDS, RESEND_SECONDS
+from services.gateway.relay.service import Relays
 from shared import subjects
 from shared.contracts.client import Event
 from shared.contracts.relays import Acks
@@ -120,9 +120,9 @@ class World:
 @pytest_asyncio.fixture
 async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     world = World()
-    for module in (pump, receipts, relay, tending):
+    for module in (publisher, feedback, service, retransmitter):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: world.now))
-    monkeypatch.setattr(tending, "_TICK_SECONDS", 0)
+    monkeypatch.setattr(retransmitter, "_TICK_SECONDS", 0)
     await world.relays.start()
     yield world
     await world.relays.stop(0)

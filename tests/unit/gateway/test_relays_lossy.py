@@ -11,11 +11,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from services.callcore.ledger import Ledger, Turn
-from services.gateway.bundle import Bundle
 from services.gateway.clients.registry import Socket
-from services.gateway.flow import KEEP_SECONDS, Flow, Sent
-from services.gateway.heard import Heard
-from services.gateway.outbox import GIVE_UP_SECONDS, Outbox
+from services.gateway.relay.batch import Bundle
+from services.gateway.relay.receive_order import Heard
+from services.gateway.relay.send_buffer import GIVE_UP_SECONDS, Outbox
+from services.gateway.relay.send_window import KEEP_SECONDS, Flow, Sent
 from shared import subjects
 from shared.contracts.relays import LINE, Acks, stamp, stamped, without_first
 from shared.subjects import receipt, receipt_of
@@ -53,7 +53,7 @@ class World:
         self._bundle: Bundle | None = None
         self._seq = 0
 
-    # --- the sending gateway, as in services/gateway/relay.py, pump.py and tending.py ---
+    # --- the sending gateway, as in services/gateway/relay/service.py, pump.py and tending.py ---
 
     def send(self) -> None:
         flow = self.outbox.get("s", "c")

@@ -5,9 +5,9 @@ import time
 
 from nats.aio.msg import Msg
 
-from services.gateway.answers import Answers
-from services.gateway.outbox import Outbox
-from services.gateway.pump import Pump
+from services.gateway.relay.ack_tracker import Answers
+from services.gateway.relay.publisher import Pump
+from services.gateway.relay.send_buffer import Outbox
 from shared import logs, subjects
 from shared.bus import Bus
 from shared.contracts.relays import Acks

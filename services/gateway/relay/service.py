@@ -10,16 +10,16 @@ or NATS's word that nobody is there (:mod:`.receipts`).
 import asyncio
 import time
 
-from services.gateway.answers import Answers
 from services.gateway.clients.registry import Registry, Socket
 from services.gateway.clients.responder import Asked, Replies
-from services.gateway.flow import Flow, Sent
-from services.gateway.heard import Heard
-from services.gateway.outbox import Outbox
 from services.gateway.protocol.relay_payload import payload_of
-from services.gateway.pump import Pump
-from services.gateway.receipts import Receipts
-from services.gateway.tending import Tending
+from services.gateway.relay.ack_tracker import Answers
+from services.gateway.relay.feedback import Receipts
+from services.gateway.relay.publisher import Pump
+from services.gateway.relay.receive_order import Heard
+from services.gateway.relay.retransmitter import Tending
+from services.gateway.relay.send_buffer import Outbox
+from services.gateway.relay.send_window import Flow, Sent
 from shared.bus import Bus
 from shared.clock import now_seq
 from shared.contracts.calls import CallReply, FindRequest

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from services.gateway.clients.registry import Registry, Socket
 from services.gateway.clients.responder import Asked, Replies
-from services.gateway.flow import Flow, Sent
-from services.gateway.outbox import Outbox
+from services.gateway.relay.send_buffer import Outbox
+from services.gateway.relay.send_window import Flow, Sent
 from shared.errors import RateLimited, ReceiverNotFound, SignallingError, Unavailable
 
 QUEUED_SECONDS = 1.0

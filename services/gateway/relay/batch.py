@@ -1,6 +1,6 @@
 """Candidates of one session that leave together: one message instead of many, a line for each. No I/O."""
 
-from services.gateway.flow import Sent
+from services.gateway.relay.send_window import Sent
 from shared.contracts.client import Event
 from shared.contracts.relays import LINE, TOGETHER_BYTES, TOGETHER_MAX
 from shared.subjects import AGAIN, FOLLOWS

@@ -2,8 +2,8 @@
 
 import time
 
-from services.gateway.bundle import Bundle
-from services.gateway.flow import Flow, Sent
+from services.gateway.relay.batch import Bundle
+from services.gateway.relay.send_window import Flow, Sent
 from shared import subjects
 from shared.bus import Bus
 from shared.errors import Unavailable

@@ -7,7 +7,7 @@ import itertools
 from collections import deque
 from collections.abc import Iterator
 
-from services.gateway.flow import KEEP_SECONDS, WINDOW, Flow, Sent
+from services.gateway.relay.send_window import KEEP_SECONDS, WINDOW, Flow, Sent
 from shared.errors import Unavailable
 
 RELAYS_MAX = 16_384

@@ -3,12 +3,12 @@
 import asyncio
 import time
 
-from services.gateway.answers import Answers
-from services.gateway.flow import AGAIN_SECONDS, Flow
-from services.gateway.heard import Heard
-from services.gateway.outbox import Outbox
-from services.gateway.pump import Pump
-from services.gateway.receipts import Receipts
+from services.gateway.relay.ack_tracker import Answers
+from services.gateway.relay.feedback import Receipts
+from services.gateway.relay.publisher import Pump
+from services.gateway.relay.receive_order import Heard
+from services.gateway.relay.send_buffer import Outbox
+from services.gateway.relay.send_window import AGAIN_SECONDS, Flow
 from shared import logs, subjects
 from shared.bus import Bus
 from shared.contracts.relays import Acks
