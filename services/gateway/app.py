@@ -7,24 +7,24 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 
 from services.gateway import metrics
-from services.gateway.admission import Admission
 from services.gateway.auth.authenticator import Auth
 from services.gateway.auth.turn_credentials import IceServers
 from services.gateway.calls import Calls
 from services.gateway.clients.registry import Registry
 from services.gateway.clients.responder import Replies
-from services.gateway.errands import Errands
 from services.gateway.inbound import Inbound
-from services.gateway.lease import Lease
 from services.gateway.limits.connection_limits import Connections
 from services.gateway.limits.rate_limiter import Rates
 from services.gateway.limits.strike_counter import JoinTimeout, Strikes
-from services.gateway.outbound import Outbound
 from services.gateway.questions import Questions
 from services.gateway.readiness import Readiness
-from services.gateway.recovery import Recoveries
 from services.gateway.relay.receive_order import Heard
 from services.gateway.relay.service import Relays
+from services.gateway.sessions.background_retry import Errands
+from services.gateway.sessions.delivery import Outbound
+from services.gateway.sessions.gateway_lease import Lease
+from services.gateway.sessions.join import Admission
+from services.gateway.sessions.resume import Recoveries
 from services.gateway.settings import Settings
 from services.gateway.shortcut import Shortcut
 from services.gateway.transport import demo_page

@@ -5,10 +5,10 @@ import time
 from contextlib import suppress
 from typing import TypeVar, cast
 
-from services.gateway.admission import Admission
 from services.gateway.clients.responder import Asked, Replies
-from services.gateway.errands import Errands
 from services.gateway.protocol.ring_time import ms_left
+from services.gateway.sessions.background_retry import Errands
+from services.gateway.sessions.join import Admission
 from shared import traces
 from shared.clock import now_ms
 from shared.contracts import calls, client

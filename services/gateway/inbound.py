@@ -4,7 +4,6 @@ import asyncio
 import time
 from typing import Any, cast
 
-from services.gateway.admission import Admission
 from services.gateway.auth.authenticator import Auth, TokenRefused
 from services.gateway.calls import Calls
 from services.gateway.clients.registry import Registry
@@ -16,6 +15,7 @@ from services.gateway.protocol.packets import TOO_DEEP, EventPacket
 from services.gateway.protocol.validation import TooLarge, join_in, known, validate
 from services.gateway.questions import Questions
 from services.gateway.relay.service import Relays
+from services.gateway.sessions.join import Admission
 from services.gateway.shortcut import Shortcut
 from services.gateway.transport.socketio_server import Transport
 from shared import logs, traces

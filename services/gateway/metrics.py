@@ -1,17 +1,17 @@
 """The metrics of a gateway, and where they are read."""
 
-from services.gateway.admission import Admission
 from services.gateway.calls import Calls
 from services.gateway.clients.registry import Registry
 from services.gateway.clients.responder import Replies
-from services.gateway.errands import Errands
 from services.gateway.inbound import Inbound
-from services.gateway.lease import Lease
 from services.gateway.limits.rate_limiter import Kind
 from services.gateway.limits.strike_counter import JoinTimeout
-from services.gateway.recovery import Recoveries
 from services.gateway.relay.send_buffer import BYTES_MAX, RELAYS_MAX
 from services.gateway.relay.service import Relays
+from services.gateway.sessions.background_retry import Errands
+from services.gateway.sessions.gateway_lease import Lease
+from services.gateway.sessions.join import Admission
+from services.gateway.sessions.resume import Recoveries
 from services.gateway.transport.socketio_server import Transport
 from shared.members import Members
 from shared.metrics import Reads, counter, gauge, histogram, with_zeros

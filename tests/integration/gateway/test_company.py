@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.gateway.company import COMPANY_MAX, Company
+from services.gateway.sessions.join_batcher import COMPANY_MAX, Company
 from shared.bus import Bus
 from shared.contracts.presence import JoinReply, JoinsRequest
 from shared.errors import NotSent, RateLimited, SignallingError, Unavailable

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from nats.aio.msg import Msg
 
-from services.gateway.company import Company
+from services.gateway.sessions.join_batcher import Company
 from services.presence.join_limiter import FREE
 from shared import subjects
 from shared.bus import Bus

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from services.gateway.recovery import Recoveries, Recovery
+from services.gateway.sessions.resume import Recoveries, Recovery
 from shared import mailbox, streams, subjects
 from shared.bus import Bus
 from shared.clock import now_ms

@@ -5,11 +5,11 @@ from typing import Any, cast
 
 import pytest
 
-from services.gateway import recovery
 from services.gateway.clients.registry import Socket
-from services.gateway.outbound import Outbound
-from services.gateway.recovery import Recoveries, Recovery
 from services.gateway.relay.receive_order import Heard
+from services.gateway.sessions import resume
+from services.gateway.sessions.delivery import Outbound
+from services.gateway.sessions.resume import Recoveries, Recovery
 from shared import mailbox
 from shared.bus import Bus
 from shared.errors import Unavailable
@@ -42,8 +42,8 @@ async def test_it_is_tried_again(monkeypatch: pytest.MonkeyPatch, failures: int 
         return letters
 
     monkeypatch.setattr(mailbox, "read", read)
-    monkeypatch.setattr(recovery, "TRY_AGAIN_SECONDS", (0.0, 0.01))
-    monkeypatch.setattr(recovery, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(resume, "TRY_AGAIN_SECONDS", (0.0, 0.01))
+    monkeypatch.setattr(resume, "PATIENCE_SECONDS", 0.2)
     here = Recovery("s", direct=True)
     recoveries = Recoveries(cast(Bus, None))
     monkeypatch.setattr(Reach, "covers", _covers(True))
@@ -114,7 +114,7 @@ async def test_turns_from_before_the_mailbox_was_read_are_not_heard_again_after_
     look = Recoveries(cast(Bus, None)).look
     missed = await look(Recovery("s", direct=True), last_seq=last, lost_at=None, since=0)
     assert (missed.missed, missed.complete) == ([missed_], True), "told again while the client was away"
-    assert last - recovery.MARGIN_MS * 1000 <= missed.overtaken < last, "clocks of callcores may differ"
+    assert last - resume.MARGIN_MS * 1000 <= missed.overtaken < last, "clocks of callcores may differ"
 
 
 async def test_a_mailbox_that_is_newer_than_what_a_client_heard_brings_no_turn_again(

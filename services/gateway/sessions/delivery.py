@@ -9,8 +9,8 @@ from nats.aio.msg import Msg
 
 from services.gateway.clients.registry import Registry, Socket
 from services.gateway.protocol.ring_time import RINGING
-from services.gateway.recovery import Arrival, Missed, Recoveries, Recovery
 from services.gateway.relay.receive_order import Heard
+from services.gateway.sessions.resume import Arrival, Missed, Recoveries, Recovery
 from services.gateway.transport.socketio_server import Transport
 from shared import logs, subjects, traces
 from shared.bus import Bus

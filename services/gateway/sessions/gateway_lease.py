@@ -5,7 +5,7 @@ import random
 from collections.abc import Awaitable, Callable
 
 from services.gateway.clients.registry import Registry, Socket
-from services.gateway.errands import Errands
+from services.gateway.sessions.background_retry import Errands
 from shared import logs
 from shared.contracts.presence import (
     RENEW_SECONDS,

@@ -9,16 +9,16 @@ from services.gateway.auth.authenticator import Auth
 from services.gateway.auth.turn_credentials import IceServers
 from services.gateway.clients.registry import Registry, Socket
 from services.gateway.clients.responder import Asked, Replies, dumps
-from services.gateway.company import Company
-from services.gateway.errands import Errands
 from services.gateway.limits.connection_limits import Connections
 from services.gateway.limits.lifo_gate import Turns
 from services.gateway.limits.rate_limiter import Rates
 from services.gateway.limits.strike_counter import JoinTimeout
-from services.gateway.outbound import Outbound
 from services.gateway.protocol.invisible_characters import has_invisible
-from services.gateway.recovery import Recoveries, joined_seq
 from services.gateway.relay.service import Relays
+from services.gateway.sessions.background_retry import Errands
+from services.gateway.sessions.delivery import Outbound
+from services.gateway.sessions.join_batcher import Company
+from services.gateway.sessions.resume import Recoveries, joined_seq
 from services.gateway.transport.socketio_server import Transport
 from shared import logs
 from shared.contracts import calls, client, presence
