@@ -9,14 +9,15 @@ from aiohttp import web
 from services.gateway import metrics
 from services.gateway.auth.authenticator import Auth
 from services.gateway.auth.turn_credentials import IceServers
-from services.gateway.calls import Calls
 from services.gateway.clients.registry import Registry
 from services.gateway.clients.responder import Replies
-from services.gateway.inbound import Inbound
+from services.gateway.handlers.call_events import Calls
+from services.gateway.handlers.dispatcher import Inbound
+from services.gateway.handlers.query_events import Questions
+from services.gateway.handlers.relay_fast_path import Shortcut
 from services.gateway.limits.connection_limits import Connections
 from services.gateway.limits.rate_limiter import Rates
 from services.gateway.limits.strike_counter import JoinTimeout, Strikes
-from services.gateway.questions import Questions
 from services.gateway.readiness import Readiness
 from services.gateway.relay.receive_order import Heard
 from services.gateway.relay.service import Relays
@@ -26,7 +27,6 @@ from services.gateway.sessions.gateway_lease import Lease
 from services.gateway.sessions.join import Admission
 from services.gateway.sessions.resume import Recoveries
 from services.gateway.settings import Settings
-from services.gateway.shortcut import Shortcut
 from services.gateway.transport import demo_page
 from services.gateway.transport.drain import drain
 from services.gateway.transport.host_check import host_check

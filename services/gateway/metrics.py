@@ -1,9 +1,9 @@
 """The metrics of a gateway, and where they are read."""
 
-from services.gateway.calls import Calls
 from services.gateway.clients.registry import Registry
 from services.gateway.clients.responder import Replies
-from services.gateway.inbound import Inbound
+from services.gateway.handlers.call_events import Calls
+from services.gateway.handlers.dispatcher import Inbound
 from services.gateway.limits.rate_limiter import Kind
 from services.gateway.limits.strike_counter import JoinTimeout
 from services.gateway.relay.send_buffer import BYTES_MAX, RELAYS_MAX

@@ -5,18 +5,18 @@ import time
 from typing import Any, cast
 
 from services.gateway.auth.authenticator import Auth, TokenRefused
-from services.gateway.calls import Calls
 from services.gateway.clients.registry import Registry
 from services.gateway.clients.responder import Asked, Replies, call_id_of
+from services.gateway.handlers.call_events import Calls
+from services.gateway.handlers.query_events import Questions
+from services.gateway.handlers.relay_fast_path import Shortcut
 from services.gateway.limits.connection_limits import Connections
 from services.gateway.limits.rate_limiter import Rates, kind_of
 from services.gateway.limits.strike_counter import JoinTimeout, Strikes
 from services.gateway.protocol.packets import TOO_DEEP, EventPacket
 from services.gateway.protocol.validation import TooLarge, join_in, known, validate
-from services.gateway.questions import Questions
 from services.gateway.relay.service import Relays
 from services.gateway.sessions.join import Admission
-from services.gateway.shortcut import Shortcut
 from services.gateway.transport.socketio_server import Transport
 from shared import logs, traces
 from shared.contracts import client
