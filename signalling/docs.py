@@ -264,7 +264,7 @@ def _metrics_table(module: str) -> str:
 
 def call_states_page() -> str:
     """``docs/call-states.md``, from the table of the call machine."""
-    page: str = import_module("services.callcore.diagram").markdown()
+    page: str = import_module("services.callcore.state.diagram").markdown()
     return page
 
 

@@ -9,10 +9,10 @@ from services.callcore.charge import Charge
 from services.callcore.control import Control
 from services.callcore.handlers import Handlers
 from services.callcore.lanes import Lanes
-from services.callcore.model import Call
 from services.callcore.placing import Placing
 from services.callcore.ring_limiter import RingLimiter, RingLimits
 from services.callcore.settings import Settings
+from services.callcore.state.model import Call
 from services.callcore.store import Store
 from services.callcore.sweep import Sweep
 from services.callcore.teller import Teller

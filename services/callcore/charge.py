@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
-from services.callcore.model import Address, Call, Happening, Kind, Outcome
+from services.callcore.state.model import Address, Call, Happening, Kind, Outcome
 from shared import budget, logs
 from shared.contracts.calls import InitiateReply, InitiateRequest
 from shared.contracts.rpc import Request

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from contextlib import suppress
 
-from services.callcore import machine, rules
 from services.callcore.charge import Charge
 from services.callcore.counts import Counts
-from services.callcore.model import Call, Happening, Kind, Outcome, State
+from services.callcore.state import actions, machine
+from services.callcore.state.model import Call, Happening, Kind, Outcome, State
 from services.callcore.store import TRIES, Found, Store
 from services.callcore.teller import Teller
 from shared import budget, logs, traces
@@ -128,7 +128,7 @@ class Control:
         revision = await self._store.update(outcome.call, was.revision)
         self.counts.turned(was.call.state, outcome.call)
         if initiated:
-            outcome = rules.as_initiated(outcome, happening)
+            outcome = actions.as_initiated(outcome, happening)
         rang = was.call.state is State.RINGING and outcome.call.state is not State.RINGING
         try:
             self._teller.tell(outcome, revision, what=_what(outcome.call, happening), expires_at=expires_at)
@@ -147,7 +147,7 @@ class Control:
         log.info("request repeated", call=call.call, kind=str(happening.kind))
         outcome = machine.again(call, happening)
         if initiated:
-            outcome = rules.as_initiated(outcome, happening)
+            outcome = actions.as_initiated(outcome, happening)
         self._teller.tell(outcome, found.revision, what=_what(call, happening), expires_at=expires_at)
         return outcome
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from services.callcore.model import Call, Reason, State
+from services.callcore.state.model import Call, Reason, State
 from shared.metrics import Histogram
 
 RANG_BOUNDS = (1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 30.0, 45.0, 60.0, 120.0, 300.0)

@@ -5,8 +5,8 @@ from contextlib import suppress
 from services.callcore.charge import Charge, Deed
 from services.callcore.charge import Done as DeedDone
 from services.callcore.control import Control
-from services.callcore.model import Address, Happening, Kind, Outcome
 from services.callcore.placing import Placing
+from services.callcore.state.model import Address, Happening, Kind, Outcome
 from shared.contracts.calls import (
     AcceptRequest,
     AttachedReply,

@@ -4,9 +4,9 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from services.callcore import machine
 from services.callcore.ledger import Key
-from services.callcore.model import Address, Call, Happening, Kind, State
+from services.callcore.state import machine
+from services.callcore.state.model import Address, Call, Happening, Kind, State
 from shared.errors import SignallingError
 from shared.ids import decode, encode
 from shared.mailbox import Letter

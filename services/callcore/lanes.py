@@ -19,7 +19,7 @@ from services.callcore.acks import Acknowledger
 from services.callcore.lane import Known, Lane, Route, targets_of
 from services.callcore.ledger import Key, Ledger, Turn
 from services.callcore.long_way import Accept, Announcement, LongWay, Relay
-from services.callcore.model import Address, Call, State
+from services.callcore.state.model import Address, Call, State
 from services.callcore.store import Found, Store
 from shared import logs, subjects
 from shared.bus import Bus, drain

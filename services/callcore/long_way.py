@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from services.callcore import machine
 from services.callcore.lane import Known, Lane, targets_of
 from services.callcore.ledger import Ledger, Turn
-from services.callcore.model import RELAY_KINDS, Address, Call, Happening, Kind, Outcome, State
+from services.callcore.state import machine
+from services.callcore.state.model import RELAY_KINDS, Address, Call, Happening, Kind, Outcome, State
 from services.callcore.store import Store
 from shared import logs, mailbox, traces
 from shared.bus import Bus

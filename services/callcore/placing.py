@@ -2,10 +2,10 @@
 
 from collections.abc import Awaitable, Callable
 
-from services.callcore import rules
 from services.callcore.charge import Charge
 from services.callcore.control import Control
-from services.callcore.model import Address, Call, Happening, Kind, Reason, State, Unanswered
+from services.callcore.state import actions
+from services.callcore.state.model import Address, Call, Happening, Kind, Reason, State, Unanswered
 from services.callcore.store import TRIES, Held, SetDeadline, Store
 from services.callcore.teller import Teller
 from shared import budget, logs, subjects
@@ -125,7 +125,7 @@ class Placing:
             return None  # it stopped half-way; go on from there
         _not_abandoned(found.call)
         if found.call.state is State.RINGING and found.call.caused_by == request.request_id:
-            place = rules.place(found.call)
+            place = actions.place(found.call)
             self._teller.tell(place, found.revision, what="initiated", expires_at=request.expires_at)
         return found.call
 
@@ -263,7 +263,7 @@ class Placing:
             raise revision
         else:
             self._control.counts.placed(call)
-        self._teller.tell(rules.place(call), revision, what="initiated", expires_at=request.expires_at)
+        self._teller.tell(actions.place(call), revision, what="initiated", expires_at=request.expires_at)
         return call
 
 

@@ -8,7 +8,7 @@ import json
 import math
 from typing import NamedTuple
 
-from services.callcore.model import NEVER_UNANSWERED, Call, State, Unanswered
+from services.callcore.state.model import NEVER_UNANSWERED, Call, State, Unanswered
 from shared import logs, subjects
 from shared.clock import now_ms
 from shared.errors import RateLimited, Unavailable

@@ -11,7 +11,7 @@ from asyncio import Future
 from collections.abc import Callable
 from typing import NamedTuple
 
-from services.callcore.model import SERVER, Address, Call, Reason, State
+from services.callcore.state.model import SERVER, Address, Call, Reason, State
 from shared import logs, subjects
 from shared.contracts.calls import FORMING_MS, Hold, Released
 from shared.contracts.presence import Session, Sessions

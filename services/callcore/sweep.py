@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 from services.callcore.control import Control
-from services.callcore.model import Address, Call, Happening, Kind, Reason, State
+from services.callcore.state.model import Address, Call, Happening, Kind, Reason, State
 from services.callcore.store import Found, Store
 from shared import logs, subjects
 from shared.clock import now_ms

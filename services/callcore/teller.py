@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from services.callcore.model import Address, Call, Outcome, Reason
+from services.callcore.state.model import Address, Call, Outcome, Reason
 from services.callcore.told import Told
 from shared import budget, logs, subjects
 from shared.contracts.client import Event

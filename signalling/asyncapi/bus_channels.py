@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from services.callcore.charge import Deed
 from services.callcore.charge import Done as DeedDone
 from services.callcore.long_way import Announcement
-from services.callcore.model import Call
+from services.callcore.state.model import Call
 from shared.contracts import calls, client, events, liveness, policy, presence, relays
 from shared.contracts.client import RELAYED, STORED, Event
 from shared.contracts.rpc import Done

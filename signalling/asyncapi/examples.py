@@ -5,7 +5,7 @@ from typing import Any
 from services.callcore.charge import Deed
 from services.callcore.charge import Done as DeedDone
 from services.callcore.long_way import Announcement
-from services.callcore.model import Address, Call, Kind, State
+from services.callcore.state.model import Address, Call, Kind, State
 from services.presence.tokens import hash_token
 from shared.contracts import calls, client, events, liveness, policy, presence, relays, rpc
 from shared.contracts.wire import Wire

@@ -9,7 +9,7 @@ from typing import Any
 
 from nats.aio.msg import Msg
 
-from services.callcore.model import Call, State
+from services.callcore.state.model import Call, State
 from shared import subjects
 from shared.bus import Bus
 from shared.contracts.liveness import Beat

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from services.callcore.charge import Charge
 from services.callcore.lane import Known
-from services.callcore.model import NEVER_UNANSWERED, Call, State, Unanswered
+from services.callcore.state.model import NEVER_UNANSWERED, Call, State, Unanswered
 from services.callcore.store import FORMING_MS, Found
 from services.presence.join_limiter import JoinLimiter
 from services.presence.model import Minted

@@ -3,7 +3,7 @@
 Each world has a few of these at once, beginning with nothing, with a call that rings or with one that is accepted.
 """
 
-from services.callcore.model import State
+from services.callcore.state.model import State
 from shared.contracts.calls import AcceptRequest, AttachedRequest, EndRequest, InitiateRequest, RejectRequest
 from shared.contracts.presence import JoinsRequest, LeaveRequest
 from tests.explore.world import Actor, Spec, Try, World, user_of

@@ -6,7 +6,7 @@ import pytest
 
 from services.callcore.charge import Charge
 from services.callcore.control import Control
-from services.callcore.model import Address, Call, Happening, Kind, State
+from services.callcore.state.model import Address, Call, Happening, Kind, State
 from services.callcore.store import Found, Store
 from services.callcore.teller import Teller
 from shared import subjects

@@ -17,8 +17,8 @@ import pytest_asyncio
 
 from services.callcore.app import start
 from services.callcore.handlers import Handlers
-from services.callcore.model import Outcome, State
 from services.callcore.settings import Settings
+from services.callcore.state.model import Outcome, State
 from services.callcore.store import Store
 from services.callcore.teller import Teller
 from shared import subjects

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from services.callcore.model import NEVER_UNANSWERED, Address, Call, Reason, State, Unanswered
 from services.callcore.ring_limiter import UNANSWERED_FREE, RingLimiter, RingLimits
+from services.callcore.state.model import NEVER_UNANSWERED, Address, Call, Reason, State, Unanswered
 from shared import subjects
 from shared.bus import Bus
 from shared.clock import now_ms

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from services.callcore.model import Outcome, State
+from services.callcore.state.model import Outcome, State
 from services.callcore.teller import Teller
 from shared import subjects
 from shared.clock import now_ms

@@ -1,6 +1,6 @@
 """Calls in every state, and the people around them, for the tests of the machine."""
 
-from services.callcore.model import Address, Call, Happening, Kind, State
+from services.callcore.state.model import Address, Call, Happening, Kind, State
 
 NOW = 1_000_000
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from services.callcore.charge import Charge, Deed
-from services.callcore.model import Happening, Kind
+from services.callcore.state.model import Happening, Kind
 from tests.unit.callcore.calls import BOB, accepted
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from services.callcore.counts import Counts
-from services.callcore.model import Address, Call, Reason, State
+from services.callcore.state.model import Address, Call, Reason, State
 
 AT = Address(session="s", gateway="g")
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from services.callcore import control, placing
 from services.callcore.charge import Charge
 from services.callcore.control import Control
-from services.callcore.model import NEVER_UNANSWERED, Address, Call, Happening, Kind, State, Unanswered
 from services.callcore.placing import Placing
+from services.callcore.state.model import NEVER_UNANSWERED, Address, Call, Happening, Kind, State, Unanswered
 from services.callcore.store import FORMING_MS, Found, Store
 from services.callcore.sweep import Sweep
 from services.callcore.teller import Teller

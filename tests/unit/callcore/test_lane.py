@@ -4,7 +4,7 @@ import pytest
 
 from services.callcore import lane
 from services.callcore.lane import Known, Route, targets_of
-from services.callcore.model import Call
+from services.callcore.state.model import Call
 from shared.ids import encode
 from shared.mailbox import Letter
 from tests.unit.callcore.calls import ALICE, BOB, BOB_TAB, accepted, ended, ringing

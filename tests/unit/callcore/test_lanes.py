@@ -9,7 +9,7 @@ import pytest
 
 from services.callcore import long_way
 from services.callcore.lanes import Lanes
-from services.callcore.model import Call, Happening, Outcome
+from services.callcore.state.model import Call, Happening, Outcome
 from services.callcore.store import Found
 from shared import mailbox, subjects
 from shared.hits import Hits

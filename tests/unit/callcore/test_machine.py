@@ -2,9 +2,9 @@
 
 import pytest
 
-from services.callcore import machine
-from services.callcore.model import Happening, Kind, Outcome, Role, State
-from services.callcore.rules import place
+from services.callcore.state import machine
+from services.callcore.state.actions import place
+from services.callcore.state.model import Happening, Kind, Outcome, Role, State
 from shared.errors import CallNotFound, InvalidState, ReceiverNotFound
 from tests.unit.callcore.calls import ALICE, ALICE_TAB, BOB, BOB_TAB, EVE, NOW, accepted, by, ended, ringing
 

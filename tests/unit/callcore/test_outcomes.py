@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from services.callcore import machine, rules
-from services.callcore.machine import again, role_of, step
-from services.callcore.model import Address, Call, Happening, Kind, Outcome, Role
+from services.callcore.state import actions, machine
+from services.callcore.state.machine import again, role_of, step
+from services.callcore.state.model import Address, Call, Happening, Kind, Outcome, Role
 from shared.errors import CallNotFound, InvalidState, ReceiverNotFound, SignallingError
 from tests.unit.callcore.calls import ALICE, ALICE_TAB, BOB, BOB_TAB, EVE, NOW, accepted, by, ended, ringing
 
@@ -207,7 +207,7 @@ def test_a_device_that_resumed_but_did_not_ring_is_told() -> None:
 
 def test_a_birth_in_full() -> None:
     initiated = {"callId": "c1", "to": "bob", "expiresAt": NOW + 44_000}
-    assert told(rules.place(ringing())) == [
+    assert told(actions.place(ringing())) == [
         ("alice-phone", "call:initiated", initiated),
         ("bob-phone", "call:incoming", INCOMING),
         ("bob-tab", "call:incoming", INCOMING),
@@ -217,7 +217,7 @@ def test_a_birth_in_full() -> None:
 def test_who_accepts_by_calling_back_hears_of_a_call_that_they_placed() -> None:
     event = by("bob", BOB, Kind.ACCEPT)
     outcome = step(ringing(BOB), event, NOW)
-    as_initiated = rules.as_initiated(outcome, event)
+    as_initiated = actions.as_initiated(outcome, event)
     first, *rest = told(as_initiated)
     assert first == (
         "bob-phone",

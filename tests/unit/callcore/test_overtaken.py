@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from services.callcore.model import State
+from services.callcore.state.model import State
 from services.callcore.store import FORMING_MS
 from shared.contracts.calls import Hold
 from shared.errors import SignallingError, Unavailable

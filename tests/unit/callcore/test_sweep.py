@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from services.callcore.model import Address, Call, Happening, State
+from services.callcore.state.model import Address, Call, Happening, State
 from services.callcore.store import Found, Held
 from services.callcore.sweep import AT_ONCE, Sweep
 from shared.clock import now_ms

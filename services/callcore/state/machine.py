@@ -6,9 +6,9 @@ Pure: no I/O, no clock. ``step`` decides, somebody else stores and sends.
 
 from typing import NamedTuple
 
-from services.callcore import rules
-from services.callcore.model import Call, Happening, Kind, Outcome, Role, State
-from services.callcore.rules import refuse
+from services.callcore.state import actions
+from services.callcore.state.actions import refuse
+from services.callcore.state.model import Call, Happening, Kind, Outcome, Role, State
 from shared.errors import CallNotFound, InvalidState, ReceiverNotFound
 
 
@@ -16,7 +16,7 @@ class Cell(NamedTuple):
     """One cell of the table: the state the call can be in afterwards, the rule, and the reason for it in words."""
 
     next: State
-    rule: rules.Rule
+    rule: actions.Rule
     note: str
 
 
@@ -33,7 +33,7 @@ def _over() -> dict[Role, dict[Kind, Cell]]:
     """The row of the ended state: the same for everybody."""
     refused = Cell(_E, refuse(CallNotFound), "the call is over")
     unheard = Cell(_E, refuse(ReceiverNotFound), "the call is over")
-    ignored = Cell(_E, rules.ignore, "the call is over")
+    ignored = Cell(_E, actions.ignore, "the call is over")
     row = {
         Kind.ACCEPT: refused,
         Kind.REJECT: refused,
@@ -52,89 +52,89 @@ TABLE: dict[State, dict[Role, dict[Kind, Cell]]] = {
         Role.CALLER: {
             Kind.ACCEPT: Cell(_R, refuse(InvalidState, _not_caller), "the caller cannot accept its own call"),
             Kind.REJECT: Cell(_R, refuse(InvalidState, _not_caller), "the caller cancels with end"),
-            Kind.END: Cell(_E, rules.cancel, "cancelled"),
-            Kind.OFFER: Cell(_R, rules.to_ringing, "early media: to every ringing device"),
+            Kind.END: Cell(_E, actions.cancel, "cancelled"),
+            Kind.OFFER: Cell(_R, actions.to_ringing, "early media: to every ringing device"),
             Kind.ANSWER: Cell(
                 _R, refuse(InvalidState, _not_caller), "an answer accepts, and the caller cannot"
             ),
-            Kind.CANDIDATE: Cell(_R, rules.to_ringing, "early media: to every ringing device"),
+            Kind.CANDIDATE: Cell(_R, actions.to_ringing, "early media: to every ringing device"),
             Kind.ATTACHED: Cell(
                 _R,
-                rules.move_ringing_caller,
+                actions.move_ringing_caller,
                 "the caller's session moved; a client that does not resume is told of its call",
             ),
-            Kind.LEFT: Cell(_E, rules.caller_left, "cancelled, or connection_lost if the transport broke"),
+            Kind.LEFT: Cell(_E, actions.caller_left, "cancelled, or connection_lost if the transport broke"),
         },
         Role.CALLER_DEVICE: {
             Kind.ACCEPT: Cell(_R, refuse(InvalidState, _not_caller), "the caller cannot accept its own call"),
             Kind.REJECT: Cell(_R, refuse(InvalidState, _not_caller), "the caller cancels with end"),
-            Kind.END: Cell(_E, rules.cancel, "a user may end the call from any device"),
+            Kind.END: Cell(_E, actions.cancel, "a user may end the call from any device"),
             Kind.OFFER: Cell(_R, refuse(ReceiverNotFound), "only the calling session talks"),
             Kind.ANSWER: Cell(_R, refuse(ReceiverNotFound), "only the calling session talks"),
             Kind.CANDIDATE: Cell(_R, refuse(ReceiverNotFound), "only the calling session talks"),
-            Kind.ATTACHED: Cell(_R, rules.ignore, "not part of the call"),
-            Kind.LEFT: Cell(_R, rules.ignore, "not part of the call"),
+            Kind.ATTACHED: Cell(_R, actions.ignore, "not part of the call"),
+            Kind.LEFT: Cell(_R, actions.ignore, "not part of the call"),
         },
         Role.CALLEE: {
-            Kind.ACCEPT: Cell(_A, rules.accept, "the first to accept wins; the other devices are told"),
-            Kind.REJECT: Cell(_E, rules.reject, "rejected for all devices"),
-            Kind.END: Cell(_E, rules.refuse_by_end, "ending a call that rings here is rejecting it"),
-            Kind.OFFER: Cell(_R, rules.to_caller, "early media the other way"),
-            Kind.ANSWER: Cell(_A, rules.accept, "an answer is an acceptance"),
-            Kind.CANDIDATE: Cell(_R, rules.to_caller, "early media the other way"),
+            Kind.ACCEPT: Cell(_A, actions.accept, "the first to accept wins; the other devices are told"),
+            Kind.REJECT: Cell(_E, actions.reject, "rejected for all devices"),
+            Kind.END: Cell(_E, actions.refuse_by_end, "ending a call that rings here is rejecting it"),
+            Kind.OFFER: Cell(_R, actions.to_caller, "early media the other way"),
+            Kind.ANSWER: Cell(_A, actions.accept, "an answer is an acceptance"),
+            Kind.CANDIDATE: Cell(_R, actions.to_caller, "early media the other way"),
             Kind.ATTACHED: Cell(
                 _R,
-                rules.ring_device,
+                actions.ring_device,
                 "a device that joins, or comes back, rings at once; it is told unless it resumed",
             ),
             Kind.LEFT: Cell(
-                _E, rules.ringing_device_left, "other devices ring on; connection_lost when it was the last"
+                _E, actions.ringing_device_left, "other devices ring on; connection_lost when it was the last"
             ),
         },
-        Role.SERVER: {Kind.TIMEOUT: Cell(_E, rules.time_out, "nobody answered in time")},
+        Role.SERVER: {Kind.TIMEOUT: Cell(_E, actions.time_out, "nobody answered in time")},
     },
     _A: {
         Role.CALLER: {
             Kind.ACCEPT: Cell(_A, refuse(InvalidState, _not_ringing), "accepted already"),
             Kind.REJECT: Cell(_A, refuse(InvalidState, _not_ringing), "accepted already; end it instead"),
-            Kind.END: Cell(_E, rules.hang_up, "hangup"),
-            Kind.OFFER: Cell(_A, rules.to_callee, "renegotiation"),
-            Kind.ANSWER: Cell(_A, rules.to_callee, "renegotiation"),
-            Kind.CANDIDATE: Cell(_A, rules.to_callee, "as long as the call lives"),
-            Kind.ATTACHED: Cell(_A, rules.move_caller, "the caller's session moved to another gateway"),
-            Kind.LEFT: Cell(_E, rules.party_left, "hangup, or connection_lost if the transport broke"),
+            Kind.END: Cell(_E, actions.hang_up, "hangup"),
+            Kind.OFFER: Cell(_A, actions.to_callee, "renegotiation"),
+            Kind.ANSWER: Cell(_A, actions.to_callee, "renegotiation"),
+            Kind.CANDIDATE: Cell(_A, actions.to_callee, "as long as the call lives"),
+            Kind.ATTACHED: Cell(_A, actions.move_caller, "the caller's session moved to another gateway"),
+            Kind.LEFT: Cell(_E, actions.party_left, "hangup, or connection_lost if the transport broke"),
         },
         Role.CALLER_DEVICE: {
             Kind.ACCEPT: Cell(_A, refuse(InvalidState, _not_ringing), "accepted already"),
             Kind.REJECT: Cell(_A, refuse(InvalidState, _not_ringing), "accepted already; end it instead"),
-            Kind.END: Cell(_E, rules.hang_up, "a user may end the call from any device"),
+            Kind.END: Cell(_E, actions.hang_up, "a user may end the call from any device"),
             Kind.OFFER: Cell(_A, refuse(ReceiverNotFound), "only the two bound sessions talk"),
             Kind.ANSWER: Cell(_A, refuse(ReceiverNotFound), "only the two bound sessions talk"),
             Kind.CANDIDATE: Cell(_A, refuse(ReceiverNotFound), "only the two bound sessions talk"),
-            Kind.ATTACHED: Cell(_A, rules.ignore, "not part of the call"),
-            Kind.LEFT: Cell(_A, rules.ignore, "not part of the call"),
+            Kind.ATTACHED: Cell(_A, actions.ignore, "not part of the call"),
+            Kind.LEFT: Cell(_A, actions.ignore, "not part of the call"),
         },
         Role.CALLEE: {
             Kind.ACCEPT: Cell(_A, refuse(InvalidState, _not_ringing), "accepted already"),
             Kind.REJECT: Cell(_A, refuse(InvalidState, _not_ringing), "accepted already; end it instead"),
-            Kind.END: Cell(_E, rules.hang_up, "hangup"),
-            Kind.OFFER: Cell(_A, rules.to_caller, "renegotiation"),
-            Kind.ANSWER: Cell(_A, rules.to_caller, "renegotiation"),
-            Kind.CANDIDATE: Cell(_A, rules.to_caller, "as long as the call lives"),
-            Kind.ATTACHED: Cell(_A, rules.move_callee, "the callee's session moved to another gateway"),
-            Kind.LEFT: Cell(_E, rules.party_left, "hangup, or connection_lost if the transport broke"),
+            Kind.END: Cell(_E, actions.hang_up, "hangup"),
+            Kind.OFFER: Cell(_A, actions.to_caller, "renegotiation"),
+            Kind.ANSWER: Cell(_A, actions.to_caller, "renegotiation"),
+            Kind.CANDIDATE: Cell(_A, actions.to_caller, "as long as the call lives"),
+            Kind.ATTACHED: Cell(_A, actions.move_callee, "the callee's session moved to another gateway"),
+            Kind.LEFT: Cell(_E, actions.party_left, "hangup, or connection_lost if the transport broke"),
         },
         Role.CALLEE_DEVICE: {
             Kind.ACCEPT: Cell(_A, refuse(InvalidState, _elsewhere), "another device was first"),
             Kind.REJECT: Cell(_A, refuse(InvalidState, _elsewhere), "another device was first"),
-            Kind.END: Cell(_E, rules.hang_up, "a user may end the call from any device"),
+            Kind.END: Cell(_E, actions.hang_up, "a user may end the call from any device"),
             Kind.OFFER: Cell(_A, refuse(ReceiverNotFound), "only the two bound sessions talk"),
             Kind.ANSWER: Cell(_A, refuse(ReceiverNotFound), "only the two bound sessions talk"),
             Kind.CANDIDATE: Cell(_A, refuse(ReceiverNotFound), "only the two bound sessions talk"),
-            Kind.ATTACHED: Cell(_A, rules.ignore, "not part of the call"),
-            Kind.LEFT: Cell(_A, rules.ignore, "not part of the call"),
+            Kind.ATTACHED: Cell(_A, actions.ignore, "not part of the call"),
+            Kind.LEFT: Cell(_A, actions.ignore, "not part of the call"),
         },
-        Role.SERVER: {Kind.TIMEOUT: Cell(_A, rules.ignore, "it was answered in time")},
+        Role.SERVER: {Kind.TIMEOUT: Cell(_A, actions.ignore, "it was answered in time")},
     },
     _E: _over(),
 }

@@ -1,12 +1,12 @@
 """``docs/call-states.md``, from the table of the machine: the diagram, and every cell."""
 
-from services.callcore.machine import TABLE
-from services.callcore.model import Kind, Role, State
+from services.callcore.state.machine import TABLE
+from services.callcore.state.model import Kind, Role, State
 
 _HEAD = """\
 # The states of a call
 
-Generated from `services/callcore/machine.py`; do not edit. Regenerate with `make docs`.
+Generated from `services/callcore/state/machine.py`; do not edit. Regenerate with `make docs`.
 
 A call is `ringing`, then `accepted`, then `ended`; or it ends while it rings. `ended` is terminal and carries one
 reason. Each transition is stored by compare-and-set, so of two at once one is first, and the other meets the state

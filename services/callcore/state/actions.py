@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from services.callcore.model import SERVER, Address, Call, Happening, Outcome, Reason, Send, State
+from services.callcore.state.model import SERVER, Address, Call, Happening, Outcome, Reason, Send, State
 from shared.contracts.client import Accepted, Ended, Event, Rejected, StoredIncoming, StoredInitiated
 from shared.errors import SignallingError
 
