@@ -5,16 +5,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from services.callcore import metrics
-from services.callcore.charge import Charge
-from services.callcore.control import Control
+from services.callcore.calls.call_owner import Charge
+from services.callcore.calls.call_service import Control
+from services.callcore.calls.call_setup import Placing
+from services.callcore.calls.reconciler import Sweep
+from services.callcore.calls.ring_limiter import RingLimiter, RingLimits
 from services.callcore.handlers import Handlers
 from services.callcore.lanes import Lanes
-from services.callcore.placing import Placing
-from services.callcore.ring_limiter import RingLimiter, RingLimits
 from services.callcore.settings import Settings
 from services.callcore.state.model import Call
 from services.callcore.store import Store
-from services.callcore.sweep import Sweep
 from services.callcore.teller import Teller
 from services.callcore.told import Told
 from shared import health, rpc, streams, subjects, vitals

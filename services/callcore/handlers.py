@@ -2,10 +2,10 @@
 
 from contextlib import suppress
 
-from services.callcore.charge import Charge, Deed
-from services.callcore.charge import Done as DeedDone
-from services.callcore.control import Control
-from services.callcore.placing import Placing
+from services.callcore.calls.call_owner import Charge, Deed
+from services.callcore.calls.call_owner import Done as DeedDone
+from services.callcore.calls.call_service import Control
+from services.callcore.calls.call_setup import Placing
 from services.callcore.state.model import Address, Happening, Kind, Outcome
 from shared.contracts.calls import (
     AcceptRequest,

@@ -1,9 +1,9 @@
 """The metrics of call control, and where they are read."""
 
-from services.callcore.control import Control
-from services.callcore.counts import REASONS
+from services.callcore.calls.call_service import Control
+from services.callcore.calls.reconciler import Sweep
+from services.callcore.calls.stats import REASONS
 from services.callcore.lanes import Lanes
-from services.callcore.sweep import Sweep
 from shared.metrics import Reads, counter, gauge, histogram, with_zeros
 from shared.policy import Policy
 

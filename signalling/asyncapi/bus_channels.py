@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from services.callcore.charge import Deed
-from services.callcore.charge import Done as DeedDone
+from services.callcore.calls.call_owner import Deed
+from services.callcore.calls.call_owner import Done as DeedDone
 from services.callcore.long_way import Announcement
 from services.callcore.state.model import Call
 from shared.contracts import calls, client, events, liveness, policy, presence, relays

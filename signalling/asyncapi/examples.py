@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from services.callcore.charge import Deed
-from services.callcore.charge import Done as DeedDone
+from services.callcore.calls.call_owner import Deed
+from services.callcore.calls.call_owner import Done as DeedDone
 from services.callcore.long_way import Announcement
 from services.callcore.state.model import Address, Call, Kind, State
 from services.presence.tokens import hash_token

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 _MODULES = {
-    "placing": "services.callcore.placing",
-    "control": "services.callcore.control",
+    "placing": "services.callcore.calls.call_setup",
+    "control": "services.callcore.calls.call_service",
     "store": "services.callcore.store",
-    "sweep": "services.callcore.sweep",
+    "sweep": "services.callcore.calls.reconciler",
     "teller": "services.callcore.teller",
     "handlers": "services.callcore.handlers",
     "joins": "services.presence.joins",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Hashable
 from contextvars import copy_context
 from typing import Any, NamedTuple
 
-from services.callcore.charge import Charge
+from services.callcore.calls.call_owner import Charge
 from services.callcore.lane import Known
 from services.callcore.state.model import NEVER_UNANSWERED, Call, State, Unanswered
 from services.callcore.store import FORMING_MS, Found

@@ -93,7 +93,7 @@ async def test_the_last_try_gives_up_what_an_earlier_one_took(
         raise Unavailable
 
     await held_by_an_earlier_try(hasty, "c1", "ann", "bob")
-    monkeypatch.setattr("services.callcore.placing.Placing._form", fails)
+    monkeypatch.setattr("services.callcore.calls.call_setup.Placing._form", fails)
     with pytest.raises(Unavailable):
         await hasty.initiate("ann-phone", "bob", call="c1")
     assert await hasty.held("ann"), "another try may be at it"

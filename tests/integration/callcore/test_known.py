@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from services.callcore.charge import Charge
-from services.callcore.control import Control
+from services.callcore.calls.call_owner import Charge
+from services.callcore.calls.call_service import Control
 from services.callcore.state.model import Address, Call, Happening, Kind, State
 from services.callcore.store import Found, Store
 from services.callcore.teller import Teller

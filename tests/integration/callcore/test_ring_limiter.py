@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from services.callcore.ring_limiter import UNANSWERED_FREE, RingLimiter, RingLimits
+from services.callcore.calls.ring_limiter import UNANSWERED_FREE, RingLimiter, RingLimits
 from services.callcore.state.model import NEVER_UNANSWERED, Address, Call, Reason, State, Unanswered
 from shared import subjects
 from shared.bus import Bus

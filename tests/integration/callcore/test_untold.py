@@ -50,7 +50,7 @@ async def ringing(world: World, callcore: Start, **settings: Any) -> str:
 async def test_a_call_ended_by_a_sweep_that_died_is_told_by_the_next_one(
     world: World, callcore: Start, dies: Dies, monkeypatch: pytest.MonkeyPatch, accepted: bool
 ) -> None:
-    monkeypatch.setattr("services.callcore.sweep.SECOND_LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("services.callcore.calls.reconciler.SECOND_LOOK_SECONDS", 0.1)
     call = await ringing(world, callcore, sweep_seconds=1)
     if accepted:
         await world.accept("bob-phone", call)
@@ -69,7 +69,7 @@ async def test_a_call_ended_by_a_sweep_that_died_is_told_by_the_next_one(
 async def test_a_swept_ring_that_was_not_told_is_told_by_the_next_sweep_once_where_the_device_is_now(
     world: World, callcore: Start, dies: Dies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.callcore.sweep.LATE_MS", 0)
+    monkeypatch.setattr("services.callcore.calls.reconciler.LATE_MS", 0)
     monkeypatch.setattr("services.callcore.app.set_deadline", lambda *_: _nothing())
     died = dies(lambda outcome: outcome.call.state is State.ENDED)
     call = await ringing(world, callcore, sweep_seconds=1, ring_timeout_seconds=1)

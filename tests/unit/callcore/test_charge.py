@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from services.callcore.charge import Charge, Deed
+from services.callcore.calls.call_owner import Charge, Deed
 from services.callcore.state.model import Happening, Kind
 from tests.unit.callcore.calls import BOB, accepted
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.callcore.counts import Counts
+from services.callcore.calls.stats import Counts
 from services.callcore.state.model import Address, Call, Reason, State
 
 AT = Address(session="s", gateway="g")

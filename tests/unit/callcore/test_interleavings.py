@@ -13,13 +13,13 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from services.callcore import control, placing
-from services.callcore.charge import Charge
-from services.callcore.control import Control
-from services.callcore.placing import Placing
+from services.callcore.calls import call_service, call_setup
+from services.callcore.calls.call_owner import Charge
+from services.callcore.calls.call_service import Control
+from services.callcore.calls.call_setup import Placing
+from services.callcore.calls.reconciler import Sweep
 from services.callcore.state.model import NEVER_UNANSWERED, Address, Call, Happening, Kind, State, Unanswered
 from services.callcore.store import FORMING_MS, Found, Store
-from services.callcore.sweep import Sweep
 from services.callcore.teller import Teller
 from shared.contracts.calls import Hold, InitiateRequest
 from shared.contracts.presence import Session, Sessions
@@ -63,11 +63,11 @@ class World:
         self.tasks: list[tuple[asyncio.Task[Any], InitiateRequest | None]] = []
         self.count = 0
         self._turn = 0
-        for module in (placing, control):
+        for module in (call_setup, call_service):
             monkeypatch.setattr(module, "now_ms", lambda: self.now)
         monkeypatch.setattr("shared.budget.now_ms", lambda: self.now)
-        monkeypatch.setattr("services.callcore.sweep.now_ms", lambda: self.now)
-        monkeypatch.setattr("services.callcore.sweep.SECOND_LOOK_SECONDS", 0.0)
+        monkeypatch.setattr("services.callcore.calls.reconciler.now_ms", lambda: self.now)
+        monkeypatch.setattr("services.callcore.calls.reconciler.SECOND_LOOK_SECONDS", 0.0)
         self.calls.lost_race = self._lost_race
         state = Store(self.calls, self.sessions)  # type: ignore[arg-type]
         policy = Policy(None, "off")  # type: ignore[arg-type]  # nobody is asked

@@ -5,9 +5,9 @@ from collections import Counter
 
 import pytest
 
+from services.callcore.calls.reconciler import AT_ONCE, Sweep
 from services.callcore.state.model import Address, Call, Happening, State
 from services.callcore.store import Found, Held
-from services.callcore.sweep import AT_ONCE, Sweep
 from shared.clock import now_ms
 from shared.contracts.calls import Hold
 from shared.contracts.presence import Session
@@ -103,7 +103,7 @@ async def test_a_call_that_lives_costs_three_reads_a_few_at_a_time() -> None:
 
 async def test_what_is_deserted_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """All of it at once, a little later: presence is about to tell of a session that it has just written off."""
-    monkeypatch.setattr("services.callcore.sweep.SECOND_LOOK_SECONDS", 0.2)
+    monkeypatch.setattr("services.callcore.calls.reconciler.SECOND_LOOK_SECONDS", 0.2)
     store, ends = Reads(), Ends()
     store.gone, store.changed = {f"a-c{n}" for n in range(40)}, {f"c{n}" for n in range(20)}
     store.gone.add("b-c45")

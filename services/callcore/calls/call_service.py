@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from contextlib import suppress
 
-from services.callcore.charge import Charge
-from services.callcore.counts import Counts
+from services.callcore.calls.call_owner import Charge
+from services.callcore.calls.stats import Counts
 from services.callcore.state import actions, machine
 from services.callcore.state.model import Call, Happening, Kind, Outcome, State
 from services.callcore.store import TRIES, Found, Store

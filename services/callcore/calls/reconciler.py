@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
-from services.callcore.control import Control
+from services.callcore.calls.call_service import Control
 from services.callcore.state.model import Address, Call, Happening, Kind, Reason, State
 from services.callcore.store import Found, Store
 from shared import logs, subjects

@@ -2,8 +2,8 @@
 
 from collections.abc import Awaitable, Callable
 
-from services.callcore.charge import Charge
-from services.callcore.control import Control
+from services.callcore.calls.call_owner import Charge
+from services.callcore.calls.call_service import Control
 from services.callcore.state import actions
 from services.callcore.state.model import Address, Call, Happening, Kind, Reason, State, Unanswered
 from services.callcore.store import TRIES, Held, SetDeadline, Store
