@@ -11,7 +11,7 @@ from services.callcore.calls.call_setup import Placing
 from services.callcore.calls.reconciler import Sweep
 from services.callcore.calls.ring_limiter import RingLimiter, RingLimits
 from services.callcore.handlers import Handlers
-from services.callcore.lanes import Lanes
+from services.callcore.relay.relay_router import Lanes
 from services.callcore.settings import Settings
 from services.callcore.state.model import Call
 from services.callcore.store import Store

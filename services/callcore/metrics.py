@@ -3,7 +3,7 @@
 from services.callcore.calls.call_service import Control
 from services.callcore.calls.reconciler import Sweep
 from services.callcore.calls.stats import REASONS
-from services.callcore.lanes import Lanes
+from services.callcore.relay.relay_router import Lanes
 from shared.metrics import Reads, counter, gauge, histogram, with_zeros
 from shared.policy import Policy
 

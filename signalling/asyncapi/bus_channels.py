@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from services.callcore.calls.call_owner import Deed
 from services.callcore.calls.call_owner import Done as DeedDone
-from services.callcore.long_way import Announcement
+from services.callcore.relay.slow_path import Announcement
 from services.callcore.state.model import Call
 from shared.contracts import calls, client, events, liveness, policy, presence, relays
 from shared.contracts.client import RELAYED, STORED, Event

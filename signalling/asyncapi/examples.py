@@ -4,7 +4,7 @@ from typing import Any
 
 from services.callcore.calls.call_owner import Deed
 from services.callcore.calls.call_owner import Done as DeedDone
-from services.callcore.long_way import Announcement
+from services.callcore.relay.slow_path import Announcement
 from services.callcore.state.model import Address, Call, Kind, State
 from services.presence.tokens import hash_token
 from shared.contracts import calls, client, events, liveness, policy, presence, relays, rpc

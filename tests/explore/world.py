@@ -8,7 +8,7 @@ from contextvars import copy_context
 from typing import Any, NamedTuple
 
 from services.callcore.calls.call_owner import Charge
-from services.callcore.lane import Known
+from services.callcore.relay.route_cache import Known
 from services.callcore.state.model import NEVER_UNANSWERED, Call, State, Unanswered
 from services.callcore.store import FORMING_MS, Found
 from services.presence.join_limiter import JoinLimiter

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from nats.aio.msg import Msg
 
-from services.callcore import lane, lanes
+from services.callcore.relay import relay_router, route_cache
 from services.callcore.store import Store
 from shared import mailbox, streams, subjects
 from shared.contracts.relays import LINE, Acks, stamp
@@ -140,7 +140,7 @@ async def test_early_media_is_bounded(world: World, callcore: Start) -> None:
     await world.online("ann", "phone")
     await world.online("bob", "phone")
     call = (await world.initiate("ann-phone", "bob")).call
-    for _ in range(lanes.EARLY_MAX):
+    for _ in range(relay_router.EARLY_MAX):
         last = await world.relay("ann-phone", "bob", "ice:candidate", call, {"candidate": {"n": 0}})
     over = await world.relay("ann-phone", "bob", "ice:candidate", call, {"candidate": {"n": 1}})
     assert await world.refusal(over) == "rate_limited"
@@ -182,7 +182,9 @@ async def test_a_lane_that_was_not_told_reads_before_it_refuses(
     await world.online("ann", "phone")
     await world.online("bob", "phone", "tab")
     call = (await world.initiate("ann-phone", "bob")).call
-    monkeypatch.setattr(lanes.Lanes, "_learn_at_once", lambda *_: True)  # the announcement does not arrive
+    monkeypatch.setattr(
+        relay_router.Lanes, "_learn_at_once", lambda *_: True
+    )  # the announcement does not arrive
     await world.accept("bob-phone", call)
     await world.relay("bob-phone", "ann", "call:answer", call, {"answer": {}})
     await world.expect("ann-phone", "call:answer")
@@ -192,12 +194,14 @@ async def test_a_lane_that_was_not_told_reads_before_it_refuses(
 async def test_a_lane_trusts_what_it_knows_for_a_few_seconds_only(
     world: World, callcore: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lane, "WARM_SECONDS", 0.2)
+    monkeypatch.setattr(route_cache, "WARM_SECONDS", 0.2)
     await callcore()
     call = await accepted(world)
     await relay_many(world, "ann-phone", "bob", call, range(1))
     await world.until(lambda: candidates(world, "bob-phone") == [0])
-    monkeypatch.setattr(lanes.Lanes, "_learn_at_once", lambda *_: True)  # the announcement does not arrive
+    monkeypatch.setattr(
+        relay_router.Lanes, "_learn_at_once", lambda *_: True
+    )  # the announcement does not arrive
     await world.end("bob-phone", call)
     await asyncio.sleep(0.3)
     number = await world.relay("ann-phone", "bob", "ice:candidate", call, {"candidate": {"n": 1}})
@@ -395,7 +399,7 @@ async def test_a_lane_goes_on_with_what_it_knows_while_the_call_cannot_be_read(
     async def away(*_: object, **__: object) -> None:
         raise Unavailable
 
-    monkeypatch.setattr(lane, "WARM_SECONDS", 0.0)
+    monkeypatch.setattr(route_cache, "WARM_SECONDS", 0.0)
     await callcore()
     call = await accepted(world)
     monkeypatch.setattr(Store, "call", away)

@@ -9,8 +9,8 @@ import pytest_asyncio
 from nats.aio.msg import Msg
 
 from services.callcore import told
-from services.callcore.acks import Acknowledger
-from services.callcore.ledger import Ledger
+from services.callcore.relay.ack_batcher import Acknowledger
+from services.callcore.relay.sequence_tracker import Ledger
 from services.callcore.told import Told
 from shared import subjects
 from shared.bus import Bus

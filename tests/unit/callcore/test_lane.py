@@ -2,8 +2,8 @@
 
 import pytest
 
-from services.callcore import lane
-from services.callcore.lane import Known, Route, targets_of
+from services.callcore.relay import route_cache
+from services.callcore.relay.route_cache import Known, Route, targets_of
 from services.callcore.state.model import Call
 from shared.ids import encode
 from shared.mailbox import Letter
@@ -44,7 +44,7 @@ def test_a_late_end_does_not_take_a_newer_state() -> None:
 
 
 def test_ended_calls_are_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lane, "ENDED_MAX", 2)
+    monkeypatch.setattr(route_cache, "ENDED_MAX", 2)
     known = Known()
     for n in range(4):
         known.learn(_as(ended(), f"c{n}"), 8, NOW, [])
@@ -55,9 +55,9 @@ def test_ended_calls_are_remembered_within_bounds(monkeypatch: pytest.MonkeyPatc
 def test_a_state_keeps_the_lane_warm_for_a_while() -> None:
     known = Known()
     found = known.learn(accepted(), 7, NOW, [])
-    assert found is not None and found.warm_until == NOW + lane.WARM_SECONDS
+    assert found is not None and found.warm_until == NOW + route_cache.WARM_SECONDS
     found.stay_warm(NOW + 3)
-    assert found.warm_until == NOW + 3 + lane.WARM_SECONDS
+    assert found.warm_until == NOW + 3 + route_cache.WARM_SECONDS
 
 
 def test_early_media_belongs_to_a_ringing_call_only() -> None:
@@ -70,7 +70,7 @@ def test_early_media_belongs_to_a_ringing_call_only() -> None:
 
 
 def test_what_was_heard_of_longest_ago_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lane, "LANES_MAX", 2)
+    monkeypatch.setattr(route_cache, "LANES_MAX", 2)
     known = Known()
     for name in ("c1", "c2", "c1", "c3"):
         known.learn(_as(accepted(), name), 7, NOW, [])
@@ -79,7 +79,7 @@ def test_what_was_heard_of_longest_ago_is_forgotten_first(monkeypatch: pytest.Mo
 
 
 def test_routes_go_with_what_they_were_found_by(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lane, "LANES_MAX", 1)
+    monkeypatch.setattr(route_cache, "LANES_MAX", 1)
     known = Known()
 
     def open_() -> None:

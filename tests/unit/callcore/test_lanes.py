@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from services.callcore import long_way
-from services.callcore.lanes import Lanes
+from services.callcore.relay import slow_path
+from services.callcore.relay.relay_router import Lanes
 from services.callcore.state.model import Call, Happening, Outcome
 from services.callcore.store import Found
 from shared import mailbox, subjects
@@ -131,7 +131,7 @@ async def test_an_end_waits_for_the_relays_that_came_before_it(world: World) -> 
 async def test_a_line_that_is_never_empty_drops_nothing_within_its_bounds(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(long_way, "WAITING_MAX_BYTES", 2_000)
+    monkeypatch.setattr(slow_path, "WAITING_MAX_BYTES", 2_000)
     world.relay(0, size=500)
     for n in range(1, 20):
         world.relay(n, size=500)
@@ -146,7 +146,7 @@ async def test_a_line_that_is_never_empty_drops_nothing_within_its_bounds(
 async def test_a_relay_past_the_bounds_of_a_line_is_dropped(
     world: World, monkeypatch: pytest.MonkeyPatch, limit: str, size: int
 ) -> None:
-    monkeypatch.setattr(long_way, limit, 2 if limit == "WAITING_MAX" else 1_000)
+    monkeypatch.setattr(slow_path, limit, 2 if limit == "WAITING_MAX" else 1_000)
     for n in range(5):
         world.relay(n, size=size)
         await settle()

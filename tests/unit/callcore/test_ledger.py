@@ -2,8 +2,8 @@
 
 import pytest
 
-from services.callcore import ledger
-from services.callcore.ledger import Ledger, Turn
+from services.callcore.relay import sequence_tracker as ledger
+from services.callcore.relay.sequence_tracker import Ledger, Turn
 from shared import subjects
 from shared.contracts.relays import Acks
 from shared.subjects import Receipt, receipt_of

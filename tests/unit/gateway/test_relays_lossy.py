@@ -10,7 +10,7 @@ from typing import NamedTuple
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from services.callcore.ledger import Ledger, Turn
+from services.callcore.relay.sequence_tracker import Ledger, Turn
 from services.gateway.clients.registry import Socket
 from services.gateway.relay.batch import Bundle
 from services.gateway.relay.receive_order import Heard
@@ -126,7 +126,7 @@ class World:
                 if flow := self.outbox.get(session, call):
                     flow.missed = True
 
-    # --- call control, as in services/callcore/lanes.py ---
+    # --- call control, as in services/callcore/relay/relay_router.py ---
 
     def pass_on(self, name: str) -> None:
         if self.relays[name]:

@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from services.callcore.lane import Known, Lane, targets_of
-from services.callcore.ledger import Ledger, Turn
+from services.callcore.relay.route_cache import Known, Lane, targets_of
+from services.callcore.relay.sequence_tracker import Ledger, Turn
 from services.callcore.state import machine
 from services.callcore.state.model import RELAY_KINDS, Address, Call, Happening, Kind, Outcome, State
 from services.callcore.store import Store

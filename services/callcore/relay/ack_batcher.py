@@ -6,7 +6,7 @@ taken them, unless that connection broke in between: then everybody is told to d
 
 import asyncio
 
-from services.callcore.ledger import Ledger
+from services.callcore.relay.sequence_tracker import Ledger
 from shared import logs, subjects
 from shared.bus import Bus
 from shared.errors import Unavailable

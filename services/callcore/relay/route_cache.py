@@ -4,7 +4,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from services.callcore.ledger import Key
+from services.callcore.relay.sequence_tracker import Key
 from services.callcore.state import machine
 from services.callcore.state.model import Address, Call, Happening, Kind, State
 from shared.errors import SignallingError

@@ -2,7 +2,7 @@
 
 Every call has a lane on the one instance in charge of it (rendezvous hashing at the gateways). A lane knows from
 the last announced state where each session's relays go; such a relay is passed on at once. Whatever is not that
-simple takes the long way (:mod:`services.callcore.long_way`).
+simple takes the long way (:mod:`services.callcore.relay.slow_path`).
 
 What cannot be passed on now is dropped without a word: its gateway keeps it, and sends it again.
 """
@@ -15,10 +15,10 @@ from collections.abc import Callable
 import nats.errors
 from nats.aio.subscription import Subscription
 
-from services.callcore.acks import Acknowledger
-from services.callcore.lane import Known, Lane, Route, targets_of
-from services.callcore.ledger import Key, Ledger, Turn
-from services.callcore.long_way import Accept, Announcement, LongWay, Relay
+from services.callcore.relay.ack_batcher import Acknowledger
+from services.callcore.relay.route_cache import Known, Lane, Route, targets_of
+from services.callcore.relay.sequence_tracker import Key, Ledger, Turn
+from services.callcore.relay.slow_path import Accept, Announcement, LongWay, Relay
 from services.callcore.state.model import Address, Call, State
 from services.callcore.store import Found, Store
 from shared import logs, subjects
