@@ -11,12 +11,12 @@ from services.callcore.calls.call_setup import Placing
 from services.callcore.calls.reconciler import Sweep
 from services.callcore.calls.ring_limiter import RingLimiter, RingLimits
 from services.callcore.handlers import Handlers
+from services.callcore.notify.notifier import Teller
+from services.callcore.notify.redelivery import Told
 from services.callcore.relay.relay_router import Lanes
 from services.callcore.settings import Settings
 from services.callcore.state.model import Call
 from services.callcore.store import Store
-from services.callcore.teller import Teller
-from services.callcore.told import Told
 from shared import health, rpc, streams, subjects, vitals
 from shared.bus import Bus
 from shared.deadlines import Deadlines, cancel_deadline, set_deadline

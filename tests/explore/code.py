@@ -14,7 +14,7 @@ _MODULES = {
     "control": "services.callcore.calls.call_service",
     "store": "services.callcore.store",
     "sweep": "services.callcore.calls.reconciler",
-    "teller": "services.callcore.teller",
+    "teller": "services.callcore.notify.notifier",
     "handlers": "services.callcore.handlers",
     "joins": "services.presence.joins",
     "leaves": "services.presence.handlers",

@@ -5,10 +5,10 @@ from contextlib import suppress
 
 from services.callcore.calls.call_owner import Charge
 from services.callcore.calls.stats import Counts
+from services.callcore.notify.notifier import Teller
 from services.callcore.state import actions, machine
 from services.callcore.state.model import Call, Happening, Kind, Outcome, State
 from services.callcore.store import TRIES, Found, Store
-from services.callcore.teller import Teller
 from shared import budget, logs, traces
 from shared.clock import now_ms
 from shared.errors import CallNotFound, Late, SignallingError, Unavailable

@@ -4,10 +4,10 @@ from collections.abc import Awaitable, Callable
 
 from services.callcore.calls.call_owner import Charge
 from services.callcore.calls.call_service import Control
+from services.callcore.notify.notifier import Teller
 from services.callcore.state import actions
 from services.callcore.state.model import Address, Call, Happening, Kind, Reason, State, Unanswered
 from services.callcore.store import TRIES, Held, SetDeadline, Store
-from services.callcore.teller import Teller
 from shared import budget, logs, subjects
 from shared.clock import now_ms
 from shared.contracts.calls import Hold, InitiateRequest

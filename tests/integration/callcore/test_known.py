@@ -6,9 +6,9 @@ import pytest
 
 from services.callcore.calls.call_owner import Charge
 from services.callcore.calls.call_service import Control
+from services.callcore.notify.notifier import Teller
 from services.callcore.state.model import Address, Call, Happening, Kind, State
 from services.callcore.store import Found, Store
-from services.callcore.teller import Teller
 from shared import subjects
 from shared.bus import Bus
 from shared.errors import CallNotFound, InvalidState

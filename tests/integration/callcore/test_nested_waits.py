@@ -17,10 +17,10 @@ import pytest_asyncio
 
 from services.callcore.app import start
 from services.callcore.handlers import Handlers
+from services.callcore.notify.notifier import Teller
 from services.callcore.settings import Settings
 from services.callcore.state.model import Outcome, State
 from services.callcore.store import Store
-from services.callcore.teller import Teller
 from shared import subjects
 from shared.bus import Bus
 from shared.contracts.calls import AttachedRequest, LeftRequest

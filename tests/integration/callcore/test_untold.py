@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from services.callcore.notify.notifier import Teller
 from services.callcore.state.model import Outcome, State
-from services.callcore.teller import Teller
 from shared import subjects
 from shared.clock import now_ms
 from shared.errors import Late, Unavailable

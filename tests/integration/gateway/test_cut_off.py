@@ -8,10 +8,10 @@ import pytest
 import pytest_asyncio
 from nats.aio.msg import Msg
 
-from services.callcore import told
+from services.callcore.notify import redelivery
+from services.callcore.notify.redelivery import Told
 from services.callcore.relay.ack_batcher import Acknowledger
 from services.callcore.relay.sequence_tracker import Ledger
-from services.callcore.told import Told
 from shared import subjects
 from shared.bus import Bus
 from shared.mailbox import Postman
@@ -112,8 +112,8 @@ async def test_an_outage_that_is_longer_than_the_memory_does_not_count(
     monkeypatch: pytest.MonkeyPatch, told_meanwhile: bool,
 ) -> None:  # fmt: skip
     """``told_meanwhile``: something else is told after NATS is back, before what may be lost is told again."""
-    monkeypatch.setattr(told, "KEEP_SECONDS", KEEP_SECONDS)
-    monkeypatch.setattr(told, "GATHER_SECONDS", 0.05)
+    monkeypatch.setattr(redelivery, "KEEP_SECONDS", KEEP_SECONDS)
+    monkeypatch.setattr(redelivery, "GATHER_SECONDS", 0.05)
     bob = await connect(await gateway(), "bob")
     freeze(nats_server)
     deliver(teller, bob, "call:ended")
@@ -131,8 +131,8 @@ async def test_an_outage_that_is_longer_than_the_memory_does_not_count(
 async def test_what_was_told_long_before_is_not_told_again(
     bus: Bus, teller: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(told, "KEEP_SECONDS", KEEP_SECONDS)
-    monkeypatch.setattr(told, "GATHER_SECONDS", 0.05)
+    monkeypatch.setattr(redelivery, "KEEP_SECONDS", KEEP_SECONDS)
+    monkeypatch.setattr(redelivery, "GATHER_SECONDS", 0.05)
     heard: list[bytes] = []
     await bus.subscribe_direct(subjects.deliver_all(GATEWAY), lambda _s, _r, letter, _h: heard.append(letter))
     await asyncio.sleep(2 * KEEP_SECONDS)  # an instance that has just connected remembers all
@@ -151,8 +151,8 @@ async def test_what_was_told_long_before_is_not_told_again(
 
 
 async def test_the_memory_of_what_was_told_is_bounded(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(told, "KEEP_MAX", 3)
-    monkeypatch.setattr(told, "GATHER_SECONDS", 0.05)
+    monkeypatch.setattr(redelivery, "KEEP_MAX", 3)
+    monkeypatch.setattr(redelivery, "GATHER_SECONDS", 0.05)
     teller, heard = Told(bus, Postman(bus)), []
     await bus.subscribe_direct(subjects.deliver_all(GATEWAY), lambda _s, _r, letter, _h: heard.append(letter))
     await teller.start()

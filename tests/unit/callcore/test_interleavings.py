@@ -18,9 +18,9 @@ from services.callcore.calls.call_owner import Charge
 from services.callcore.calls.call_service import Control
 from services.callcore.calls.call_setup import Placing
 from services.callcore.calls.reconciler import Sweep
+from services.callcore.notify.notifier import Teller
 from services.callcore.state.model import NEVER_UNANSWERED, Address, Call, Happening, Kind, State, Unanswered
 from services.callcore.store import FORMING_MS, Found, Store
-from services.callcore.teller import Teller
 from shared.contracts.calls import Hold, InitiateRequest
 from shared.contracts.presence import Session, Sessions
 from shared.errors import SignallingError

@@ -2,8 +2,8 @@
 
 from typing import Protocol
 
+from services.callcore.notify.redelivery import Told
 from services.callcore.state.model import Address, Call, Outcome, Reason
-from services.callcore.told import Told
 from shared import budget, logs, subjects
 from shared.contracts.client import Event
 from shared.contracts.events import CallEvent
