@@ -4,16 +4,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from services.presence import metrics
-from services.presence.connections import Connections
-from services.presence.grace import Graces
+from services.presence.connection_check import Connections
+from services.presence.grace_periods import Graces
 from services.presence.handlers import Handlers
 from services.presence.join_limiter import JoinLimiter
-from services.presence.joins import Joins
+from services.presence.join_service import Joins
 from services.presence.leases import Leases
 from services.presence.model import Policy
+from services.presence.notifier import Teller
 from services.presence.settings import Settings
 from services.presence.store import Store
-from services.presence.teller import Teller
 from shared import budget, health, rpc, streams, subjects, vitals
 from shared.bus import Bus
 from shared.deadlines import Deadlines

@@ -1,11 +1,11 @@
 """Requests to presence, a few lines each."""
 
 from services.presence import model
-from services.presence.grace import Graces
-from services.presence.joins import Joins
+from services.presence.grace_periods import Graces
+from services.presence.join_service import Joins
 from services.presence.leases import Leases
+from services.presence.notifier import Teller
 from services.presence.store import Store
-from services.presence.teller import Teller
 from shared import budget, logs
 from shared.clock import now_ms
 from shared.contracts.client import Status

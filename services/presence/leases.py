@@ -7,7 +7,7 @@ nobody is given up by an instance that has only just got back to NATS itself: th
 import asyncio
 import time
 
-from services.presence.grace import Graces
+from services.presence.grace_periods import Graces
 from services.presence.store import Store
 from shared import logs, subjects
 from shared.bus import Bus

@@ -1,8 +1,8 @@
 """The metrics of presence, and where they are read."""
 
-from services.presence.grace import Graces
+from services.presence.grace_periods import Graces
 from services.presence.leases import Leases
-from services.presence.teller import Teller
+from services.presence.notifier import Teller
 from shared.clock import now_ms
 from shared.metrics import Reads, counter, gauge, with_zeros
 from shared.policy import Policy

@@ -9,7 +9,7 @@ moved last is the last of the record.
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from services.presence.tokens import hash_token, hashed, same
+from services.presence.resume_tokens import hash_token, hashed, same
 from shared.contracts.presence import JoinRequest, LeaveRequest, ReassertRequest, Session, Sessions
 from shared.errors import RateLimited
 

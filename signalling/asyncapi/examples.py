@@ -6,7 +6,7 @@ from services.callcore.calls.call_owner import Deed
 from services.callcore.calls.call_owner import Done as DeedDone
 from services.callcore.relay.slow_path import Announcement
 from services.callcore.state.model import Address, Call, Kind, State
-from services.presence.tokens import hash_token
+from services.presence.resume_tokens import hash_token
 from shared.contracts import calls, client, events, liveness, policy, presence, relays, rpc
 from shared.contracts.wire import Wire
 from shared.errors import BY_CODE

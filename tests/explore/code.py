@@ -16,10 +16,10 @@ _MODULES = {
     "sweep": "services.callcore.calls.reconciler",
     "teller": "services.callcore.notify.notifier",
     "handlers": "services.callcore.handlers",
-    "joins": "services.presence.joins",
+    "joins": "services.presence.join_service",
     "leaves": "services.presence.handlers",
     "presence": "services.presence.store",
-    "announcer": "services.presence.teller",
+    "announcer": "services.presence.notifier",
     "budget": "shared.budget",
 }
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from services.presence.resume_tokens import hash_token
 from services.presence.store import Store
-from services.presence.tokens import hash_token
 from shared import subjects
 from shared.bus import Bus
 from shared.contracts.presence import JoinReply, JoinRequest, JoinsReply, JoinsRequest

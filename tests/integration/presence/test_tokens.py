@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.presence.tokens import HASHED
+from services.presence.resume_tokens import HASHED
 from shared import subjects
 from shared.bus import Bus
 from shared.contracts.presence import JoinReply, JoinRequest, JoinsReply, JoinsRequest, Sessions

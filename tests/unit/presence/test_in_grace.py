@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.presence.in_grace import InGrace
+from services.presence.grace_gauge import InGrace
 
 GRACE_MS = 1_000
 

@@ -21,7 +21,7 @@ from services.presence.model import (
     maybe_unheard,
     reassert,
 )
-from services.presence.tokens import hash_token
+from services.presence.resume_tokens import hash_token
 from shared.contracts.presence import JoinRequest, LeaveRequest, ReassertRequest, Session, Sessions
 from shared.errors import RateLimited
 

@@ -3,7 +3,7 @@
 import pytest
 
 from services.presence.model import SPENT_MAX, Minted, Reasserted, join, lose, maybe_unheard, reassert
-from services.presence.tokens import hash_token
+from services.presence.resume_tokens import hash_token
 from shared.contracts.presence import JoinRequest, ReassertRequest, Session, Sessions
 from tests.unit.presence.test_model import MULTI, NOW, record, session
 

@@ -1,10 +1,10 @@
 """The grace of a session whose transport broke: it begins, and it ends unless the session was continued meanwhile."""
 
 from services.presence import model
-from services.presence.in_grace import InGrace
+from services.presence.grace_gauge import InGrace
 from services.presence.model import Lost, Policy
+from services.presence.notifier import Teller
 from services.presence.store import Store
-from services.presence.teller import Teller
 from shared import logs, subjects
 from shared.answers import Asking
 from shared.bus import Bus

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from services.presence import model
-from services.presence.connections import Connections
-from services.presence.grace import Graces
+from services.presence.connection_check import Connections
+from services.presence.grace_periods import Graces
 from services.presence.join_limiter import JoinLimiter
 from services.presence.model import Joined, Minted, Policy, Silent
+from services.presence.notifier import Teller
 from services.presence.store import Store
-from services.presence.teller import Teller
 from shared.answers import Asking
 from shared.clock import now_ms
 from shared.contracts.presence import (
