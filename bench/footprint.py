@@ -25,11 +25,12 @@ from bench.modes import CANDIDATES_PER_CALL
 from bench.pairs import Pair, candidate_of, make_pairs
 from bench.payloads import description
 from bench.servers import BenchError, Counts
-from shared import streams, subjects
-from shared.bus import Bus
+from shared import subjects
 from shared.ids import new_id
-from shared.kv import Bucket
 from shared.members import owner_of
+from shared.nats import streams
+from shared.nats.connection import Bus
+from shared.nats.kv import Bucket
 
 COUNT = 20
 IDLE_SECONDS = 6.0

@@ -10,10 +10,10 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 
-from shared import streams
-from shared.bus import Bus
 from shared.ids import new_id
-from shared.kv import ABSENT, Bucket
+from shared.nats import streams
+from shared.nats.connection import Bus
+from shared.nats.kv import ABSENT, Bucket
 
 COUNT = 300
 NAME = "bench"

@@ -12,8 +12,8 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from shared import streams
-from shared.bus import Bus
+from shared.nats import streams
+from shared.nats.connection import Bus
 from signalling.nats_server import EmbeddedNats
 
 ROUNDS, KEYS, WRITES = 5, 50, 60

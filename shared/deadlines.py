@@ -17,9 +17,9 @@ from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig
 
 from shared import logs, subjects
-from shared.answers import Asking, head_of
-from shared.bus import Bus
 from shared.errors import SignallingError, Unavailable
+from shared.nats.connection import Bus
+from shared.nats.pending_requests import Asking, head_of
 
 log = logs.get(__name__)
 

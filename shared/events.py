@@ -7,10 +7,10 @@ import random
 import time
 
 from shared import logs, subjects
-from shared.answers import NOBODY_THERE
-from shared.bus import Bus
 from shared.contracts.wire import Wire
 from shared.errors import Unavailable
+from shared.nats.connection import Bus
+from shared.nats.pending_requests import NOBODY_THERE
 
 log = logs.get(__name__)
 

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from shared.bus import Bus
+from shared.nats.connection import Bus
 
 Check = Callable[[], list[str]]
 """What is missing to do the work, in words; empty when ready."""

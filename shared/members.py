@@ -12,10 +12,10 @@ from hashlib import blake2b
 from nats.aio.msg import Msg
 
 from shared import logs, subjects
-from shared.bus import Bus
 from shared.clock import now_ms
 from shared.contracts.liveness import Beat
 from shared.errors import Unavailable
+from shared.nats.connection import Bus
 
 log = logs.get(__name__)
 

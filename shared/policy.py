@@ -3,9 +3,9 @@
 from typing import Literal
 
 from shared import logs, subjects
-from shared.bus import Bus
 from shared.contracts.policy import MayCall, MaySee, Verdict
 from shared.errors import Unavailable
+from shared.nats.connection import Bus
 from shared.seldom import Seldom
 
 log = logs.get(__name__)

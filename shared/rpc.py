@@ -14,12 +14,12 @@ from nats.micro.service import EndpointStats, Service
 from pydantic import ValidationError
 
 from shared import budget, logs, subjects, traces
-from shared.bus import Bus, drain
 from shared.clock import now_ms
 from shared.contracts.rpc import Reply, Request
 from shared.contracts.wire import Wire
 from shared.errors import BadRequest, Late, NotSent, SignallingError, Unavailable
 from shared.metrics import Histogram
+from shared.nats.connection import Bus, drain
 
 log = logs.get(__name__)
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 from shared import logs, settings, traces
 from shared.errors import SignallingError
 from shared.ids import new_id
-from shared.streams import DoesNotFit
+from shared.nats.streams import DoesNotFit
 
 S = TypeVar("S", bound=settings.ServiceSettings)
 

@@ -7,8 +7,8 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from shared import nats_urls
-from shared.bus import Login
+from shared.nats import urls
+from shared.nats.connection import Login
 
 SECRETIVE = frozenset({"ICE_SERVERS", "JWT_SECRET", "NATS_PASSWORD", "TURN_SECRET"})
 """Settings whose values are not printed."""
@@ -40,7 +40,7 @@ class ServiceSettings(BaseSettings):
         env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True, env_ignore_empty=True
     )
 
-    nats_url: Annotated[str, AfterValidator(nats_urls.checked)] = Field(
+    nats_url: Annotated[str, AfterValidator(urls.checked)] = Field(
         default="nats://127.0.0.1:4222",
         description="NATS servers, comma separated: `nats://host:port` or `tls://host:port`. JetStream must be on. A "
         "password with one of `/?#,` goes into `NATS_PASSWORD`.",

@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterable
 from itertools import chain
 
 from shared import subjects
-from shared.bus import Bus
 from shared.deadlines import Deadlines
 from shared.events import Recorder
 from shared.hits import Hits
-from shared.kv import Bucket
 from shared.lag import Lag
 from shared.metrics import Reads, counter, gauge, histogram, with_zeros
-from shared.nats_client import RECONNECT, TASKS
+from shared.nats.client import RECONNECT, TASKS
+from shared.nats.connection import Bus
+from shared.nats.kv import Bucket
 from shared.rpc import Client, Server
 from shared.runner import distribution_version
 

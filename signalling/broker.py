@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nats.aio.client import Client
 
-from shared.bus import Login, without_passwords
+from shared.nats.connection import Login, without_passwords
 from signalling.child import BACKOFF_FIRST_SECONDS, BACKOFF_LONGEST_SECONDS, Say, describe
 from signalling.nats_server import EmbeddedNats, NatsServerError, cluster, joint_url
 from signalling.nats_users import MONITOR, Passwords

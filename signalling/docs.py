@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from shared import metrics, subjects
-from shared.kv import MARKER_TTL_SECONDS
+from shared.nats.kv import MARKER_TTL_SECONDS
 from signalling import dashboard, typescript
 from signalling.asyncapi import bus_side, client_side
 

@@ -2,7 +2,7 @@
 
 import click
 
-from shared import nats_urls
+from shared.nats import urls
 from shared.settings import EXIT_USAGE
 
 
@@ -15,6 +15,6 @@ class WrongOption(click.ClickException):
 def checked_nats(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
     """Check the addresses of ``--nats``. Raises :class:`WrongOption`, with no password in its text."""
     try:
-        return nats_urls.checked(value) if value is not None else None
+        return urls.checked(value) if value is not None else None
     except ValueError as error:
         raise WrongOption(f"--nats: {error}") from None

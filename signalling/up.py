@@ -19,8 +19,8 @@ from services.gateway import settings as gateway
 from services.gateway.transport import demo_page
 from services.presence import settings as presence
 from shared import subjects
-from shared.bus import Login, without_passwords
 from shared.contracts.liveness import Beat
+from shared.nats.connection import Login, without_passwords
 from shared.settings import EXIT_USAGE, BackendSettings, explain
 from signalling import broker, folder
 from signalling.broker import Broker

@@ -15,7 +15,7 @@ from services.callcore.state.model import SERVER, Address, Call, Reason, State
 from shared import logs, subjects
 from shared.contracts.calls import FORMING_MS, Hold, Released
 from shared.contracts.presence import Session, Sessions
-from shared.kv import ABSENT, Bucket, Conflict, Entry
+from shared.nats.kv import ABSENT, Bucket, Conflict, Entry
 from shared.together import all_of, together
 
 log = logs.get(__name__)

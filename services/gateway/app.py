@@ -33,14 +33,15 @@ from services.gateway.transport.host_check import host_check
 from services.gateway.transport.http_server import Door
 from services.gateway.transport.origin_check import OriginAllowed, cors, origin_check
 from services.gateway.transport.socketio_server import PATH, Transport
-from shared import fullness, health, logs, subjects, vitals
-from shared.bus import Bus
+from shared import health, logs, subjects, vitals
 from shared.clock import now_ms
 from shared.hits import Hits
 from shared.lag import Lag
 from shared.members import Beacon, Members
 from shared.metrics import registry_of, serve
-from shared.pulse import Pulse
+from shared.nats import storage_full
+from shared.nats.connection import Bus
+from shared.nats.hang_detector import Pulse
 from shared.rpc import Client
 from shared.runner import distribution_version
 
@@ -160,11 +161,11 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             if not bus.connected:
                 return ["NATS is out of reach"]
             away = [f"no {service} is there" for service in NEEDED if not members.alive(service)]
-            away += fullness.reasons(tuple(name for name in members.full() if name in STORED_BY_JOINS))
+            away += storage_full.reasons(tuple(name for name in members.full() if name in STORED_BY_JOINS))
             return [*(away or lease.missing()), *auth.missing()]
 
         def impaired() -> list[str]:
-            return fullness.reasons(tuple(sorted({*members.full(), *bus.full.streams()})))
+            return storage_full.reasons(tuple(sorted({*members.full(), *bus.full.streams()})))
 
         watched = registry_of(
             vitals.of_process(

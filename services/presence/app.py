@@ -14,15 +14,16 @@ from services.presence.model import Policy
 from services.presence.notifier import Teller
 from services.presence.settings import Settings
 from services.presence.store import Store
-from shared import budget, health, rpc, streams, subjects, vitals
-from shared.bus import Bus
+from shared import budget, health, rpc, subjects, vitals
 from shared.deadlines import Deadlines
 from shared.events import Recorder
 from shared.hits import Hits
-from shared.kv import Bucket
 from shared.lag import Lag
 from shared.members import Beacon
 from shared.metrics import registry_of, serve
+from shared.nats import streams
+from shared.nats.connection import Bus
+from shared.nats.kv import Bucket
 from shared.policy import Policy as Contacts
 from shared.runner import distribution_version
 

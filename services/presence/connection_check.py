@@ -3,10 +3,10 @@
 import asyncio
 
 from shared import subjects
-from shared.bus import Bus
 from shared.clock import now_ms
 from shared.contracts.presence import LEASE_SECONDS, Session
 from shared.errors import NotSent, Unavailable
+from shared.nats.connection import Bus
 
 UNHEARD_SECONDS = 0.5
 """How long a client may take to answer the ping behind ``user:joined`` before its next token counts as not heard."""

@@ -6,12 +6,12 @@ from services.presence.model import Lost, Policy
 from services.presence.notifier import Teller
 from services.presence.store import Store
 from shared import logs, subjects
-from shared.answers import Asking
-from shared.bus import Bus
 from shared.clock import now_ms
 from shared.contracts.presence import Session
 from shared.contracts.wire import Reason
 from shared.deadlines import set_deadline
+from shared.nats.connection import Bus
+from shared.nats.pending_requests import Asking
 
 log = logs.get(__name__)
 

@@ -14,7 +14,7 @@ from shared import subjects
 from shared.clock import now_ms
 from shared.errors import RateLimited
 from shared.hits import Hits
-from shared.kv import Bucket, Conflict, Entry
+from shared.nats.kv import Bucket, Conflict, Entry
 from shared.rates import Rate, milliseconds
 
 FREE = Rate(10, 60)

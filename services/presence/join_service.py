@@ -11,7 +11,6 @@ from services.presence.join_limiter import JoinLimiter
 from services.presence.model import Joined, Minted, Policy, Silent
 from services.presence.notifier import Teller
 from services.presence.store import Store
-from shared.answers import Asking
 from shared.clock import now_ms
 from shared.contracts.presence import (
     AlsoJoined,
@@ -24,7 +23,8 @@ from shared.contracts.presence import (
 )
 from shared.errors import FirstRefused, JoinAlone, RateLimited, SignallingError, Unavailable
 from shared.hits import Hits
-from shared.kv import Conflict
+from shared.nats.kv import Conflict
+from shared.nats.pending_requests import Asking
 from shared.together import together
 
 ASKED_MAX = 8

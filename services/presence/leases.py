@@ -10,11 +10,11 @@ import time
 from services.presence.grace_periods import Graces
 from services.presence.store import Store
 from shared import logs, subjects
-from shared.bus import Bus
 from shared.clock import now_ms
 from shared.contracts.presence import LEASE_SECONDS, Lease
 from shared.deadlines import set_deadline
 from shared.errors import SignallingError, Unavailable
+from shared.nats.connection import Bus
 
 log = logs.get(__name__)
 

@@ -5,13 +5,13 @@ from collections.abc import Awaitable, Callable
 
 from services.presence.model import Joined
 from shared import budget, logs, subjects
-from shared.bus import Bus
 from shared.clock import now_ms
 from shared.contracts.calls import LeftRequest
 from shared.contracts.events import UserEvent
 from shared.contracts.presence import Session
 from shared.contracts.rpc import Done
 from shared.events import Recorder
+from shared.nats.connection import Bus
 from shared.rpc import Client
 
 log = logs.get(__name__)

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeVar
 
 from shared import subjects
-from shared.answers import Asking
-from shared.bus import Bus
 from shared.clock import now_ms
 from shared.contracts.calls import FORMING_MS, CallState, Hold, Released
 from shared.contracts.presence import Lease, Session, Sessions
 from shared.errors import Unavailable
-from shared.kv import ABSENT, Bucket, Conflict, Entry, NoBucket
+from shared.nats.connection import Bus
+from shared.nats.kv import ABSENT, Bucket, Conflict, Entry, NoBucket
+from shared.nats.pending_requests import Asking
 from shared.together import together
 
 TRIES = 30
@@ -101,7 +101,7 @@ class Store:
             await first
 
     def create(self, record: Sessions) -> Asking[int]:
-        """Write a user's first record. Raises :class:`shared.kv.Conflict`, once awaited, if there is one."""
+        """Write a user's first record. Raises :class:`shared.nats.kv.Conflict`, once awaited, if there is one."""
         return self._sessions.put(subjects.key_user(record.user), record.dump(), ABSENT)
 
     async def sessions(self, user: str) -> tuple[Session, ...]:

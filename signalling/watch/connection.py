@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager
 import click
 
 from shared import logs, settings
-from shared.bus import Bus
 from shared.errors import Unavailable
 from shared.ids import new_id
+from shared.nats.connection import Bus
 from shared.settings import ServiceSettings
 from signalling.nats_users import MONITOR
 

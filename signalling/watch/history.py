@@ -6,8 +6,8 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from shared import subjects
-from shared.bus import Bus
 from shared.ids import could_be_minted
+from shared.nats.connection import Bus
 from shared.printable import printable
 from shared.traces import trace_of
 from signalling.watch.stored import scan

@@ -11,12 +11,12 @@ from nats.aio.msg import Msg
 
 from services.callcore.state.model import Call, State
 from shared import subjects
-from shared.bus import Bus
 from shared.contracts.liveness import Beat
 from shared.contracts.presence import CountReply, CountRequest
 from shared.errors import Unavailable
 from shared.ids import new_id
 from shared.members import SILENT_SECONDS
+from shared.nats.connection import Bus
 from shared.rpc import Client
 from signalling.watch import stored
 from signalling.watch.view import Instance, LiveCall, Nats, Stored, View

@@ -10,8 +10,8 @@ from textual.containers import VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Input, Static
 
-from shared.bus import Bus
 from shared.errors import Unavailable
+from shared.nats.connection import Bus
 from signalling.watch import history, tables
 from signalling.watch.look import Looker
 from signalling.watch.tables import Order

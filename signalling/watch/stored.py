@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from shared import streams
-from shared.bus import Bus
 from shared.errors import Unavailable
+from shared.nats import streams
+from shared.nats.connection import Bus
 
 _BATCH = 256
 _SECONDS = 5.0

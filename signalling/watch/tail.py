@@ -9,8 +9,8 @@ from datetime import datetime
 from nats.aio.msg import Msg
 
 from shared import subjects
-from shared.bus import Bus
 from shared.errors import Unavailable
+from shared.nats.connection import Bus
 from shared.printable import printable
 from signalling.watch import lines
 from signalling.watch.stored import scan

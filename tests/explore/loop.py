@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar
 from typing import Any
 
-from shared.kv import Conflict, Entry
+from shared.nats.kv import Conflict, Entry
 from tests.support.gated import Gate, GatedBucket
 
 ACTOR: ContextVar[str] = ContextVar("actor")

@@ -17,7 +17,7 @@ from services.presence.model import Policy as Sessionpolicy
 from shared.contracts.calls import Hold
 from shared.contracts.presence import Session, Sessions
 from shared.errors import SignallingError
-from shared.kv import Entry
+from shared.nats.kv import Entry
 from shared.policy import Policy
 from tests.explore.code import Change, load
 from tests.explore.explorer import Footprint, Step

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest_asyncio
 
-from shared.bus import Bus
+from shared.nats.connection import Bus
 from signalling.nats_server import EmbeddedNats
 
 

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 from click.testing import CliRunner
 
-from shared import streams
-from shared.bus import Bus
+from shared.nats import streams
+from shared.nats.connection import Bus
 from shared.settings import BackendSettings
 from signalling.cli import main
 

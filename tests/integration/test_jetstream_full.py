@@ -9,8 +9,8 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from shared import streams
-from shared.bus import Bus
+from shared.nats import streams
+from shared.nats.connection import Bus
 from signalling.nats_server import EmbeddedNats
 from tests.integration.gateway.conftest import ready
 from tests.integration.test_metrics import System

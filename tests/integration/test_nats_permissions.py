@@ -11,8 +11,8 @@ import pytest
 from nats.aio.msg import Msg
 
 from shared import subjects
-from shared.bus import Bus, Login
 from shared.errors import Unavailable
+from shared.nats.connection import Bus, Login
 from signalling.nats_server import EmbeddedNats
 from signalling.nats_users import ALL, CLUSTER, MONITOR, POLICY, SERVICES, SYSTEM, Passwords
 from tests.support.nats_users import Access

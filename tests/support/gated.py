@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from shared.kv import ABSENT, NOTHING, Conflict, Entry
+from shared.nats.kv import ABSENT, NOTHING, Conflict, Entry
 
 
 class Gate:
@@ -43,7 +43,7 @@ class Gate:
 
 
 class GatedBucket:
-    """:class:`shared.kv.Bucket` in memory, every operation atomic and at the gate."""
+    """:class:`shared.nats.kv.Bucket` in memory, every operation atomic and at the gate."""
 
     def __init__(
         self, gate: Gate, name: str, on_write: Callable[[str, Entry, bytes | None], None] | None = None

@@ -12,7 +12,7 @@ from services.callcore.store import TRIES, Found, Store
 from shared import budget, logs, traces
 from shared.clock import now_ms
 from shared.errors import CallNotFound, Late, SignallingError, Unavailable
-from shared.kv import Conflict
+from shared.nats.kv import Conflict
 
 log = logs.get(__name__)
 

@@ -22,7 +22,7 @@ from shared.errors import (
     UserNotFound,
     UserUnavailable,
 )
-from shared.kv import Conflict
+from shared.nats.kv import Conflict
 from shared.policy import TIMEOUT_SECONDS as POLICY_SECONDS
 from shared.policy import Policy
 from shared.rpc import TRIES as TRIES_OF_A_REQUEST

@@ -19,7 +19,7 @@ from shared import logs, subjects
 from shared.clock import now_ms
 from shared.errors import CallNotFound, SignallingError
 from shared.ids import new_id
-from shared.kv import Conflict
+from shared.nats.kv import Conflict
 
 log = logs.get(__name__)
 

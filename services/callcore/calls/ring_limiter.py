@@ -13,7 +13,7 @@ from shared import logs, subjects
 from shared.clock import now_ms
 from shared.errors import RateLimited, Unavailable
 from shared.hits import Hits
-from shared.kv import NOTHING, Bucket, Conflict, Entry
+from shared.nats.kv import NOTHING, Bucket, Conflict, Entry
 from shared.rates import Rate, milliseconds
 from shared.together import all_of
 

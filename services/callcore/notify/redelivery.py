@@ -13,9 +13,9 @@ from typing import NamedTuple
 from nats.aio.msg import Msg
 
 from shared import logs, subjects
-from shared.bus import Bus
 from shared.errors import Unavailable
 from shared.mailbox import Postman
+from shared.nats.connection import Bus
 
 log = logs.get(__name__)
 

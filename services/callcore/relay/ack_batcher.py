@@ -8,8 +8,8 @@ import asyncio
 
 from services.callcore.relay.sequence_tracker import Ledger
 from shared import logs, subjects
-from shared.bus import Bus
 from shared.errors import Unavailable
+from shared.nats.connection import Bus
 
 log = logs.get(__name__)
 

@@ -9,9 +9,9 @@ from services.gateway.relay.ack_tracker import Answers
 from services.gateway.relay.publisher import Pump
 from services.gateway.relay.send_buffer import Outbox
 from shared import logs, subjects
-from shared.bus import Bus
 from shared.contracts.relays import Acks
 from shared.errors import ReceiverNotFound, SignallingError
+from shared.nats.connection import Bus
 
 log = logs.get(__name__)
 

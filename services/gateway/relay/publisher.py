@@ -5,9 +5,9 @@ import time
 from services.gateway.relay.batch import Bundle
 from services.gateway.relay.send_window import Flow, Sent
 from shared import subjects
-from shared.bus import Bus
 from shared.errors import Unavailable
 from shared.members import Members
+from shared.nats.connection import Bus
 
 CALLCORE = "callcore"
 

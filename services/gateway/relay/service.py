@@ -20,7 +20,6 @@ from services.gateway.relay.receive_order import Heard
 from services.gateway.relay.retransmitter import Tending
 from services.gateway.relay.send_buffer import Outbox
 from services.gateway.relay.send_window import Flow, Sent
-from shared.bus import Bus
 from shared.clock import now_seq
 from shared.contracts.calls import CallReply, FindRequest
 from shared.contracts.client import RELAYED, Event, Relayed
@@ -28,6 +27,7 @@ from shared.contracts.relays import stamp
 from shared.errors import Unavailable
 from shared.ids import encode, new_id
 from shared.members import Members
+from shared.nats.connection import Bus
 from shared.rpc import Client
 
 _CROWDED_SECONDS = 0.01

@@ -16,12 +16,12 @@ from nats.errors import Error as NatsError
 
 from services.gateway.protocol.ring_time import RINGING
 from shared import logs, mailbox, subjects
-from shared.bus import Bus, drain
 from shared.clock import now_ms, now_seq
 from shared.contracts.client import RELAYED
 from shared.errors import Unavailable
 from shared.mailbox import READ_MAX, Letter, NotStored, Reach, seq_of
-from shared.reading import DirectHandler
+from shared.nats.connection import Bus, drain
+from shared.nats.fast_parser import DirectHandler
 
 log = logs.get(__name__)
 

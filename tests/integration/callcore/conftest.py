@@ -12,7 +12,6 @@ from nats.aio.msg import Msg
 from services.callcore.app import start
 from services.callcore.settings import Settings
 from shared import subjects
-from shared.bus import Bus
 from shared.contracts.calls import (
     AcceptRequest,
     AttachedRequest,
@@ -27,8 +26,9 @@ from shared.contracts.presence import Session, Sessions
 from shared.contracts.relays import LINE
 from shared.contracts.rpc import Done
 from shared.ids import encode, new_id
-from shared.kv import Bucket
 from shared.members import Members
+from shared.nats.connection import Bus
+from shared.nats.kv import Bucket
 from shared.rpc import Client
 
 GATEWAY = "gw1"

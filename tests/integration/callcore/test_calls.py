@@ -6,7 +6,7 @@ import time
 import pytest
 
 from services.callcore.store import Store
-from shared import streams, subjects
+from shared import subjects
 from shared.contracts.calls import Hold
 from shared.contracts.liveness import Beat
 from shared.contracts.presence import Session
@@ -18,7 +18,8 @@ from shared.errors import (
     UserUnavailable,
 )
 from shared.ids import new_id
-from shared.kv import ABSENT
+from shared.nats import streams
+from shared.nats.kv import ABSENT
 from tests.integration.callcore.conftest import Start, World
 
 

@@ -11,7 +11,7 @@ from shared.clock import now_ms
 from shared.contracts.calls import Hold
 from shared.contracts.presence import Session
 from shared.errors import CallNotFound, Unavailable, UserNotFound
-from shared.kv import ABSENT
+from shared.nats.kv import ABSENT
 from shared.rpc import Client
 from tests.integration.callcore.conftest import Start, World
 

@@ -10,11 +10,11 @@ from services.callcore.notify.notifier import Teller
 from services.callcore.state.model import Address, Call, Happening, Kind, State
 from services.callcore.store import Found, Store
 from shared import subjects
-from shared.bus import Bus
 from shared.errors import CallNotFound, InvalidState
 from shared.events import Recorder
-from shared.kv import Bucket
 from shared.mailbox import Postman
+from shared.nats.connection import Bus
+from shared.nats.kv import Bucket
 from tests.integration.callcore.conftest import Start, World
 
 BOB = Address(session="bob-phone", gateway="gw1")

@@ -22,12 +22,12 @@ from services.callcore.settings import Settings
 from services.callcore.state.model import Outcome, State
 from services.callcore.store import Store
 from shared import subjects
-from shared.bus import Bus
 from shared.contracts.calls import AttachedRequest, LeftRequest
 from shared.contracts.liveness import Beat
 from shared.contracts.rpc import Done
 from shared.errors import Unavailable
 from shared.ids import new_id
+from shared.nats.connection import Bus
 from shared.rpc import Client, Server
 from tests.integration.callcore.conftest import GATEWAY, Start, World
 

@@ -9,8 +9,8 @@ import pytest
 import pytest_asyncio
 
 from shared import policy
-from shared.bus import Bus
 from shared.errors import AlreadyInCall, SignallingError, Unavailable, UserNotFound
+from shared.nats.connection import Bus
 from tests.integration.callcore.conftest import Start, World
 from tests.support.policy import PolicyService
 

@@ -8,11 +8,11 @@ import pytest
 from services.callcore.calls.ring_limiter import UNANSWERED_FREE, RingLimiter, RingLimits
 from services.callcore.state.model import NEVER_UNANSWERED, Address, Call, Reason, State, Unanswered
 from shared import subjects
-from shared.bus import Bus
 from shared.clock import now_ms
 from shared.errors import RateLimited
 from shared.hits import Hits
-from shared.kv import Bucket
+from shared.nats.connection import Bus
+from shared.nats.kv import Bucket
 from shared.rates import Rate
 
 MANY = Rate(1000, 60)

@@ -5,12 +5,13 @@ from base64 import b64decode
 import pytest
 
 from services.callcore.store import ENDED_TTL_SECONDS, FORMING_MS, Store
-from shared import streams, subjects
-from shared.bus import Bus
+from shared import subjects
 from shared.clock import now_ms
 from shared.contracts.calls import Hold
 from shared.ids import new_id
-from shared.kv import ABSENT, Conflict
+from shared.nats import streams
+from shared.nats.connection import Bus
+from shared.nats.kv import ABSENT, Conflict
 from tests.integration.callcore.conftest import Start, World
 
 TTL = f"Nats-TTL: {ENDED_TTL_SECONDS}s\r\n"

@@ -14,10 +14,10 @@ from nats.aio.msg import Msg
 from services.gateway.app import start
 from services.gateway.settings import Settings
 from shared import subjects
-from shared.bus import Bus
 from shared.clock import now_ms
 from shared.contracts.liveness import Beat
 from shared.members import Beacon
+from shared.nats.connection import Bus
 from tests.support.cluster import free_port
 from tests.support.raw_client import RawClient
 

@@ -8,9 +8,9 @@ from nats.aio.msg import Msg
 
 from services.gateway.relay import retransmitter
 from shared import subjects
-from shared.bus import Bus
 from shared.clock import now_seq
 from shared.contracts.relays import LINE, TOGETHER_MAX, apart, stamp, stamped
+from shared.nats.connection import Bus
 from tests.integration.gateway.conftest import GATEWAY, Connect, Services, Start
 from tests.integration.gateway.test_relays import Callcore
 from tests.integration.gateway.test_websocket import Open, Wire, frame, wire  # noqa: F401 (a fixture)

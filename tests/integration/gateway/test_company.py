@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from services.gateway.sessions.join_batcher import COMPANY_MAX, Company
-from shared.bus import Bus
 from shared.contracts.presence import JoinReply, JoinsRequest
 from shared.errors import NotSent, RateLimited, SignallingError, Unavailable
+from shared.nats.connection import Bus
 from shared.rpc import Client
 from tests.integration.gateway.conftest import Services
 

@@ -16,9 +16,9 @@ from services.gateway.protocol import packets
 from services.gateway.transport import http_server
 from services.gateway.websocket import heartbeat
 from shared import subjects
-from shared.bus import Bus
 from shared.clock import now_ms
 from shared.hits import Hits
+from shared.nats.connection import Bus
 from tests.integration.gateway.conftest import GATEWAY, Connect, Services, Start
 from tests.integration.gateway.test_garbage import Polling
 

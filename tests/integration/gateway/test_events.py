@@ -10,8 +10,8 @@ import pytest
 from services.gateway.app import start
 from services.gateway.settings import Settings
 from shared import subjects
-from shared.bus import Bus
 from shared.clock import now_ms
+from shared.nats.connection import Bus
 from signalling.nats_server import EmbeddedNats
 from tests.integration.gateway.conftest import GATEWAY, Connect, Services, Start
 

@@ -7,12 +7,12 @@ import pytest
 from services.presence.handlers import Handlers
 from services.presence.leases import Leases
 from shared import subjects
-from shared.bus import Bus
 from shared.clock import now_ms
 from shared.contracts.presence import RenewReply, RenewRequest
 from shared.deadlines import set_deadline
 from shared.errors import Late
-from shared.kv import Bucket
+from shared.nats.connection import Bus
+from shared.nats.kv import Bucket
 from tests.integration.gateway.conftest import Connect, Services, Start, ready
 from tests.integration.presence.test_grace import eventually, sessions
 from tests.integration.test_metrics import System

@@ -9,8 +9,8 @@ from pathlib import Path
 import aiohttp
 import uvloop
 
-from shared.bus import Bus
-from shared.pulse import EVERY_SECONDS, LATE_SECONDS, Pulse
+from shared.nats.connection import Bus
+from shared.nats.hang_detector import EVERY_SECONDS, LATE_SECONDS, Pulse
 from signalling.nats_server import EmbeddedNats
 from tests.integration.gateway.conftest import Connect, Services, Start
 from tests.support.frozen import freeze

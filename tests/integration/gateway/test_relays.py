@@ -9,10 +9,10 @@ from nats.aio.msg import Msg
 
 from services.gateway.relay import ack_tracker, send_buffer, send_window
 from shared import subjects
-from shared.bus import Bus
 from shared.clock import now_seq
 from shared.contracts.liveness import Beat
 from shared.contracts.relays import Acks, apart, stamp, stamped
+from shared.nats.connection import Bus
 from tests.integration.gateway.conftest import GATEWAY, Connect, Services, Start
 
 OFFER = {"offer": {"sdp": "v=0 ü"}, "from": "alice", "to": "bob", "callId": "c", "callType": "audio"}

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from shared import streams, subjects
-from shared.bus import Bus
+from shared import subjects
+from shared.nats import streams
+from shared.nats.connection import Bus
 from signalling.nats_server import EmbeddedNats
 from tests.integration.gateway.test_relays_outlive import System, _differences
 from tests.support.raw_client import RawClient

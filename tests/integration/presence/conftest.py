@@ -8,7 +8,6 @@ import pytest_asyncio
 
 from services.presence.app import start
 from services.presence.settings import Settings
-from shared.bus import Bus
 from shared.contracts.client import Status
 from shared.contracts.presence import (
     JoinReply,
@@ -23,6 +22,7 @@ from shared.contracts.presence import (
 )
 from shared.contracts.rpc import Done
 from shared.ids import new_id
+from shared.nats.connection import Bus
 from shared.rpc import Client
 
 Start = Callable[..., Awaitable[None]]

@@ -7,13 +7,13 @@ import pytest
 from nats.aio.msg import Msg
 
 from shared import subjects
-from shared.bus import Bus
 from shared.clock import now_ms
 from shared.contracts.calls import Hold, LeftRequest
 from shared.contracts.presence import LEASE_SECONDS, Session, Sessions
 from shared.contracts.rpc import Done, Reply
 from shared.deadlines import set_deadline
-from shared.kv import ABSENT, Bucket
+from shared.nats.connection import Bus
+from shared.nats.kv import ABSENT, Bucket
 from signalling.nats_server import EmbeddedNats
 from tests.integration.presence.conftest import Gateway, Start
 

@@ -8,10 +8,10 @@ import pytest
 from services.presence import join_limiter
 from services.presence.join_limiter import FREE, JoinLimiter
 from shared import subjects
-from shared.bus import Bus
 from shared.errors import RateLimited
 from shared.hits import Hits
-from shared.kv import NOTHING, Bucket
+from shared.nats.connection import Bus
+from shared.nats.kv import NOTHING, Bucket
 from shared.rates import Rate
 from tests.integration.presence.conftest import Gateway, Start
 

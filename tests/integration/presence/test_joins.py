@@ -6,12 +6,12 @@ import pytest
 
 from services.presence.store import Store
 from shared import subjects
-from shared.answers import Asking
-from shared.bus import Bus
 from shared.clock import now_ms
 from shared.contracts.calls import Hold
 from shared.contracts.presence import Session, Sessions
-from shared.kv import Bucket
+from shared.nats.connection import Bus
+from shared.nats.kv import Bucket
+from shared.nats.pending_requests import Asking
 from tests.integration.presence.conftest import Gateway, Start
 from tests.integration.presence.test_grace import index, sessions
 

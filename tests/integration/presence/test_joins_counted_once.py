@@ -8,11 +8,11 @@ from nats.aio.msg import Msg
 from services.gateway.sessions.join_batcher import Company
 from services.presence.join_limiter import FREE
 from shared import subjects
-from shared.bus import Bus
 from shared.contracts.presence import JoinReply, JoinsRequest
 from shared.errors import RateLimited
 from shared.ids import new_id
-from shared.kv import NOTHING, Bucket
+from shared.nats.connection import Bus
+from shared.nats.kv import NOTHING, Bucket
 from shared.rates import Rate
 from shared.rpc import Client
 from tests.integration.presence.conftest import Gateway, Start

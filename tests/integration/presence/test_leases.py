@@ -7,10 +7,10 @@ from nats.aio.msg import Msg
 
 from services.presence import leases
 from shared import subjects
-from shared.bus import Bus
 from shared.clock import now_ms
 from shared.deadlines import set_deadline
-from shared.kv import Bucket
+from shared.nats.connection import Bus
+from shared.nats.kv import Bucket
 from signalling.nats_server import EmbeddedNats
 from tests.integration.presence.conftest import Gateway, Start
 from tests.integration.presence.test_grace import eventually, sessions

@@ -16,14 +16,14 @@ from services.presence.model import Left
 from services.presence.settings import Settings
 from services.presence.store import Store
 from shared import subjects
-from shared.bus import Bus
 from shared.clock import now_ms
 from shared.contracts.calls import FORMING_MS, Hold, LeftRequest, Released
 from shared.contracts.presence import JoinRequest, LeaveRequest, Session, Sessions, StatusRequest
 from shared.contracts.rpc import Done
 from shared.errors import RateLimited, Unavailable
-from shared.kv import ABSENT, Bucket
 from shared.members import Members
+from shared.nats.connection import Bus
+from shared.nats.kv import ABSENT, Bucket
 from shared.rpc import Client
 from tests.integration.presence.conftest import Gateway, Start
 

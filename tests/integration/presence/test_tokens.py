@@ -4,10 +4,10 @@ import pytest
 
 from services.presence.resume_tokens import HASHED
 from shared import subjects
-from shared.bus import Bus
 from shared.contracts.presence import JoinReply, JoinRequest, JoinsReply, JoinsRequest, Sessions
 from shared.ids import new_id
-from shared.kv import Bucket
+from shared.nats.connection import Bus
+from shared.nats.kv import Bucket
 from shared.rpc import Client
 from tests.integration.presence.conftest import Gateway, Start
 from tests.integration.presence.test_presence import sessions

@@ -2,8 +2,8 @@
 
 import pytest
 
-from shared.bus import Bus
 from shared.errors import Unavailable
+from shared.nats.connection import Bus
 from tests.integration.presence.conftest import Gateway, Start
 from tests.support.policy import PolicyService
 

@@ -5,9 +5,10 @@ import random
 
 import pytest
 
-from shared import streams, subjects
-from shared.bus import Bus
+from shared import subjects
 from shared.deadlines import Deadlines
+from shared.nats import streams
+from shared.nats.connection import Bus
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(60)]
 

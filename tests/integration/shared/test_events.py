@@ -5,10 +5,11 @@ import json
 
 import pytest
 
-from shared import events, streams
-from shared.bus import Bus
+from shared import events
 from shared.contracts.wire import Wire
 from shared.events import Recorder
+from shared.nats import streams
+from shared.nats.connection import Bus
 from shared.settings import BackendSettings
 from signalling.nats_server import EmbeddedNats
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from shared import kv, streams
-from shared.bus import Bus
-from shared.kv import ABSENT, NOTHING, Bucket, Conflict, Entry, NoBucket
+from shared.nats import kv, streams
+from shared.nats.connection import Bus
+from shared.nats.kv import ABSENT, NOTHING, Bucket, Conflict, Entry, NoBucket
 from signalling import nats_server as servers
 from signalling.nats_server import EmbeddedNats
 from tests.support.gated import Gate, GatedBucket

@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 
 from services.gateway.sessions.resume import Recoveries, Recovery
-from shared import mailbox, streams, subjects
-from shared.bus import Bus
+from shared import mailbox, subjects
 from shared.clock import now_ms
 from shared.errors import Unavailable
 from shared.mailbox import Postman, Reach
+from shared.nats import streams
+from shared.nats.connection import Bus
 from signalling.nats_server import EmbeddedNats
 
 SECONDS = 0.5

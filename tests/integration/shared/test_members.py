@@ -2,8 +2,8 @@
 
 import asyncio
 
-from shared.bus import Bus
 from shared.members import Beacon, Members
+from shared.nats.connection import Bus
 
 
 async def test_beats_of_others_are_not_even_delivered(bus: Bus, nats_url: str) -> None:

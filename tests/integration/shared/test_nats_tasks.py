@@ -19,9 +19,9 @@ from services.gateway.app import start as start_gateway
 from services.gateway.settings import Settings as GatewaySettings
 from services.presence.app import start as start_presence
 from services.presence.settings import Settings as PresenceSettings
-from shared.bus import Bus
 from shared.errors import Unavailable
-from shared.nats_client import TASKS
+from shared.nats.client import TASKS
+from shared.nats.connection import Bus
 from signalling.nats_server import EmbeddedNats
 from tests.support.cluster import free_port
 from tests.support.frozen import freeze
@@ -107,7 +107,7 @@ PLANTED = {"reader": _plant_in_reader, "flusher": _plant_in_flusher, "pings": _p
 async def test_an_exception_in_a_task_opens_the_connection_again(
     monkeypatch: pytest.MonkeyPatch, nats_url: str, task: str
 ) -> None:
-    monkeypatch.setattr("shared.bus.PING_SECONDS", 0.3)
+    monkeypatch.setattr("shared.nats.connection.PING_SECONDS", 0.3)
     bus = await Bus.connect(nats_url, name="test")
     try:
         await _echo(bus)

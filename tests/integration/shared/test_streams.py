@@ -14,12 +14,12 @@ from services.callcore.app import start as start_callcore
 from services.callcore.settings import Settings as Callcore
 from services.presence.app import start as start_presence
 from services.presence.settings import Settings as Presence
-from shared import streams
-from shared.bus import Bus
 from shared.errors import Unavailable
-from shared.kv import ABSENT, Bucket
+from shared.nats import streams
+from shared.nats.connection import Bus
+from shared.nats.kv import ABSENT, Bucket
+from shared.nats.streams import DoesNotFit
 from shared.settings import EXIT_USAGE
-from shared.streams import DoesNotFit
 from signalling import nats_server as servers
 from signalling.nats_server import EmbeddedNats
 from tests.support.service import REPOSITORY, clean_environment

@@ -13,8 +13,8 @@ from pathlib import Path
 from aiohttp import web
 
 from shared import health
-from shared.bus import Bus
 from shared.members import Beacon
+from shared.nats.connection import Bus
 from shared.settings import EXIT_USAGE, ServiceSettings
 
 

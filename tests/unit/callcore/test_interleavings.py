@@ -24,7 +24,7 @@ from services.callcore.store import FORMING_MS, Found, Store
 from shared.contracts.calls import Hold, InitiateRequest
 from shared.contracts.presence import Session, Sessions
 from shared.errors import SignallingError
-from shared.kv import Conflict, Entry
+from shared.nats.kv import Conflict, Entry
 from shared.policy import Policy
 from tests.support.gated import Gate, GatedBucket
 

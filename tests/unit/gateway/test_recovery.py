@@ -11,9 +11,9 @@ from services.gateway.sessions import resume
 from services.gateway.sessions.delivery import Outbound
 from services.gateway.sessions.resume import Recoveries, Recovery
 from shared import mailbox
-from shared.bus import Bus
 from shared.errors import Unavailable
 from shared.mailbox import Letter, Reach
+from shared.nats.connection import Bus
 
 
 @pytest.fixture(autouse=True)

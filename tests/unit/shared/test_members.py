@@ -12,10 +12,10 @@ import pytest_asyncio
 
 from shared import members as members_module
 from shared import subjects
-from shared.bus import Bus
 from shared.clock import SeqClock
 from shared.contracts.liveness import Beat
 from shared.members import SILENT_SECONDS, Members
+from shared.nats.connection import Bus
 
 
 def members(*names: str) -> Members:

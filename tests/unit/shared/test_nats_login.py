@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from shared import settings
-from shared.bus import Login, without_passwords
+from shared.nats.connection import Login, without_passwords
 from shared.settings import ServiceSettings
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nats.errors import ProtocolError
 from nats.protocol.parser import Parser
 
-from shared.reading import Reader
+from shared.nats.fast_parser import Reader
 
 Seen = tuple[int, str, str, bytes, bytes]
 """(subscription, subject, reply, payload, headers)"""

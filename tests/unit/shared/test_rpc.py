@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from shared.answers import Answer
 from shared.contracts.rpc import Done, Request
 from shared.errors import CallNotFound, NotSent, Unavailable
+from shared.nats.pending_requests import Answer
 from shared.rpc import Client
 
 

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from pydantic import ValidationError
 
 from services.gateway.settings import Settings as Gateway
-from shared import nats_urls
+from shared.nats import urls
 from shared.settings import EXIT_USAGE, explain
 from signalling.cli import main
 from tests.support.service import REPOSITORY
@@ -57,7 +57,7 @@ WRONG_URLS = [
     ],
 )
 def test_servers_that_can_be_connected_to(url: str) -> None:
-    assert nats_urls.checked(url) == url
+    assert urls.checked(url) == url
 
 
 @pytest.mark.parametrize("url", WRONG_URLS)

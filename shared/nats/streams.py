@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from shared import logs, subjects
-from shared.bus import Bus
 from shared.errors import Unavailable
-from shared.fullness import for_want_of_room
+from shared.nats.connection import Bus
+from shared.nats.storage_full import for_want_of_room
 from shared.settings import BackendSettings
 
 log = logs.get(__name__)

@@ -3,7 +3,7 @@
 import asyncio
 
 from shared import logs
-from shared.bus import Bus
+from shared.nats.connection import Bus
 
 log = logs.get(__name__)
 

@@ -12,11 +12,11 @@ from nats.aio.subscription import Subscription
 
 from shared import logs, subjects
 from shared.errors import NotSent, Unavailable
-from shared.fullness import Fullness
 from shared.ids import new_id
-from shared.nats_client import SupervisedClient
-from shared.reading import DirectHandler, Reader
-from shared.requests import Requests
+from shared.nats.client import SupervisedClient
+from shared.nats.fast_parser import DirectHandler, Reader
+from shared.nats.requests import Requests
+from shared.nats.storage_full import Fullness
 
 log = logs.get(__name__)
 
@@ -77,7 +77,7 @@ class Bus:
         self.hung = 0
         """How often NATS did not answer though it had not hung up."""
         self.broken = client.broken
-        """How often a task of the client ended though it should not have: see :mod:`shared.nats_client`."""
+        """How often a task of the client ended though it should not have: see :mod:`shared.nats.client`."""
 
     @classmethod
     async def connect(
@@ -169,7 +169,7 @@ class Bus:
         return self.client.is_connected and not self._hangs
 
     def hangs(self, hangs: bool) -> None:
-        """NATS does not answer, though it has not hung up; or it answers again. See :class:`shared.pulse.Pulse`."""
+        """NATS does not answer, though it has not hung up; or it answers again. See :class:`shared.nats.hang_detector.Pulse`."""
         self._hangs = hangs
         if hangs:
             self.hung += 1
@@ -207,7 +207,7 @@ class Bus:
         """Send, within a few turns of the event loop: together with what else they bring, if they bring more.
 
         ``subject`` and ``reply`` are taken as they are: from :mod:`shared.subjects`, which encodes what comes from
-        outside. ``head``: NATS headers as :func:`shared.answers.head_of` writes them. Returned is what is sent, for
+        outside. ``head``: NATS headers as :func:`shared.nats.pending_requests.head_of` writes them. Returned is what is sent, for
         :meth:`amend`. Raises :class:`Unavailable` while NATS is away, and when it does not take what is sent.
         """
         # nats-py's own publish costs more: a coroutine, a future and a task woken for each message.

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 from shared import traces
-from shared.answers import Answer, Asking, AskingMany, Expecting
 from shared.errors import Unavailable
 from shared.ids import random_tokens
+from shared.nats.pending_requests import Answer, Asking, AskingMany, Expecting
 from shared.subjects import zone_of
 
 LATE_SECONDS = 0.05
@@ -17,7 +17,7 @@ R = TypeVar("R")
 
 
 class Publish(Protocol):
-    """Sends a message: :meth:`shared.bus.Bus.publish`."""
+    """Sends a message: :meth:`shared.nats.connection.Bus.publish`."""
 
     def __call__(self, subject: str, payload: bytes, reply: str, head: bytes, /) -> object: ...
 

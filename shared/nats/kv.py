@@ -12,12 +12,12 @@ from base64 import b64decode
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar, overload
 
-from shared import streams
-from shared.answers import Answer, Asking
-from shared.backoff import back_off
-from shared.bus import Bus
 from shared.errors import Unavailable
 from shared.metrics import Histogram
+from shared.nats import streams
+from shared.nats.backoff import back_off
+from shared.nats.connection import Bus
+from shared.nats.pending_requests import Answer, Asking
 
 ABSENT = 0
 """The revision to expect where there is no entry, and no marker of a deleted one."""
