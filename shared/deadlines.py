@@ -16,10 +16,11 @@ import nats.js.errors
 from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig
 
-from shared import logs, subjects
+from shared import subjects
 from shared.errors import SignallingError, Unavailable
 from shared.nats.connection import Bus
 from shared.nats.pending_requests import Asking, head_of
+from shared.observability import logs
 
 log = logs.get(__name__)
 

@@ -6,11 +6,12 @@ import math
 import random
 import time
 
-from shared import logs, subjects
+from shared import subjects
 from shared.contracts.wire import Wire
 from shared.errors import Unavailable
 from shared.nats.connection import Bus
 from shared.nats.pending_requests import NOBODY_THERE
+from shared.observability import logs
 
 log = logs.get(__name__)
 

@@ -11,13 +11,14 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from shared import subjects, traces
+from shared import subjects
 from shared.clock import SeqClock
 from shared.contracts.relays import LINE
 from shared.errors import Unavailable
 from shared.ids import new_id
 from shared.nats import streams
 from shared.nats.connection import Bus
+from shared.observability import traces
 
 READ_MAX = 4_096
 """Messages read back at most."""

@@ -11,11 +11,12 @@ from hashlib import blake2b
 
 from nats.aio.msg import Msg
 
-from shared import logs, subjects
+from shared import subjects
 from shared.clock import now_ms
 from shared.contracts.liveness import Beat
 from shared.errors import Unavailable
 from shared.nats.connection import Bus
+from shared.observability import logs
 
 log = logs.get(__name__)
 

@@ -2,11 +2,12 @@
 
 from typing import Literal
 
-from shared import logs, subjects
+from shared import subjects
 from shared.contracts.policy import MayCall, MaySee, Verdict
 from shared.errors import Unavailable
 from shared.nats.connection import Bus
-from shared.seldom import Seldom
+from shared.observability import logs
+from shared.observability.log_throttle import Seldom
 
 log = logs.get(__name__)
 

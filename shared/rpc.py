@@ -13,13 +13,14 @@ from nats.micro.request import Request as MicroRequest
 from nats.micro.service import EndpointStats, Service
 from pydantic import ValidationError
 
-from shared import budget, logs, subjects, traces
+from shared import budget, subjects
 from shared.clock import now_ms
 from shared.contracts.rpc import Reply, Request
 from shared.contracts.wire import Wire
 from shared.errors import BadRequest, Late, NotSent, SignallingError, Unavailable
-from shared.metrics import Histogram
 from shared.nats.connection import Bus, drain
+from shared.observability import logs, traces
+from shared.observability.metrics import Histogram
 
 log = logs.get(__name__)
 

@@ -7,12 +7,12 @@ from itertools import chain
 from shared import subjects
 from shared.deadlines import Deadlines
 from shared.events import Recorder
-from shared.hits import Hits
-from shared.lag import Lag
-from shared.metrics import Reads, counter, gauge, histogram, with_zeros
 from shared.nats.client import RECONNECT, TASKS
 from shared.nats.connection import Bus
 from shared.nats.kv import Bucket
+from shared.observability.limit_hits import Hits
+from shared.observability.loop_lag import Lag
+from shared.observability.metrics import Reads, counter, gauge, histogram, with_zeros
 from shared.rpc import Client, Server
 from shared.runner import distribution_version
 

@@ -13,8 +13,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shared import metrics, subjects
+from shared import subjects
 from shared.nats.kv import MARKER_TTL_SECONDS
+from shared.observability import metrics
 from signalling import dashboard, typescript
 from signalling.asyncapi import bus_side, client_side
 

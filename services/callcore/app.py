@@ -20,14 +20,14 @@ from services.callcore.store import Store
 from shared import health, rpc, subjects, vitals
 from shared.deadlines import Deadlines, cancel_deadline, set_deadline
 from shared.events import Recorder
-from shared.hits import Hits
-from shared.lag import Lag
 from shared.mailbox import Postman
 from shared.members import Beacon, Members
-from shared.metrics import registry_of, serve
 from shared.nats import streams
 from shared.nats.connection import Bus
 from shared.nats.kv import Bucket
+from shared.observability.limit_hits import Hits
+from shared.observability.loop_lag import Lag
+from shared.observability.metrics import registry_of, serve
 from shared.policy import Policy
 from shared.rates import ByteRate
 from shared.runner import distribution_version

@@ -12,10 +12,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from services.callcore.state.model import SERVER, Address, Call, Reason, State
-from shared import logs, subjects
+from shared import subjects
 from shared.contracts.calls import FORMING_MS, Hold, Released
 from shared.contracts.presence import Session, Sessions
 from shared.nats.kv import ABSENT, Bucket, Conflict, Entry
+from shared.observability import logs
 from shared.together import all_of, together
 
 log = logs.get(__name__)

@@ -33,15 +33,16 @@ from services.gateway.transport.host_check import host_check
 from services.gateway.transport.http_server import Door
 from services.gateway.transport.origin_check import OriginAllowed, cors, origin_check
 from services.gateway.transport.socketio_server import PATH, Transport
-from shared import health, logs, subjects, vitals
+from shared import health, subjects, vitals
 from shared.clock import now_ms
-from shared.hits import Hits
-from shared.lag import Lag
 from shared.members import Beacon, Members
-from shared.metrics import registry_of, serve
 from shared.nats import storage_full
 from shared.nats.connection import Bus
 from shared.nats.hang_detector import Pulse
+from shared.observability import logs
+from shared.observability.limit_hits import Hits
+from shared.observability.loop_lag import Lag
+from shared.observability.metrics import registry_of, serve
 from shared.rpc import Client
 from shared.runner import distribution_version
 

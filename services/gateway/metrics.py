@@ -14,7 +14,7 @@ from services.gateway.sessions.join import Admission
 from services.gateway.sessions.resume import Recoveries
 from services.gateway.transport.socketio_server import Transport
 from shared.members import Members
-from shared.metrics import Reads, counter, gauge, histogram, with_zeros
+from shared.observability.metrics import Reads, counter, gauge, histogram, with_zeros
 
 CONNECTIONS = gauge("signalling_connections", "Connections of clients, by transport.", "transport")
 UNJOINED = gauge("signalling_unjoined_connections", "Those of them that have not joined yet.")

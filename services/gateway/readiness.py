@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from shared import logs
+from shared.observability import logs
 
 log = logs.get(__name__)
 

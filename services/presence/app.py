@@ -17,13 +17,13 @@ from services.presence.store import Store
 from shared import budget, health, rpc, subjects, vitals
 from shared.deadlines import Deadlines
 from shared.events import Recorder
-from shared.hits import Hits
-from shared.lag import Lag
 from shared.members import Beacon
-from shared.metrics import registry_of, serve
 from shared.nats import streams
 from shared.nats.connection import Bus
 from shared.nats.kv import Bucket
+from shared.observability.limit_hits import Hits
+from shared.observability.loop_lag import Lag
+from shared.observability.metrics import registry_of, serve
 from shared.policy import Policy as Contacts
 from shared.runner import distribution_version
 

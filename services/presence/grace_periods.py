@@ -5,13 +5,14 @@ from services.presence.grace_gauge import InGrace
 from services.presence.model import Lost, Policy
 from services.presence.notifier import Teller
 from services.presence.store import Store
-from shared import logs, subjects
+from shared import subjects
 from shared.clock import now_ms
 from shared.contracts.presence import Session
 from shared.contracts.wire import Reason
 from shared.deadlines import set_deadline
 from shared.nats.connection import Bus
 from shared.nats.pending_requests import Asking
+from shared.observability import logs
 
 log = logs.get(__name__)
 

@@ -6,7 +6,7 @@ from services.presence.join_service import Joins
 from services.presence.leases import Leases
 from services.presence.notifier import Teller
 from services.presence.store import Store
-from shared import budget, logs
+from shared import budget
 from shared.clock import now_ms
 from shared.contracts.client import Status
 from shared.contracts.presence import (
@@ -23,6 +23,7 @@ from shared.contracts.presence import (
     StatusRequest,
 )
 from shared.contracts.rpc import Done
+from shared.observability import logs
 from shared.policy import TIMEOUT_SECONDS as POLICY_SECONDS
 from shared.policy import Policy as Contacts
 from shared.rpc import Server

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from shared import subjects
 from shared.clock import now_ms
 from shared.errors import RateLimited
-from shared.hits import Hits
 from shared.nats.kv import Bucket, Conflict, Entry
+from shared.observability.limit_hits import Hits
 from shared.rates import Rate, milliseconds
 
 FREE = Rate(10, 60)

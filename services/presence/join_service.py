@@ -22,9 +22,9 @@ from shared.contracts.presence import (
     Sessions,
 )
 from shared.errors import FirstRefused, JoinAlone, RateLimited, SignallingError, Unavailable
-from shared.hits import Hits
 from shared.nats.kv import Conflict
 from shared.nats.pending_requests import Asking
+from shared.observability.limit_hits import Hits
 from shared.together import together
 
 ASKED_MAX = 8

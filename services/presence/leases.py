@@ -9,12 +9,13 @@ import time
 
 from services.presence.grace_periods import Graces
 from services.presence.store import Store
-from shared import logs, subjects
+from shared import subjects
 from shared.clock import now_ms
 from shared.contracts.presence import LEASE_SECONDS, Lease
 from shared.deadlines import set_deadline
 from shared.errors import SignallingError, Unavailable
 from shared.nats.connection import Bus
+from shared.observability import logs
 
 log = logs.get(__name__)
 

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from services.presence.model import Joined
-from shared import budget, logs, subjects
+from shared import budget, subjects
 from shared.clock import now_ms
 from shared.contracts.calls import LeftRequest
 from shared.contracts.events import UserEvent
@@ -12,6 +12,7 @@ from shared.contracts.presence import Session
 from shared.contracts.rpc import Done
 from shared.events import Recorder
 from shared.nats.connection import Bus
+from shared.observability import logs
 from shared.rpc import Client
 
 log = logs.get(__name__)

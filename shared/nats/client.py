@@ -12,7 +12,7 @@ from nats.aio.client import Client
 from nats.errors import Error
 from nats.protocol.parser import PERMISSIONS_ERR
 
-from shared import logs
+from shared.observability import logs
 
 log = logs.get(__name__)
 

@@ -10,13 +10,14 @@ import nats.errors
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from shared import logs, subjects
+from shared import subjects
 from shared.errors import NotSent, Unavailable
 from shared.ids import new_id
 from shared.nats.client import SupervisedClient
 from shared.nats.fast_parser import DirectHandler, Reader
 from shared.nats.requests import Requests
 from shared.nats.storage_full import Fullness
+from shared.observability import logs
 
 log = logs.get(__name__)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from nats.protocol.parser import MAX_CONTROL_LINE_SIZE, Parser
 
-from shared import logs
+from shared.observability import logs
 
 if TYPE_CHECKING:
     from nats.aio.client import Client

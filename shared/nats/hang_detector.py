@@ -2,8 +2,8 @@
 
 import asyncio
 
-from shared import logs
 from shared.nats.connection import Bus
+from shared.observability import logs
 
 log = logs.get(__name__)
 

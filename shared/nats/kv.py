@@ -13,11 +13,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar, overload
 
 from shared.errors import Unavailable
-from shared.metrics import Histogram
 from shared.nats import streams
 from shared.nats.backoff import back_off
 from shared.nats.connection import Bus
 from shared.nats.pending_requests import Answer, Asking
+from shared.observability.metrics import Histogram
 
 ABSENT = 0
 """The revision to expect where there is no entry, and no marker of a deleted one."""

@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
-from shared import traces
 from shared.errors import Unavailable
 from shared.ids import random_tokens
 from shared.nats.pending_requests import Answer, Asking, AskingMany, Expecting
+from shared.observability import traces
 from shared.subjects import zone_of
 
 LATE_SECONDS = 0.05

@@ -8,10 +8,11 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from shared import logs, subjects
+from shared import subjects
 from shared.errors import Unavailable
 from shared.nats.connection import Bus
 from shared.nats.storage_full import for_want_of_room
+from shared.observability import logs
 from shared.settings import BackendSettings
 
 log = logs.get(__name__)

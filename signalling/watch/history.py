@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from shared import subjects
 from shared.ids import could_be_minted
 from shared.nats.connection import Bus
-from shared.printable import printable
-from shared.traces import trace_of
+from shared.observability.escaping import printable
+from shared.observability.traces import trace_of
 from signalling.watch.stored import scan
 
 _MOST = 10_000

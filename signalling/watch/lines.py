@@ -12,7 +12,7 @@ from typing import Any
 from shared import subjects
 from shared.contracts.relays import LINE
 from shared.ids import decode
-from shared.printable import printable
+from shared.observability.escaping import printable
 
 # fmt: off
 SHOWN = frozenset((

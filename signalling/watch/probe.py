@@ -11,7 +11,7 @@ import socketio.exceptions
 from socketio.packet import DISCONNECT, Packet
 
 from shared.contracts.client import Event
-from shared.printable import printable
+from shared.observability.escaping import printable
 
 _OFFER = {"type": "offer", "sdp": "v=0\r\ns=probe\r\n"}
 _ANSWER = {"type": "answer", "sdp": "v=0\r\ns=probe\r\n"}

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from shared.printable import printable
+from shared.observability.escaping import printable
 from signalling.watch.view import Instance, LiveCall, Stored, View
 
 INSTANCES = (

@@ -11,7 +11,7 @@ from nats.aio.msg import Msg
 from shared import subjects
 from shared.errors import Unavailable
 from shared.nats.connection import Bus
-from shared.printable import printable
+from shared.observability.escaping import printable
 from signalling.watch import lines
 from signalling.watch.stored import scan
 

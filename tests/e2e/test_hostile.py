@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 import pytest_asyncio
 
-from shared.seldom import SECONDS as SAID_SECONDS
+from shared.observability.log_throttle import SECONDS as SAID_SECONDS
 from tests.support.attacks import ATTACKS, token
 from tests.support.beside import Beside, Disturbed
 from tests.support.cluster import Cluster

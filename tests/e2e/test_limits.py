@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from shared.seldom import SECONDS as SAID_SECONDS
+from shared.observability.log_throttle import SECONDS as SAID_SECONDS
 from tests.support import stored
 from tests.support.cluster import Cluster
 from tests.support.clusters import Clusters

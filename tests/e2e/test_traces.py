@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from shared.traces import trace_of
+from shared.observability.traces import trace_of
 from signalling.nats_users import MONITOR
 from tests.support.cluster import Cluster, free_port
 from tests.support.collector import Collector, Span, collecting

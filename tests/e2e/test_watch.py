@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from shared.traces import trace_of
+from shared.observability.traces import trace_of
 from tests.support.cluster import Cluster
 from tests.support.clusters import Clusters
 from tests.support.node_client import NodeDriver

@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from shared import metrics
+from shared.observability import metrics
 from shared.rates import Rate
 from signalling.nats_server import EmbeddedNats
 from tests.integration.gateway.conftest import ready

@@ -11,11 +11,12 @@ from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from services.callcore.state.model import Address, Call, Happening, Kind, Outcome
-from shared import budget, logs
+from shared import budget
 from shared.contracts.calls import InitiateReply, InitiateRequest
 from shared.contracts.rpc import Request
 from shared.contracts.wire import CallId, Wire
 from shared.errors import Unavailable
+from shared.observability import logs
 from shared.rpc import Client
 
 log = logs.get(__name__)

@@ -9,10 +9,11 @@ from services.callcore.notify.notifier import Teller
 from services.callcore.state import actions, machine
 from services.callcore.state.model import Call, Happening, Kind, Outcome, State
 from services.callcore.store import TRIES, Found, Store
-from shared import budget, logs, traces
+from shared import budget
 from shared.clock import now_ms
 from shared.errors import CallNotFound, Late, SignallingError, Unavailable
 from shared.nats.kv import Conflict
+from shared.observability import logs, traces
 
 log = logs.get(__name__)
 

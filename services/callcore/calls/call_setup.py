@@ -8,7 +8,7 @@ from services.callcore.notify.notifier import Teller
 from services.callcore.state import actions
 from services.callcore.state.model import Address, Call, Happening, Kind, Reason, State, Unanswered
 from services.callcore.store import TRIES, Held, SetDeadline, Store
-from shared import budget, logs, subjects
+from shared import budget, subjects
 from shared.clock import now_ms
 from shared.contracts.calls import Hold, InitiateRequest
 from shared.errors import (
@@ -23,6 +23,7 @@ from shared.errors import (
     UserUnavailable,
 )
 from shared.nats.kv import Conflict
+from shared.observability import logs
 from shared.policy import TIMEOUT_SECONDS as POLICY_SECONDS
 from shared.policy import Policy
 from shared.rpc import TRIES as TRIES_OF_A_REQUEST

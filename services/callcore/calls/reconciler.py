@@ -15,11 +15,12 @@ from typing import TypeVar
 from services.callcore.calls.call_service import Control
 from services.callcore.state.model import Address, Call, Happening, Kind, Reason, State
 from services.callcore.store import Found, Store
-from shared import logs, subjects
+from shared import subjects
 from shared.clock import now_ms
 from shared.errors import CallNotFound, SignallingError
 from shared.ids import new_id
 from shared.nats.kv import Conflict
+from shared.observability import logs
 
 log = logs.get(__name__)
 

@@ -9,11 +9,12 @@ import math
 from typing import NamedTuple
 
 from services.callcore.state.model import NEVER_UNANSWERED, Call, State, Unanswered
-from shared import logs, subjects
+from shared import subjects
 from shared.clock import now_ms
 from shared.errors import RateLimited, Unavailable
-from shared.hits import Hits
 from shared.nats.kv import NOTHING, Bucket, Conflict, Entry
+from shared.observability import logs
+from shared.observability.limit_hits import Hits
 from shared.rates import Rate, milliseconds
 from shared.together import all_of
 

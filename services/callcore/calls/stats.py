@@ -3,7 +3,7 @@
 from collections import Counter
 
 from services.callcore.state.model import Call, Reason, State
-from shared.metrics import Histogram
+from shared.observability.metrics import Histogram
 
 RANG_BOUNDS = (1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 30.0, 45.0, 60.0, 120.0, 300.0)
 TALKED_BOUNDS = (1.0, 5.0, 15.0, 30.0, 60.0, 180.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0)

@@ -4,11 +4,12 @@ from typing import Protocol
 
 from services.callcore.notify.redelivery import Told
 from services.callcore.state.model import Address, Call, Outcome, Reason
-from shared import budget, logs, subjects
+from shared import budget, subjects
 from shared.contracts.client import Event
 from shared.contracts.events import CallEvent
 from shared.errors import Late
 from shared.events import Recorder
+from shared.observability import logs
 
 log = logs.get(__name__)
 

@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 from nats.aio.msg import Msg
 
-from shared import logs, subjects
+from shared import subjects
 from shared.errors import Unavailable
 from shared.mailbox import Postman
 from shared.nats.connection import Bus
+from shared.observability import logs
 
 log = logs.get(__name__)
 

@@ -7,9 +7,10 @@ taken them, unless that connection broke in between: then everybody is told to d
 import asyncio
 
 from services.callcore.relay.sequence_tracker import Ledger
-from shared import logs, subjects
+from shared import subjects
 from shared.errors import Unavailable
 from shared.nats.connection import Bus
+from shared.observability import logs
 
 log = logs.get(__name__)
 

@@ -21,13 +21,14 @@ from services.callcore.relay.sequence_tracker import Key, Ledger, Turn
 from services.callcore.relay.slow_path import Accept, Announcement, LongWay, Relay
 from services.callcore.state.model import Address, Call, State
 from services.callcore.store import Found, Store
-from shared import logs, subjects
+from shared import subjects
 from shared.contracts.client import Event
 from shared.contracts.relays import apart, without_first
 from shared.errors import RateLimited, SignallingError, Unavailable
-from shared.hits import Hits
 from shared.mailbox import Letter, Postman
 from shared.nats.connection import Bus, drain
+from shared.observability import logs
+from shared.observability.limit_hits import Hits
 from shared.rates import ByteRate, milliseconds
 from shared.subjects import Receipt, receipt_of
 

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from services.gateway.auth.jwks_client import Jwks
 from services.gateway.auth.jwt_verifier import Expired, OneKey, Refused, Verifier
 from services.gateway.auth.settings import AuthSettings, is_loopback
-from shared import logs
 from shared.clock import now_ms
 from shared.contracts.client import TOKEN_MAX
 from shared.errors import TokenExpired, Unauthorized, Unavailable
-from shared.seldom import Seldom
+from shared.observability import logs
+from shared.observability.log_throttle import Seldom
 
 log = logs.get(__name__)
 

@@ -8,9 +8,9 @@ import aiohttp
 import jwt
 
 from services.gateway.auth.jwt_verifier import Key, KeyUnusable, PublicKey
-from shared import logs
 from shared.errors import Unavailable
-from shared.seldom import Seldom
+from shared.observability import logs
+from shared.observability.log_throttle import Seldom
 
 log = logs.get(__name__)
 

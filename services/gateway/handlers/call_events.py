@@ -9,13 +9,13 @@ from services.gateway.clients.responder import Asked, Replies
 from services.gateway.protocol.ring_time import ms_left
 from services.gateway.sessions.background_retry import Errands
 from services.gateway.sessions.join import Admission
-from shared import traces
 from shared.clock import now_ms
 from shared.contracts import calls, client
 from shared.contracts.wire import Wire
 from shared.errors import BadRequest, CallNotFound, NotSent, Unavailable
 from shared.ids import new_id
-from shared.metrics import Histogram
+from shared.observability import traces
+from shared.observability.metrics import Histogram
 from shared.rpc import Client
 
 R = TypeVar("R", bound=Wire)

@@ -18,7 +18,6 @@ from services.gateway.protocol.validation import TooLarge, join_in, known, valid
 from services.gateway.relay.service import Relays
 from services.gateway.sessions.join import Admission
 from services.gateway.transport.socketio_server import Transport
-from shared import logs, traces
 from shared.contracts import client
 from shared.contracts.client import Event
 from shared.contracts.wire import Wire
@@ -33,9 +32,10 @@ from shared.errors import (
     Unauthorized,
     Unavailable,
 )
-from shared.hits import Hits
 from shared.ids import could_be_minted
-from shared.metrics import Histogram
+from shared.observability import logs, traces
+from shared.observability.limit_hits import Hits
+from shared.observability.metrics import Histogram
 
 log = logs.get(__name__)
 

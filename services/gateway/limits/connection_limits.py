@@ -9,7 +9,7 @@ from aiohttp import web
 
 from services.gateway.limits.unjoined_connections import Unjoined
 from shared.errors import RateLimited
-from shared.hits import Hits
+from shared.observability.limit_hits import Hits
 
 RETRY_AFTER_MS = 5000
 HOPS_MAX = 16

@@ -11,7 +11,7 @@ from enum import IntEnum
 from services.gateway.limits.settings import LimitSettings
 from shared.contracts.client import Event
 from shared.errors import RateLimited
-from shared.hits import Hits
+from shared.observability.limit_hits import Hits
 from shared.rates import ByteRate, Rate, milliseconds
 
 CALLS_COUNTED = 64

@@ -4,7 +4,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
-from shared.hits import Hits
+from shared.observability.limit_hits import Hits
 
 STRIKE_WINDOW_SECONDS = 60.0
 _TICK_SECONDS = 0.5

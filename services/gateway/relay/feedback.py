@@ -8,10 +8,11 @@ from nats.aio.msg import Msg
 from services.gateway.relay.ack_tracker import Answers
 from services.gateway.relay.publisher import Pump
 from services.gateway.relay.send_buffer import Outbox
-from shared import logs, subjects
+from shared import subjects
 from shared.contracts.relays import Acks
 from shared.errors import ReceiverNotFound, SignallingError
 from shared.nats.connection import Bus
+from shared.observability import logs
 
 log = logs.get(__name__)
 

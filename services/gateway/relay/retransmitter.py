@@ -9,10 +9,11 @@ from services.gateway.relay.publisher import Pump
 from services.gateway.relay.receive_order import Heard
 from services.gateway.relay.send_buffer import Outbox
 from services.gateway.relay.send_window import AGAIN_SECONDS, Flow
-from shared import logs, subjects
+from shared import subjects
 from shared.contracts.relays import Acks
 from shared.errors import Unavailable
 from shared.nats.connection import Bus
+from shared.observability import logs
 
 log = logs.get(__name__)
 

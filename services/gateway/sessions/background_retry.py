@@ -4,8 +4,8 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 
-from shared import logs
 from shared.errors import SignallingError, Unavailable
+from shared.observability import logs
 
 log = logs.get(__name__)
 

@@ -12,12 +12,13 @@ from services.gateway.protocol.ring_time import RINGING
 from services.gateway.relay.receive_order import Heard
 from services.gateway.sessions.resume import Arrival, Missed, Recoveries, Recovery
 from services.gateway.transport.socketio_server import Transport
-from shared import logs, subjects, traces
+from shared import subjects
 from shared.contracts import client
 from shared.contracts.client import Event
 from shared.contracts.relays import LINE
 from shared.mailbox import call_of, seq_of
 from shared.nats.connection import Bus
+from shared.observability import logs, traces
 
 log = logs.get(__name__)
 

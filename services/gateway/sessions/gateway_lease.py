@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable
 
 from services.gateway.clients.registry import Registry, Socket
 from services.gateway.sessions.background_retry import Errands
-from shared import logs
 from shared.contracts.presence import (
     RENEW_SECONDS,
     ReassertReply,
@@ -16,6 +15,7 @@ from shared.contracts.presence import (
 )
 from shared.errors import SignallingError
 from shared.ids import new_id
+from shared.observability import logs
 from shared.rpc import Client
 
 log = logs.get(__name__)

@@ -20,7 +20,6 @@ from services.gateway.sessions.delivery import Outbound
 from services.gateway.sessions.join_batcher import Company
 from services.gateway.sessions.resume import Recoveries, joined_seq
 from services.gateway.transport.socketio_server import Transport
-from shared import logs
 from shared.contracts import calls, client, presence
 from shared.contracts.client import Event
 from shared.contracts.rpc import Done
@@ -35,6 +34,7 @@ from shared.errors import (
     Unavailable,
 )
 from shared.ids import new_id
+from shared.observability import logs
 from shared.rpc import Client
 
 log = logs.get(__name__)

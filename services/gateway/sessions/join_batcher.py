@@ -5,9 +5,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from shared import traces
 from shared.contracts.presence import AlsoJoined, JoinReply, JoinRequest, JoinsReply, JoinsRequest
 from shared.errors import FirstRefused, JoinAlone, NotSent, SignallingError, Unavailable
+from shared.observability import traces
 from shared.rpc import Client
 
 COMPANY_MAX = 31

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from shared import logs
+from shared.observability import logs
 
 log = logs.get(__name__)
 

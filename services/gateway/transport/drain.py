@@ -7,8 +7,8 @@ import random
 from services.gateway.clients.responder import dumps
 from services.gateway.transport.socketio_server import Transport
 from services.gateway.websocket.connection import LAST_WORDS_SECONDS
-from shared import logs
 from shared.contracts.client import Draining, Event
+from shared.observability import logs
 
 log = logs.get(__name__)
 

@@ -17,7 +17,7 @@ from services.gateway.limits.lifo_gate import Doorway
 from services.gateway.protocol import packets
 from services.gateway.protocol.packets import Malformed
 from services.gateway.transport.host_check import HostAllowed
-from shared import logs
+from shared.observability import logs
 
 log = logs.get(__name__)
 

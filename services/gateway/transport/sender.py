@@ -10,9 +10,9 @@ from services.gateway.protocol.ring_time import with_ms_left
 from services.gateway.transport.closer import Closing
 from services.gateway.websocket.connection import WebSocket
 from services.gateway.websocket.send_queue import Outgoing
-from shared import logs
 from shared.clock import now_ms
-from shared.hits import Hits
+from shared.observability import logs
+from shared.observability.limit_hits import Hits
 
 log = logs.get(__name__)
 

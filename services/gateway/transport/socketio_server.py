@@ -23,8 +23,8 @@ from services.gateway.transport.sender import Sending
 from services.gateway.websocket.connection import WebSocket
 from services.gateway.websocket.framing import Writing
 from services.gateway.websocket.send_queue import Outgoing
-from shared import logs
-from shared.hits import Hits
+from shared.observability import logs
+from shared.observability.limit_hits import Hits
 
 log = logs.get(__name__)
 

@@ -18,7 +18,7 @@ from services.gateway.websocket.handshake import Handshake
 from services.gateway.websocket.read_queue import Broken
 from services.gateway.websocket.reader import Intake, Server, Work
 from services.gateway.websocket.writer import UNWRITTEN_BYTES, Stage
-from shared import logs
+from shared.observability import logs
 
 log = logs.get(__name__)
 

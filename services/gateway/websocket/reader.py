@@ -12,7 +12,7 @@ from services.gateway.websocket.framing import Writing
 from services.gateway.websocket.heartbeat import Heartbeat
 from services.gateway.websocket.read_queue import Broken, Frames
 from services.gateway.websocket.writer import Stage
-from shared import logs
+from shared.observability import logs
 
 if TYPE_CHECKING:
     from services.gateway.websocket.connection import WebSocket

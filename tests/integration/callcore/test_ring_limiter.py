@@ -10,9 +10,9 @@ from services.callcore.state.model import NEVER_UNANSWERED, Address, Call, Reaso
 from shared import subjects
 from shared.clock import now_ms
 from shared.errors import RateLimited
-from shared.hits import Hits
 from shared.nats.connection import Bus
 from shared.nats.kv import Bucket
+from shared.observability.limit_hits import Hits
 from shared.rates import Rate
 
 MANY = Rate(1000, 60)

@@ -17,8 +17,8 @@ from services.gateway.transport import http_server
 from services.gateway.websocket import heartbeat
 from shared import subjects
 from shared.clock import now_ms
-from shared.hits import Hits
 from shared.nats.connection import Bus
+from shared.observability.limit_hits import Hits
 from tests.integration.gateway.conftest import GATEWAY, Connect, Services, Start
 from tests.integration.gateway.test_garbage import Polling
 

@@ -16,8 +16,8 @@ from aiohttp.web_protocol import RequestHandler
 from engineio.async_socket import AsyncSocket
 
 from shared import subjects
-from shared.hits import Hits
 from shared.nats.connection import Bus
+from shared.observability.limit_hits import Hits
 from tests.integration.gateway.conftest import GATEWAY, Connect, Services, Start
 
 REQUEST = (

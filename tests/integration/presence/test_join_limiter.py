@@ -9,9 +9,9 @@ from services.presence import join_limiter
 from services.presence.join_limiter import FREE, JoinLimiter
 from shared import subjects
 from shared.errors import RateLimited
-from shared.hits import Hits
 from shared.nats.connection import Bus
 from shared.nats.kv import NOTHING, Bucket
+from shared.observability.limit_hits import Hits
 from shared.rates import Rate
 from tests.integration.presence.conftest import Gateway, Start
 

@@ -15,7 +15,7 @@ from services.gateway.protocol import packets
 from services.gateway.protocol.packets import Malformed
 from services.gateway.settings import Settings
 from shared.errors import RateLimited
-from shared.hits import Hits
+from shared.observability.limit_hits import Hits
 from shared.rates import Rate
 
 

@@ -6,7 +6,7 @@ import logging
 import pytest
 import structlog
 
-from shared import logs
+from shared.observability import logs
 
 
 @pytest.mark.parametrize("form", ["json", "console"])

@@ -10,8 +10,17 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from shared import lag, metrics
-from shared.metrics import Histogram, Kind, Metric, counter, gauge, histogram, registry_of, with_zeros
+from shared.observability import loop_lag, metrics
+from shared.observability.metrics import (
+    Histogram,
+    Kind,
+    Metric,
+    counter,
+    gauge,
+    histogram,
+    registry_of,
+    with_zeros,
+)
 from signalling import dashboard
 
 ROOT = Path(__file__).parents[3]
@@ -70,7 +79,7 @@ def test_metrics_are_read_when_they_are_asked_for() -> None:
 
 
 async def test_a_loop_that_is_held_up_shows() -> None:
-    late = lag.Lag()
+    late = loop_lag.Lag()
     late.start()
     await asyncio.sleep(0.25)
     assert late.late.count == 2

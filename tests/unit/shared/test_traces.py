@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import structlog.testing
 
-from shared import traces
 from shared.errors import CallNotFound, Unavailable
 from shared.ids import could_be_minted, new_id
-from shared.tracing import BATCH_MAX, SPANS_MAX, Tracing, _family
+from shared.observability import traces
+from shared.observability.otel_tracing import BATCH_MAX, SPANS_MAX, Tracing, _family
 from tests.support.collector import Collector, collecting
 
 SERVICES = ("gateway", "callcore", "presence")

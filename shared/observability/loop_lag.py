@@ -2,7 +2,7 @@
 
 import asyncio
 
-from shared.metrics import Histogram
+from shared.observability.metrics import Histogram
 
 EVERY_SECONDS = 0.1
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)

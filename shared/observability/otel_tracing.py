@@ -1,4 +1,4 @@
-"""Spans and their way through NATS. Imported only where traces are on; everybody else asks :mod:`shared.traces`.
+"""Spans and their way through NATS. Imported only where traces are on; everybody else asks :mod:`shared.observability.traces`.
 
 A root is an event of a client (or something that happens to a call by itself). Whatever is done because of it and
 awaits an answer over NATS is a span below it, in whichever service. It is handed on in the header ``traceparent`` of
@@ -32,9 +32,10 @@ from opentelemetry.sdk.trace.sampling import Decision, ParentBased, TraceIdRatio
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.util.types import AttributeValue
 
-from shared import logs, subjects
+from shared import subjects
 from shared.errors import SignallingError
-from shared.traces import trace_of
+from shared.observability import logs
+from shared.observability.traces import trace_of
 
 log = logs.get(__name__)
 

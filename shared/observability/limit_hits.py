@@ -2,8 +2,8 @@
 
 from collections import Counter
 
-from shared import logs
-from shared.seldom import Seldom
+from shared.observability import logs
+from shared.observability.log_throttle import Seldom
 
 log = logs.get(__name__)
 

@@ -1,7 +1,7 @@
 """Traces: what one event of a client sets off in all services, as spans of OpenTelemetry.
 
 Off unless ``TRACES_ENDPOINT`` is set. Then :data:`active` is ``None``, nothing of OpenTelemetry is imported, and one
-look at :data:`active` is all that a message costs. Where it is set, see :mod:`shared.tracing`.
+look at :data:`active` is all that a message costs. Where it is set, see :mod:`shared.observability.otel_tracing`.
 
 The trace of a call has the call's id, so that whoever knows the one can look up the other, and services agree about
 what is sampled without telling each other (``docs/adr/0015-a-trace-for-each-call.md``).
@@ -12,7 +12,7 @@ from base64 import urlsafe_b64decode
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from shared.tracing import Tracing
+    from shared.observability.otel_tracing import Tracing
 
 active: "Tracing | None" = None
 """What makes spans in this process; ``None`` while traces are off."""
@@ -21,7 +21,7 @@ active: "Tracing | None" = None
 def switch_on(endpoint: str, ratio: float, service: str, instance: str, version: str) -> None:
     """Send spans to ``endpoint`` (OTLP over HTTP), of so many of all calls and other events: ``ratio``, 0 to 1."""
     global active
-    from shared.tracing import Tracing  # not before: it takes time and memory
+    from shared.observability.otel_tracing import Tracing  # not before: it takes time and memory
 
     active = Tracing(endpoint, ratio, service, instance, version)
 

@@ -9,7 +9,7 @@ from typing import Literal
 import structlog
 import structlog.tracebacks
 
-from shared.printable import printable
+from shared.observability.escaping import printable
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
