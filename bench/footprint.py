@@ -27,7 +27,7 @@ from bench.payloads import description
 from bench.servers import BenchError, Counts
 from shared import subjects
 from shared.ids import new_id
-from shared.members import owner_of
+from shared.messaging.membership import owner_of
 from shared.nats import streams
 from shared.nats.connection import Bus
 from shared.nats.kv import Bucket

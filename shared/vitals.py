@@ -5,15 +5,15 @@ from collections.abc import Callable, Iterable
 from itertools import chain
 
 from shared import subjects
-from shared.deadlines import Deadlines
-from shared.events import Recorder
+from shared.messaging.event_log import Recorder
+from shared.messaging.rpc import Client, Server
+from shared.messaging.timers import Deadlines
 from shared.nats.client import RECONNECT, TASKS
 from shared.nats.connection import Bus
 from shared.nats.kv import Bucket
 from shared.observability.limit_hits import Hits
 from shared.observability.loop_lag import Lag
 from shared.observability.metrics import Reads, counter, gauge, histogram, with_zeros
-from shared.rpc import Client, Server
 from shared.runner import distribution_version
 
 INFO = gauge(

@@ -17,18 +17,19 @@ from services.callcore.relay.relay_router import Lanes
 from services.callcore.settings import Settings
 from services.callcore.state.model import Call
 from services.callcore.store import Store
-from shared import health, rpc, subjects, vitals
-from shared.deadlines import Deadlines, cancel_deadline, set_deadline
-from shared.events import Recorder
-from shared.mailbox import Postman
-from shared.members import Beacon, Members
+from shared import health, subjects, vitals
+from shared.messaging import rpc
+from shared.messaging.event_log import Recorder
+from shared.messaging.mailbox import Postman
+from shared.messaging.membership import Beacon, Members
+from shared.messaging.policy_client import Policy
+from shared.messaging.timers import Deadlines, cancel_deadline, set_deadline
 from shared.nats import streams
 from shared.nats.connection import Bus
 from shared.nats.kv import Bucket
 from shared.observability.limit_hits import Hits
 from shared.observability.loop_lag import Lag
 from shared.observability.metrics import registry_of, serve
-from shared.policy import Policy
 from shared.rates import ByteRate
 from shared.runner import distribution_version
 

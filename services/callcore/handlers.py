@@ -22,7 +22,7 @@ from shared.contracts.calls import (
 )
 from shared.contracts.rpc import Done
 from shared.errors import CallNotFound, ReceiverNotFound
-from shared.rpc import Server
+from shared.messaging.rpc import Server
 
 
 class Handlers:

@@ -4,8 +4,8 @@ from services.callcore.calls.call_service import Control
 from services.callcore.calls.reconciler import Sweep
 from services.callcore.calls.stats import REASONS
 from services.callcore.relay.relay_router import Lanes
+from shared.messaging.policy_client import Policy
 from shared.observability.metrics import Reads, counter, gauge, histogram, with_zeros
-from shared.policy import Policy
 
 PLACED = counter("signalling_calls_placed_total", "Calls that came about, that is, began to ring.", "type")
 ACCEPTED = counter("signalling_calls_accepted_total", "Calls that were answered.")

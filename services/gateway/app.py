@@ -35,7 +35,8 @@ from services.gateway.transport.origin_check import OriginAllowed, cors, origin_
 from services.gateway.transport.socketio_server import PATH, Transport
 from shared import health, subjects, vitals
 from shared.clock import now_ms
-from shared.members import Beacon, Members
+from shared.messaging.membership import Beacon, Members
+from shared.messaging.rpc import Client
 from shared.nats import storage_full
 from shared.nats.connection import Bus
 from shared.nats.hang_detector import Pulse
@@ -43,7 +44,6 @@ from shared.observability import logs
 from shared.observability.limit_hits import Hits
 from shared.observability.loop_lag import Lag
 from shared.observability.metrics import registry_of, serve
-from shared.rpc import Client
 from shared.runner import distribution_version
 
 log = logs.get(__name__)

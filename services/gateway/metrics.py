@@ -13,7 +13,7 @@ from services.gateway.sessions.gateway_lease import Lease
 from services.gateway.sessions.join import Admission
 from services.gateway.sessions.resume import Recoveries
 from services.gateway.transport.socketio_server import Transport
-from shared.members import Members
+from shared.messaging.membership import Members
 from shared.observability.metrics import Reads, counter, gauge, histogram, with_zeros
 
 CONNECTIONS = gauge("signalling_connections", "Connections of clients, by transport.", "transport")

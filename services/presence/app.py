@@ -14,17 +14,18 @@ from services.presence.model import Policy
 from services.presence.notifier import Teller
 from services.presence.settings import Settings
 from services.presence.store import Store
-from shared import budget, health, rpc, subjects, vitals
-from shared.deadlines import Deadlines
-from shared.events import Recorder
-from shared.members import Beacon
+from shared import health, subjects, vitals
+from shared.messaging import rpc, time_budget
+from shared.messaging.event_log import Recorder
+from shared.messaging.membership import Beacon
+from shared.messaging.policy_client import Policy as Contacts
+from shared.messaging.timers import Deadlines
 from shared.nats import streams
 from shared.nats.connection import Bus
 from shared.nats.kv import Bucket
 from shared.observability.limit_hits import Hits
 from shared.observability.loop_lag import Lag
 from shared.observability.metrics import registry_of, serve
-from shared.policy import Policy as Contacts
 from shared.runner import distribution_version
 
 SERVICE = "presence"
@@ -40,7 +41,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         await storage.start()
         recorder = Recorder(bus)
         # Two tries of call control must fit in the time that a gateway waits for one try of presence.
-        calls = rpc.Client(bus, timeout=budget.INNER * settings.request_timeout_seconds)
+        calls = rpc.Client(bus, timeout=time_budget.INNER * settings.request_timeout_seconds)
         store, policy = Store(bus), _policy(settings)
         teller = Teller(bus, recorder, calls, store.concerned)
         graces = Graces(bus, store, teller, policy)

@@ -9,7 +9,7 @@ from shared import subjects
 from shared.clock import now_ms
 from shared.contracts.presence import Session
 from shared.contracts.wire import Reason
-from shared.deadlines import set_deadline
+from shared.messaging.timers import set_deadline
 from shared.nats.connection import Bus
 from shared.nats.pending_requests import Asking
 from shared.observability import logs

@@ -6,7 +6,6 @@ from services.presence.join_service import Joins
 from services.presence.leases import Leases
 from services.presence.notifier import Teller
 from services.presence.store import Store
-from shared import budget
 from shared.clock import now_ms
 from shared.contracts.client import Status
 from shared.contracts.presence import (
@@ -23,10 +22,11 @@ from shared.contracts.presence import (
     StatusRequest,
 )
 from shared.contracts.rpc import Done
+from shared.messaging import time_budget
+from shared.messaging.policy_client import TIMEOUT_SECONDS as POLICY_SECONDS
+from shared.messaging.policy_client import Policy as Contacts
+from shared.messaging.rpc import Server
 from shared.observability import logs
-from shared.policy import TIMEOUT_SECONDS as POLICY_SECONDS
-from shared.policy import Policy as Contacts
-from shared.rpc import Server
 from shared.together import all_of
 
 log = logs.get(__name__)
@@ -131,5 +131,5 @@ class Handlers:
         """Whether the asker may know. All know of themselves."""
         if request.asker == request.user:
             return True
-        within = budget.share(request.expires_at, POLICY_SECONDS)
+        within = time_budget.share(request.expires_at, POLICY_SECONDS)
         return await self._contacts.may_see(request.asker, request.user, within=within)

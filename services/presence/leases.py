@@ -12,8 +12,8 @@ from services.presence.store import Store
 from shared import subjects
 from shared.clock import now_ms
 from shared.contracts.presence import LEASE_SECONDS, Lease
-from shared.deadlines import set_deadline
 from shared.errors import SignallingError, Unavailable
+from shared.messaging.timers import set_deadline
 from shared.nats.connection import Bus
 from shared.observability import logs
 

@@ -4,8 +4,8 @@ from services.presence.grace_periods import Graces
 from services.presence.leases import Leases
 from services.presence.notifier import Teller
 from shared.clock import now_ms
+from shared.messaging.policy_client import Policy
 from shared.observability.metrics import Reads, counter, gauge, with_zeros
-from shared.policy import Policy
 
 IN_GRACE = gauge(
     "signalling_sessions_in_grace",

@@ -4,16 +4,17 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from services.presence.model import Joined
-from shared import budget, subjects
+from shared import subjects
 from shared.clock import now_ms
 from shared.contracts.calls import LeftRequest
 from shared.contracts.events import UserEvent
 from shared.contracts.presence import Session
 from shared.contracts.rpc import Done
-from shared.events import Recorder
+from shared.messaging import time_budget
+from shared.messaging.event_log import Recorder
+from shared.messaging.rpc import Client
 from shared.nats.connection import Bus
 from shared.observability import logs
-from shared.rpc import Client
 
 log = logs.get(__name__)
 
@@ -77,7 +78,7 @@ class Teller:
             request = LeftRequest(
                 request_id=cause, user=user, session=session, gateway=gateway, reason=reason, call=call
             )
-            timeout = budget.share(expires_at, self._calls.timeout)
+            timeout = time_budget.share(expires_at, self._calls.timeout)
             await self._calls.ask("calls", "left", request, Done, timeout=timeout)
 
     def _record(self, user: str, what: str, session: str, gateway: str, socket: str) -> None:

@@ -15,7 +15,7 @@ class Request(Wire):
     """Base of all requests. ``attempt``: 2 when it is tried again.
 
     ``expires_at``: when the asker stops waiting, in milliseconds since the epoch. ``left_ms``: how long that is, from
-    when it was sent on. See :mod:`shared.budget`.
+    when it was sent on. See :mod:`shared.messaging.time_budget`.
     """
 
     request_id: Annotated[str, Field(min_length=1, max_length=64)]

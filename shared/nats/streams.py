@@ -75,7 +75,7 @@ async def ensure_deliver(bus: Bus, *, replicas: int, max_age_seconds: int, max_m
             "max_age": max_age_seconds * SECOND_NS,
             "max_bytes": max_mb * MB,
             # Of one event to one session at one gateway: a flood evicts what is its own session's, and shows
-            # (shared/mailbox.py).
+            # (shared/messaging/mailbox.py).
             "max_msgs_per_subject": MAILBOX_MAX,
             "discard": "old",
             "allow_direct": True,

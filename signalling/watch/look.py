@@ -15,9 +15,9 @@ from shared.contracts.liveness import Beat
 from shared.contracts.presence import CountReply, CountRequest
 from shared.errors import Unavailable
 from shared.ids import new_id
-from shared.members import SILENT_SECONDS
+from shared.messaging.membership import SILENT_SECONDS
+from shared.messaging.rpc import Client
 from shared.nats.connection import Bus
-from shared.rpc import Client
 from signalling.watch import stored
 from signalling.watch.view import Instance, LiveCall, Nats, Stored, View
 

@@ -20,7 +20,7 @@ _MODULES = {
     "leaves": "services.presence.handlers",
     "presence": "services.presence.store",
     "announcer": "services.presence.notifier",
-    "budget": "shared.budget",
+    "budget": "shared.messaging.time_budget",
 }
 
 

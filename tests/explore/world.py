@@ -17,8 +17,8 @@ from services.presence.model import Policy as Sessionpolicy
 from shared.contracts.calls import Hold
 from shared.contracts.presence import Session, Sessions
 from shared.errors import SignallingError
+from shared.messaging.policy_client import Policy
 from shared.nats.kv import Entry
-from shared.policy import Policy
 from tests.explore.code import Change, load
 from tests.explore.explorer import Footprint, Step
 from tests.explore.loop import ACTOR, Operation, SteppedBucket, SteppedLoop

@@ -16,7 +16,7 @@ from shared.contracts.relays import stamp, stamped
 from shared.contracts.wire import Wire
 from shared.errors import SignallingError
 from shared.ids import decode, encode
-from shared.mailbox import seq_of
+from shared.messaging.mailbox import seq_of
 
 CALL = "abcdefghijklmnopqrstuv"
 """The call of a relay that does not name one."""

@@ -11,13 +11,13 @@ from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from services.callcore.state.model import Address, Call, Happening, Kind, Outcome
-from shared import budget
 from shared.contracts.calls import InitiateReply, InitiateRequest
 from shared.contracts.rpc import Request
 from shared.contracts.wire import CallId, Wire
 from shared.errors import Unavailable
+from shared.messaging import time_budget
+from shared.messaging.rpc import Client
 from shared.observability import logs
-from shared.rpc import Client
 
 log = logs.get(__name__)
 
@@ -114,5 +114,5 @@ class Charge:
 
     async def _ask(self, there: str, verb: str, request: Request, reply: type[R], expires_at: int) -> R:
         # What nobody waits for must not wait long either: a line of relays, or the next deadline, is behind it.
-        timeout = budget.share(expires_at, budget.INNER * self._client.timeout)
+        timeout = time_budget.share(expires_at, time_budget.INNER * self._client.timeout)
         return await self._client.ask(SERVICE, verb, request, reply, at=there, timeout=timeout)

@@ -9,9 +9,9 @@ from services.callcore.notify.notifier import Teller
 from services.callcore.state import actions, machine
 from services.callcore.state.model import Call, Happening, Kind, Outcome, State
 from services.callcore.store import TRIES, Found, Store
-from shared import budget
 from shared.clock import now_ms
 from shared.errors import CallNotFound, Late, SignallingError, Unavailable
+from shared.messaging import time_budget
 from shared.nats.kv import Conflict
 from shared.observability import logs, traces
 
@@ -124,7 +124,7 @@ class Control:
         self, outcome: Outcome, was: Found, happening: Happening, expires_at: int, initiated: bool
     ) -> Outcome:
         """Store what becomes of a call that still is what it ``was``, and tell everybody. Raises :class:`Conflict`."""
-        if budget.is_over(expires_at):
+        if time_budget.is_over(expires_at):
             raise Late
         revision = await self._store.update(outcome.call, was.revision)
         self.counts.turned(was.call.state, outcome.call)

@@ -8,7 +8,7 @@ from services.callcore.notify.notifier import Teller
 from services.callcore.state import actions
 from services.callcore.state.model import Address, Call, Happening, Kind, Reason, State, Unanswered
 from services.callcore.store import TRIES, Held, SetDeadline, Store
-from shared import budget, subjects
+from shared import subjects
 from shared.clock import now_ms
 from shared.contracts.calls import Hold, InitiateRequest
 from shared.errors import (
@@ -22,11 +22,12 @@ from shared.errors import (
     UserNotFound,
     UserUnavailable,
 )
+from shared.messaging import time_budget
+from shared.messaging.policy_client import TIMEOUT_SECONDS as POLICY_SECONDS
+from shared.messaging.policy_client import Policy
+from shared.messaging.rpc import TRIES as TRIES_OF_A_REQUEST
 from shared.nats.kv import Conflict
 from shared.observability import logs
-from shared.policy import TIMEOUT_SECONDS as POLICY_SECONDS
-from shared.policy import Policy
-from shared.rpc import TRIES as TRIES_OF_A_REQUEST
 from shared.together import all_of, together
 
 log = logs.get(__name__)
@@ -90,7 +91,7 @@ class Placing:
                 if allowed is None:
                     # Asked about users that are not there, too: a refusal takes as long as they do.
                     allowed = await self._policy.may_call(
-                        request.user, request.to, within=budget.share(request.expires_at, POLICY_SECONDS)
+                        request.user, request.to, within=time_budget.share(request.expires_at, POLICY_SECONDS)
                     )
                 if not (allowed and sessions):
                     # Any replica was asked, and may not have heard of somebody who has just joined.
@@ -307,6 +308,6 @@ def _not_abandoned(call: Call) -> None:
 
 def _in_time(request: InitiateRequest) -> None:
     """Stop a try that was overtaken: after ``expires_at`` the same request is being done elsewhere."""
-    if budget.is_over(request.expires_at):
+    if time_budget.is_over(request.expires_at):
         log.warning("initiate stopped: out of time", call=request.call)
         raise Late

@@ -4,11 +4,12 @@ from typing import Protocol
 
 from services.callcore.notify.redelivery import Told
 from services.callcore.state.model import Address, Call, Outcome, Reason
-from shared import budget, subjects
+from shared import subjects
 from shared.contracts.client import Event
 from shared.contracts.events import CallEvent
 from shared.errors import Late
-from shared.events import Recorder
+from shared.messaging import time_budget
+from shared.messaging.event_log import Recorder
 from shared.observability import logs
 
 log = logs.get(__name__)
@@ -39,7 +40,7 @@ class Teller:
         ``expires_at``: when the asker stops waiting (ms, 0 for never). Raises :class:`Late` after that, and tells
         nobody: the asker asks elsewhere, and everybody is told from there. So what is answered has been told.
         """
-        if budget.is_over(expires_at):
+        if time_budget.is_over(expires_at):
             log.warning("done too late to tell", call=outcome.call.call)
             raise Late
         call = outcome.call

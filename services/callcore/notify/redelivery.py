@@ -14,7 +14,7 @@ from nats.aio.msg import Msg
 
 from shared import subjects
 from shared.errors import Unavailable
-from shared.mailbox import Postman
+from shared.messaging.mailbox import Postman
 from shared.nats.connection import Bus
 from shared.observability import logs
 

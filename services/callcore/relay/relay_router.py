@@ -25,7 +25,7 @@ from shared import subjects
 from shared.contracts.client import Event
 from shared.contracts.relays import apart, without_first
 from shared.errors import RateLimited, SignallingError, Unavailable
-from shared.mailbox import Letter, Postman
+from shared.messaging.mailbox import Letter, Postman
 from shared.nats.connection import Bus, drain
 from shared.observability import logs
 from shared.observability.limit_hits import Hits

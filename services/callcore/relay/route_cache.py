@@ -9,7 +9,7 @@ from services.callcore.state import machine
 from services.callcore.state.model import Address, Call, Happening, Kind, State
 from shared.errors import SignallingError
 from shared.ids import decode, encode
-from shared.mailbox import Letter
+from shared.messaging.mailbox import Letter
 
 LANES_MAX = 50_000
 """Calls that are known; those heard of longest ago are forgotten first, and read again when they are needed."""

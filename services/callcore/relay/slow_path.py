@@ -17,13 +17,13 @@ from services.callcore.relay.sequence_tracker import Ledger, Turn
 from services.callcore.state import machine
 from services.callcore.state.model import RELAY_KINDS, Address, Call, Happening, Kind, Outcome, State
 from services.callcore.store import Store
-from shared import mailbox
 from shared.contracts.client import RELAYED, Event
 from shared.contracts.relays import stamped
 from shared.contracts.wire import Wire
 from shared.errors import CallNotFound, ReceiverNotFound, SignallingError, Unavailable
 from shared.ids import decode, encode
-from shared.mailbox import Letter, Postman
+from shared.messaging import mailbox
+from shared.messaging.mailbox import Letter, Postman
 from shared.nats.connection import Bus
 from shared.observability import logs, traces
 from shared.subjects import Receipt

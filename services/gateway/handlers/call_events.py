@@ -14,9 +14,9 @@ from shared.contracts import calls, client
 from shared.contracts.wire import Wire
 from shared.errors import BadRequest, CallNotFound, NotSent, Unavailable
 from shared.ids import new_id
+from shared.messaging.rpc import Client
 from shared.observability import traces
 from shared.observability.metrics import Histogram
-from shared.rpc import Client
 
 R = TypeVar("R", bound=Wire)
 

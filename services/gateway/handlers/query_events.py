@@ -9,7 +9,7 @@ from shared.contracts import client, presence
 from shared.contracts.client import Event
 from shared.contracts.wire import Wire
 from shared.ids import new_id
-from shared.rpc import Client
+from shared.messaging.rpc import Client
 
 
 class Questions:

@@ -6,7 +6,7 @@ from services.gateway.relay.batch import Bundle
 from services.gateway.relay.send_window import Flow, Sent
 from shared import subjects
 from shared.errors import Unavailable
-from shared.members import Members
+from shared.messaging.membership import Members
 from shared.nats.connection import Bus
 
 CALLCORE = "callcore"

@@ -4,7 +4,7 @@ from services.gateway.clients.registry import Socket
 from shared import subjects
 from shared.contracts.client import RELAYED
 from shared.contracts.relays import stamped
-from shared.mailbox import seq_of
+from shared.messaging.mailbox import seq_of
 
 SENDERS_MAX = 16
 MISSED_MAX = 1_024

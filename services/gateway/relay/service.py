@@ -26,9 +26,9 @@ from shared.contracts.client import RELAYED, Event, Relayed
 from shared.contracts.relays import stamp
 from shared.errors import Unavailable
 from shared.ids import encode, new_id
-from shared.members import Members
+from shared.messaging.membership import Members
+from shared.messaging.rpc import Client
 from shared.nats.connection import Bus
-from shared.rpc import Client
 
 _CROWDED_SECONDS = 0.01
 _STOP_LOOK_SECONDS = 0.02

@@ -16,7 +16,7 @@ from shared import subjects
 from shared.contracts import client
 from shared.contracts.client import Event
 from shared.contracts.relays import LINE
-from shared.mailbox import call_of, seq_of
+from shared.messaging.mailbox import call_of, seq_of
 from shared.nats.connection import Bus
 from shared.observability import logs, traces
 

@@ -15,8 +15,8 @@ from shared.contracts.presence import (
 )
 from shared.errors import SignallingError
 from shared.ids import new_id
+from shared.messaging.rpc import Client
 from shared.observability import logs
-from shared.rpc import Client
 
 log = logs.get(__name__)
 

@@ -34,8 +34,8 @@ from shared.errors import (
     Unavailable,
 )
 from shared.ids import new_id
+from shared.messaging.rpc import Client
 from shared.observability import logs
-from shared.rpc import Client
 
 log = logs.get(__name__)
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from shared.contracts.presence import AlsoJoined, JoinReply, JoinRequest, JoinsReply, JoinsRequest
 from shared.errors import FirstRefused, JoinAlone, NotSent, SignallingError, Unavailable
+from shared.messaging.rpc import Client
 from shared.observability import traces
-from shared.rpc import Client
 
 COMPANY_MAX = 31
 """How many come along with the first: what is lost with one request, and what presence does in one turn, is bounded."""
@@ -24,7 +24,7 @@ class Company:
         self._gathering: list[tuple[JoinRequest, _Told]] | None = None
 
     async def join(self, request: JoinsRequest) -> JoinReply:
-        """What presence says. Raises what :meth:`shared.rpc.Client.ask` does.
+        """What presence says. Raises what :meth:`shared.messaging.rpc.Client.ask` does.
 
         Who resumes goes alone, because that may take presence longer; so does who is traced.
         """

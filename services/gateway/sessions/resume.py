@@ -15,11 +15,12 @@ from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
 from services.gateway.protocol.ring_time import RINGING
-from shared import mailbox, subjects
+from shared import subjects
 from shared.clock import now_ms, now_seq
 from shared.contracts.client import RELAYED
 from shared.errors import Unavailable
-from shared.mailbox import READ_MAX, Letter, NotStored, Reach, seq_of
+from shared.messaging import mailbox
+from shared.messaging.mailbox import READ_MAX, Letter, NotStored, Reach, seq_of
 from shared.nats.connection import Bus, drain
 from shared.nats.fast_parser import DirectHandler
 from shared.observability import logs

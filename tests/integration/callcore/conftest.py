@@ -26,10 +26,10 @@ from shared.contracts.presence import Session, Sessions
 from shared.contracts.relays import LINE
 from shared.contracts.rpc import Done
 from shared.ids import encode, new_id
-from shared.members import Members
+from shared.messaging.membership import Members
+from shared.messaging.rpc import Client
 from shared.nats.connection import Bus
 from shared.nats.kv import Bucket
-from shared.rpc import Client
 
 GATEWAY = "gw1"
 

@@ -11,8 +11,8 @@ from shared.clock import now_ms
 from shared.contracts.calls import Hold
 from shared.contracts.presence import Session
 from shared.errors import CallNotFound, Unavailable, UserNotFound
+from shared.messaging.rpc import Client
 from shared.nats.kv import ABSENT
-from shared.rpc import Client
 from tests.integration.callcore.conftest import Start, World
 
 TRY_SECONDS = 0.5
@@ -97,7 +97,7 @@ async def test_the_last_try_gives_up_what_an_earlier_one_took(
     with pytest.raises(Unavailable):
         await hasty.initiate("ann-phone", "bob", call="c1")
     assert await hasty.held("ann"), "another try may be at it"
-    monkeypatch.setattr("shared.rpc.TRIES", 1)
+    monkeypatch.setattr("shared.messaging.rpc.TRIES", 1)
     ask = hasty.client._bus.request
 
     async def as_the_last(subject: str, payload: bytes, **more: Any) -> Any:

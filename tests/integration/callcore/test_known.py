@@ -11,8 +11,8 @@ from services.callcore.state.model import Address, Call, Happening, Kind, State
 from services.callcore.store import Found, Store
 from shared import subjects
 from shared.errors import CallNotFound, InvalidState
-from shared.events import Recorder
-from shared.mailbox import Postman
+from shared.messaging.event_log import Recorder
+from shared.messaging.mailbox import Postman
 from shared.nats.connection import Bus
 from shared.nats.kv import Bucket
 from tests.integration.callcore.conftest import Start, World

@@ -10,10 +10,11 @@ from nats.aio.msg import Msg
 
 from services.callcore.relay import relay_router, route_cache
 from services.callcore.store import Store
-from shared import mailbox, subjects
+from shared import subjects
 from shared.contracts.relays import LINE, Acks, stamp
 from shared.errors import Unavailable
 from shared.ids import encode
+from shared.messaging import mailbox
 from shared.nats import streams
 from signalling.nats_server import EmbeddedNats
 from tests.integration.callcore.conftest import GATEWAY, Start, World

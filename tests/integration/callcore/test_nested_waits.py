@@ -27,8 +27,8 @@ from shared.contracts.liveness import Beat
 from shared.contracts.rpc import Done
 from shared.errors import Unavailable
 from shared.ids import new_id
+from shared.messaging.rpc import Client, Server
 from shared.nats.connection import Bus
-from shared.rpc import Client, Server
 from tests.integration.callcore.conftest import GATEWAY, Start, World
 
 LATE = (0.0, 0.3, 0.75, 0.79, 0.81, 0.9, 1.2, 1.6, 1.9, 1.95, 1.98, 2.0, 2.02, 2.05, 2.5)

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from shared import policy
 from shared.errors import AlreadyInCall, SignallingError, Unavailable, UserNotFound
+from shared.messaging import policy_client
 from shared.nats.connection import Bus
 from tests.integration.callcore.conftest import Start, World
 from tests.support.policy import PolicyService
 
-SLOW = policy.TIMEOUT_SECONDS * 8
+SLOW = policy_client.TIMEOUT_SECONDS * 8
 
 
 @pytest_asyncio.fixture
@@ -58,7 +58,7 @@ async def test_off_nobody_is_asked(pair: World, bus: Bus, callcore: Start) -> No
 async def test_without_anybody_to_ask_optional_allows_at_once(
     pair: World, callcore: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(policy, "TIMEOUT_SECONDS", 2.0)
+    monkeypatch.setattr(policy_client, "TIMEOUT_SECONDS", 2.0)
     await callcore(policy="optional")
     begun = time.monotonic()
     assert (await pair.initiate("ann-phone", "bob")).call
@@ -100,7 +100,7 @@ async def test_a_slow_answer_is_none(pair: World, bus: Bus, callcore: Start, mod
     else:
         with pytest.raises(Unavailable):
             await pair.initiate("ann-phone", "bob")
-    assert policy.TIMEOUT_SECONDS <= time.monotonic() - begun < SLOW
+    assert policy_client.TIMEOUT_SECONDS <= time.monotonic() - begun < SLOW
 
 
 async def _refusal(world: World, session: str, to: str) -> tuple[dict[str, Any], float]:
@@ -115,7 +115,7 @@ async def test_blocked_reads_as_not_there_in_words_and_in_time(
 ) -> None:
     """Whether bob is there, busy or away: who is blocked learns nothing, and waits as long as for nobody."""
     service = await answering(bus)
-    service.delay = policy.TIMEOUT_SECONDS / 2
+    service.delay = policy_client.TIMEOUT_SECONDS / 2
     service.blocked |= {("ann", "bob"), ("ann", "away")}
     await callcore(policy="required")
     answers = [await _refusal(pair, "ann-phone", to) for to in ("bob", "away", "nobody")]

@@ -16,7 +16,7 @@ from services.gateway.settings import Settings
 from shared import subjects
 from shared.clock import now_ms
 from shared.contracts.liveness import Beat
-from shared.members import Beacon
+from shared.messaging.membership import Beacon
 from shared.nats.connection import Bus
 from tests.support.cluster import free_port
 from tests.support.raw_client import RawClient

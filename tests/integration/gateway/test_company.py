@@ -9,8 +9,8 @@ import pytest
 from services.gateway.sessions.join_batcher import COMPANY_MAX, Company
 from shared.contracts.presence import JoinReply, JoinsRequest
 from shared.errors import NotSent, RateLimited, SignallingError, Unavailable
+from shared.messaging.rpc import Client
 from shared.nats.connection import Bus
-from shared.rpc import Client
 from tests.integration.gateway.conftest import Services
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(30)]

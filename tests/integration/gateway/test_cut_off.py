@@ -13,7 +13,7 @@ from services.callcore.notify.redelivery import Told
 from services.callcore.relay.ack_batcher import Acknowledger
 from services.callcore.relay.sequence_tracker import Ledger
 from shared import subjects
-from shared.mailbox import Postman
+from shared.messaging.mailbox import Postman
 from shared.nats.connection import Bus
 from signalling.nats_server import EmbeddedNats
 from tests.integration.gateway.conftest import GATEWAY, Connect, Start

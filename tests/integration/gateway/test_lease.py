@@ -9,8 +9,8 @@ from services.presence.leases import Leases
 from shared import subjects
 from shared.clock import now_ms
 from shared.contracts.presence import RenewReply, RenewRequest
-from shared.deadlines import set_deadline
 from shared.errors import Late
+from shared.messaging.timers import set_deadline
 from shared.nats.connection import Bus
 from shared.nats.kv import Bucket
 from tests.integration.gateway.conftest import Connect, Services, Start, ready

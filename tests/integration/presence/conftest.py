@@ -22,8 +22,8 @@ from shared.contracts.presence import (
 )
 from shared.contracts.rpc import Done
 from shared.ids import new_id
+from shared.messaging.rpc import Client
 from shared.nats.connection import Bus
-from shared.rpc import Client
 
 Start = Callable[..., Awaitable[None]]
 

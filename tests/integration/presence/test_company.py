@@ -8,9 +8,9 @@ from shared import subjects
 from shared.contracts.presence import JoinReply, JoinRequest, JoinsReply, JoinsRequest
 from shared.errors import RateLimited
 from shared.ids import new_id
+from shared.messaging.rpc import Client
 from shared.nats.connection import Bus
 from shared.nats.kv import Bucket
-from shared.rpc import Client
 from tests.integration.presence.conftest import Gateway, Start
 from tests.integration.presence.test_presence import hold, sessions
 

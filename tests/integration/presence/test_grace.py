@@ -11,7 +11,7 @@ from shared.clock import now_ms
 from shared.contracts.calls import Hold, LeftRequest
 from shared.contracts.presence import LEASE_SECONDS, Session, Sessions
 from shared.contracts.rpc import Done, Reply
-from shared.deadlines import set_deadline
+from shared.messaging.timers import set_deadline
 from shared.nats.connection import Bus
 from shared.nats.kv import ABSENT, Bucket
 from signalling.nats_server import EmbeddedNats

@@ -8,7 +8,7 @@ from nats.aio.msg import Msg
 from services.presence import leases
 from shared import subjects
 from shared.clock import now_ms
-from shared.deadlines import set_deadline
+from shared.messaging.timers import set_deadline
 from shared.nats.connection import Bus
 from shared.nats.kv import Bucket
 from signalling.nats_server import EmbeddedNats

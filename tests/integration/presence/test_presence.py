@@ -21,10 +21,10 @@ from shared.contracts.calls import FORMING_MS, Hold, LeftRequest, Released
 from shared.contracts.presence import JoinRequest, LeaveRequest, Session, Sessions, StatusRequest
 from shared.contracts.rpc import Done
 from shared.errors import RateLimited, Unavailable
-from shared.members import Members
+from shared.messaging.membership import Members
+from shared.messaging.rpc import Client
 from shared.nats.connection import Bus
 from shared.nats.kv import ABSENT, Bucket
-from shared.rpc import Client
 from tests.integration.presence.conftest import Gateway, Start
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(60)]

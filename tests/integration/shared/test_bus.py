@@ -14,7 +14,7 @@ from nats.errors import OutboundBufferLimitError
 from services.callcore.app import start
 from services.callcore.settings import Settings
 from shared.errors import Unavailable
-from shared.members import Members
+from shared.messaging.membership import Members
 from shared.nats import streams
 from shared.nats.connection import UNSENT_BYTES, Bus
 from signalling.nats_server import EmbeddedNats

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from shared import subjects
-from shared.deadlines import Deadlines
+from shared.messaging.timers import Deadlines
 from shared.nats import streams
 from shared.nats.connection import Bus
 

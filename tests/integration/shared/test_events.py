@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from shared import events
 from shared.contracts.wire import Wire
-from shared.events import Recorder
+from shared.messaging import event_log
+from shared.messaging.event_log import Recorder
 from shared.nats import streams
 from shared.nats.connection import Bus
 from shared.settings import BackendSettings
@@ -73,7 +73,7 @@ async def test_what_happens_around_a_restart_of_nats_is_not_lost(nats_server: Em
 async def test_what_is_not_acknowledged_in_time_is_sent_again(
     bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events, "ACK_SECONDS", 0.2)
+    monkeypatch.setattr(event_log, "ACK_SECONDS", 0.2)
     heard: list[str] = []
     answering = False
 
@@ -98,8 +98,8 @@ async def test_what_is_not_acknowledged_in_time_is_sent_again(
 async def test_what_cannot_be_recorded_is_given_up_and_too_much_refused(
     bus: Bus, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(events, "TRY_SECONDS", 0.3)
-    monkeypatch.setattr(events, "WAITING_MAX", 2)
+    monkeypatch.setattr(event_log, "TRY_SECONDS", 0.3)
+    monkeypatch.setattr(event_log, "WAITING_MAX", 2)
     recorder = Recorder(bus)
     for number in range(3):
         record(recorder, number)

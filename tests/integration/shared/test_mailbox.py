@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from services.gateway.sessions.resume import Recoveries, Recovery
-from shared import mailbox, subjects
+from shared import subjects
 from shared.clock import now_ms
 from shared.errors import Unavailable
-from shared.mailbox import Postman, Reach
+from shared.messaging import mailbox
+from shared.messaging.mailbox import Postman, Reach
 from shared.nats import streams
 from shared.nats.connection import Bus
 from signalling.nats_server import EmbeddedNats

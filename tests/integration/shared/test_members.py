@@ -2,7 +2,7 @@
 
 import asyncio
 
-from shared.members import Beacon, Members
+from shared.messaging.membership import Beacon, Members
 from shared.nats.connection import Bus
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from aiohttp import web
 
 from shared import health
-from shared.members import Beacon
+from shared.messaging.membership import Beacon
 from shared.nats.connection import Bus
 from shared.settings import EXIT_USAGE, ServiceSettings
 

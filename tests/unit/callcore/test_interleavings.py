@@ -24,8 +24,8 @@ from services.callcore.store import FORMING_MS, Found, Store
 from shared.contracts.calls import Hold, InitiateRequest
 from shared.contracts.presence import Session, Sessions
 from shared.errors import SignallingError
+from shared.messaging.policy_client import Policy
 from shared.nats.kv import Conflict, Entry
-from shared.policy import Policy
 from tests.support.gated import Gate, GatedBucket
 
 USERS = {"ann": ("a1", "a2"), "bob": ("b1", "b2"), "cem": ("c1",)}
@@ -65,7 +65,7 @@ class World:
         self._turn = 0
         for module in (call_setup, call_service):
             monkeypatch.setattr(module, "now_ms", lambda: self.now)
-        monkeypatch.setattr("shared.budget.now_ms", lambda: self.now)
+        monkeypatch.setattr("shared.messaging.time_budget.now_ms", lambda: self.now)
         monkeypatch.setattr("services.callcore.calls.reconciler.now_ms", lambda: self.now)
         monkeypatch.setattr("services.callcore.calls.reconciler.SECOND_LOOK_SECONDS", 0.0)
         self.calls.lost_race = self._lost_race

@@ -6,7 +6,7 @@ from services.callcore.relay import route_cache
 from services.callcore.relay.route_cache import Known, Route, targets_of
 from services.callcore.state.model import Call
 from shared.ids import encode
-from shared.mailbox import Letter
+from shared.messaging.mailbox import Letter
 from tests.unit.callcore.calls import ALICE, BOB, BOB_TAB, accepted, ended, ringing
 
 NOW = 100.0

@@ -11,8 +11,9 @@ from services.callcore.relay import slow_path
 from services.callcore.relay.relay_router import Lanes
 from services.callcore.state.model import Call, Happening, Outcome
 from services.callcore.store import Found
-from shared import mailbox, subjects
-from shared.mailbox import Letter
+from shared import subjects
+from shared.messaging import mailbox
+from shared.messaging.mailbox import Letter
 from shared.observability.limit_hits import Hits
 from tests.unit.callcore.calls import ALICE, BOB, BOB_TAB, accepted, ended, ringing
 

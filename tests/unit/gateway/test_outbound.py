@@ -4,7 +4,7 @@ import pytest
 
 from shared.contracts.client import Accepted, Ended, Rejected, StoredIncoming, StoredInitiated
 from shared.contracts.wire import Wire
-from shared.mailbox import call_of
+from shared.messaging.mailbox import call_of
 
 CALL = "abcdefghijklmnopqrstuv"
 EVIL = '"callId":"evil"'

@@ -10,9 +10,9 @@ from services.gateway.relay.receive_order import Heard
 from services.gateway.sessions import resume
 from services.gateway.sessions.delivery import Outbound
 from services.gateway.sessions.resume import Recoveries, Recovery
-from shared import mailbox
 from shared.errors import Unavailable
-from shared.mailbox import Letter, Reach
+from shared.messaging import mailbox
+from shared.messaging.mailbox import Letter, Reach
 from shared.nats.connection import Bus
 
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from shared import members as members_module
 from shared import subjects
 from shared.clock import SeqClock
 from shared.contracts.liveness import Beat
-from shared.members import SILENT_SECONDS, Members
+from shared.messaging import membership as members_module
+from shared.messaging.membership import SILENT_SECONDS, Members
 from shared.nats.connection import Bus
 
 

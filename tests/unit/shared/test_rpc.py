@@ -7,8 +7,8 @@ import pytest
 
 from shared.contracts.rpc import Done, Request
 from shared.errors import CallNotFound, NotSent, Unavailable
+from shared.messaging.rpc import Client
 from shared.nats.pending_requests import Answer
-from shared.rpc import Client
 
 
 class FakeBus:

@@ -14,7 +14,7 @@ from services.presence.handlers import Handlers as PresenceHandlers
 from shared.contracts.client import INBOUND, OUTBOUND, RELAYED, Event
 from shared.contracts.rpc import Done
 from shared.errors import BY_CODE
-from shared.rpc import Server
+from shared.messaging.rpc import Server
 from shared.subjects import TABLE
 from signalling.asyncapi.bus_channels import REQUESTS, REQUESTS_AT
 from signalling.asyncapi.schemas import plain

@@ -13,11 +13,12 @@ from nats.micro.request import Request as MicroRequest
 from nats.micro.service import EndpointStats, Service
 from pydantic import ValidationError
 
-from shared import budget, subjects
+from shared import subjects
 from shared.clock import now_ms
 from shared.contracts.rpc import Reply, Request
 from shared.contracts.wire import Wire
 from shared.errors import BadRequest, Late, NotSent, SignallingError, Unavailable
+from shared.messaging import time_budget
 from shared.nats.connection import Bus, drain
 from shared.observability import logs, traces
 from shared.observability.metrics import Histogram
@@ -56,7 +57,7 @@ class Client:
     ) -> R:
         """Send ``request`` and return what was answered. ``at``: to this instance, which is tried once.
 
-        ``timeout``: seconds for one try, instead of the client's own: within a request, a :func:`shared.budget.share`.
+        ``timeout``: seconds for one try, instead of the client's own: within a request, a :func:`shared.messaging.time_budget.share`.
         Both tries carry the same request id, so that the second is no second deed. Raises the :class:`SignallingError`
         that was answered; if nothing was, :class:`NotSent` where nobody can have got it, else :class:`Unavailable`.
         """
@@ -207,8 +208,8 @@ class Server:
         begun = time.perf_counter()
         try:
             query = model.model_validate_json(payload)
-            until = budget.due(query.expires_at, query.left_ms)
-            if budget.is_over(until):
+            until = time_budget.due(query.expires_at, query.left_ms)
+            if time_budget.is_over(until):
                 raise Late
             if until < query.expires_at:
                 query = query.model_copy(update={"expires_at": until})
