@@ -7,8 +7,8 @@ from typing import Any
 import click
 
 from services.gateway.auth.settings import AuthSettings
-from shared import settings
-from shared.runner import distribution_version
+from shared.service import settings
+from shared.service.runner import distribution_version
 from signalling import tokens
 from signalling import up as up_module
 from signalling.options import checked_nats

@@ -35,7 +35,7 @@ key, the value and what is allowed.
 _METRICS_HEAD = """\
 # Metrics
 
-Generated from `shared/vitals.py` and `services/*/metrics.py` by `python -m signalling.docs`; do not edit.
+Generated from `shared/service/process_metrics.py` and `services/*/metrics.py` by `python -m signalling.docs`; do not edit.
 
 Each process serves its own at `METRICS_PORT`; how they are read is in [operations](operations.md#metrics). A counter
 only grows, from 0 at each start; a histogram is `…_bucket`, `…_sum` and `…_count`. No label holds a user, call, session
@@ -239,7 +239,7 @@ def subjects_page() -> str:
 
 def metrics_page() -> str:
     """``docs/metrics.md``, from the metrics that the modules declare."""
-    parts = [_METRICS_HEAD, "## All services\n", _metrics_table("shared.vitals")]
+    parts = [_METRICS_HEAD, "## All services\n", _metrics_table("shared.service.process_metrics")]
     for service in SERVICES:
         parts += [f"## {service}\n", _metrics_table(f"services.{service}.metrics")]
     return "\n".join(parts)

@@ -3,7 +3,7 @@
 import click
 
 from shared.nats import urls
-from shared.settings import EXIT_USAGE
+from shared.service.settings import EXIT_USAGE
 
 
 class WrongOption(click.ClickException):

@@ -21,7 +21,7 @@ from services.presence import settings as presence
 from shared import subjects
 from shared.contracts.liveness import Beat
 from shared.nats.connection import Login, without_passwords
-from shared.settings import EXIT_USAGE, BackendSettings, explain
+from shared.service.settings import EXIT_USAGE, BackendSettings, explain
 from signalling import broker, folder
 from signalling.broker import Broker
 from signalling.child import Child, Say

@@ -2,7 +2,7 @@
 
 from services.callcore.app import start
 from services.callcore.settings import Settings
-from shared.runner import run
+from shared.service.runner import run
 
 if __name__ == "__main__":
     run("callcore", Settings, start)

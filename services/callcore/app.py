@@ -17,7 +17,7 @@ from services.callcore.relay.relay_router import Lanes
 from services.callcore.settings import Settings
 from services.callcore.state.model import Call
 from services.callcore.store import Store
-from shared import health, subjects, vitals
+from shared import subjects
 from shared.messaging import rpc
 from shared.messaging.event_log import Recorder
 from shared.messaging.mailbox import Postman
@@ -31,7 +31,8 @@ from shared.observability.limit_hits import Hits
 from shared.observability.loop_lag import Lag
 from shared.observability.metrics import registry_of, serve
 from shared.rates import ByteRate
-from shared.runner import distribution_version
+from shared.service import health, process_metrics
+from shared.service.runner import distribution_version
 
 SERVICE = "callcore"
 DRAIN_SECONDS = 3.0
@@ -94,7 +95,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         deadlines.start()
         sweep.start()
         watched = registry_of(
-            vitals.of_process(
+            process_metrics.of_process(
                 SERVICE,
                 instance,
                 bus,
@@ -104,10 +105,10 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
                 hits=hits,
                 limits=metrics.LIMITS,
             ),
-            vitals.of_server(server),
-            vitals.of_buckets(calls, sessions),
-            vitals.of_recorder(recorder),
-            vitals.of_deadlines(deadlines),
+            process_metrics.of_server(server),
+            process_metrics.of_buckets(calls, sessions),
+            process_metrics.of_recorder(recorder),
+            process_metrics.of_deadlines(deadlines),
             metrics.of_callcore(control, lanes, sweep, policy),
         )
         watching = await serve(settings.metrics_host, settings.metrics_port, watched)

@@ -2,7 +2,7 @@
 
 from services.gateway.app import start
 from services.gateway.settings import Settings
-from shared.runner import run
+from shared.service.runner import run
 
 if __name__ == "__main__":
     run("gateway", Settings, start, once=True)

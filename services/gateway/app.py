@@ -33,7 +33,7 @@ from services.gateway.transport.host_check import host_check
 from services.gateway.transport.http_server import Door
 from services.gateway.transport.origin_check import OriginAllowed, cors, origin_check
 from services.gateway.transport.socketio_server import PATH, Transport
-from shared import health, subjects, vitals
+from shared import subjects
 from shared.clock import now_ms
 from shared.messaging.membership import Beacon, Members
 from shared.messaging.rpc import Client
@@ -44,7 +44,8 @@ from shared.observability import logs
 from shared.observability.limit_hits import Hits
 from shared.observability.loop_lag import Lag
 from shared.observability.metrics import registry_of, serve
-from shared.runner import distribution_version
+from shared.service import health, process_metrics
+from shared.service.runner import distribution_version
 
 log = logs.get(__name__)
 
@@ -169,7 +170,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             return storage_full.reasons(tuple(sorted({*members.full(), *bus.full.streams()})))
 
         watched = registry_of(
-            vitals.of_process(
+            process_metrics.of_process(
                 SERVICE,
                 instance,
                 bus,

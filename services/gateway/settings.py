@@ -19,7 +19,7 @@ from pydantic_settings import NoDecode
 
 from services.gateway.limits.settings import LimitSettings
 from services.gateway.transport.host_check import host_name
-from shared.settings import CommaList, split
+from shared.service.settings import CommaList, split
 
 _ICE_URL = re.compile(r"(stuns?:[^?\s]+|turns?:[^?\s]+(\?transport=(udp|tcp))?)")
 _WRONG_ICE = "wrong_ice_server"

@@ -2,7 +2,7 @@
 
 from services.presence.app import start
 from services.presence.settings import Settings
-from shared.runner import run
+from shared.service.runner import run
 
 if __name__ == "__main__":
     run("presence", Settings, start)

@@ -14,7 +14,7 @@ from services.presence.model import Policy
 from services.presence.notifier import Teller
 from services.presence.settings import Settings
 from services.presence.store import Store
-from shared import health, subjects, vitals
+from shared import subjects
 from shared.messaging import rpc, time_budget
 from shared.messaging.event_log import Recorder
 from shared.messaging.membership import Beacon
@@ -26,7 +26,8 @@ from shared.nats.kv import Bucket
 from shared.observability.limit_hits import Hits
 from shared.observability.loop_lag import Lag
 from shared.observability.metrics import registry_of, serve
-from shared.runner import distribution_version
+from shared.service import health, process_metrics
+from shared.service.runner import distribution_version
 
 SERVICE = "presence"
 DRAIN_SECONDS = 3.0
@@ -68,7 +69,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         for kind in deadlines:
             kind.start()
         watched = registry_of(
-            vitals.of_process(
+            process_metrics.of_process(
                 SERVICE,
                 instance,
                 bus,
@@ -78,10 +79,10 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
                 hits=hits,
                 limits=metrics.LIMITS,
             ),
-            vitals.of_server(server),
-            vitals.of_buckets(*store.buckets),
-            vitals.of_recorder(recorder),
-            vitals.of_deadlines(*deadlines),
+            process_metrics.of_server(server),
+            process_metrics.of_buckets(*store.buckets),
+            process_metrics.of_recorder(recorder),
+            process_metrics.of_deadlines(*deadlines),
             metrics.of_presence(teller, graces, leases, contacts),
         )
         watching = await serve(settings.metrics_host, settings.metrics_port, watched)

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from shared.rates import Rate, RateSetting
-from shared.settings import BackendSettings
+from shared.service.settings import BackendSettings
 
 
 class Settings(BackendSettings):

@@ -13,7 +13,7 @@ from shared.errors import Unavailable
 from shared.nats.connection import Bus
 from shared.nats.storage_full import for_want_of_room
 from shared.observability import logs
-from shared.settings import BackendSettings
+from shared.service.settings import BackendSettings
 
 log = logs.get(__name__)
 

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from shared.runner import distribution_version
+from shared.service.runner import distribution_version
 from shared.subjects import Row
 from signalling.asyncapi.bus_channels import Channel, Message, channels
 from signalling.asyncapi.client_payloads import add_errors

@@ -3,7 +3,7 @@
 from typing import Any
 
 from shared.contracts.client import INBOUND, OUTBOUND, RELAYED, Event
-from shared.runner import distribution_version
+from shared.service.runner import distribution_version
 from signalling.asyncapi import client_payloads as payloads
 from signalling.asyncapi.client_payloads import key_of
 from signalling.asyncapi.examples import MODELS

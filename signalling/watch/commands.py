@@ -14,7 +14,7 @@ from services.gateway.auth.settings import AuthSettings
 from shared import subjects
 from shared.errors import Unavailable
 from shared.ids import new_id
-from shared.settings import load
+from shared.service.settings import load
 from signalling import tokens
 from signalling.options import checked_nats
 from signalling.watch import history as history_module

@@ -5,12 +5,12 @@ from contextlib import asynccontextmanager
 
 import click
 
-from shared import settings
 from shared.errors import Unavailable
 from shared.ids import new_id
 from shared.nats.connection import Bus
 from shared.observability import logs
-from shared.settings import ServiceSettings
+from shared.service import settings
+from shared.service.settings import ServiceSettings
 from signalling.nats_users import MONITOR
 
 CONNECT_SECONDS = 5.0

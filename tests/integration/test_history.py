@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from shared.nats import streams
 from shared.nats.connection import Bus
-from shared.settings import BackendSettings
+from shared.service.settings import BackendSettings
 from signalling.cli import main
 
 INITIATED = b'{"callId":"one","caller":"a","callee":"b","callType":"audio","createdAt":1}'

@@ -109,7 +109,7 @@ async def test_each_service_serves_what_it_declares(system: System, name: str) -
     service = name.partition("-")[0]
     scraped = await system.scrape(name)
     own = {metric.name for metric in metrics.declared(import_module(f"services.{service}.metrics"))}
-    common = {metric.name for metric in metrics.declared(import_module("shared.vitals"))}
+    common = {metric.name for metric in metrics.declared(import_module("shared.service.process_metrics"))}
     assert own <= scraped.names() <= own | common
     assert scraped.value("signalling_info", service=service, name=name) == 1
     assert scraped.value("signalling_ready") == scraped.value("signalling_nats_connected") == 1

@@ -9,7 +9,7 @@ import pytest
 from services.callcore.settings import Settings as CallcoreSettings
 from services.gateway.settings import Settings as GatewaySettings
 from services.presence.settings import Settings as PresenceSettings
-from shared.settings import ServiceSettings
+from shared.service.settings import ServiceSettings
 from signalling import nats_server, nats_users
 from signalling.nats_users import Passwords
 from tests.stack.engine import REPOSITORY

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
 from services.gateway.auth.jwt_verifier import KeyUnusable, PublicKey, SecretKey
-from shared.settings import ServiceSettings, readable
+from shared.service.settings import ServiceSettings, readable
 
 KeyFile = Annotated[Path | None, AfterValidator(readable)]
 

@@ -8,7 +8,7 @@ from services.gateway.auth.settings import AuthSettings
 from services.gateway.protocol.packets import DEPTH_MAX
 from shared.contracts.client import Sizes
 from shared.rates import Rate, RateSetting
-from shared.settings import CommaList, split
+from shared.service.settings import CommaList, split
 
 
 class LimitSettings(AuthSettings):

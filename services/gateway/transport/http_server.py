@@ -11,8 +11,8 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from services.gateway.limits.connection_limits import Connections
-from shared import health
 from shared.observability import logs
+from shared.service import health
 
 log = logs.get(__name__)
 

@@ -10,7 +10,7 @@ from shared.messaging import event_log
 from shared.messaging.event_log import Recorder
 from shared.nats import streams
 from shared.nats.connection import Bus
-from shared.settings import BackendSettings
+from shared.service.settings import BackendSettings
 from signalling.nats_server import EmbeddedNats
 
 

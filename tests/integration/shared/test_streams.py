@@ -19,7 +19,7 @@ from shared.nats import streams
 from shared.nats.connection import Bus
 from shared.nats.kv import ABSENT, Bucket
 from shared.nats.streams import DoesNotFit
-from shared.settings import EXIT_USAGE
+from shared.service.settings import EXIT_USAGE
 from signalling import nats_server as servers
 from signalling.nats_server import EmbeddedNats
 from tests.support.service import REPOSITORY, clean_environment

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from aiohttp import web
 
-from shared import health
 from shared.messaging.membership import Beacon
 from shared.nats.connection import Bus
-from shared.settings import EXIT_USAGE, ServiceSettings
+from shared.service import health
+from shared.service.settings import EXIT_USAGE, ServiceSettings
 
 
 async def main(service: str, trace: Path) -> None:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from services.gateway.auth.jwt_verifier import PublicKey, SecretKey
 from services.gateway.auth.settings import AuthSettings
 from services.gateway.settings import Settings
-from shared.settings import explain
+from shared.service.settings import explain
 from tests.support.issuer import SECRET, Pair
 
 JWKS = "https://id.example/jwks.json"

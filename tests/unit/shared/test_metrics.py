@@ -25,7 +25,7 @@ from signalling import dashboard
 
 ROOT = Path(__file__).parents[3]
 SERVICES = ("gateway", "callcore", "presence")
-MODULES = ("shared.vitals", *(f"services.{service}.metrics" for service in SERVICES))
+MODULES = ("shared.service.process_metrics", *(f"services.{service}.metrics" for service in SERVICES))
 DECLARED = [metric for name in MODULES for metric in metrics.declared(import_module(name))]
 LABELS = {
     "service", "version", "name", "error", "direction", "verb", "limit", "outcome", "bucket", "operation", "kind",

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from shared import settings
 from shared.nats.connection import Login, without_passwords
-from shared.settings import ServiceSettings
+from shared.service import settings
+from shared.service.settings import ServiceSettings
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from services.gateway.settings import Settings as Gateway
 from shared.nats import urls
-from shared.settings import EXIT_USAGE, explain
+from shared.service.settings import EXIT_USAGE, explain
 from signalling.cli import main
 from tests.support.service import REPOSITORY
 

@@ -39,7 +39,7 @@ def tracing(collector: Collector) -> Iterator[Tracing]:
 @pytest.mark.parametrize("service", SERVICES)
 def test_where_traces_are_off_nothing_of_opentelemetry_is_imported(service: str) -> None:
     code = (
-        f"import sys, services.{service}.app, shared.runner\n"
+        f"import sys, services.{service}.app, shared.service.runner\n"
         "print([name for name in sys.modules if name.split('.')[0] in ('opentelemetry', 'google')])"
     )
     done = subprocess.run(

@@ -9,11 +9,11 @@ from contextlib import AbstractAsyncContextManager
 from importlib.metadata import PackageNotFoundError, version
 from typing import TypeVar
 
-from shared import settings
 from shared.errors import SignallingError
 from shared.ids import new_id
 from shared.nats.streams import DoesNotFit
 from shared.observability import logs, traces
+from shared.service import settings
 
 S = TypeVar("S", bound=settings.ServiceSettings)
 

@@ -14,7 +14,7 @@ from shared.nats.kv import Bucket
 from shared.observability.limit_hits import Hits
 from shared.observability.loop_lag import Lag
 from shared.observability.metrics import Reads, counter, gauge, histogram, with_zeros
-from shared.runner import distribution_version
+from shared.service.runner import distribution_version
 
 INFO = gauge(
     "signalling_info",
