@@ -30,9 +30,9 @@ from shared.nats.kv import Bucket
 from shared.observability.limit_hits import Hits
 from shared.observability.loop_lag import Lag
 from shared.observability.metrics import registry_of, serve
-from shared.rates import ByteRate
 from shared.service import health, process_metrics
 from shared.service.runner import distribution_version
+from shared.token_bucket import ByteRate
 
 SERVICE = "callcore"
 DRAIN_SECONDS = 3.0

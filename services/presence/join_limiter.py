@@ -15,7 +15,7 @@ from shared.clock import now_ms
 from shared.errors import RateLimited
 from shared.nats.kv import Bucket, Conflict, Entry
 from shared.observability.limit_hits import Hits
-from shared.rates import Rate, milliseconds
+from shared.token_bucket import Rate, milliseconds
 
 FREE = Rate(10, 60)
 """Joins of a user that one instance admits without asking the store."""

@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from shared.rates import Rate, RateSetting
 from shared.service.settings import BackendSettings
+from shared.token_bucket import Rate, RateSetting
 
 
 class Settings(BackendSettings):

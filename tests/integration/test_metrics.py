@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from shared.observability import metrics
-from shared.rates import Rate
+from shared.token_bucket import Rate
 from signalling.nats_server import EmbeddedNats
 from tests.integration.gateway.conftest import ready
 from tests.support.cluster import free_port

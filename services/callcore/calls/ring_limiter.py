@@ -15,8 +15,8 @@ from shared.errors import RateLimited, Unavailable
 from shared.nats.kv import NOTHING, Bucket, Conflict, Entry
 from shared.observability import logs
 from shared.observability.limit_hits import Hits
-from shared.rates import Rate, milliseconds
 from shared.together import all_of
+from shared.token_bucket import Rate, milliseconds
 
 log = logs.get(__name__)
 

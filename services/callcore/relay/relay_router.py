@@ -29,8 +29,8 @@ from shared.messaging.mailbox import Letter, Postman
 from shared.nats.connection import Bus, drain
 from shared.observability import logs
 from shared.observability.limit_hits import Hits
-from shared.rates import ByteRate, milliseconds
 from shared.subjects import Receipt, receipt_of
+from shared.token_bucket import ByteRate, milliseconds
 
 log = logs.get(__name__)
 

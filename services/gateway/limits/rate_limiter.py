@@ -12,7 +12,7 @@ from services.gateway.limits.settings import LimitSettings
 from shared.contracts.client import Event
 from shared.errors import RateLimited
 from shared.observability.limit_hits import Hits
-from shared.rates import ByteRate, Rate, milliseconds
+from shared.token_bucket import ByteRate, Rate, milliseconds
 
 CALLS_COUNTED = 64
 """Calls of a user whose candidates are counted; the oldest are forgotten."""

@@ -7,8 +7,8 @@ from pydantic import Field, field_validator
 from services.gateway.auth.settings import AuthSettings
 from services.gateway.protocol.packets import DEPTH_MAX
 from shared.contracts.client import Sizes
-from shared.rates import Rate, RateSetting
 from shared.service.settings import CommaList, split
+from shared.token_bucket import Rate, RateSetting
 
 
 class LimitSettings(AuthSettings):

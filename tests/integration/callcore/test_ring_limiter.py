@@ -13,7 +13,7 @@ from shared.errors import RateLimited
 from shared.nats.connection import Bus
 from shared.nats.kv import Bucket
 from shared.observability.limit_hits import Hits
-from shared.rates import Rate
+from shared.token_bucket import Rate
 
 MANY = Rate(1000, 60)
 INSTANCES, ATTEMPTS = 4, 40

@@ -12,7 +12,7 @@ from shared.errors import RateLimited
 from shared.nats.connection import Bus
 from shared.nats.kv import NOTHING, Bucket
 from shared.observability.limit_hits import Hits
-from shared.rates import Rate
+from shared.token_bucket import Rate
 from tests.integration.presence.conftest import Gateway, Start
 
 RATE = Rate(20, 600)

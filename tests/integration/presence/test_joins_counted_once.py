@@ -14,7 +14,7 @@ from shared.ids import new_id
 from shared.messaging.rpc import Client
 from shared.nats.connection import Bus
 from shared.nats.kv import NOTHING, Bucket
-from shared.rates import Rate
+from shared.token_bucket import Rate
 from tests.integration.presence.conftest import Gateway, Start
 from tests.integration.presence.test_company import ask, asks, each
 from tests.integration.presence.test_presence import hold, sessions

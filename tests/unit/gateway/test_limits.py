@@ -16,7 +16,7 @@ from services.gateway.protocol.packets import Malformed
 from services.gateway.settings import Settings
 from shared.errors import RateLimited
 from shared.observability.limit_hits import Hits
-from shared.rates import Rate
+from shared.token_bucket import Rate
 
 
 class Clock:

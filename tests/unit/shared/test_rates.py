@@ -3,7 +3,7 @@
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from shared.rates import Rate, RateSetting
+from shared.token_bucket import Rate, RateSetting
 
 RATES = TypeAdapter(RateSetting)
 
