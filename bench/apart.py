@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from bench.servers import REPOSITORY, BenchError
-from signalling.child import die_with_parent
+from signalling.run.process import die_with_parent
 
 
 def run(module: str, job: Any, *options: str, limit: float) -> tuple[str, str]:

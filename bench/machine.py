@@ -9,7 +9,7 @@ import sysconfig
 from pathlib import Path
 
 from bench.servers import REPOSITORY
-from signalling.nats_server import find_binary
+from signalling.run.nats_server import find_binary
 
 _WORDS_SECONDS = 10
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench.measure import Roots
 from bench.servers import BenchError
-from signalling.child import die_with_parent
+from signalling.run.process import die_with_parent
 
 PYTHON_ROLES = ("gateway", "callcore", "presence")
 LINES = 25

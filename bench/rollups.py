@@ -14,7 +14,7 @@ from pathlib import Path
 
 from shared.nats import streams
 from shared.nats.connection import Bus
-from signalling.nats_server import EmbeddedNats
+from signalling.run.nats_server import EmbeddedNats
 
 ROUNDS, KEYS, WRITES = 5, 50, 60
 VALUE = b"v" * 300

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.measure import Roots
-from signalling.child import die_with_parent
+from signalling.run.process import die_with_parent
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NODE_FOLDER = Path(__file__).resolve().parent / "node"

@@ -10,9 +10,9 @@ from services.gateway.auth.settings import AuthSettings
 from shared.service import settings
 from shared.service.runner import distribution_version
 from signalling import tokens
-from signalling import up as up_module
 from signalling.options import checked_nats
-from signalling.plan import Plan
+from signalling.run import supervisor as up_module
+from signalling.run.plan import Plan
 from signalling.watch import commands as watching
 
 

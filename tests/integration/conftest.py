@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest_asyncio
 
 from shared.nats.connection import Bus
-from signalling.nats_server import EmbeddedNats
+from signalling.run.nats_server import EmbeddedNats
 
 
 @pytest_asyncio.fixture

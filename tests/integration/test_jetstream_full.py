@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from shared.nats import streams
 from shared.nats.connection import Bus
-from signalling.nats_server import EmbeddedNats
+from signalling.run.nats_server import EmbeddedNats
 from tests.integration.gateway.conftest import ready
 from tests.integration.test_metrics import System
 from tests.support.cluster import free_port

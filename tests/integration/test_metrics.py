@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from shared.observability import metrics
 from shared.token_bucket import Rate
-from signalling.nats_server import EmbeddedNats
+from signalling.run.nats_server import EmbeddedNats
 from tests.integration.gateway.conftest import ready
 from tests.support.cluster import free_port
 from tests.support.raw_client import RawClient

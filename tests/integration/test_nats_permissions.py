@@ -13,8 +13,8 @@ from nats.aio.msg import Msg
 from shared import subjects
 from shared.errors import Unavailable
 from shared.nats.connection import Bus, Login
-from signalling.nats_server import EmbeddedNats
 from signalling.nats_users import ALL, CLUSTER, MONITOR, POLICY, SERVICES, SYSTEM, Passwords
+from signalling.run.nats_server import EmbeddedNats
 from tests.support.nats_users import Access
 
 USERS = (*SERVICES, POLICY, MONITOR)

@@ -14,7 +14,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from signalling.nats_server import find_binary
+from signalling.run.nats_server import find_binary
 from tests.stack.engine import REPOSITORY, docker, run
 
 PACKAGES = ("busybox", "coturn", "dash", "haproxy", "python3", "python3-venv")

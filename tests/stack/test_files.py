@@ -10,8 +10,9 @@ from services.callcore.settings import Settings as CallcoreSettings
 from services.gateway.settings import Settings as GatewaySettings
 from services.presence.settings import Settings as PresenceSettings
 from shared.service.settings import ServiceSettings
-from signalling import nats_server, nats_users
+from signalling import nats_users
 from signalling.nats_users import Passwords
+from signalling.run import nats_server
 from tests.stack.engine import REPOSITORY
 
 COMPOSE = (REPOSITORY / "compose.yaml").read_text()

@@ -13,8 +13,8 @@ from typing import Any
 
 import nats.errors
 
-from signalling import nats_server
 from signalling.nats_users import MONITOR, Passwords
+from signalling.run import nats_server
 from tests.support import stored
 from tests.support.nats_users import Access
 from tests.support.service import Service, clean_environment

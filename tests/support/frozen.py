@@ -5,7 +5,7 @@ import signal
 import time
 from pathlib import Path
 
-from signalling.nats_server import EmbeddedNats
+from signalling.run.nats_server import EmbeddedNats
 
 PATIENCE_SECONDS = 5.0
 

@@ -16,7 +16,7 @@ from shared.errors import Unavailable
 from shared.ids import encode
 from shared.messaging import mailbox
 from shared.nats import streams
-from signalling.nats_server import EmbeddedNats
+from signalling.run.nats_server import EmbeddedNats
 from tests.integration.callcore.conftest import GATEWAY, Start, World
 
 

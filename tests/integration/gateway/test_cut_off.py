@@ -15,7 +15,7 @@ from services.callcore.relay.sequence_tracker import Ledger
 from shared import subjects
 from shared.messaging.mailbox import Postman
 from shared.nats.connection import Bus
-from signalling.nats_server import EmbeddedNats
+from signalling.run.nats_server import EmbeddedNats
 from tests.integration.gateway.conftest import GATEWAY, Connect, Start
 from tests.support.frozen import freeze
 from tests.support.proxy import Proxy

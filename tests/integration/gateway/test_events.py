@@ -12,7 +12,7 @@ from services.gateway.settings import Settings
 from shared import subjects
 from shared.clock import now_ms
 from shared.nats.connection import Bus
-from signalling.nats_server import EmbeddedNats
+from signalling.run.nats_server import EmbeddedNats
 from tests.integration.gateway.conftest import GATEWAY, Connect, Services, Start
 
 

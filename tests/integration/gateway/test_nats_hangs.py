@@ -11,7 +11,7 @@ import uvloop
 
 from shared.nats.connection import Bus
 from shared.nats.hang_detector import EVERY_SECONDS, LATE_SECONDS, Pulse
-from signalling.nats_server import EmbeddedNats
+from signalling.run.nats_server import EmbeddedNats
 from tests.integration.gateway.conftest import Connect, Services, Start
 from tests.support.frozen import freeze
 

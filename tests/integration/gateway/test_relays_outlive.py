@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from signalling.nats_server import EmbeddedNats
+from signalling.run.nats_server import EmbeddedNats
 from tests.support.cluster import Gateway
 from tests.support.raw_client import RawClient
 from tests.support.service import Service

@@ -13,7 +13,7 @@ import pytest_asyncio
 from shared import subjects
 from shared.nats import streams
 from shared.nats.connection import Bus
-from signalling.nats_server import EmbeddedNats
+from signalling.run.nats_server import EmbeddedNats
 from tests.integration.gateway.test_relays_outlive import System, _differences
 from tests.support.raw_client import RawClient
 

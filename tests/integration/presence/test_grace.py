@@ -14,7 +14,7 @@ from shared.contracts.rpc import Done, Reply
 from shared.messaging.timers import set_deadline
 from shared.nats.connection import Bus
 from shared.nats.kv import ABSENT, Bucket
-from signalling.nats_server import EmbeddedNats
+from signalling.run.nats_server import EmbeddedNats
 from tests.integration.presence.conftest import Gateway, Start
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(60)]

@@ -11,7 +11,7 @@ from shared.clock import now_ms
 from shared.messaging.timers import set_deadline
 from shared.nats.connection import Bus
 from shared.nats.kv import Bucket
-from signalling.nats_server import EmbeddedNats
+from signalling.run.nats_server import EmbeddedNats
 from tests.integration.presence.conftest import Gateway, Start
 from tests.integration.presence.test_grace import eventually, sessions
 

@@ -17,7 +17,7 @@ from shared.errors import Unavailable
 from shared.messaging.membership import Members
 from shared.nats import streams
 from shared.nats.connection import UNSENT_BYTES, Bus
-from signalling.nats_server import EmbeddedNats
+from signalling.run.nats_server import EmbeddedNats
 from tests.support.frozen import freeze
 
 

@@ -11,7 +11,7 @@ from shared.messaging.event_log import Recorder
 from shared.nats import streams
 from shared.nats.connection import Bus
 from shared.service.settings import BackendSettings
-from signalling.nats_server import EmbeddedNats
+from signalling.run.nats_server import EmbeddedNats
 
 
 async def make(bus: Bus) -> None:

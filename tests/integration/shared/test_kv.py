@@ -9,8 +9,8 @@ import pytest
 from shared.nats import kv, streams
 from shared.nats.connection import Bus
 from shared.nats.kv import ABSENT, NOTHING, Bucket, Conflict, Entry, NoBucket
-from signalling import nats_server as servers
-from signalling.nats_server import EmbeddedNats
+from signalling.run import nats_server as servers
+from signalling.run.nats_server import EmbeddedNats
 from tests.support.gated import Gate, GatedBucket
 
 

@@ -13,7 +13,7 @@ from shared.messaging import mailbox
 from shared.messaging.mailbox import Postman, Reach
 from shared.nats import streams
 from shared.nats.connection import Bus
-from signalling.nats_server import EmbeddedNats
+from signalling.run.nats_server import EmbeddedNats
 
 SECONDS = 0.5
 

@@ -22,7 +22,7 @@ from services.presence.settings import Settings as PresenceSettings
 from shared.errors import Unavailable
 from shared.nats.client import TASKS
 from shared.nats.connection import Bus
-from signalling.nats_server import EmbeddedNats
+from signalling.run.nats_server import EmbeddedNats
 from tests.support.cluster import free_port
 from tests.support.frozen import freeze
 

@@ -20,8 +20,8 @@ from shared.nats.connection import Bus
 from shared.nats.kv import ABSENT, Bucket
 from shared.nats.streams import DoesNotFit
 from shared.service.settings import EXIT_USAGE
-from signalling import nats_server as servers
-from signalling.nats_server import EmbeddedNats
+from signalling.run import nats_server as servers
+from signalling.run.nats_server import EmbeddedNats
 from tests.support.service import REPOSITORY, clean_environment
 
 ROOM = "max_memory_store: 64MB\n max_file_store: 64MB"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from signalling.nats_server import EmbeddedNats
+from signalling.run.nats_server import EmbeddedNats
 
 GONE_SECONDS = 5
 

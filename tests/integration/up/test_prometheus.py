@@ -20,7 +20,7 @@ import pytest
 import pytest_asyncio
 
 from signalling import dashboard
-from signalling.nats_server import EmbeddedNats
+from signalling.run.nats_server import EmbeddedNats
 from tests.integration.up.conftest import ROOT, Running
 from tests.support.cluster import free_port
 from tests.support.nats_exporter import NatsExporter

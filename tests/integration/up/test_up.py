@@ -18,8 +18,8 @@ from pathlib import Path
 import nats.errors
 import pytest
 
-from signalling.nats_server import EmbeddedNats
 from signalling.nats_users import ALL, MONITOR, Passwords
+from signalling.run.nats_server import EmbeddedNats
 from tests.integration.up.conftest import ROOT, Running, alive, command_line, descendants
 from tests.support.nats_users import Access
 from tests.support.raw_client import RawClient

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from signalling.child import describe
-from signalling.plan import Plan, PlanError, gateway_ports, metrics_ports
+from signalling.run.plan import Plan, PlanError, gateway_ports, metrics_ports
+from signalling.run.process import describe
 
 
 def test_a_service_is_a_module() -> None:

@@ -22,11 +22,11 @@ from shared import subjects
 from shared.contracts.liveness import Beat
 from shared.nats.connection import Login, without_passwords
 from shared.service.settings import EXIT_USAGE, BackendSettings, explain
-from signalling import broker, folder
-from signalling.broker import Broker
-from signalling.child import Child, Say
 from signalling.nats_users import MONITOR
-from signalling.plan import Plan, PlanError, gateway_ports, metrics_ports
+from signalling.run import nats_broker, workdir
+from signalling.run.nats_broker import Broker
+from signalling.run.plan import Plan, PlanError, gateway_ports, metrics_ports
+from signalling.run.process import Child, Say
 
 STOP_SECONDS = 7.5
 """For all services together, with the drain that is the default here; the rest of ten is for nats-server."""
@@ -83,7 +83,7 @@ class Up:
     async def run(self) -> None:
         """Start, say when it is ready, run, stop. Raises :class:`PlanError` if it cannot be started."""
         ports = gateway_ports(self._plan)
-        with folder.opened(self._plan.data) as store:
+        with workdir.opened(self._plan.data) as store:
             if self._plan.nats is None:
                 self._broker = Broker(store, self._plan.nats_nodes, self._say)
             watch = asyncio.create_task(self._watch_parent(), name="watch parent")
@@ -93,7 +93,7 @@ class Up:
                     url = self._broker.url
                 else:
                     url = self._plan.nats or ""
-                    await broker.check(url, self._login())
+                    await nats_broker.check(url, self._login())
                 self._start_services(url, ports)
                 await self._until_ready(url, ports)
                 await self._stop.wait()
@@ -181,7 +181,7 @@ class Up:
     async def _hear_beats(self, url: str) -> None:
         who = login._asdict() if (login := self._login()) is not None else {}
         client = await nats.connect(
-            broker.split(url),
+            nats_broker.split(url),
             connect_timeout=3,
             max_reconnect_attempts=-1,
             error_cb=_quiet,

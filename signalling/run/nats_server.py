@@ -14,8 +14,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from signalling import child
 from signalling.nats_users import ACCOUNTS, CLUSTER, Passwords, variable
+from signalling.run import process
 
 START_SECONDS = 10.0
 STOP_SECONDS = 5.0
@@ -63,7 +63,7 @@ class EmbeddedNats:
         self.port = 0
         self._member = member
         self._binary = binary
-        self._preexec = child.die_with_parent if die_with_parent else None
+        self._preexec = process.die_with_parent if die_with_parent else None
         self._process: subprocess.Popen[bytes] | None = None
 
     @property

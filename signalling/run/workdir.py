@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from signalling.plan import PlanError
+from signalling.run.plan import PlanError
 
 _PREFIX = "signalling-"
 

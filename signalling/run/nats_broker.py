@@ -8,10 +8,10 @@ from pathlib import Path
 from nats.aio.client import Client
 
 from shared.nats.connection import Login, without_passwords
-from signalling.child import BACKOFF_FIRST_SECONDS, BACKOFF_LONGEST_SECONDS, Say, describe
-from signalling.nats_server import EmbeddedNats, NatsServerError, cluster, joint_url
 from signalling.nats_users import MONITOR, Passwords
-from signalling.plan import PlanError
+from signalling.run.nats_server import EmbeddedNats, NatsServerError, cluster, joint_url
+from signalling.run.plan import PlanError
+from signalling.run.process import BACKOFF_FIRST_SECONDS, BACKOFF_LONGEST_SECONDS, Say, describe
 
 CONNECT_SECONDS = 3
 START_LEFT_SECONDS = 0.5
