@@ -19,7 +19,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from signalling import dashboard
+from signalling.docgen import dashboard
 from signalling.run.nats_server import EmbeddedNats
 from tests.integration.up.conftest import ROOT, Running
 from tests.support.cluster import free_port

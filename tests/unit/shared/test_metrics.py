@@ -21,7 +21,7 @@ from shared.observability.metrics import (
     registry_of,
     with_zeros,
 )
-from signalling import dashboard
+from signalling.docgen import dashboard
 
 ROOT = Path(__file__).parents[3]
 SERVICES = ("gateway", "callcore", "presence")

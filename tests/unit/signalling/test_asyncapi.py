@@ -16,8 +16,8 @@ from shared.contracts.rpc import Done
 from shared.errors import BY_CODE
 from shared.messaging.rpc import Server
 from shared.subjects import TABLE
-from signalling.asyncapi.bus_channels import REQUESTS, REQUESTS_AT
-from signalling.asyncapi.schemas import plain
+from signalling.docgen.asyncapi.bus_channels import REQUESTS, REQUESTS_AT
+from signalling.docgen.asyncapi.schemas import plain
 from tests.support.asyncapi import Document
 from tests.support.service import REPOSITORY
 

@@ -3,7 +3,7 @@
 import pytest
 
 from shared.contracts.client import INBOUND, OUTBOUND
-from signalling import typescript
+from signalling.docgen import typescript
 
 
 def test_every_event_and_key_is_there() -> None:

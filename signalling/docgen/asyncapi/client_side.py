@@ -4,14 +4,14 @@ from typing import Any
 
 from shared.contracts.client import INBOUND, OUTBOUND, RELAYED, Event
 from shared.service.runner import distribution_version
-from signalling.asyncapi import client_payloads as payloads
-from signalling.asyncapi.client_payloads import key_of
-from signalling.asyncapi.examples import MODELS
-from signalling.asyncapi.schemas import Schema, Schemas
+from signalling.docgen.asyncapi import client_payloads as payloads
+from signalling.docgen.asyncapi.client_payloads import key_of
+from signalling.docgen.asyncapi.examples import MODELS
+from signalling.docgen.asyncapi.schemas import Schema, Schemas
 
 _ABOUT = """\
 What a client of HelloTalk signalling sees. `docs/protocol.md` is the text to this: when which event is sent, what it
-brings about, how a session is resumed. Generated from `shared/contracts/client.py` by `python -m signalling.docs`.
+brings about, how a session is resumed. Generated from `shared/contracts/client.py` by `python -m signalling.docgen.generate`.
 
 - The application is a gateway: it *receives* what clients send, and *sends* what they are to hear.
 - A channel is the name of a Socket.IO event in the namespace `/`. Its message is the first argument.

@@ -14,9 +14,9 @@ from shared.contracts.rpc import Done
 from shared.contracts.wire import Wire
 from shared.errors import BY_CODE
 from shared.subjects import TABLE, Row
-from signalling.asyncapi.client_payloads import SEQ_SCHEMA, SEQUENCED, key_of, relayed
-from signalling.asyncapi.examples import ALICE_AT, AT, MODELS, SEQ
-from signalling.asyncapi.schemas import Schema, Schemas, merged
+from signalling.docgen.asyncapi.client_payloads import SEQ_SCHEMA, SEQUENCED, key_of, relayed
+from signalling.docgen.asyncapi.examples import ALICE_AT, AT, MODELS, SEQ
+from signalling.docgen.asyncapi.schemas import Schema, Schemas, merged
 
 _TRACEPARENT: Schema = {
     "type": "string",

@@ -5,14 +5,14 @@ from typing import Any
 
 from shared.service.runner import distribution_version
 from shared.subjects import Row
-from signalling.asyncapi.bus_channels import Channel, Message, channels
-from signalling.asyncapi.client_payloads import add_errors
-from signalling.asyncapi.schemas import Schemas
+from signalling.docgen.asyncapi.bus_channels import Channel, Message, channels
+from signalling.docgen.asyncapi.client_payloads import add_errors
+from signalling.docgen.asyncapi.schemas import Schemas
 
 _ABOUT = """\
 What passes on the bus of HelloTalk signalling, between its own services. `docs/architecture.md` says how it
 works, `docs/subjects.md` lists the subjects, streams and buckets. Generated from `shared/contracts` and
-`shared/subjects.py` by `python -m signalling.docs`.
+`shared/subjects.py` by `python -m signalling.docgen.generate`.
 
 - The application is all services together: it *sends* what is published, *receives* what asks it for something.
 - Other programs may listen to `event.>` and answer `rpc.policy.*`. Everything else is between services of one version.

@@ -1,4 +1,4 @@
-"""What the messages between clients and gateways are, for :mod:`signalling.asyncapi.client_side`."""
+"""What the messages between clients and gateways are, for :mod:`signalling.docgen.asyncapi.client_side`."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ from shared.contracts import client
 from shared.contracts.client import INBOUND, OUTBOUND, RELAYED, Event
 from shared.contracts.wire import Wire
 from shared.errors import BY_CODE
-from signalling.asyncapi.examples import CALL, MODELS, SEQ
-from signalling.asyncapi.schemas import REF, Schema, Schemas, merged
+from signalling.docgen.asyncapi.examples import CALL, MODELS, SEQ
+from signalling.docgen.asyncapi.schemas import REF, Schema, Schemas, merged
 
 SEQUENCED = (
     Event.JOINED,

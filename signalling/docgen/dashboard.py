@@ -1,4 +1,4 @@
-"""The Grafana dashboard: ``deploy/grafana/dashboards/signalling.json``, written by ``python -m signalling.docs``."""
+"""The Grafana dashboard: ``deploy/grafana/dashboards/signalling.json``, written by ``python -m signalling.docgen.generate``."""
 
 import json
 from collections.abc import Iterator
