@@ -10,10 +10,10 @@ from services.gateway.auth.settings import AuthSettings
 from shared.service import settings
 from shared.service.runner import distribution_version
 from signalling import tokens
+from signalling.monitor import commands as watching
 from signalling.options import checked_nats
 from signalling.run import supervisor as up_module
 from signalling.run.plan import Plan
-from signalling.watch import commands as watching
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from shared import subjects
-from signalling.watch import lines
+from signalling.monitor import lines
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678_000, UTC)
 OFFER = {

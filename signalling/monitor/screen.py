@@ -12,10 +12,10 @@ from textual.widgets import DataTable, Footer, Input, Static
 
 from shared.errors import Unavailable
 from shared.nats.connection import Bus
-from signalling.watch import history, tables
-from signalling.watch.look import Looker
-from signalling.watch.tables import Order
-from signalling.watch.view import View
+from signalling.monitor import history, tables
+from signalling.monitor.look import Looker
+from signalling.monitor.tables import Order
+from signalling.monitor.view import View
 
 CALLS_SHOWN = 500
 REST = 4

@@ -12,8 +12,8 @@ from shared import subjects
 from shared.errors import Unavailable
 from shared.nats.connection import Bus
 from shared.observability.escaping import printable
-from signalling.watch import lines
-from signalling.watch.stored import scan
+from signalling.monitor import lines
+from signalling.monitor.stored import scan
 
 FAMILIES = ("event.>", "rpc.>", "relay.>", "deliver.>", "control.>")
 """What is followed unless a subject is named: all but receipts, acknowledgements and beats."""

@@ -16,13 +16,13 @@ from shared.errors import Unavailable
 from shared.ids import new_id
 from shared.service.settings import load
 from signalling import tokens
+from signalling.monitor import history as history_module
+from signalling.monitor import tables
+from signalling.monitor.connection import connected
+from signalling.monitor.look import Looker
+from signalling.monitor.probe import Probe
+from signalling.monitor.tail import follow
 from signalling.options import checked_nats
-from signalling.watch import history as history_module
-from signalling.watch import tables
-from signalling.watch.connection import connected
-from signalling.watch.look import Looker
-from signalling.watch.probe import Probe
-from signalling.watch.tail import follow
 
 _NATS_HELP = "NATS servers, comma separated. Default: NATS_URL of the environment and .env."
 ONCE_SECONDS = 1.0
@@ -107,7 +107,7 @@ def monitor(nats: str | None, interval: float, once: bool, as_json: bool) -> Non
             _say(line)
 
     async def show() -> None:
-        from signalling.watch.screen import Monitor  # it takes a while to load
+        from signalling.monitor.screen import Monitor  # it takes a while to load
 
         async with connected(nats, quiet=True) as bus:
             await Monitor(bus, interval=interval).run_async()

@@ -18,8 +18,8 @@ from shared.ids import new_id
 from shared.messaging.membership import SILENT_SECONDS
 from shared.messaging.rpc import Client
 from shared.nats.connection import Bus
-from signalling.watch import stored
-from signalling.watch.view import Instance, LiveCall, Nats, Stored, View
+from signalling.monitor import stored
+from signalling.monitor.view import Instance, LiveCall, Nats, Stored, View
 
 CALLS_MAX = 5_000
 """Live calls that are listed."""
