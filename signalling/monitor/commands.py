@@ -18,8 +18,8 @@ from shared.service.settings import load
 from signalling import tokens
 from signalling.monitor import history as history_module
 from signalling.monitor import tables
+from signalling.monitor.collector import Looker
 from signalling.monitor.connection import connected
-from signalling.monitor.look import Looker
 from signalling.monitor.probe import Probe
 from signalling.monitor.tail import follow
 from signalling.options import checked_nats
@@ -107,7 +107,7 @@ def monitor(nats: str | None, interval: float, once: bool, as_json: bool) -> Non
             _say(line)
 
     async def show() -> None:
-        from signalling.monitor.screen import Monitor  # it takes a while to load
+        from signalling.monitor.tui import Monitor  # it takes a while to load
 
         async with connected(nats, quiet=True) as bus:
             await Monitor(bus, interval=interval).run_async()

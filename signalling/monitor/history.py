@@ -10,7 +10,7 @@ from shared.ids import could_be_minted
 from shared.nats.connection import Bus
 from shared.observability.escaping import printable
 from shared.observability.traces import trace_of
-from signalling.monitor.stored import scan
+from signalling.monitor.stream_reader import scan
 
 _MOST = 10_000
 _MARGIN_MS = 1_000

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from shared.observability.escaping import printable
-from signalling.monitor.view import Instance, LiveCall, Stored, View
+from signalling.monitor.snapshot import Instance, LiveCall, Stored, View
 
 INSTANCES = (
     "service",

@@ -12,8 +12,8 @@ from shared import subjects
 from shared.errors import Unavailable
 from shared.nats.connection import Bus
 from shared.observability.escaping import printable
-from signalling.monitor import lines
-from signalling.monitor.stored import scan
+from signalling.monitor import formatting
+from signalling.monitor.stream_reader import scan
 
 FAMILIES = ("event.>", "rpc.>", "relay.>", "deliver.>", "control.>")
 """What is followed unless a subject is named: all but receipts, acknowledgements and beats."""
@@ -62,16 +62,18 @@ class Tail:
             return
         self._learn(msg.subject, msg.data)
         owner = self._owner(msg.subject)
-        users = lines.users_of(msg.subject, msg.data) | ({owner} if owner else set())
+        users = formatting.users_of(msg.subject, msg.data) | ({owner} if owner else set())
         if self._user is not None and self._user not in users:
             return
-        if self._call is not None and self._call not in lines.calls_of(msg.subject, msg.data):
+        if self._call is not None and self._call not in formatting.calls_of(msg.subject, msg.data):
             return
         note = f"({printable(owner)})" if owner else ""
-        self._say(lines.line(msg.subject, msg.data, datetime.now().astimezone(), raw=self._raw, note=note))
+        self._say(
+            formatting.line(msg.subject, msg.data, datetime.now().astimezone(), raw=self._raw, note=note)
+        )
 
     def _learn(self, subject: str, payload: bytes) -> None:
-        for session, user in lines.sessions_of(subject, payload):
+        for session, user in formatting.sessions_of(subject, payload):
             self._whose[session] = user
             self._whose.move_to_end(session)
         while len(self._whose) > SESSIONS_MAX:

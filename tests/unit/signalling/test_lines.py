@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from shared import subjects
-from signalling.monitor import lines
+from signalling.monitor import formatting
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678_000, UTC)
 OFFER = {
@@ -19,7 +19,9 @@ OFFER = {
 
 
 def shown(subject: str, body: Any, *, raw: bool = False) -> str:
-    return lines.line(subject, body if isinstance(body, bytes) else json.dumps(body).encode(), NOW, raw=raw)
+    return formatting.line(
+        subject, body if isinstance(body, bytes) else json.dumps(body).encode(), NOW, raw=raw
+    )
 
 
 def test_an_offer_is_told_by_its_size() -> None:
@@ -72,11 +74,11 @@ def test_ids_are_readable_and_harmless() -> None:
 
 def test_whom_and_which_call_a_message_names() -> None:
     relay = subjects.relay("cc", "c1", "al.ice", "s1", "bob", "call:offer")
-    assert lines.users_of(relay, b"{}") == {"al.ice", "bob"}
-    assert lines.calls_of(relay, b"{}") == {"c1"}
-    assert lines.sessions_of(relay, b"{}") == [("s1", "al.ice")]
+    assert formatting.users_of(relay, b"{}") == {"al.ice", "bob"}
+    assert formatting.calls_of(relay, b"{}") == {"c1"}
+    assert formatting.sessions_of(relay, b"{}") == [("s1", "al.ice")]
     state = subjects.relay_state("cc", "c1")
-    assert lines.sessions_of(state, b"{}") == []
+    assert formatting.sessions_of(state, b"{}") == []
     body = json.dumps({"call": {"call": "c1", "caller": "alice", "callee": "bob"}}).encode()
-    assert lines.users_of(state, body) >= {"alice", "bob"}
-    assert lines.calls_of(subjects.event_call("c2", "ended"), b"garbage") == {"c2"}
+    assert formatting.users_of(state, body) >= {"alice", "bob"}
+    assert formatting.calls_of(subjects.event_call("c2", "ended"), b"garbage") == {"c2"}

@@ -4,8 +4,8 @@ import pytest
 
 from signalling.monitor import tables
 from signalling.monitor.history import duration
+from signalling.monitor.snapshot import LiveCall, Nats, View
 from signalling.monitor.tables import Order
-from signalling.monitor.view import LiveCall, Nats, View
 
 OLD = LiveCall("c1", "ringing", "alice", "bob", "audio", 30.0)
 NEW = LiveCall("c2", "accepted", "carol", "dave", "video", 10.0, 5.0)

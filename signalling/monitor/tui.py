@@ -13,9 +13,9 @@ from textual.widgets import DataTable, Footer, Input, Static
 from shared.errors import Unavailable
 from shared.nats.connection import Bus
 from signalling.monitor import history, tables
-from signalling.monitor.look import Looker
+from signalling.monitor.collector import Looker
+from signalling.monitor.snapshot import View
 from signalling.monitor.tables import Order
-from signalling.monitor.view import View
 
 CALLS_SHOWN = 500
 REST = 4

@@ -18,8 +18,8 @@ from shared.ids import new_id
 from shared.messaging.membership import SILENT_SECONDS
 from shared.messaging.rpc import Client
 from shared.nats.connection import Bus
-from signalling.monitor import stored
-from signalling.monitor.view import Instance, LiveCall, Nats, Stored, View
+from signalling.monitor import stream_reader
+from signalling.monitor.snapshot import Instance, LiveCall, Nats, Stored, View
 
 CALLS_MAX = 5_000
 """Live calls that are listed."""
@@ -117,7 +117,7 @@ class Looker:
     # --- what is asked --------------------------------------------------------------------------------------------
 
     async def _infos(self) -> dict[str, dict[str, Any]]:
-        found = await stored.infos(self._bus)
+        found = await stream_reader.infos(self._bus)
         return {name: found[name] for name in STREAMS if name in found}
 
     async def _users(self) -> int | None:
@@ -130,9 +130,9 @@ class Looker:
 
     async def _calls(self) -> list[LiveCall]:
         bucket, now, found = f"KV_{subjects.BUCKET_CALLS}", time.time() * 1000, []
-        if bucket not in await stored.infos(self._bus):
+        if bucket not in await stream_reader.infos(self._bus):
             return []
-        async for message in stored.scan(self._bus, bucket, _KV_CALLS, most=RECORDS_MAX):
+        async for message in stream_reader.scan(self._bus, bucket, _KV_CALLS, most=RECORDS_MAX):
             if message.deleted:
                 continue
             call = Call.model_validate_json(message.payload)
