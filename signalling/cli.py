@@ -9,7 +9,7 @@ import click
 from services.gateway.auth.settings import AuthSettings
 from shared.service import settings
 from shared.service.runner import distribution_version
-from signalling import tokens
+from signalling import dev_tokens
 from signalling.monitor import commands as watching
 from signalling.options import checked_nats
 from signalling.run import supervisor as up_module
@@ -92,8 +92,8 @@ def token(user: str, seconds: int) -> None:
     """Mint a token for development, with the JWT_SECRET of the environment and .env."""
     config = settings.load(AuthSettings)
     try:
-        click.echo(tokens.mint(config, user, seconds))
-    except tokens.NoToken as error:
+        click.echo(dev_tokens.mint(config, user, seconds))
+    except dev_tokens.NoToken as error:
         raise click.ClickException(str(error)) from None
 
 

@@ -15,7 +15,7 @@ from shared import subjects
 from shared.errors import Unavailable
 from shared.ids import new_id
 from shared.service.settings import load
-from signalling import tokens
+from signalling import dev_tokens
 from signalling.monitor import history as history_module
 from signalling.monitor import tables
 from signalling.monitor.collector import Looker
@@ -143,8 +143,8 @@ def probe(url: str, transport: str, timeout: float, given: tuple[str, ...], as_j
     if urlsplit(url).scheme not in ("http", "https"):
         raise click.BadParameter("must begin with http:// or https://", param_hint="--url")
     try:
-        users = [(tokens.user_of(token), token) for token in given] or _throw_away_users()
-    except tokens.NoToken as error:
+        users = [(dev_tokens.user_of(token), token) for token in given] or _throw_away_users()
+    except dev_tokens.NoToken as error:
         raise click.ClickException(str(error)) from None
     trial = Probe(url, *users, transport=transport, seconds=timeout)
     _run(trial.run())
@@ -167,7 +167,7 @@ def _throw_away_users() -> list[tuple[str, str | None]]:
     config, some = load(AuthSettings), new_id()[:8]
     names = (f"probe-caller-{some}", f"probe-callee-{some}")
     needed = config.auth_mode == "jwt"
-    return [(name, tokens.mint(config, name, PROBE_TOKEN_SECONDS) if needed else None) for name in names]
+    return [(name, dev_tokens.mint(config, name, PROBE_TOKEN_SECONDS) if needed else None) for name in names]
 
 
 def _say(line: str) -> None:

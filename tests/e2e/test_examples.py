@@ -10,8 +10,8 @@ import pytest
 import pytest_asyncio
 
 from services.gateway.auth.settings import AuthSettings
+from signalling.dev_tokens import mint
 from signalling.nats_users import MONITOR, POLICY
-from signalling.tokens import mint
 from tests.support.cluster import Cluster, free_port
 from tests.support.service import REPOSITORY, clean_environment
 
