@@ -75,7 +75,7 @@ lint: .venv/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m signalling.docgen.generate --check
+	$(BIN)/python -m signalling.docgen --check
 	$(BIN)/python -m tests.mutants --check
 
 asyncapi: $(ASYNCAPI)/node_modules/.package-lock.json
@@ -114,7 +114,7 @@ figures: bench growth
 	$(BIN)/python -m bench.publish
 
 docs: .venv/.dev
-	$(BIN)/python -m signalling.docgen.generate
+	$(BIN)/python -m signalling.docgen
 
 lock: .venv/.dev
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-header pyproject.toml -o requirements/run.txt

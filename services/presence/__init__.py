@@ -1,0 +1,1 @@
+"""Presence: sessions of users, gateway leases, grace periods, status."""

@@ -1,0 +1,1 @@
+"""Messaging between services: requests, mailboxes, membership, event log, timers."""

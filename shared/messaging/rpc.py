@@ -57,7 +57,8 @@ class Client:
     ) -> R:
         """Send ``request`` and return what was answered. ``at``: to this instance, which is tried once.
 
-        ``timeout``: seconds for one try, instead of the client's own: within a request, a :func:`shared.messaging.time_budget.share`.
+        ``timeout``: seconds for one try, instead of the client's own: within a request, a
+        :func:`shared.messaging.time_budget.share`.
         Both tries carry the same request id, so that the second is no second deed. Raises the :class:`SignallingError`
         that was answered; if nothing was, :class:`NotSent` where nobody can have got it, else :class:`Unavailable`.
         """

@@ -1,0 +1,1 @@
+"""NATS: the connection, requests over it, key-value buckets, streams."""

@@ -170,7 +170,10 @@ class Bus:
         return self.client.is_connected and not self._hangs
 
     def hangs(self, hangs: bool) -> None:
-        """NATS does not answer, though it has not hung up; or it answers again. See :class:`shared.nats.hang_detector.Pulse`."""
+        """NATS does not answer, though it has not hung up; or it answers again.
+
+        See :class:`shared.nats.hang_detector.Pulse`.
+        """
         self._hangs = hangs
         if hangs:
             self.hung += 1
@@ -208,7 +211,8 @@ class Bus:
         """Send, within a few turns of the event loop: together with what else they bring, if they bring more.
 
         ``subject`` and ``reply`` are taken as they are: from :mod:`shared.subjects`, which encodes what comes from
-        outside. ``head``: NATS headers as :func:`shared.nats.pending_requests.head_of` writes them. Returned is what is sent, for
+        outside. ``head``: NATS headers as :func:`shared.nats.pending_requests.head_of` writes them.
+        Returned is what is sent, for
         :meth:`amend`. Raises :class:`Unavailable` while NATS is away, and when it does not take what is sent.
         """
         # nats-py's own publish costs more: a coroutine, a future and a task woken for each message.

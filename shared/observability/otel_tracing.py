@@ -1,4 +1,6 @@
-"""Spans and their way through NATS. Imported only where traces are on; everybody else asks :mod:`shared.observability.traces`.
+"""Make spans and carry them through NATS. Imported only where traces are on.
+
+Other modules use :mod:`shared.observability.traces`.
 
 A root is an event of a client (or something that happens to a call by itself). Whatever is done because of it and
 awaits an answer over NATS is a span below it, in whichever service. It is handed on in the header ``traceparent`` of

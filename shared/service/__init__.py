@@ -1,0 +1,1 @@
+"""A service process: settings, start and stop, health, process metrics."""

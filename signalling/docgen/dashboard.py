@@ -1,4 +1,4 @@
-"""The Grafana dashboard: ``deploy/grafana/dashboards/signalling.json``, written by ``python -m signalling.docgen.generate``."""
+"""The Grafana dashboard: ``deploy/grafana/dashboards/signalling.json``, written by ``python -m signalling.docgen``."""
 
 import json
 from collections.abc import Iterator

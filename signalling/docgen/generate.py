@@ -1,6 +1,6 @@
 """What is generated: pages and documents of ``docs/``, types of the browser client.
 
-``python -m signalling.docgen.generate [--check]``
+``python -m signalling.docgen [--check]``
 """
 
 import argparse
@@ -19,13 +19,13 @@ from shared.observability import metrics
 from signalling.docgen import dashboard, typescript
 from signalling.docgen.asyncapi import bus_side, client_side
 
-FOLDER = Path(__file__).resolve().parent.parent
+FOLDER = Path(__file__).resolve().parents[2]
 SERVICES = ("gateway", "presence", "callcore")
 
 _SETTINGS_HEAD = """\
 # Settings
 
-Generated from `services/*/settings.py` by `python -m signalling.docgen.generate`; do not edit.
+Generated from `services/*/settings.py` by `python -m signalling.docgen`; do not edit.
 
 Each service reads its settings from the environment and from a file `.env` in its working directory; the environment
 wins. An empty value counts as absent. A wrong value stops the service with exit status 2 and a line that names the
@@ -35,7 +35,7 @@ key, the value and what is allowed.
 _METRICS_HEAD = """\
 # Metrics
 
-Generated from `shared/service/process_metrics.py` and `services/*/metrics.py` by `python -m signalling.docgen.generate`; do not edit.
+Generated from the metrics modules of `shared` and `services` by `python -m signalling.docgen`; do not edit.
 
 Each process serves its own at `METRICS_PORT`; how they are read is in [operations](operations.md#metrics). A counter
 only grows, from 0 at each start; a histogram is `…_bucket`, `…_sum` and `…_count`. No label holds a user, call, session
@@ -45,7 +45,7 @@ or address. Besides these there are `process_*` (CPU, memory, open files) and `p
 _SUBJECTS_HEAD = """\
 # Subjects, streams and buckets
 
-Generated from `shared/subjects.py` by `python -m signalling.docgen.generate`; do not edit.
+Generated from `shared/subjects.py` by `python -m signalling.docgen`; do not edit.
 
 Ids from outside (users, a client's `callId`) are encoded: bytes outside `[A-Za-z0-9_-]` become `=XX`, so `user123`
 stays `user123` and `a.b` is `a=2Eb`. Ids of our own (instances, sessions, calls) go in as they are. `-` stands for
@@ -311,7 +311,7 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 def main() -> int:
     """Write the pages, or with ``--check`` name the stale ones and return 1 if there are any."""
-    parser = argparse.ArgumentParser(prog="python -m signalling.docgen.generate", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m signalling.docgen", description=__doc__)
     parser.add_argument(
         "--check", action="store_true", help="change nothing; exit status 1 if a page is stale"
     )
@@ -320,9 +320,6 @@ def main() -> int:
         return 0
     names = stale()
     for name in names:
-        print(f"{name} is stale: run python -m signalling.docgen.generate", file=sys.stderr)
+        print(f"{name} is stale: run python -m signalling.docgen", file=sys.stderr)
     return 1 if names else 0
 
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -8,7 +8,7 @@ from shared.contracts.client import INBOUND, OUTBOUND, RELAYED
 from shared.errors import BY_CODE
 
 _HEAD = """\
-// Generated from shared/contracts/client.py by `python -m signalling.docgen.generate`; do not edit.
+// Generated from shared/contracts/client.py by `python -m signalling.docgen`; do not edit.
 """
 
 _RELAYED = """\

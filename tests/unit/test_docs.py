@@ -9,7 +9,7 @@ from signalling.docgen import generate
 
 
 def test_the_pages_are_fresh() -> None:
-    assert generate.stale() == [], "run python -m signalling.docgen.generate"
+    assert generate.stale() == [], "run python -m signalling.docgen"
 
 
 def test_stale_and_missing_pages_are_named(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Calls: set-up, transitions by compare-and-set, ownership, limits, and reconciliation."""

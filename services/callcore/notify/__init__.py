@@ -1,0 +1,1 @@
+"""Notification of sessions about call events, and redelivery after an outage."""

@@ -1,0 +1,1 @@
+"""The call state machine: records, inputs, transition table, actions. No I/O, no clock."""

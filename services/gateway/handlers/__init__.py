@@ -1,0 +1,1 @@
+"""Handlers of client events: dispatch each event, and answer it."""

@@ -1,0 +1,1 @@
+"""Limits on what clients may do: rates, strikes, connections, admission under overload."""

@@ -1,0 +1,1 @@
+"""Packets and payloads of the client protocol. No I/O."""

@@ -1,0 +1,1 @@
+"""Sessions of this gateway: join, leave, resume, and delivery of events to their sockets."""

@@ -8,7 +8,7 @@ from shared.observability import logs
 
 log = logs.get(__name__)
 
-FOLDER = Path(__file__).resolve().parents[2] / "web" / "page" / "dist"
+FOLDER = Path(__file__).resolve().parents[3] / "web" / "page" / "dist"
 """Where `make page` puts it."""
 INDEX = "index.html"
 NOT_BUILT = "The page is not built: run `make page`.\n"

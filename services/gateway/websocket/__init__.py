@@ -1,0 +1,1 @@
+"""Websocket connections under Engine.IO: reading, writing, keepalive."""

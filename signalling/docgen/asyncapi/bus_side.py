@@ -12,7 +12,7 @@ from signalling.docgen.asyncapi.schemas import Schemas
 _ABOUT = """\
 What passes on the bus of HelloTalk signalling, between its own services. `docs/architecture.md` says how it
 works, `docs/subjects.md` lists the subjects, streams and buckets. Generated from `shared/contracts` and
-`shared/subjects.py` by `python -m signalling.docgen.generate`.
+`shared/subjects.py` by `python -m signalling.docgen`.
 
 - The application is all services together: it *sends* what is published, *receives* what asks it for something.
 - Other programs may listen to `event.>` and answer `rpc.policy.*`. Everything else is between services of one version.

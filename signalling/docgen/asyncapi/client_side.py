@@ -11,7 +11,7 @@ from signalling.docgen.asyncapi.schemas import Schema, Schemas
 
 _ABOUT = """\
 What a client of HelloTalk signalling sees. `docs/protocol.md` is the text to this: when which event is sent, what it
-brings about, how a session is resumed. Generated from `shared/contracts/client.py` by `python -m signalling.docgen.generate`.
+brings about, how a session is resumed. Generated from `shared/contracts/client.py` by `python -m signalling.docgen`.
 
 - The application is a gateway: it *receives* what clients send, and *sends* what they are to hear.
 - A channel is the name of a Socket.IO event in the namespace `/`. Its message is the first argument.

@@ -631,10 +631,10 @@ async def test_every_answer_may_be_read_by_pages_that_may_connect(
             request = request.replace("SID", one.url.partition("&sid=")[2])
         if case == "draining":
             monkeypatch.setattr(module.Polling, "_alive", lambda *_: None)
+            server = "services.gateway.transport.socketio_server.Transport"
             monkeypatch.setattr(
-                "services.gateway.transport.socketio_server.Transport.draining", property(lambda _: True, lambda *_: None),
-                raising=False,
-            )  # fmt: skip
+                f"{server}.draining", property(lambda _: True, lambda *_: None), raising=False
+            )
         head = f"{request} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
         head += f"Origin: {origin}\r\n" if origin else ""
         body = {"not utf-8": "\xff", "body": "40"}.get(case, "")

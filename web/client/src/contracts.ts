@@ -1,4 +1,4 @@
-// Generated from shared/contracts/client.py by `python -m signalling.docgen.generate`; do not edit.
+// Generated from shared/contracts/client.py by `python -m signalling.docgen`; do not edit.
 
 export const CANDIDATES_MAX = 64;
 
