@@ -10,8 +10,8 @@ from hypothesis import settings
 
 from tests.support import node_client
 from tests.support.node_client import NodeDriver
-from tests.support.side_by_side import SideBySide
-from tests.support.stage import KINDS, usable
+from tests.support.scenario import KINDS, usable
+from tests.support.worker_groups import SideBySide
 
 settings.register_profile(
     "busy", deadline=None

@@ -322,4 +322,3 @@ def main() -> int:
     for name in names:
         print(f"{name} is stale: run python -m signalling.docgen", file=sys.stderr)
     return 1 if names else 0
-

@@ -9,7 +9,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
-from tests.support.service import REPOSITORY
+from tests.support.service_process import REPOSITORY
 
 CLIENT = REPOSITORY / "web" / "client"
 GUIDE = REPOSITORY / "docs" / "clients.md"

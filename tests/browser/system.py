@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from tests.integration.up.conftest import descendants
-from tests.support.service import REPOSITORY, clean_environment
+from tests.support.service_process import REPOSITORY, clean_environment
 
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0

@@ -10,7 +10,7 @@ from playwright.async_api import Browser, BrowserContext, Page
 from tests.browser.people import PATIENCE_MS
 from tests.browser.project import Project
 from tests.browser.system import System
-from tests.support.service import REPOSITORY
+from tests.support.service_process import REPOSITORY
 
 STILL_MS = 700
 _JOIN = """async ([url, userId]) => {

@@ -13,7 +13,7 @@ from playwright.async_api import Browser, BrowserContext, Page, expect
 from tests.browser.people import FRAMES, PATIENCE_MS
 from tests.browser.project import GUIDE, README, Project, code
 from tests.browser.system import System
-from tests.support.service import clean_environment
+from tests.support.service_process import clean_environment
 
 SECONDS = 20.0
 

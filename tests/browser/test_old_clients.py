@@ -12,7 +12,7 @@ from tests.browser.people import PATIENCE_MS, VIEWPORT
 from tests.browser.project import Project
 from tests.browser.system import System
 from tests.support.old_app import SCENARIOS, WAYS, OldApp
-from tests.support.service import REPOSITORY
+from tests.support.service_process import REPOSITORY
 
 JS = REPOSITORY / "tests" / "e2e" / "js"
 _ENTRY = """

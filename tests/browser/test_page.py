@@ -10,7 +10,7 @@ from playwright.async_api import Browser, expect
 
 from tests.browser.people import People, Person, browser, talk
 from tests.browser.system import System
-from tests.support.service import REPOSITORY
+from tests.support.service_process import REPOSITORY
 
 AXE = Path(REPOSITORY) / "web" / "client" / "node_modules" / "axe-core" / "axe.min.js"
 

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from tests.browser.people import People, Person
-from tests.support.service import REPOSITORY, clean_environment
+from tests.support.service_process import REPOSITORY, clean_environment
 
 SECONDS = 20.0
 

@@ -6,9 +6,9 @@ import pytest
 import pytest_asyncio
 
 from tests.support.cluster import Cluster
-from tests.support.clusters import Clusters
 from tests.support.node_client import NodeDriver
-from tests.support.stage import Stage
+from tests.support.scenario import Stage
+from tests.support.shared_clusters import Clusters
 
 SHAPES = ("1x1x1", "2x2x2x3")
 

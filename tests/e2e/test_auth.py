@@ -19,8 +19,8 @@ from tests.support.client import Client
 from tests.support.cluster import Cluster
 from tests.support.issuer import SECRET, Issuer, Pair, claims, hs256, unsigned
 from tests.support.node_client import NodeDriver
-from tests.support.service import REPOSITORY, clean_environment
-from tests.support.stage import Stage, end, talk
+from tests.support.scenario import Stage, end, talk
+from tests.support.service_process import REPOSITORY, clean_environment
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
 

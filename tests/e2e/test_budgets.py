@@ -8,9 +8,9 @@ import pytest_asyncio
 
 from tests.e2e.test_resume import got, resume, send, tear
 from tests.support.cluster import Cluster
-from tests.support.clusters import Clusters
 from tests.support.raw_client import RawClient
-from tests.support.stage import end, ring, talk
+from tests.support.scenario import end, ring, talk
+from tests.support.shared_clusters import Clusters
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
 

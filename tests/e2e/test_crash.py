@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from tests.support.call_outcome import agreed
 from tests.support.client import Client
 from tests.support.cluster import Cluster
-from tests.support.clusters import Clusters
 from tests.support.node_client import NodeDriver
-from tests.support.outcome import agreed
-from tests.support.stage import Stage, end, talk
+from tests.support.scenario import Stage, end, talk
+from tests.support.shared_clusters import Clusters
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
 

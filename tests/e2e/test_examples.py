@@ -13,7 +13,7 @@ from services.gateway.auth.settings import AuthSettings
 from signalling.dev_tokens import mint
 from signalling.nats_users import MONITOR, POLICY
 from tests.support.cluster import Cluster, free_port
-from tests.support.service import REPOSITORY, clean_environment
+from tests.support.service_process import REPOSITORY, clean_environment
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
 

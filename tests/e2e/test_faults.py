@@ -12,9 +12,9 @@ import pytest
 import pytest_asyncio
 
 from tests.support.cluster import Cluster
-from tests.support.clusters import Clusters
 from tests.support.phone import Phone
 from tests.support.raw_client import RawClient
+from tests.support.shared_clusters import Clusters
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300), pytest.mark.large]
 

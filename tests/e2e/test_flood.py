@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.support.clusters import Clusters
-from tests.support.limits_hit import limits_hit
+from tests.support.limit_metrics import limits_hit
 from tests.support.phone import Phone
-from tests.support.service import REPOSITORY
+from tests.support.service_process import REPOSITORY
+from tests.support.shared_clusters import Clusters
 
 LONG = bool(os.environ.get("FLOOD"))
 HOSTILE, CALLS, SECONDS = (200, 20, 120.0) if LONG else (40, 4, 8.0)
@@ -45,7 +45,7 @@ async def test_a_flood_harms_only_those_who_make_it(clusters: Clusters) -> None:
         before = [gateway.memory() for gateway in cluster.gateways]
         until = time.monotonic() + SECONDS
         flooders = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.support.hostile", str(HOSTILE), str(SECONDS), *urls),
+            *(sys.executable, "-m", "tests.support.flood_client", str(HOSTILE), str(SECONDS), *urls),
             cwd=REPOSITORY,
             stdout=asyncio.subprocess.PIPE,
         )

@@ -11,7 +11,7 @@ from tests.support.client import WEBSOCKET, Client
 from tests.support.cluster import Cluster
 from tests.support.node_client import NodeDriver, missing
 from tests.support.old_app import WAYS, NodeOldApp, free, talk
-from tests.support.stage import Stage, end, ring
+from tests.support.scenario import Stage, end, ring
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
 

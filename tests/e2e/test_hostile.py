@@ -12,13 +12,13 @@ import pytest
 import pytest_asyncio
 
 from shared.observability.log_throttle import SECONDS as SAID_SECONDS
-from tests.support.attacks import ATTACKS, token
-from tests.support.beside import Beside, Disturbed
+from tests.support.call_beside import Beside, Disturbed
 from tests.support.cluster import Cluster
-from tests.support.clusters import Clusters
+from tests.support.hostile_client import ATTACKS, token
 from tests.support.issuer import SECRET
-from tests.support.limits_hit import limits_hit
-from tests.support.service import REPOSITORY
+from tests.support.limit_metrics import limits_hit
+from tests.support.service_process import REPOSITORY
+from tests.support.shared_clusters import Clusters
 
 pytestmark = [pytest.mark.alone, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
 
@@ -138,7 +138,7 @@ async def test_an_attack_is_refused_and_a_call_beside_it_goes_on(
 
     async def attack() -> None:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.support.attacks", name, str(SECONDS)),
+            *(sys.executable, "-m", "tests.support.hostile_client", name, str(SECONDS)),
             *(gateway.url for gateway in fortress.gateways),
             cwd=REPOSITORY,
             stdout=asyncio.subprocess.PIPE,

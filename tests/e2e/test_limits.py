@@ -12,14 +12,14 @@ import pytest
 import pytest_asyncio
 
 from shared.observability.log_throttle import SECONDS as SAID_SECONDS
-from tests.support import stored
+from tests.support import stored_records
 from tests.support.cluster import Cluster
-from tests.support.clusters import Clusters
-from tests.support.limits_hit import limits_hit
+from tests.support.limit_metrics import limits_hit
 from tests.support.phone import Phone
 from tests.support.proxy import Proxy
 from tests.support.raw_client import RawClient
-from tests.support.stage import end, ring, talk
+from tests.support.scenario import end, ring, talk
+from tests.support.shared_clusters import Clusters
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(90)]
 
@@ -65,7 +65,7 @@ async def tight(clusters: Clusters) -> AsyncIterator[Cluster]:
 
 
 async def _ring_keys(cluster: Cluster) -> list[str]:
-    values = await stored._values(cluster.access, "callcore", "calls")
+    values = await stored_records._values(cluster.access, "callcore", "calls")
     return [key for key in values if key.startswith(("caller.", "callee."))]
 
 

@@ -12,9 +12,9 @@ import pytest_asyncio
 
 from tests.e2e import test_faults
 from tests.support.cluster import Cluster
-from tests.support.clusters import Clusters
 from tests.support.phone import Phone
 from tests.support.proxy import Proxy
+from tests.support.shared_clusters import Clusters
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(60), pytest.mark.large]
 

@@ -9,9 +9,9 @@ import pytest
 import pytest_asyncio
 
 from tests.support.cluster import Cluster
-from tests.support.clusters import Clusters
 from tests.support.node_client import NodeDriver, missing
 from tests.support.old_app import SCENARIOS, WAYS, NodeOldApp, Open, talk
+from tests.support.shared_clusters import Clusters
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),

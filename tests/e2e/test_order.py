@@ -7,7 +7,7 @@ import pytest
 from tests.support.client import Client
 from tests.support.cluster import Cluster
 from tests.support.node_client import NodeDriver
-from tests.support.stage import NODE, PYTHON, Stage, end, talk, usable
+from tests.support.scenario import NODE, PYTHON, Stage, end, talk, usable
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300), pytest.mark.large]
 

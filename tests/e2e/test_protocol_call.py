@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from tests.support.stage import Stage, end, ring, talk
+from tests.support.scenario import Stage, end, ring, talk
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
 

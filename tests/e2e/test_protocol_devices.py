@@ -3,7 +3,7 @@
 import pytest
 
 from tests.support.client import Client
-from tests.support.stage import Stage, end, ring
+from tests.support.scenario import Stage, end, ring
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
 

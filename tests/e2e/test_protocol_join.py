@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.support.clusters import Clusters
-from tests.support.shapes import faults
-from tests.support.stage import PYTHON, Stage, end, ring, talk
+from tests.support.event_shapes import faults
+from tests.support.scenario import PYTHON, Stage, end, ring, talk
+from tests.support.shared_clusters import Clusters
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
 

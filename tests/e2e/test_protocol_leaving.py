@@ -6,9 +6,9 @@ import pytest
 import pytest_asyncio
 
 from tests.support.client import WEBSOCKET, Client
-from tests.support.clusters import Clusters
 from tests.support.node_client import NodeDriver
-from tests.support.stage import KINDS, Stage, end, ring, talk, usable
+from tests.support.scenario import KINDS, Stage, end, ring, talk, usable
+from tests.support.shared_clusters import Clusters
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.support.client import Client
-from tests.support.stage import Stage, end, ring, talk
+from tests.support.scenario import Stage, end, ring, talk
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
 

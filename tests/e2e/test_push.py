@@ -12,8 +12,8 @@ import pytest_asyncio
 from signalling.nats_users import MONITOR
 from tests.support.cluster import Cluster
 from tests.support.node_client import NodeDriver
-from tests.support.service import REPOSITORY
-from tests.support.stage import Stage, end, ring, talk
+from tests.support.scenario import Stage, end, ring, talk
+from tests.support.service_process import REPOSITORY
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 import pytest_asyncio
 
+from tests.support.call_outcome import agreed
 from tests.support.client import Client
-from tests.support.clusters import Clusters
 from tests.support.node_client import NodeDriver
-from tests.support.outcome import agreed
-from tests.support.stage import Stage, end, talk
+from tests.support.scenario import Stage, end, talk
+from tests.support.shared_clusters import Clusters
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300), pytest.mark.large]
 

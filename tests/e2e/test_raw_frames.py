@@ -11,7 +11,7 @@ import pytest_asyncio
 from tests.support.cluster import Cluster
 from tests.support.inbox import PATIENCE_SECONDS
 from tests.support.raw_client import RawClient
-from tests.support.stage import PYTHON, Stage, end, talk
+from tests.support.scenario import PYTHON, Stage, end, talk
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
 

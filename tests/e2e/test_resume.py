@@ -11,10 +11,10 @@ import pytest_asyncio
 
 from tests.support.client import POLLING, Client
 from tests.support.cluster import Cluster
-from tests.support.clusters import Clusters
 from tests.support.node_client import NodeDriver
 from tests.support.raw_client import RawClient
-from tests.support.stage import KINDS, NODE, PYTHON, Stage, end, ring, talk, usable
+from tests.support.scenario import KINDS, NODE, PYTHON, Stage, end, ring, talk, usable
+from tests.support.shared_clusters import Clusters
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
 

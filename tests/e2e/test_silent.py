@@ -14,11 +14,11 @@ from tests.e2e.test_resume import SETTINGS, resume, send
 from tests.integration.gateway.test_garbage import Polling
 from tests.support.client import Client
 from tests.support.cluster import Cluster
-from tests.support.clusters import Clusters
 from tests.support.proxy import Proxy
 from tests.support.python_client import PythonClient
 from tests.support.raw_client import RawClient
-from tests.support.stage import PYTHON, Stage, end, talk
+from tests.support.scenario import PYTHON, Stage, end, talk
+from tests.support.shared_clusters import Clusters
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(90)]
 

@@ -11,8 +11,8 @@ import pytest
 import pytest_asyncio
 
 from tests.support.cluster import Cluster
-from tests.support.clusters import Clusters
-from tests.support.herd import HerdProcess
+from tests.support.mass_join import HerdProcess
+from tests.support.shared_clusters import Clusters
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300), pytest.mark.alone]
 

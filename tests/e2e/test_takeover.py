@@ -10,8 +10,8 @@ import pytest_asyncio
 from tests.e2e.test_resume import PATIENCE, SETTINGS, resume, tear
 from tests.support.client import Client
 from tests.support.cluster import Cluster
-from tests.support.clusters import Clusters
-from tests.support.stage import PYTHON, Stage, end, ring, talk
+from tests.support.scenario import PYTHON, Stage, end, ring, talk
+from tests.support.shared_clusters import Clusters
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(90)]
 

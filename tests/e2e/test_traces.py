@@ -13,7 +13,7 @@ from shared.observability.traces import trace_of
 from signalling.nats_users import MONITOR
 from tests.support.cluster import Cluster, free_port
 from tests.support.collector import Collector, Span, collecting
-from tests.support.stage import Stage, end, ring, talk
+from tests.support.scenario import Stage, end, ring, talk
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

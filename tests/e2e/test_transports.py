@@ -10,11 +10,11 @@ import pytest_asyncio
 from tests.e2e.test_resume import got, resume, send
 from tests.support.client import POLLING, Client
 from tests.support.cluster import Cluster
-from tests.support.clusters import Clusters
 from tests.support.http_proxy import Fault, HttpProxy
 from tests.support.node_client import NodeClient, NodeDriver
 from tests.support.proxy import Proxy
-from tests.support.stage import NODE, PYTHON, Stage, end, talk, usable
+from tests.support.scenario import NODE, PYTHON, Stage, end, talk, usable
+from tests.support.shared_clusters import Clusters
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
 

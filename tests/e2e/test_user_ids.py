@@ -8,7 +8,7 @@ import pytest_asyncio
 
 from tests.support.client import Client
 from tests.support.cluster import Cluster
-from tests.support.stage import PYTHON, Stage, end, ring, talk
+from tests.support.scenario import PYTHON, Stage, end, ring, talk
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
 

@@ -15,10 +15,10 @@ import pytest_asyncio
 
 from shared.observability.traces import trace_of
 from tests.support.cluster import Cluster
-from tests.support.clusters import Clusters
 from tests.support.node_client import NodeDriver
-from tests.support.service import REPOSITORY
-from tests.support.stage import Stage, end, ring, talk
+from tests.support.scenario import Stage, end, ring, talk
+from tests.support.service_process import REPOSITORY
+from tests.support.shared_clusters import Clusters
 from tests.support.terminal import Terminal
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

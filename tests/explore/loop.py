@@ -7,7 +7,7 @@ from contextvars import Context, ContextVar
 from typing import Any
 
 from shared.nats.kv import Conflict, Entry
-from tests.support.gated import Gate, GatedBucket
+from tests.support.gated_bucket import Gate, GatedBucket
 
 ACTOR: ContextVar[str] = ContextVar("actor")
 """The actor whose code runs; tasks and the coroutines of ``together`` inherit it."""

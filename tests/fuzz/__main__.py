@@ -11,7 +11,7 @@ import traceback
 from pathlib import Path
 
 from tests.fuzz.mutate import corpus, mutate
-from tests.support.ways import try_both
+from tests.support.relay_paths import try_both
 
 SEEDS_MAX = 4_000
 FAILURES_MAX = 10

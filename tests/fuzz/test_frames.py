@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.fuzz.mutate import corpus, mutate
-from tests.support.ways import read, try_both
+from tests.support.relay_paths import read, try_both
 
 CORPUS = corpus()
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "10"))

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support import coturn
 from tests.support.coturn import Coturn
-from tests.support.turn import Refused, TurnClient
+from tests.support.turn_client import Refused, TurnClient
 
 pytestmark = pytest.mark.skipif(not coturn.installed(), reason="coturn is not installed")
 

@@ -12,11 +12,11 @@ from tests.stack.stack import Stack
 from tests.support import node_client
 from tests.support.client import POLLING, WEBSOCKET
 from tests.support.node_client import NodeDriver
-from tests.support.stage import NODE, PYTHON, Stage
+from tests.support.scenario import NODE, PYTHON, Stage
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """There is one engine: they do not run beside each other, but beside others (tests/support/side_by_side.py)."""
+    """There is one engine: they do not run beside each other, but beside others (tests/support/worker_groups.py)."""
     for item in items:
         if Path(__file__).parent == item.path.parent and item.path.stem != "test_files":
             item.add_marker(pytest.mark.large)

@@ -21,10 +21,10 @@ import nats.errors
 from signalling.nats_users import MONITOR, Passwords
 from tests.stack.engine import REPOSITORY, compose_command, docker, environment, inspect, inspect_one, run
 from tests.stack.images import Images
-from tests.support import stored
+from tests.support import stored_records
 from tests.support.cluster import QUIET_SECONDS, RING_SECONDS, free_port
 from tests.support.nats_users import Access
-from tests.support.service import alarms
+from tests.support.service_process import alarms
 
 OURS = ("gateway", "callcore", "presence")
 READY_SECONDS = 90.0
@@ -232,13 +232,13 @@ class Stack:
     async def assert_quiet(self, within: float = QUIET_SECONDS) -> None:
         """Within that many seconds no user is held and no call is live."""
         until = time.monotonic() + within
-        while busy := await stored.busy(self.access):
+        while busy := await stored_records.busy(self.access):
             assert time.monotonic() < until, f"after {within} s: {busy[:20]} ({len(busy)})"
             await asyncio.sleep(0.1)
 
     async def events(self, subject: str) -> list[dict[str, Any]]:
         """What stream ``EVENTS`` has at a subject."""
-        return await stored.events(self.access, subject)
+        return await stored_records.events(self.access, subject)
 
     def said(self, text: str) -> list[str]:
         """Every line of any service, removed containers included, that has this text."""

@@ -20,7 +20,7 @@ from tests.stack.images import Images
 from tests.stack.phones import Talk
 from tests.stack.stack import Stack
 from tests.support.cluster import free_port
-from tests.support.turn import Refused, TurnClient
+from tests.support.turn_client import Refused, TurnClient
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
 

@@ -10,7 +10,7 @@ from jsonschema import Draft7Validator
 from referencing import Registry
 from referencing.jsonschema import DRAFT7
 
-from tests.support.service import REPOSITORY
+from tests.support.service_process import REPOSITORY
 
 _HOME = "urn:document"
 

@@ -15,9 +15,9 @@ import nats.errors
 
 from signalling.nats_users import MONITOR, Passwords
 from signalling.run import nats_server
-from tests.support import stored
+from tests.support import stored_records
 from tests.support.nats_users import Access
-from tests.support.service import Service, clean_environment
+from tests.support.service_process import Service, clean_environment
 
 START_SECONDS = 60.0
 QUIET_SECONDS = 20.0
@@ -202,7 +202,7 @@ class Cluster:
     async def whole(self, timeout: float = START_SECONDS) -> None:
         """Wait until each of the NATS servers has all that the others have."""
         until = time.monotonic() + timeout
-        while behind := await stored.behind(self.access):
+        while behind := await stored_records.behind(self.access):
             assert time.monotonic() < until, f"streams not replicated: {behind}"
             await asyncio.sleep(0.2)
 
@@ -246,17 +246,17 @@ class Cluster:
     async def assert_quiet(self, within: float = QUIET_SECONDS) -> None:
         """Within that many seconds no user is held and no call is live."""
         until = time.monotonic() + within
-        while busy := await stored.busy(self.access):
+        while busy := await stored_records.busy(self.access):
             assert time.monotonic() < until, f"after {within} s: {busy[:20]} ({len(busy)})"
             await asyncio.sleep(0.1)
 
     async def sessions(self) -> list[str]:
         """The keys of bucket ``sessions`` that have a value, but for those of gateways."""
-        return await stored.sessions(self.access)
+        return await stored_records.sessions(self.access)
 
     async def events(self, subject: str) -> list[dict[str, Any]]:
         """What stream ``EVENTS`` has at a subject."""
-        return await stored.events(self.access, subject)
+        return await stored_records.events(self.access, subject)
 
     def tails(self) -> str:
         """The end of every log."""

@@ -11,7 +11,7 @@ from typing import Any
 from services.gateway.auth.turn_credentials import IceServers
 from shared.clock import now_ms
 from tests.support.cluster import free_port
-from tests.support.service import REPOSITORY
+from tests.support.service_process import REPOSITORY
 
 CONFIG = REPOSITORY / "deploy" / "coturn" / "turnserver.conf"
 START_SECONDS = 10.0

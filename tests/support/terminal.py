@@ -12,7 +12,7 @@ import time
 
 import pyte
 
-from tests.support.service import REPOSITORY
+from tests.support.service_process import REPOSITORY
 
 
 class Terminal:

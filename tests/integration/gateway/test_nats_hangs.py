@@ -13,7 +13,7 @@ from shared.nats.connection import Bus
 from shared.nats.hang_detector import EVERY_SECONDS, LATE_SECONDS, Pulse
 from signalling.run.nats_server import EmbeddedNats
 from tests.integration.gateway.conftest import Connect, Services, Start
-from tests.support.frozen import freeze
+from tests.support.hanging_nats import freeze
 
 SECONDS = 1.0
 MARGIN_SECONDS = 0.5

@@ -14,7 +14,7 @@ from shared import subjects
 from shared.nats import streams
 from shared.nats.connection import Bus
 from signalling.run.nats_server import EmbeddedNats
-from tests.integration.gateway.test_relays_outlive import System, _differences
+from tests.integration.gateway.test_relays_survive_kills import System, _differences
 from tests.support.raw_client import RawClient
 
 pytestmark = pytest.mark.timeout(120)

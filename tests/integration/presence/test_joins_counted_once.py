@@ -16,7 +16,7 @@ from shared.nats.connection import Bus
 from shared.nats.kv import NOTHING, Bucket
 from shared.token_bucket import Rate
 from tests.integration.presence.conftest import Gateway, Start
-from tests.integration.presence.test_company import ask, asks, each
+from tests.integration.presence.test_batched_joins import ask, asks, each
 from tests.integration.presence.test_presence import hold, sessions
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(60)]

@@ -11,7 +11,7 @@ from shared.nats.connection import Bus
 from shared.nats.kv import ABSENT, NOTHING, Bucket, Conflict, Entry, NoBucket
 from signalling.run import nats_server as servers
 from signalling.run.nats_server import EmbeddedNats
-from tests.support.gated import Gate, GatedBucket
+from tests.support.gated_bucket import Gate, GatedBucket
 
 
 async def bucket(bus: Bus, name: str = "calls") -> Bucket:

@@ -24,7 +24,7 @@ from shared.nats.client import TASKS
 from shared.nats.connection import Bus
 from signalling.run.nats_server import EmbeddedNats
 from tests.support.cluster import free_port
-from tests.support.frozen import freeze
+from tests.support.hanging_nats import freeze
 
 SECONDS = 1.0
 MARGIN_SECONDS = 5.0

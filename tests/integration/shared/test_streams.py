@@ -22,7 +22,7 @@ from shared.nats.streams import DoesNotFit
 from shared.service.settings import EXIT_USAGE
 from signalling.run import nats_server as servers
 from signalling.run.nats_server import EmbeddedNats
-from tests.support.service import REPOSITORY, clean_environment
+from tests.support.service_process import REPOSITORY, clean_environment
 
 ROOM = "max_memory_store: 64MB\n max_file_store: 64MB"
 MOST = {"events_max_mb": 40, "deliver_max_mb": 40}

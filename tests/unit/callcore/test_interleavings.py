@@ -26,7 +26,7 @@ from shared.contracts.presence import Session, Sessions
 from shared.errors import SignallingError
 from shared.messaging.policy_client import Policy
 from shared.nats.kv import Conflict, Entry
-from tests.support.gated import Gate, GatedBucket
+from tests.support.gated_bucket import Gate, GatedBucket
 
 USERS = {"ann": ("a1", "a2"), "bob": ("b1", "b2"), "cem": ("c1",)}
 OWNER = {session: user for user, sessions in USERS.items() for session in sessions}

@@ -12,7 +12,7 @@ from services.gateway.settings import Settings as Gateway
 from shared.nats import urls
 from shared.service.settings import EXIT_USAGE, explain
 from signalling.cli import main
-from tests.support.service import REPOSITORY
+from tests.support.service_process import REPOSITORY
 
 SERVICES = ("gateway", "callcore", "presence")
 WRONG_URLS = [

@@ -19,7 +19,7 @@ from shared.subjects import TABLE
 from signalling.docgen.asyncapi.bus_channels import REQUESTS, REQUESTS_AT
 from signalling.docgen.asyncapi.schemas import plain
 from tests.support.asyncapi import Document
-from tests.support.service import REPOSITORY
+from tests.support.service_process import REPOSITORY
 
 CLIENTS, BUS = Document("socketio", closed=True), Document("nats", closed=True)
 OPEN = Document("socketio")

@@ -1,4 +1,4 @@
-"""``python -m tests.support.hostile COUNT SECONDS URL…``: clients that send as fast as they can, for that long.
+"""``python -m tests.support.flood_client COUNT SECONDS URL…``: clients that send as fast as they can, for that long.
 
 A process of its own, so that those who behave do not share its event loop. Prints what it has done as JSON.
 """

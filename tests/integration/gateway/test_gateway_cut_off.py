@@ -17,7 +17,7 @@ from shared.messaging.mailbox import Postman
 from shared.nats.connection import Bus
 from signalling.run.nats_server import EmbeddedNats
 from tests.integration.gateway.conftest import GATEWAY, Connect, Start
-from tests.support.frozen import freeze
+from tests.support.hanging_nats import freeze
 from tests.support.proxy import Proxy
 from tests.support.raw_client import RawClient
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from services.gateway.protocol.relay_template import ENVELOPES_MAX, Envelopes
 from services.gateway.protocol.validation import TooLarge, validate
 from shared.contracts.client import RELAYED, Event, Sizes
-from tests.support.ways import CALL, event_of, long_way, short_way, try_both
+from tests.support.relay_paths import CALL, event_of, long_way, short_way, try_both
 
 LINE = "candidate:1 1 udp 2122260223 192.0.2.1 54321 typ host"
 CANDIDATE = {"candidate": LINE, "sdpMid": "0", "sdpMLineIndex": 0, "usernameFragment": "Ab3d"}

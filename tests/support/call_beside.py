@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from tests.support.cluster import Cluster
 from tests.support.inbox import Inbox
 from tests.support.raw_client import RawClient
-from tests.support.stage import talk
+from tests.support.scenario import talk
 
 EVERY_SECONDS = 0.05
 """As often as the default rate of candidates allows for ever."""

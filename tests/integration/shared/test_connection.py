@@ -18,7 +18,7 @@ from shared.messaging.membership import Members
 from shared.nats import streams
 from shared.nats.connection import UNSENT_BYTES, Bus
 from signalling.run.nats_server import EmbeddedNats
-from tests.support.frozen import freeze
+from tests.support.hanging_nats import freeze
 
 
 async def until(check, timeout: float = 15.0) -> None:  # type: ignore[no-untyped-def]

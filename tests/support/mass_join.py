@@ -1,6 +1,6 @@
 """Clients in a process of their own, so that what is measured is not the loop of whoever measures.
 
-``python -m tests.support.herd``: reads commands (JSON, a line each) and answers each with a line of JSON.
+``python -m tests.support.mass_join``: reads commands (JSON, a line each) and answers each with a line of JSON.
 ``crowd``: that many :class:`Phone` join; ``back``: how many have come back; ``leave``: all leave; ``joins``: somebody
 joins again and again for a while, on a fresh connection and on one that is there.
 """
@@ -70,7 +70,7 @@ class HerdProcess:
 
     async def __aenter__(self) -> "HerdProcess":
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.support.herd", str(self._nice),
+            sys.executable, "-m", "tests.support.mass_join", str(self._nice),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=1024 * 1024,
         )  # fmt: skip
         return self

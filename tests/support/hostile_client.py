@@ -1,4 +1,6 @@
-"""``python -m tests.support.attacks NAME SECONDS URL…``: one attack, by frames and bytes that no polite library sends.
+"""Run one attack by frames and bytes that no polite library sends.
+
+``python -m tests.support.hostile_client NAME SECONDS URL…``
 
 A process of its own, so that the call beside it does not share its event loop. Prints what came of it as JSON: error
 codes, HTTP statuses, ``closed`` for connections that the server ended, ``sent``. Each attacker has an address of the

@@ -13,7 +13,7 @@ import pytest_asyncio
 from signalling.run.nats_server import EmbeddedNats
 from tests.support.cluster import Gateway
 from tests.support.raw_client import RawClient
-from tests.support.service import Service
+from tests.support.service_process import Service
 
 pytestmark = pytest.mark.timeout(120)
 

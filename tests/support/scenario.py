@@ -9,9 +9,9 @@ import pytest
 
 from tests.support.client import POLLING, WEBSOCKET, Client
 from tests.support.cluster import Cluster
+from tests.support.event_shapes import faults
 from tests.support.node_client import NodeDriver, missing
 from tests.support.python_client import PythonClient
-from tests.support.shapes import faults
 
 NODE, PYTHON = "node", "python"
 KINDS = tuple(f"{library}-{transport}" for library in (NODE, PYTHON) for transport in (WEBSOCKET, POLLING))
