@@ -9,6 +9,7 @@ import pytest_asyncio
 from hypothesis import settings
 
 from tests.support import node_client
+from tests.support.logged import Logged, modules
 from tests.support.node_client import NodeDriver
 from tests.support.scenario import KINDS, usable
 from tests.support.worker_groups import SideBySide
@@ -66,3 +67,12 @@ async def driver() -> AsyncIterator[NodeDriver | None]:
 def kind(request: pytest.FixtureRequest) -> str:
     """Library and transport of the clients."""
     return usable(str(request.param))
+
+
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Logged:
+    """Record what is logged in this process, however the tests before this one have configured logging."""
+    logged = Logged(caplog)
+    for module in modules():
+        logged.replace(monkeypatch, module)
+    return logged

@@ -12,6 +12,7 @@ from shared.errors import AlreadyInCall, SignallingError, Unavailable, UserNotFo
 from shared.messaging import policy_client
 from shared.nats.connection import Bus
 from tests.integration.callcore.conftest import Start, World
+from tests.support.logged import Logged
 from tests.support.policy import PolicyService
 
 SLOW = policy_client.TIMEOUT_SECONDS * 8
@@ -177,7 +178,7 @@ async def test_a_caller_in_a_call_is_told_so_whoever_is_blocked(
 
 
 async def test_many_without_an_answer_are_told_in_one_line(
-    pair: World, callcore: Start, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    pair: World, callcore: Start, logged: Logged
 ) -> None:
     await callcore(policy="required")
 
@@ -186,4 +187,4 @@ async def test_many_without_an_answer_are_told_in_one_line(
             await pair.initiate("ann-phone", "bob")
 
     await asyncio.gather(*(fail() for _ in range(20)))
-    assert ("".join(capsys.readouterr()) + caplog.text).count("no answer from the policy service") == 1
+    assert logged.count("no answer from the policy service") == 1

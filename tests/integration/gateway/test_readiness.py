@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 import pytest
-from structlog.testing import CapturedCall, CapturingLogger
+from structlog.typing import EventDict
 
 from services.gateway import readiness
 from services.gateway.app import start
@@ -15,6 +15,7 @@ from services.gateway.settings import Settings
 from tests.integration.gateway.conftest import GATEWAY, Connect, Services, Start
 from tests.support.cluster import free_port
 from tests.support.issuer import Issuer, Pair, claims
+from tests.support.logged import Logged
 
 
 async def asked(url: str) -> tuple[int, list[str]]:
@@ -91,50 +92,42 @@ async def test_keys_for_tokens_that_nobody_has_read(
             assert (await asked(url))[0] == 200, "what was read counts"
 
 
-@pytest.fixture
-def logged(monkeypatch: pytest.MonkeyPatch) -> CapturingLogger:
-    """Records what readiness logs, however the tests before this one have configured logging."""
-    logger = CapturingLogger()
-    monkeypatch.setattr(readiness, "log", logger)
-    return logger
-
-
 async def test_changes_are_in_the_log_once_each(
-    gateway: Start, services: Services, monkeypatch: pytest.MonkeyPatch, logged: CapturingLogger
+    gateway: Start, services: Services, monkeypatch: pytest.MonkeyPatch, logged: Logged
 ) -> None:
     monkeypatch.setattr(readiness, "STARTING_SECONDS", 0.5)
     monkeypatch.setattr(readiness, "QUIET_SECONDS", 0.0)
     url = await gateway()
     async with beating(services):
         await asyncio.sleep(1)
-        logged.calls.clear()
+        logged.clear()
         services.answers["renew"] = ("unavailable", "no room")
         await until(url, "presence does not renew the lease")
         await asyncio.sleep(1.5)
         del services.answers["renew"]
         await until(url)
         await asyncio.sleep(1.5)
-    missed, ready = logged.calls
-    assert (missed.method_name, missed.args) == ("warning", ("not ready",))
-    assert missed.kwargs["missing"] == ["presence does not renew the lease"]
-    assert (ready.method_name, ready.args) == ("info", ("ready",))
-    assert ready.kwargs["was_missing"] == ["presence does not renew the lease"]
+    missed, ready = [line for line in logged.entries if line["event"] in ("not ready", "ready")]
+    assert (missed["log_level"], missed["event"]) == ("warning", "not ready")
+    assert missed["missing"] == ["presence does not renew the lease"]
+    assert (ready["log_level"], ready["event"]) == ("info", "ready")
+    assert ready["was_missing"] == ["presence does not renew the lease"]
 
 
-def test_changes_in_quick_succession_share_a_line(logged: CapturingLogger) -> None:
+def test_changes_in_quick_succession_share_a_line(logged: Logged) -> None:
     now: list[str] = []
     one = Readiness(lambda: list(now), quiet=10)
 
-    def look(at: float) -> CapturedCall | None:
-        logged.calls.clear()
+    def look(at: float) -> EventDict | None:
+        logged.clear()
         one._look(at)
-        assert len(logged.calls) < 2
-        return logged.calls[0] if logged.calls else None
+        assert len(logged.entries) < 2
+        return logged.entries[0] if logged.entries else None
 
     def missing(at: float) -> list[str]:
         line = look(at)
-        assert line is not None and line.args == ("not ready",)
-        found: list[str] = line.kwargs["missing"]
+        assert line is not None and line["event"] == "not ready"
+        found: list[str] = line["missing"]
         return found
 
     assert look(0) is None
@@ -145,9 +138,9 @@ def test_changes_in_quick_succession_share_a_line(logged: CapturingLogger) -> No
         assert look(second) is None
     line = look(11)
     assert line is not None
-    assert line.args == ("ready",), "the last look found nothing missing"
-    assert line.kwargs["was_missing"] == ["NATS is out of reach", "no presence is there"]
-    assert line.kwargs["changes"] == 9
+    assert line["event"] == "ready", "the last look found nothing missing"
+    assert line["was_missing"] == ["NATS is out of reach", "no presence is there"]
+    assert line["changes"] == 9
     assert look(30) is None, "nothing has changed since"
     now = ["draining"]
     assert missing(31) == ["draining"]

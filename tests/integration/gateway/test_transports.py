@@ -16,6 +16,7 @@ from services.gateway.websocket import connection
 from tests.integration.gateway.conftest import Connect, Services, Start
 from tests.integration.gateway.test_edges import said, tcp
 from tests.integration.gateway.test_garbage import Polling
+from tests.support.logged import Logged
 
 JOIN = '42["user:join",{"userId":"alice"}]'
 
@@ -66,12 +67,11 @@ class Eio(Polling):
 
 
 @pytest.fixture
-def silent(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> Callable[[], None]:
+def silent(logged: Logged) -> Callable[[], None]:
     """Assert that nothing has been logged with a traceback, nor as an error."""
 
     def check() -> None:
-        logged = "".join(capsys.readouterr()) + caplog.text
-        assert "Traceback" not in logged and "[error" not in logged and "ERROR" not in logged, logged
+        assert not logged.errors(), logged.text()
 
     return check
 

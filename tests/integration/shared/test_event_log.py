@@ -12,6 +12,7 @@ from shared.nats import streams
 from shared.nats.connection import Bus
 from shared.service.settings import BackendSettings
 from signalling.run.nats_server import EmbeddedNats
+from tests.support.logged import Logged
 
 
 async def make(bus: Bus) -> None:
@@ -96,13 +97,13 @@ async def test_what_is_not_acknowledged_in_time_is_sent_again(
 
 
 async def test_what_cannot_be_recorded_is_given_up_and_too_much_refused(
-    bus: Bus, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    bus: Bus, monkeypatch: pytest.MonkeyPatch, logged: Logged
 ) -> None:
     monkeypatch.setattr(event_log, "TRY_SECONDS", 0.3)
     monkeypatch.setattr(event_log, "WAITING_MAX", 2)
     recorder = Recorder(bus)
     for number in range(3):
         record(recorder, number)
-    assert "".join(capsys.readouterr()).count("event dropped") == 1
+    assert logged.count("event dropped") == 1
     await recorder.drain(5)
-    assert "".join(capsys.readouterr()).count("event lost") == 2
+    assert logged.count("event lost") == 2

@@ -9,13 +9,13 @@ from collections.abc import Iterator, MutableMapping
 from typing import Any
 
 import pytest
-import structlog.testing
 
 from shared.errors import CallNotFound, Unavailable
 from shared.ids import could_be_minted, new_id
 from shared.observability import traces
 from shared.observability.otel_tracing import BATCH_MAX, SPANS_MAX, Tracing, _family
 from tests.support.collector import Collector, collecting
+from tests.support.logged import Logged
 
 SERVICES = ("gateway", "callcore", "presence")
 
@@ -90,9 +90,8 @@ def test_only_errors_of_ours_count_as_such(tracing: Tracing, collector: Collecto
 
 
 @pytest.fixture
-def said() -> Iterator[list[MutableMapping[str, Any]]]:
-    with structlog.testing.capture_logs() as lines:
-        yield lines
+def said(logged: Logged) -> list[MutableMapping[str, Any]]:
+    return logged.entries
 
 
 def test_a_collector_that_is_away_for_a_moment_gets_the_spans_later(
