@@ -24,6 +24,7 @@ BIN := .venv/bin
 JS := tests/e2e/js
 BENCH_JS := bench/node
 JOBS ?= 4
+SLOWEST := --durations=20
 CLIENT := web/client
 PAGE := web/page
 ASYNCAPI := docs/asyncapi
@@ -44,9 +45,9 @@ test: .venv/.dev $(JS)/node_modules/.package-lock.json $(PAGE)/dist/index.html
 ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
 else
-	$(BIN)/python -m pytest -q -m "not alone and not large" -n $(JOBS)
-	$(BIN)/python -m pytest -q -m "large and not alone" -n 2
-	$(BIN)/python -m pytest -m alone
+	$(BIN)/python -m pytest -q -m "not alone and not large" -n $(JOBS) $(SLOWEST)
+	$(BIN)/python -m pytest -q -m "large and not alone" -n 2 $(SLOWEST)
+	$(BIN)/python -m pytest -m alone $(SLOWEST)
 endif
 
 images: .venv/.dev

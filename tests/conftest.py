@@ -1,6 +1,7 @@
 """What holds for every test."""
 
 import os
+import random
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -20,6 +21,13 @@ settings.register_profile(
 settings.load_profile("busy")
 
 _skipped: list[str] = []
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Shuffle the tests if ``SHUFFLE`` is set: the same order for the same value, on each worker."""
+    if seed := os.environ.get("SHUFFLE"):
+        random.Random(seed).shuffle(items)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
