@@ -127,7 +127,7 @@ async def gateway(nats_url: str, services: Services) -> AsyncIterator[Start]:
             port = free_port()
             config = {
                 "nats_url": nats_url, "port": port, "request_timeout_seconds": 0.5,
-                "relay_ack_seconds": ACK_SECONDS, "drain_seconds": 1, **values,
+                "relay_ack_seconds": ACK_SECONDS, "drain_seconds": 0.05, **values,
             }  # fmt: skip
             await stack.enter_async_context(start(Settings.model_validate(config), GATEWAY))
             await services.beat("callcore", "cc")
