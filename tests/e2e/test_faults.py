@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support.cluster import Cluster
-from tests.support.phone import Phone
+from tests.support.phone import GIVE_UP_SECONDS, Phone
 from tests.support.raw_client import RawClient
 from tests.support.shared_clusters import Clusters
 
@@ -57,15 +57,25 @@ async def _clean(cluster: Cluster) -> None:
 
 
 class Pair:
-    """Two phones on different gateways, and the call between them. ``callee``: makes the sockets of bob's."""
+    """Two phones on different gateways, and the call between them.
+
+    ``callee``: makes the sockets of bob's. ``patience``: how long both try to come back, in seconds.
+    """
 
     def __init__(
-        self, cluster: Cluster, number: int, token: str, callee: Callable[[str], RawClient] = RawClient
+        self,
+        cluster: Cluster,
+        number: int,
+        token: str,
+        callee: Callable[[str], RawClient] = RawClient,
+        patience: float = GIVE_UP_SECONDS,
     ) -> None:
         urls = [gateway.url for gateway in cluster.gateways]
         first = number % len(urls)
-        self.alice = Phone(f"a{number}-{token}", urls[first:] + urls[:first])
-        self.bob = Phone(f"b{number}-{token}", urls[first + 1 :] + urls[: first + 1], socket=callee)
+        self.alice = Phone(f"a{number}-{token}", urls[first:] + urls[:first], patience=patience)
+        self.bob = Phone(
+            f"b{number}-{token}", urls[first + 1 :] + urls[: first + 1], patience=patience, socket=callee
+        )
         self.phones = (self.alice, self.bob)
         self.call = ""
         self.sent = {self.alice: 0, self.bob: 0}

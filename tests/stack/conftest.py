@@ -14,6 +14,9 @@ from tests.support.client import POLLING, WEBSOCKET
 from tests.support.node_client import NodeDriver
 from tests.support.scenario import NODE, PYTHON, Stage
 
+WINDOW_SECONDS = 120
+"""How long a user may be away: longer than a busy machine takes to stop all containers and start them anew."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """There is one engine: they do not run beside each other, but beside others (tests/support/worker_groups.py)."""
@@ -39,7 +42,9 @@ def kind(request: pytest.FixtureRequest) -> str:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def stack(built: Images, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
     """Two of each service behind the proxy."""
-    stack = Stack(tmp_path_factory.mktemp("stack"), built, RESUME_WINDOW_SECONDS="30", SWEEP_SECONDS="3")
+    stack = Stack(
+        tmp_path_factory.mktemp("stack"), built, RESUME_WINDOW_SECONDS=str(WINDOW_SECONDS), SWEEP_SECONDS="3"
+    )
     try:
         await stack.up(gateway=2, callcore=2, presence=2)
         yield stack

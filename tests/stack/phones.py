@@ -14,7 +14,9 @@ _SEPARATOR = "\x1e"
 _POLL_SECONDS = 40.0
 _AT_ONCE = 10
 _WORDS = 3
-_SPEAK_SECONDS = 40.0
+_PATIENCE_SECONDS = 110.0
+"""How long a phone tries to come back: nearly as long as its session is kept (``WINDOW_SECONDS``)."""
+_SPEAK_SECONDS = 90.0
 
 
 class PollingClient(RawClient):
@@ -82,7 +84,7 @@ class Talk:
         """So many more pairs call each other and talk."""
         first = len(self.pairs)
         pairs = [
-            Pair(self._stack, n, self._token, PollingClient)  # type: ignore[arg-type]  # what it needs of a cluster
+            Pair(self._stack, n, self._token, PollingClient, _PATIENCE_SECONDS)  # type: ignore[arg-type]  # what it needs of a cluster
             for n in range(first, first + count)
         ]
         self.pairs += pairs

@@ -14,6 +14,7 @@ from tests.stack.stack import Stack
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(600)]
 
 SESSIONS = 24
+UNTIL_SECONDS = 60.0
 POLLING = "/socket.io/?EIO=4&transport=polling"
 
 
@@ -27,7 +28,10 @@ async def _handshake(http: aiohttp.ClientSession, url: str) -> str:
 
 async def test_polling_stays_with_its_gateway(stack: Stack) -> None:
     url = stack.gateways[0].url
-    before = _requests(stack)
+    await stack.ready()
+    # A new client goes where fewest are: those of earlier tests have to be gone.
+    await _until(lambda: not any(_column(stack, "scur").values()), "nobody else is connected")
+    before = _column(stack, "stot")
     # No cookies: clients that are no browsers have none.
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http:
         for _ in range(SESSIONS):
@@ -37,7 +41,7 @@ async def test_polling_stays_with_its_gateway(stack: Stack) -> None:
                     assert answer.status == 200, await answer.text()
             async with http.get(address) as answer:
                 assert answer.status == 200 and (await answer.text()).startswith("40{")
-    used = {name: count - before[name] for name, count in _requests(stack).items()}
+    used = {name: count - before[name] for name, count in _column(stack, "stot").items()}
     assert sum(count > SESSIONS for count in used.values()) == 2, f"both gateways had their part: {used}"
 
 
@@ -75,15 +79,19 @@ async def test_a_gateway_that_is_not_ready_gets_nobody_new_and_keeps_who_it_has(
 
 
 async def _until(check: Callable[[], bool], what: str) -> None:
-    async with asyncio.timeout(30):
-        while not await asyncio.to_thread(check):
-            await asyncio.sleep(0.2)
+    try:
+        async with asyncio.timeout(UNTIL_SECONDS):
+            while not await asyncio.to_thread(check):
+                await asyncio.sleep(0.2)
+    except TimeoutError:
+        raise AssertionError(f"not within {UNTIL_SECONDS} s: {what}") from None
 
 
-def _requests(stack: Stack) -> Counter[str]:
+def _column(stack: Stack, name: str) -> Counter[str]:
+    """What the proxy says of each gateway: ``stot``, its requests so far; ``scur``, those under way."""
     return Counter(
         {
-            r["svname"]: int(r["stot"])
+            r["svname"]: int(r[name])
             for r in stack.proxy_state()
             if r["pxname"] == "gateways" and r["svname"] != "BACKEND"
         }

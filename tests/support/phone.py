@@ -16,6 +16,7 @@ from tests.support.raw_client import RawClient
 ANSWER_SECONDS = 12.0
 CONNECT_SECONDS = 5.0
 GIVE_UP_SECONDS = 60.0
+"""How long it tries to come back, or to be answered, unless told otherwise."""
 
 
 class _Box(Inbox):
@@ -39,15 +40,17 @@ class Phone:
         *,
         jitter: float = 0.3,
         silence: float | None = None,
+        patience: float = GIVE_UP_SECONDS,
         socket: Callable[[str], RawClient] = RawClient,
     ) -> None:
         """``jitter``: how long it waits at most, in seconds, before it connects again. ``silence``: how long it
-        hears nothing, not even a ping, before it takes its socket for dead; ``None``: it never does. ``socket``: makes
-        one with the user's name.
+        hears nothing, not even a ping, before it takes its socket for dead; ``None``: it never does. ``patience``: how
+        long, in seconds, it tries to come back, or to be answered. ``socket``: makes one with the user's name.
         """
         self.user = user
         self._jitter = jitter
         self._silence = silence
+        self._patience = patience
         self._urls = urls
         self._next = 0
         self._socket = socket
@@ -86,7 +89,7 @@ class Phone:
             await self._over()
             self._online.clear()
             await self._client.close()
-            async with asyncio.timeout(GIVE_UP_SECONDS):
+            async with asyncio.timeout(self._patience):
                 await asyncio.sleep(random.uniform(0.02, self._jitter))
                 while not self._online.is_set():
                     self._next += 1
@@ -139,7 +142,7 @@ class Phone:
 
     async def ok(self, event: str, payload: dict[str, Any]) -> dict[str, Any]:
         """Send until it is answered well: again after a resume if no answer came, and after a retryable refusal."""
-        async with asyncio.timeout(GIVE_UP_SECONDS):
+        async with asyncio.timeout(self._patience):
             while True:
                 await self._online.wait()
                 client = self._client
