@@ -154,4 +154,9 @@ async def _storage(bus: Bus, settings: Settings) -> None:
         max_age_seconds=settings.deliver_max_age_seconds or max(60, 2 * settings.resume_window_seconds),
         max_mb=settings.deliver_max_mb,
     )
-    await streams.ensure_events(bus, settings)
+    await streams.ensure_events(
+        bus,
+        replicas=settings.kv_replicas,
+        max_age_hours=settings.events_max_age_hours,
+        max_mb=settings.events_max_mb,
+    )

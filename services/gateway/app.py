@@ -16,8 +16,9 @@ from services.gateway.handlers.dispatcher import Inbound
 from services.gateway.handlers.query_events import Questions
 from services.gateway.handlers.relay_fast_path import Shortcut
 from services.gateway.limits.connection_limits import Connections
+from services.gateway.limits.join_timeout import JoinTimeout
 from services.gateway.limits.rate_limiter import Rates
-from services.gateway.limits.strike_counter import JoinTimeout, Strikes
+from services.gateway.limits.strike_counter import Strikes
 from services.gateway.readiness import Readiness
 from services.gateway.relay.receive_order import Heard
 from services.gateway.relay.service import Relays
@@ -40,7 +41,7 @@ from shared.messaging.rpc import Client
 from shared.nats import storage_full
 from shared.nats.connection import Bus
 from shared.nats.hang_detector import Pulse
-from shared.observability import logs
+from shared.observability import logs, response_headers
 from shared.observability.limit_hits import Hits
 from shared.observability.loop_lag import Lag
 from shared.observability.metrics import registry_of, serve
@@ -261,7 +262,7 @@ def _application(
         demo_page.add_routes(app)
     # No middleware: it would be two more frames on the stack of every connection.
     app.router.add_route("*", "/{path:.*}", _not_found)
-    app.on_response_prepare.append(health.say_little_always)
+    app.on_response_prepare.append(response_headers.on_prepare)
     app.on_response_prepare.append(cors(origin_allowed, f"/{PATH}"))
     return app
 

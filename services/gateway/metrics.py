@@ -4,8 +4,8 @@ from services.gateway.clients.registry import Registry
 from services.gateway.clients.responder import Replies
 from services.gateway.handlers.call_events import Calls
 from services.gateway.handlers.dispatcher import Inbound
-from services.gateway.limits.rate_limiter import Kind
-from services.gateway.limits.strike_counter import JoinTimeout
+from services.gateway.limits.join_timeout import JoinTimeout
+from services.gateway.protocol.event_class import EventClass
 from services.gateway.relay.send_buffer import BYTES_MAX, RELAYS_MAX
 from services.gateway.relay.service import Relays
 from services.gateway.sessions.background_retry import Errands
@@ -71,7 +71,7 @@ LIMITS = (
     "unjoined",
     "join_timeout",
     "connections_per_user",
-    *(f"rate_{kind.name.lower()}" for kind in Kind),
+    *(f"rate_{kind.name.lower()}" for kind in EventClass),
     "rate_user_kb",
     "refusals",
     "candidates_per_call",

@@ -17,6 +17,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from pydantic_settings import NoDecode
 
+from services.gateway.auth.settings import AuthSettings
 from services.gateway.limits.settings import LimitSettings
 from services.gateway.transport.host_check import host_name
 from shared.service.settings import CommaList, split
@@ -52,7 +53,7 @@ class IceServer(BaseModel):
 _ICE_SERVERS = TypeAdapter(tuple[IceServer, ...])
 
 
-class Settings(LimitSettings):
+class Settings(LimitSettings, AuthSettings):
     """What a gateway can be told."""
 
     port: int = Field(

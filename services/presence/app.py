@@ -108,7 +108,12 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
 async def _storage(bus: Bus, settings: Settings) -> None:
     await Bucket.create(bus, subjects.BUCKET_SESSIONS, replicas=settings.kv_replicas)
     await streams.ensure_deadlines(bus, replicas=settings.kv_replicas)
-    await streams.ensure_events(bus, settings)
+    await streams.ensure_events(
+        bus,
+        replicas=settings.kv_replicas,
+        max_age_hours=settings.events_max_age_hours,
+        max_mb=settings.events_max_mb,
+    )
 
 
 def _policy(settings: Settings) -> Policy:

@@ -13,7 +13,6 @@ from shared.errors import Unavailable
 from shared.nats.connection import Bus
 from shared.nats.storage_full import for_want_of_room
 from shared.observability import logs
-from shared.service.settings import BackendSettings
 
 log = logs.get(__name__)
 
@@ -85,7 +84,7 @@ async def ensure_deliver(bus: Bus, *, replicas: int, max_age_seconds: int, max_m
     )
 
 
-async def ensure_events(bus: Bus, settings: BackendSettings) -> None:
+async def ensure_events(bus: Bus, *, replicas: int, max_age_hours: int, max_mb: int) -> None:
     """What happened, for monitoring, billing and push: on disk, a bounded time."""
     await ensure(
         bus,
@@ -93,16 +92,16 @@ async def ensure_events(bus: Bus, settings: BackendSettings) -> None:
             "name": subjects.STREAM_EVENTS,
             "subjects": ["event.>"],
             "storage": "file",
-            "num_replicas": settings.kv_replicas,
-            "max_age": settings.events_max_age_hours * 3600 * SECOND_NS,
-            "max_bytes": settings.events_max_mb * MB,
+            "num_replicas": replicas,
+            "max_age": max_age_hours * 3600 * SECOND_NS,
+            "max_bytes": max_mb * MB,
             # So that nobody pushes out the history of others: of one user and kind, or one call.
             "max_msgs_per_subject": EVENTS_PER_SUBJECT,
             "discard": "old",
             "allow_direct": True,
             "duplicate_window": 120 * SECOND_NS,
         },
-        setting=f"EVENTS_MAX_MB={settings.events_max_mb}",
+        setting=f"EVENTS_MAX_MB={max_mb}",
     )
 
 

@@ -20,7 +20,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from shared.service import health
+from shared.observability import response_headers
 
 FAST_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 """Bounds for what takes milliseconds when all is well."""
@@ -165,7 +165,7 @@ async def serve(host: str, port: int, registry: CollectorRegistry) -> web.AppRun
         return web.Response(body=encode(registry), headers={"Content-Type": content_type})
 
     app = web.Application()
-    app.on_response_prepare.append(health.say_little_always)
+    app.on_response_prepare.append(response_headers.on_prepare)
     app.router.add_get("/metrics", answer)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=STOP_SECONDS)
     await runner.setup()

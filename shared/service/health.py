@@ -5,27 +5,11 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from shared.nats.connection import Bus
+from shared.observability import response_headers
 
 Check = Callable[[], list[str]]
 """What is missing to do the work, in words; empty when ready."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-NAME = "signalling"
-HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
-"""Of all answers but those of the page, which has its own."""
-
-
-def say_little(answer: web.StreamResponse) -> None:
-    """Give an answer the headers that all have, unless it has its own."""
-    for name, value in HEADERS.items():
-        answer.headers.setdefault(name, value)
-    answer.headers["Server"] = NAME
 
 
 def add_routes(app: web.Application, check: Check, impaired: Check = list) -> None:
@@ -48,11 +32,6 @@ def add_routes(app: web.Application, check: Check, impaired: Check = list) -> No
     app.router.add_get("/readyz", readyz)
 
 
-async def say_little_always(_: web.Request, answer: web.StreamResponse) -> None:
-    """For ``on_response_prepare``."""
-    say_little(answer)
-
-
 def missing(bus: Bus) -> list[str]:
     """What a service without clients misses: NATS, or room in a stream that it stores in."""
     return bus.full.reasons() if bus.connected else ["NATS is out of reach"]
@@ -64,7 +43,7 @@ async def serve(host: str, port: int, bus: Bus) -> web.AppRunner:
     ``cleanup()`` the runner to stop it. Raises ``OSError`` for a port that is taken.
     """
     app = web.Application()
-    app.on_response_prepare.append(say_little_always)
+    app.on_response_prepare.append(response_headers.on_prepare)
     add_routes(app, lambda: missing(bus))
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()

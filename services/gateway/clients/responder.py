@@ -1,6 +1,5 @@
 """What a client is told about its own event: the acknowledgement, and the ``error`` event that agrees with it."""
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -8,13 +7,13 @@ from typing import Any
 from pydantic_core import to_json
 
 from services.gateway.clients.registry import Socket
+from services.gateway.protocol.json_codec import dumps
 from services.gateway.transport.sender import Sending
 from shared.contracts.client import Event
 from shared.errors import SignallingError
 
 NAME_MAX = 64
 CALL_ID_MAX = 128
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 _EVENTS = frozenset(event.value for event in Event)
 
 
@@ -65,8 +64,3 @@ def call_id_of(payload: object) -> str | None:
     """The call that a payload names, whatever else is wrong with it."""
     call_id = payload.get("callId") if isinstance(payload, dict) else None
     return call_id if isinstance(call_id, str) and 0 < len(call_id) <= CALL_ID_MAX else None
-
-
-def dumps(value: Any) -> bytes:
-    """Compact JSON."""
-    return _encode(value).encode()

@@ -11,8 +11,10 @@ from services.gateway.handlers.call_events import Calls
 from services.gateway.handlers.query_events import Questions
 from services.gateway.handlers.relay_fast_path import Shortcut
 from services.gateway.limits.connection_limits import Connections
-from services.gateway.limits.rate_limiter import Rates, kind_of
-from services.gateway.limits.strike_counter import JoinTimeout, Strikes
+from services.gateway.limits.join_timeout import JoinTimeout
+from services.gateway.limits.rate_limiter import Rates
+from services.gateway.limits.strike_counter import Strikes
+from services.gateway.protocol.event_class import class_of
 from services.gateway.protocol.packets import TOO_DEEP, EventPacket
 from services.gateway.protocol.validation import TooLarge, join_in, known, validate
 from services.gateway.relay.service import Relays
@@ -187,7 +189,7 @@ class Inbound:
             return
         call_id = call_id_of(packet.args[0]) if packet.args else None
         asked = Asked(socket, packet.name, packet.ack_id, call_id)
-        kind, rates = kind_of(packet.name), socket.rates
+        kind, rates = class_of(packet.name), socket.rates
         if rates is not None and not rates.take(kind):
             self._hits.hit(f"rate_{kind.name.lower()}")
             self._replies.refuse(asked, RateLimited(retry_after_ms=rates.retry_after_ms(kind)))

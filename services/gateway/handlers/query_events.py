@@ -3,7 +3,8 @@
 from typing import cast
 
 from services.gateway.auth.turn_credentials import IceServers
-from services.gateway.clients.responder import Asked, Replies, dumps
+from services.gateway.clients.responder import Asked, Replies
+from services.gateway.protocol.json_codec import dumps
 from services.gateway.transport.sender import Sending
 from shared.contracts import client, presence
 from shared.contracts.client import Event

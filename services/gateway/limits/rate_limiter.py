@@ -6,40 +6,15 @@ The short way and the long way of relays count into the same.
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from enum import IntEnum
 
 from services.gateway.limits.settings import LimitSettings
-from shared.contracts.client import Event
+from services.gateway.protocol.event_class import EventClass
 from shared.errors import RateLimited
 from shared.observability.limit_hits import Hits
 from shared.token_bucket import ByteRate, Rate, milliseconds
 
 CALLS_COUNTED = 64
 """Calls of a user whose candidates are counted; the oldest are forgotten."""
-
-
-class Kind(IntEnum):
-    """Events that share a rate."""
-
-    OTHERS = 0
-    CANDIDATES = 1
-    OFFERS = 2
-    INITIATES = 3
-    STATUS = 4
-
-
-_KINDS = {
-    Event.CANDIDATE.value: Kind.CANDIDATES,
-    Event.OFFER.value: Kind.OFFERS,
-    Event.ANSWER.value: Kind.OFFERS,
-    Event.INITIATE.value: Kind.INITIATES,
-    Event.STATUS.value: Kind.STATUS,
-}
-
-
-def kind_of(event: str) -> Kind:
-    """The kind of an event; ``OTHERS`` for one that nobody knows."""
-    return _KINDS.get(event, Kind.OTHERS)
 
 
 class TooManyCandidates(RateLimited):
@@ -55,7 +30,7 @@ class User:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.allowed_at = [0.0] * len(Kind)
+        self.allowed_at = [0.0] * len(EventClass)
         self.bytes_full_at = 0.0
         """When all bytes that the user may relay have come back."""
         self.candidates: dict[str, int] = {}
@@ -69,7 +44,7 @@ class SocketRates:
 
     def __init__(self, rates: "Rates") -> None:
         self._rates = rates
-        self._allowed_at = [0.0] * len(Kind)
+        self._allowed_at = [0.0] * len(EventClass)
         self.user: User | None = None
 
     def take(self, kind: int) -> bool:
@@ -130,14 +105,14 @@ class Rates:
     def __init__(
         self, settings: LimitSettings, hits: Hits, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        by_kind: dict[Kind, Rate] = {
-            Kind.OTHERS: settings.rate_others,
-            Kind.CANDIDATES: settings.rate_candidates,
-            Kind.OFFERS: settings.rate_offers,
-            Kind.INITIATES: settings.rate_initiates,
-            Kind.STATUS: settings.rate_status,
+        by_kind: dict[EventClass, Rate] = {
+            EventClass.OTHERS: settings.rate_others,
+            EventClass.CANDIDATES: settings.rate_candidates,
+            EventClass.OFFERS: settings.rate_offers,
+            EventClass.INITIATES: settings.rate_initiates,
+            EventClass.STATUS: settings.rate_status,
         }
-        rates = [by_kind[kind] for kind in Kind]
+        rates = [by_kind[kind] for kind in EventClass]
         joint = [Rate(rate.events * settings.rate_user_factor, rate.seconds) for rate in rates]
         self.interval, self.slack = [rate.interval for rate in rates], [rate.slack for rate in rates]
         self.user_interval, self.user_slack = (

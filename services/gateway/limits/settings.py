@@ -4,14 +4,13 @@ import ipaddress
 
 from pydantic import Field, field_validator
 
-from services.gateway.auth.settings import AuthSettings
 from services.gateway.protocol.packets import DEPTH_MAX
 from shared.contracts.client import Sizes
-from shared.service.settings import CommaList, split
+from shared.service.settings import CommaList, ServiceSettings, split
 from shared.token_bucket import Rate, RateSetting
 
 
-class LimitSettings(AuthSettings):
+class LimitSettings(ServiceSettings):
     """Limits of connections and of events. A rate is ``events/seconds``: so many at once, refilled in so long."""
 
     rate_limit: bool = Field(

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from services.gateway.clients.responder import dumps
+from services.gateway.protocol.json_codec import dumps
 from shared.contracts.client import Answer, Candidate, Offer, Relayed
 from shared.errors import BadRequest
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from pydantic_core import from_json
 
-from services.gateway.limits.rate_limiter import kind_of
+from services.gateway.protocol.event_class import class_of
 from shared.contracts.client import CANDIDATES_MAX, RELAYED, Event, Offer, Relayed, Sizes
 
 PREFIXES = tuple(b'42["%b",' % event.encode() for event in RELAYED)
@@ -68,7 +68,7 @@ class Envelope:
         self, before: bytes, after: bytes, key: bytes, event: Event, said: Relayed, limit: int
     ) -> None:
         self.before, self.after = before, after
-        self.event, self.kind = event, kind_of(event)
+        self.event, self.kind = event, class_of(event)
         self.to = said.to
         self.call = said.call_id
         self._place = _place_of(said.call_id, before, after) if said.call_id is not None else None

@@ -8,12 +8,13 @@ from typing import Any
 from services.gateway.auth.authenticator import Auth
 from services.gateway.auth.turn_credentials import IceServers
 from services.gateway.clients.registry import Registry, Socket
-from services.gateway.clients.responder import Asked, Replies, dumps
+from services.gateway.clients.responder import Asked, Replies
 from services.gateway.limits.connection_limits import Connections
+from services.gateway.limits.join_timeout import JoinTimeout
 from services.gateway.limits.lifo_gate import Turns
 from services.gateway.limits.rate_limiter import Rates
-from services.gateway.limits.strike_counter import JoinTimeout
 from services.gateway.protocol.invisible_characters import has_invisible
+from services.gateway.protocol.json_codec import dumps
 from services.gateway.relay.service import Relays
 from services.gateway.sessions.background_retry import Errands
 from services.gateway.sessions.delivery import Outbound

@@ -4,7 +4,7 @@ import asyncio
 import math
 import random
 
-from services.gateway.clients.responder import dumps
+from services.gateway.protocol.json_codec import dumps
 from services.gateway.transport.socketio_server import Transport
 from services.gateway.websocket.connection import LAST_WORDS_SECONDS
 from shared.contracts.client import Draining, Event

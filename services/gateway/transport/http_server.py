@@ -11,8 +11,7 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from services.gateway.limits.connection_limits import Connections
-from shared.observability import logs
-from shared.service import health
+from shared.observability import logs, response_headers
 
 log = logs.get(__name__)
 
@@ -99,5 +98,5 @@ class _Connection(RequestHandler):
         log.debug("not a request", why=type(exc).__name__)
         answer = web.Response(status=status, text="Bad request\n")
         answer.force_close()
-        health.say_little(answer)
+        response_headers.harden(answer)
         return answer

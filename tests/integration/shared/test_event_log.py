@@ -10,13 +10,12 @@ from shared.messaging import event_log
 from shared.messaging.event_log import Recorder
 from shared.nats import streams
 from shared.nats.connection import Bus
-from shared.service.settings import BackendSettings
 from signalling.run.nats_server import EmbeddedNats
 from tests.support.logged import Logged
 
 
 async def make(bus: Bus) -> None:
-    await streams.ensure_events(bus, BackendSettings())
+    await streams.ensure_events(bus, replicas=1, max_age_hours=72, max_mb=1024)
 
 
 async def recorded(bus: Bus) -> list[int]:

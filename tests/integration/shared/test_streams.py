@@ -125,16 +125,19 @@ async def test_in_a_cluster_too(tmp_path: Path) -> None:
         for node in nodes:
             node.wait()
         bus = await Bus.connect(servers.joint_url(nodes), name="test")
-        settings = Callcore.model_validate({**MOST, "kv_replicas": 3})
-        too_much = Callcore.model_validate({"events_max_mb": 65, "kv_replicas": 3})
-        keeper = streams.Keeper(bus, lambda: streams.ensure_events(bus, settings))
+
+        async def ensure(max_mb: int) -> None:
+            await streams.ensure_events(bus, replicas=3, max_age_hours=72, max_mb=max_mb)
+
+        most = int(MOST["events_max_mb"])
+        keeper = streams.Keeper(bus, lambda: ensure(most))
         await keeper.start()
-        await streams.ensure_events(bus, settings)
+        await ensure(most)
         with pytest.raises(Unavailable, match=r"^EVENTS_MAX_MB=65: "):
-            await streams.ensure_events(bus, too_much)
+            await ensure(65)
         await streams.api(bus, "STREAM.DELETE.EVENTS", {})
         with pytest.raises(Unavailable, match=r"^EVENTS_MAX_MB=65: "):
-            await streams.ensure_events(bus, too_much)
+            await ensure(65)
         await keeper.stop()
         await bus.close()
     finally:

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from services.gateway.limits import connection_limits, rate_limiter
-from services.gateway.limits.rate_limiter import Kind, Rates, TooManyCandidates, kind_of
+from services.gateway.limits.rate_limiter import Rates, TooManyCandidates
 from services.gateway.limits.strike_counter import STRIKE_WINDOW_SECONDS, Strikes
 from services.gateway.protocol import packets
+from services.gateway.protocol.event_class import EventClass, class_of
 from services.gateway.protocol.packets import Malformed
 from services.gateway.settings import Settings
 from shared.errors import RateLimited
@@ -52,15 +53,15 @@ def test_a_rate_is_read_and_written() -> None:
 def test_a_burst_and_what_comes_back(make: Callable[..., Rates], clock: Clock) -> None:
     socket = make(rate_status="10/5").socket()
     assert socket is not None
-    assert [socket.take(Kind.STATUS) for _ in range(12)] == [True] * 10 + [False] * 2
-    assert socket.retry_after_ms(Kind.STATUS) == 500
+    assert [socket.take(EventClass.STATUS) for _ in range(12)] == [True] * 10 + [False] * 2
+    assert socket.retry_after_ms(EventClass.STATUS) == 500
     clock.now += 0.49
-    assert not socket.take(Kind.STATUS)
+    assert not socket.take(EventClass.STATUS)
     clock.now += 0.02
-    assert socket.take(Kind.STATUS) and not socket.take(Kind.STATUS)
-    assert socket.take(Kind.OTHERS), "each kind has its own"
+    assert socket.take(EventClass.STATUS) and not socket.take(EventClass.STATUS)
+    assert socket.take(EventClass.OTHERS), "each kind has its own"
     clock.now += 3600
-    assert [socket.take(Kind.STATUS) for _ in range(11)] == [True] * 10 + [False], (
+    assert [socket.take(EventClass.STATUS) for _ in range(11)] == [True] * 10 + [False], (
         "no more than a full bucket"
     )
 
@@ -103,12 +104,12 @@ def test_sockets_of_a_user_share_and_coming_back_does_not_help(
         socket = gateway.socket()
         assert socket is not None
         gateway.joined(socket, "ann")
-        assert sum(socket.take(Kind.STATUS) for _ in range(11)) == allowed
+        assert sum(socket.take(EventClass.STATUS) for _ in range(11)) == allowed
         gateway.left(socket)
     other = gateway.socket()
     assert other is not None
     gateway.joined(other, "bob")
-    assert other.take(Kind.STATUS)
+    assert other.take(EventClass.STATUS)
     clock.now += 3600
     gateway.joined(gateway.socket(), "cem")
     assert set(gateway._users) == {"bob", "cem"}, "who has been away for long is forgotten"
@@ -177,8 +178,8 @@ def test_off(make: Callable[..., Rates]) -> None:
 
 
 def test_every_event_has_a_kind() -> None:
-    assert kind_of("call:answer") is kind_of("call:offer") is Kind.OFFERS
-    assert kind_of("user:join") is kind_of("no:such") is Kind.OTHERS
+    assert class_of("call:answer") is class_of("call:offer") is EventClass.OFFERS
+    assert class_of("user:join") is class_of("no:such") is EventClass.OTHERS
 
 
 def test_strikes_wait_longer_each_time() -> None:
@@ -255,11 +256,11 @@ async def test_a_user_who_left_and_came_back_is_not_forgotten(
     gateway.left(first)
     gateway.joined(first, "ann")
     clock.now += 3600
-    assert sum(first.take(Kind.STATUS) for _ in range(10)) == 10
+    assert sum(first.take(EventClass.STATUS) for _ in range(10)) == 10
     stranger = gateway.socket()
     gateway.joined(stranger, "bob")  # by which users who are away are looked through
     gateway.joined(second, "ann")
-    assert not second.take(Kind.STATUS), "both count into the same"
+    assert not second.take(EventClass.STATUS), "both count into the same"
     with pytest.raises(RateLimited):
         gateway.joined(third, "ann")
     gateway.left(first)
@@ -268,7 +269,7 @@ async def test_a_user_who_left_and_came_back_is_not_forgotten(
     gateway.joined(third, "cem")
     gateway.left(third)
     gateway.joined(third, "ann")
-    assert third.take(Kind.STATUS)
+    assert third.take(EventClass.STATUS)
 
 
 def test_a_user_who_is_away_for_long_is_forgotten(make: Callable[..., Rates], clock: Clock) -> None:
