@@ -87,6 +87,8 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             ping_timeout=settings.ping_timeout_seconds,
             max_frame=settings.max_frame_kb * 1024,
             unread_max=settings.unread_max_kb * 1024,
+            unread_seconds=settings.unread_seconds,
+            unread_total=settings.unread_total_mb * 2**20,
             depth=settings.json_depth_max,
             connections=connections,
             hits=hits,
@@ -216,9 +218,9 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             _application(transport, origin_allowed, missing, impaired, demo=settings.demo), connections
         )
         await runner.setup()
-        site = web.TCPSite(runner, settings.host, settings.port, backlog=BACKLOG)
+        site: web.TCPSite | None = None
         try:
-            await site.start()
+            site = await runner.listen(settings.host, settings.port, backlog=BACKLOG)
             hosts = ["*"] if host_allowed is None else ["loopback", *settings.allowed_hosts]
             log.info("listening", host=settings.host, port=settings.port, allowed_hosts=hosts)
             yield
@@ -227,7 +229,8 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             await readiness.stop()
             await drain(transport, settings.drain_seconds)
             inbound.stopping = True
-            await site.stop()
+            if site is not None:
+                await site.stop()
             await join_timeout.stop()
             await auth.stop()
             hits.stop()

@@ -56,7 +56,15 @@ OUTBOX_BYTES_MAX = gauge("signalling_outbox_bytes_max", "How many may be.")
 OUTBOX_UNACKED = gauge("signalling_outbox_unacknowledged", "Those not acknowledged yet.")
 ACKS = gauge("signalling_acknowledgements_pending", "Acknowledgements of relays that clients wait for.")
 UNREAD = gauge("signalling_unread_bytes", "Bytes that wait for clients to read them.")
+UNREAD_MAX = gauge("signalling_unread_bytes_max", "How many may: UNREAD_TOTAL_MB.")
 UNREAD_CLIENTS = gauge("signalling_unread_clients", "Clients that something waits for.")
+BROKEN = counter(
+    "signalling_connections_broken_total",
+    "Connections ended because their clients do not read or answer. reason: unread, UNREAD_MAX_KB; unread_seconds; "
+    "unread_total; ping_timeout, no answer to a ping.",
+    "reason",
+)
+BROKEN_REASONS = ("unread", "unread_seconds", "unread_total", "ping_timeout")
 ERRANDS = gauge(
     "signalling_errands", "Losses, leaves and the like that presence or call control is to be told of."
 )
@@ -80,6 +88,11 @@ LIMITS = (
     "depth",
     "frame_size",
     "unread",
+    "unread_seconds",
+    "unread_total",
+    "host",
+    "origin",
+    "cross_site",
 )
 """The limits that a gateway counts hits of."""
 
@@ -127,6 +140,8 @@ def of_gateway(
         OUTBOX_UNACKED: lambda: sum(flow.last - flow.acked for flow in outbox),
         ACKS: lambda: len(relays.answers),
         UNREAD: lambda: transport.sending.unread()[0],
+        UNREAD_MAX: lambda: transport.tally.most or 0,
+        BROKEN: lambda: with_zeros(BROKEN_REASONS, transport.sending.broken),
         UNREAD_CLIENTS: lambda: transport.sending.unread()[1],
         ERRANDS: lambda: errands.waiting,
         ERRANDS_LOST: lambda: errands.given_up,

@@ -121,6 +121,20 @@ class Settings(LimitSettings, AuthSettings):
         le=1_048_576,
         description="What may wait for a client that does not read, in KiB.",
     )
+    unread_seconds: float = Field(
+        default=20,
+        ge=1,
+        le=3600,
+        description="How long a byte may wait for a client that does not read, before its connection is broken. It may "
+        "resume then; with more than `RESUME_WINDOW_SECONDS` it may find its mailbox not to reach back so far.",
+    )
+    unread_total_mb: int = Field(
+        default=256,
+        ge=1,
+        le=1_048_576,
+        description="What may wait for all clients of a gateway, in MiB. Past it, connections of clients that do not "
+        "read are broken, those for which most waits first. At least `UNREAD_MAX_KB`.",
+    )
 
     @field_validator("client_url", mode="before")
     @classmethod
@@ -153,6 +167,12 @@ class Settings(LimitSettings, AuthSettings):
         if isinstance(parts, tuple) and not all(str(part).startswith(("turn:", "turns:")) for part in parts):
             raise ValueError("must be addresses like turn:turn.example.com:3478, comma separated")
         return parts
+
+    @model_validator(mode="after")
+    def _one_client_is_not_all(self) -> Self:
+        if self.unread_max_kb > self.unread_total_mb * 1024:
+            raise ValueError("UNREAD_MAX_KB must not be more than UNREAD_TOTAL_MB")
+        return self
 
     @model_validator(mode="after")
     def _turn_is_whole(self) -> Self:

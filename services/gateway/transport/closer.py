@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from services.gateway.websocket.connection import LAST_WORDS_SECONDS, WebSocket
+from services.gateway.websocket.send_queue import Outgoing
 
 
 class Closing:
@@ -38,6 +39,30 @@ class Closing:
             task = asyncio.create_task(self.now(eio_sid))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
+
+    def break_off(self, eio_sid: str) -> None:
+        """End a connection at once, without a word, and let go of what waits for its client, who may resume."""
+        connection = self._eio.sockets.get(eio_sid)
+        if connection is None:
+            return
+        queue: Outgoing = connection.queue
+        holder = queue.holder
+        queue.discard()
+        queue.cut()  # what comes until it is over does not wait
+        if holder is not None:
+            holder.abort()
+        if (websocket := self._websockets.get(eio_sid)) is not None:
+            websocket.abort()
+        if not connection.upgraded:
+            task = asyncio.create_task(self._end(connection))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    async def _end(self, connection: Any) -> None:
+        """End a connection of a client that polls."""
+        await connection.close(wait=False, abort=True, reason=self._eio.reason.TRANSPORT_ERROR)
+        if self._eio.sockets.get(connection.sid) is connection:
+            del self._eio.sockets[connection.sid]
 
     async def _close_when_read(self, eio_sid: str) -> None:
         connection = self._eio.sockets.get(eio_sid)

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs
 
 from aiohttp import web
 from engineio.exceptions import QueueEmpty
-from engineio.packet import CLOSE, Packet
+from engineio.packet import CLOSE, PING, Packet
 from engineio.payload import Payload
 
 from services.gateway.limits.connection_limits import Connections
@@ -17,7 +17,9 @@ from services.gateway.limits.lifo_gate import Doorway
 from services.gateway.protocol import packets
 from services.gateway.protocol.packets import Malformed
 from services.gateway.transport.host_check import HostAllowed
+from services.gateway.websocket.send_queue import Outgoing
 from shared.observability import logs
+from shared.observability.limit_hits import Hits
 
 log = logs.get(__name__)
 
@@ -51,7 +53,13 @@ class Server(Protocol):
         """Close a connection."""
 
     def answered(self, eio_sid: str) -> None:
-        """A pong has come."""
+        """A pong has come that answers a ping."""
+
+    def broke(self, reason: str) -> None:
+        """A connection is ended without a word."""
+
+    def break_off(self, eio_sid: str, limit: str) -> None:
+        """Break a connection whose client has hit a limit of what it does not read."""
 
     def too_large(self) -> None:
         """A request that has more than one may have."""
@@ -60,7 +68,8 @@ class Server(Protocol):
 class Polling:
     """Answers every request to Engine.IO (``eio``); its own code serves handshakes only.
 
-    ``upgrade``: the application of a connection's websocket, called with an environment.
+    ``upgrade``: the application of a connection's websocket, called with an environment. ``unread_seconds``: how long
+    a client may take to read an answer.
     """
 
     def __init__(
@@ -71,6 +80,9 @@ class Polling:
         host_allowed: HostAllowed | None,
         connections: Connections,
         upgrade: Callable[[Any], Callable[[dict[str, Any]], Awaitable[web.StreamResponse]]],
+        hits: Hits,
+        *,
+        unread_seconds: float,
     ) -> None:
         self._eio = eio
         self._server = server
@@ -78,6 +90,8 @@ class Polling:
         self._host_allowed = host_allowed
         self._connections = connections
         self._upgrade = upgrade
+        self._hits = hits
+        self._unread_seconds = unread_seconds
         self._of_engineio: Callable[[web.Request], Awaitable[web.StreamResponse]] = eio.handle_request
         self._doorway = Doorway(WAITING_MAX)
         self._posting: dict[str, asyncio.Event] = {}
@@ -117,16 +131,19 @@ class Polling:
                     self._eio.sockets.pop(eio_sid, None)
                 elif not connection.upgraded and not connection.closing:
                     try:
-                        await connection.check_ping_timeout()
+                        if not await connection.check_ping_timeout():
+                            self._server.broke("ping_timeout")
                     except Exception:
                         log.exception("ping timeout not handled", connection=eio_sid)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer any request to Engine.IO. Raises aiohttp's HTTP errors for one that is refused."""
         if self._host_allowed is not None and not self._host_allowed(request.headers.get("Host")):
+            self._hits.hit("host")
             raise web.HTTPBadRequest(text="Not a host that may be asked for: see ALLOWED_HOSTS")
         origin = request.headers.get("Origin")
         if origin is not None and not self._origin_allowed(origin, request.headers.get("Host")):
+            self._hits.hit("origin")
             raise web.HTTPBadRequest(text="Not an origin that may connect")  # without quoting it
         if request.method == "OPTIONS":
             return web.Response(status=204)  # the headers are those of every answer
@@ -150,7 +167,7 @@ class Polling:
             return await self._post(request, eio_sid, connection, key)
         if transport == "websocket":
             return await self._upgrade(connection)({"aiohttp.request": request})
-        return await self._poll(eio_sid, connection, key)
+        return await self._poll(request, eio_sid, connection, key)
 
     def _alive(self, eio_sid: str) -> Any:
         """Return the connection of a session id. Raises HTTP 400 for one that is unknown or closed."""
@@ -162,6 +179,11 @@ class Polling:
     async def _handshake(self, request: web.Request) -> web.StreamResponse:
         if request.method != "GET":
             raise _refused(BAD_METHOD)
+        if _is_embedded(request):
+            self._hits.hit("cross_site")
+            refusal = web.HTTPForbidden(text="Not for pages of other sites to embed")
+            refusal.force_close()  # else the visitor's address would keep the connection for a while
+            raise refusal
         if self._server.draining:
             raise web.HTTPServiceUnavailable(text="Draining: connect to another server")
         self._connections.check(request)
@@ -170,7 +192,9 @@ class Polling:
         self._connections.make_room(request)  # and looks again: others were let in meanwhile
         return await self._of_engineio(request)
 
-    async def _poll(self, eio_sid: str, connection: Any, key: str) -> web.Response:
+    async def _poll(
+        self, request: web.Request, eio_sid: str, connection: Any, key: str
+    ) -> web.StreamResponse:
         """Answer with what waits, or comes. ``key``: of this poll and no other; "" for none.
 
         HTTP clients, browsers too, send a GET again by themselves if their connection breaks before the answer. Then
@@ -179,7 +203,7 @@ class Polling:
         last = self._answers.get(eio_sid)
         if last is not None and key == last.key and last.payload is not None and not last.repeated:
             last.repeated = True
-            return _answer(last.payload)
+            return await self._write(request, eio_sid, connection, last, last.payload)
         try:
             waiting = await connection.poll()
         except QueueEmpty:  # it has not even been asked for a sign of life in all that time
@@ -188,10 +212,38 @@ class Polling:
         payload: str = Payload(packets=waiting or [Packet(CLOSE)]).encode()
         # A key that comes a third time is no key: the client sends the same always.
         constant = last is not None and key == last.key and last.repeated
+        answer = _Answer(key, payload if len(payload) <= ANSWER_MAX else None)
+        answer.pings = sum(packet.packet_type == PING for packet in waiting)
         if key and not constant and not connection.closed:
-            kept = payload if len(payload) <= ANSWER_MAX else None
-            self._answers[eio_sid] = _Answer(key, kept)
-        return _answer(payload)
+            self._answers[eio_sid] = answer
+        return await self._write(request, eio_sid, connection, answer, payload)
+
+    async def _write(
+        self, request: web.Request, eio_sid: str, connection: Any, answer: "_Answer", payload: str
+    ) -> web.StreamResponse:
+        """Write the answer to a poll. Until the client has read all but what its kernel keeps, it counts as unread."""
+        response, transport = _answer(payload), request.transport
+        if transport is None:
+            return response
+        queue: Outgoing = connection.queue
+        transport.set_write_buffer_limits(high=0)  # so that it is known when all has left
+        queue.stalls(transport, len(payload))
+        try:
+            await response.prepare(request)
+            async with asyncio.timeout(self._unread_seconds):
+                await response.write_eof()
+        except TimeoutError:
+            transport.abort()
+            self._server.break_off(eio_sid, "unread_seconds")
+        except ConnectionError:
+            pass  # aiohttp notices, too
+        else:
+            for _ in range(answer.pings):
+                queue.pinged()
+            answer.pings = 0
+        finally:
+            queue.moves(transport)
+        return response
 
     async def _post(self, request: web.Request, eio_sid: str, connection: Any, key: str) -> web.Response:
         """Handle one body at a time: two would pass by the pauses, and each other.
@@ -243,8 +295,9 @@ class Polling:
                     pongs += 1
                     if pongs > packets.PONGS_PER_POST:
                         raise Malformed("Too many pongs")
-                    connection.schedule_ping()
-                    self._server.answered(eio_sid)
+                    if connection.queue.ponged():
+                        connection.schedule_ping()
+                        self._server.answered(eio_sid)
                 else:
                     await self._server.message(eio_sid, frame[1:])
             except Malformed as error:
@@ -279,14 +332,18 @@ class Polling:
 
 
 class _Answer:
-    """What a poll was answered with, ``None`` if that is too much to keep. ``repeated``: True if it was sent twice."""
+    """What a poll was answered with, ``None`` if that is too much to keep. ``repeated``: True if it was sent twice.
 
-    __slots__ = ("key", "payload", "repeated")
+    ``pings``: how many are in it, until it has left for the client.
+    """
+
+    __slots__ = ("key", "payload", "pings", "repeated")
 
     def __init__(self, key: str, payload: str | None) -> None:
         self.key = key
         self.payload = payload
         self.repeated = False
+        self.pings = 0
 
 
 def _answer(payload: str) -> web.Response:
@@ -297,6 +354,17 @@ def _refused(why: tuple[int, str]) -> web.HTTPBadRequest:
     code, message = why
     text = json.dumps({"code": code, "message": message})
     return web.HTTPBadRequest(text=text, content_type="application/json")
+
+
+def _is_embedded(request: web.Request) -> bool:
+    """Return True if a browser sends a request for a page of another site that cannot read the answer.
+
+    An image, a script, a form or a frame. Client libraries use XHR, ``fetch`` or a websocket.
+    """
+    headers = request.headers
+    return headers.get("Sec-Fetch-Site") == "cross-site" and headers.get("Sec-Fetch-Mode", "cors") not in (
+        "cors", "websocket",
+    )  # fmt: skip
 
 
 def _is_there(request: web.Request) -> bool:

@@ -5,6 +5,7 @@ read, and writes a traceback about it into the log. It builds on the inner worki
 """
 
 import asyncio
+import socket
 from typing import cast
 
 from aiohttp import web
@@ -21,6 +22,8 @@ IDLE_SECONDS = 75.0
 """How long a connection may wait for another request, its head included: longer than load balancers keep one open."""
 SOCKETS_PER_CONNECTION = 4
 """Bare connections to a connection of Engine.IO: who polls has two or more, and one on its way to a websocket."""
+UNSENT_BYTES = 128 * 1024
+"""What the kernel keeps for a client that takes nothing, where it can be told so. Unasked it keeps some megabytes."""
 
 
 class Door(web.AppRunner):
@@ -35,6 +38,15 @@ class Door(web.AppRunner):
             auto_decompress=False,  # nobody has a use for it but those who send a little that becomes a lot
         )
         self._of = connections
+
+    async def listen(self, host: str, port: int, *, backlog: int) -> web.TCPSite:
+        """Take connections from now on. Raises ``OSError`` for a port that is taken."""
+        site = web.TCPSite(self, host, port, backlog=backlog)
+        await site.start()
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # Linux and macOS
+            for listening in cast(asyncio.Server, site._server).sockets:  # connections inherit it
+                listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+        return site
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()

@@ -2,14 +2,15 @@
 
 import asyncio
 import json
+from collections import Counter
 from typing import Any
 
-from engineio.packet import MESSAGE, PING, Packet
+from engineio.packet import PING, Packet
 
 from services.gateway.protocol.ring_time import with_ms_left
 from services.gateway.transport.closer import Closing
 from services.gateway.websocket.connection import WebSocket
-from services.gateway.websocket.send_queue import Outgoing
+from services.gateway.websocket.send_queue import Outgoing, Waiting
 from shared.clock import now_ms
 from shared.observability import logs
 from shared.observability.limit_hits import Hits
@@ -42,6 +43,8 @@ class Sending:
         self._closing = closing
         self._unread_max = unread_max
         self._hits = hits
+        self.broken: Counter[str] = Counter()
+        """Connections that were ended because their clients do not read or answer, by reason."""
         self._pings: dict[str, list[_Ping]] = {}
         self._joined: dict[str, _Ping] = {}
 
@@ -76,7 +79,7 @@ class Sending:
         if websocket is None or not websocket.write(frame):
             self._queue(eio_sid, frame)
 
-    def _queue(self, eio_sid: str, frame: bytes, kind: type[Packet] = Packet) -> None:
+    def _queue(self, eio_sid: str, frame: bytes, kind: type[Waiting] = Waiting) -> None:
         """Have a frame wait for a client that polls, or does not read."""
         connection = self._connections.get(eio_sid)
         if connection is None or connection.closed:
@@ -86,14 +89,21 @@ class Sending:
             queue.cut()
             if eio_sid not in self._closing.doomed:
                 self._hits.hit("unread")
+                self.broken["unread"] += 1
                 log.warning("client does not read: closing it", bytes=queue.size)
                 self._closing.soon(eio_sid)
             return
-        queue.put_nowait(kind(MESSAGE, frame[1:].decode()))
+        queue.put_nowait(kind(frame[1:]))
+
+    def break_off(self, eio_sid: str, limit: str) -> None:
+        """Break a connection whose client has hit a limit of what it does not read."""
+        self._hits.hit(limit)
+        self.broken[limit] += 1
+        self._closing.break_off(eio_sid)
 
     def unread(self) -> tuple[int, int]:
         """Bytes that wait for clients to read them, and how many clients those are."""
-        sizes = [size for connection in self._connections.values() if (size := connection.queue.size)]
+        sizes = [size for connection in self._connections.values() if (size := connection.queue.unread)]
         return sum(sizes), len(sizes)
 
     def ask(self, eio_sid: str) -> None:
@@ -130,7 +140,7 @@ class Sending:
         return getattr(connection, "answered_at", None)
 
     def answered(self, eio_sid: str) -> None:
-        """Note that a pong has come. Pings are answered in order, those of the heartbeat too."""
+        """Note that a pong has come that answers a ping. They come in the order of the pings, the heartbeat's too."""
         connection = self._connections.get(eio_sid)
         if connection is not None:
             connection.answered_at = now_ms()
@@ -155,7 +165,9 @@ class Sending:
         heartbeat = websocket.asked if websocket is not None else connection.last_ping is not None
         ping = _Ping(len(waiting) + heartbeat + 1, asyncio.get_running_loop().time())
         waiting.append(ping)
-        if websocket is None or not websocket.write(b"2"):
+        if websocket is not None:
+            websocket.ping()
+        else:
             connection.queue.put_nowait(Packet(PING))
         return ping
 
@@ -185,9 +197,9 @@ class _Ping:
         self.answered = asyncio.Event()
 
 
-class _Ringing(Packet):  # type: ignore[misc]  # untyped
+class _Ringing(Waiting):
     """An event with ``expiresAt`` that waits for a client to read it; ``expiresInMs`` is added as it leaves."""
 
-    def encode(self, b64: bool = False) -> str:
-        """Return the packet's text."""
-        return f"{MESSAGE}{with_ms_left(self.data.encode(), now_ms()).decode()}"
+    def frame(self) -> bytes:
+        """Return what leaves now."""
+        return b"4" + with_ms_left(self.data, now_ms())

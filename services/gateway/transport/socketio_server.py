@@ -20,9 +20,10 @@ from services.gateway.transport.http_polling import Polling
 from services.gateway.transport.library_logger import Quiet
 from services.gateway.transport.origin_check import OriginAllowed
 from services.gateway.transport.sender import Sending
+from services.gateway.transport.unread_limits import UnreadLimits
 from services.gateway.websocket.connection import WebSocket
 from services.gateway.websocket.framing import Writing
-from services.gateway.websocket.send_queue import Outgoing
+from services.gateway.websocket.send_queue import Outgoing, Tally
 from shared.observability import logs
 from shared.observability.limit_hits import Hits
 
@@ -79,6 +80,8 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         ping_timeout: int,
         max_frame: int,
         unread_max: int,
+        unread_seconds: float,
+        unread_total: int,
         depth: int,
         connections: Connections,
         hits: Hits,
@@ -115,6 +118,10 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
             self.sending.send_event, self.sending.ask, self.sending.unheard,
         )  # fmt: skip
         self.answered = self.sending.answered
+        self.tally = Tally(unread_total)
+        self._unread = UnreadLimits(
+            self.eio.sockets, self.tally, self.sending.break_off, seconds=unread_seconds
+        )
         self._polling = Polling(
             self.eio,
             self,
@@ -122,13 +129,15 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
             host_allowed,
             connections,
             lambda connection: WebSocket(connection, self),
+            hits,
+            unread_seconds=unread_seconds,
         )
         self.posted, self.polls_no_more = self._polling.posted, self._polling.forget
         self.eio._async = {
             **self.eio._async,
             "websocket": lambda handler, _eio: WebSocket(handler.__self__, self),
         }
-        self.eio.create_queue = Outgoing
+        self.eio.create_queue = lambda: Outgoing(self.tally)
         self.eio.handle_request = self._polling.handle
         self.on("connect", self._on_connect)
         self.on("disconnect", self._on_disconnect)
@@ -136,10 +145,12 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
     def start(self) -> None:
         """Look after clients, from now on."""
         self._polling.start()
+        self._unread.start()
 
     async def shutdown(self) -> None:
         """Stop everything."""
         await self._polling.stop()
+        await self._unread.stop()
         await super().shutdown()
 
     async def _owes(self, eio_sid: str) -> bool:
@@ -167,6 +178,8 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         await super()._handle_eio_disconnect(eio_sid, reason)
         if (connection := self.eio.sockets.get(eio_sid)) is not None:
             connection.queue.release()  # a poll that hangs ends now
+            if not connection.upgraded:
+                connection.queue.discard()  # no poll is answered any more
         if (websocket := self.websockets.get(eio_sid)) is not None:
             websocket.give_up()
         self.polls_no_more(eio_sid)
@@ -233,6 +246,14 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         """A frame that is none."""
         if eio_sid not in self._doomed:
             await self.receiver.malformed(eio_sid, what)
+
+    def broke(self, reason: str) -> None:
+        """A connection is ended without a word."""
+        self.sending.broken[reason] += 1
+
+    def break_off(self, eio_sid: str, limit: str) -> None:
+        """Break a connection whose client has hit a limit of what it does not read."""
+        self.sending.break_off(eio_sid, limit)
 
     def too_large(self) -> None:
         """Somebody sent more than a frame or a polling request may have."""

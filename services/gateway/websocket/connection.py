@@ -107,8 +107,8 @@ class WebSocket(Intake):
         if message.type is WSMsgType.TEXT:
             raw: bytes = message.data
             if raw == b"3" and self._stage is Stage.OPEN:
-                self._pong()
-                self._server.answered(self._sid)
+                if self._pong():
+                    self._server.answered(self._sid)
                 return self._counted()
             return self._take_text(raw)
         if message.type is WSMsgType.BINARY:
@@ -206,6 +206,7 @@ class WebSocket(Intake):
         if connection.queue.websocket is self:
             reason = connection.server.reason.TRANSPORT_CLOSE
             await connection.close(wait=False, abort=True, reason=reason)
+            connection.queue.discard()
             if connection.server.sockets.get(self._sid) is connection:
                 del connection.server.sockets[self._sid]
         elif not connection.upgraded:

@@ -3,8 +3,6 @@
 import asyncio
 from typing import Any
 
-from engineio.packet import PING, Packet
-
 from services.gateway.websocket.framing import Writing
 from services.gateway.websocket.writer import Outlet, Stage
 
@@ -30,11 +28,19 @@ class Heartbeat(Outlet):
         """True if the client has still to answer a ping of the heartbeat."""
         return self._asked
 
-    def _pong(self) -> None:
+    def _pong(self) -> bool:
+        """Take a pong. Return True if it is a sign of life: if it answers a ping that has left for the client."""
+        if not self._answers():
+            return False
         self._asked = False
         self._connection.last_ping = None
         if self._stage is Stage.OPEN:
             self._set_timer(self._connection.server.ping_interval)
+        return True
+
+    def _silent(self) -> None:
+        """Give up a client that has not answered in time."""
+        raise NotImplementedError
 
     def _chat(self) -> bool:
         """Whether what means nothing is too much now."""
@@ -63,10 +69,9 @@ class Heartbeat(Outlet):
             return
         if not self._asked:
             self._asked = True
-            if not self.write(b"2"):
-                self._queue.put_nowait(Packet(PING))
+            self.ping()
         elif not self._reading_paused:
-            self.abort()
+            self._silent()
             return
         # Else its answer may have come, and waits to be read until what came before it is done with.
         self._set_timer(self._connection.server.ping_timeout)

@@ -46,7 +46,10 @@ class Server(Protocol):
         """A frame that is none."""
 
     def answered(self, eio_sid: str) -> None:
-        """A pong has come."""
+        """A pong has come that answers a ping."""
+
+    def broke(self, reason: str) -> None:
+        """A connection is ended without a word."""
 
     def too_large(self) -> None:
         """A frame that has more than one may have."""
@@ -77,6 +80,10 @@ class Intake(Heartbeat):
         """It is over."""
         raise NotImplementedError
 
+    def _silent(self) -> None:
+        self._server.broke("ping_timeout")
+        self.abort()
+
     def data_received(self, data: bytes) -> None:
         if self._reader is not None:
             self._reader.feed_data(data)
@@ -88,8 +95,8 @@ class Intake(Heartbeat):
                 if not self._is_done(message) and (work := self._take(message)) is not None:
                     self._begin(work)
             elif message.data == b"3" and message.type is WSMsgType.TEXT and not self._chat():
-                self._pong()  # which says nothing about what came before it
-                self._server.answered(self._sid)
+                if self._pong():  # which says nothing about what came before it
+                    self._server.answered(self._sid)
             else:
                 self._frames.put(message, size)
         except Exception:

@@ -1,12 +1,15 @@
-"""What waits to be sent to a client: the queue of an Engine.IO connection."""
+"""Queue what waits for a client, and count its bytes and its age: the queue of an Engine.IO connection."""
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Protocol
 
-from engineio.packet import NOOP, Packet
+from engineio.packet import MESSAGE, NOOP, Packet
 
 PACKETS_PER_POLL = 16
+PACKET_BYTES = 256
+"""What a packet that waits takes besides its data."""
 
 
 class _Gap:
@@ -25,17 +28,70 @@ class Pump(Protocol):
         """Write what waits."""
 
 
+class Holder(Protocol):
+    """A connection of the network whose buffer holds bytes for a client that does not read."""
+
+    def abort(self) -> None:
+        """End it now, unread data included."""
+
+
+class Waiting(Packet):  # type: ignore[misc]  # untyped
+    """A message that waits, as bytes: as text it may take four times as much memory. ``data``: without its "4"."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(MESSAGE)
+        self.data = data
+
+    def frame(self) -> bytes:
+        """Return what a websocket carries."""
+        frame: bytes = b"4" + self.data
+        return frame
+
+    def encode(self, b64: bool = False) -> str:
+        """Return what a poll carries."""
+        return self.frame().decode()
+
+
+class Tally:
+    """Counts the bytes that wait for all clients of a gateway. ``over``: called when they are more than ``most``."""
+
+    __slots__ = ("most", "over", "size")
+
+    def __init__(self, most: int | None = None, over: Callable[[], None] | None = None) -> None:
+        self.size = 0
+        self.most = most
+        self.over = over
+
+    def add(self, size: int) -> None:
+        """Count so many more bytes, or fewer."""
+        self.size += size
+        if size > 0 and self.most is not None and self.size > self.most and self.over is not None:
+            self.over()
+
+
 class Outgoing:
     """What waits for a client, and how much it is: as much of an ``asyncio.Queue`` as Engine.IO uses.
 
     An ``asyncio.Queue`` has several deques, which is much for each idle client.
     """
 
-    __slots__ = ("_getter", "_joined", "_released", "_taken", "_unfinished", "items", "size", "websocket")
+    __slots__ = (
+        "_getter", "_joined", "_pings", "_read_at", "_released", "_taken", "_unfinished", "held", "holder", "items",
+        "size", "stalled_at", "tally", "websocket",
+    )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, tally: Tally | None = None) -> None:
+        self.tally = tally if tally is not None else Tally()
         self.size = 0
-        """Bytes."""
+        """Bytes that wait here."""
+        self.held, self.stalled_at = 0, 0.0
+        """Bytes in the buffer of a connection whose client does not read, and since when, in loop time."""
+        self.holder: Holder | None = None
+        """That connection."""
+        self._read_at = 0.0
+        """When the client last read a part of what waits, in loop time."""
+        self._pings: list[int] | None = None
+        """Pings that have not been answered, by how many bytes of a websocket went before their end."""
         self.websocket: Pump | None = None
         """Where it all goes; ``None`` while the client polls."""
         self.items: deque[Any] | None = None
@@ -75,9 +131,13 @@ class Outgoing:
             if item is not None:
                 return
             self.items.pop()
+        if item is not None:
+            item.put_at = asyncio.get_running_loop().time()
         self.items.append(item)
         self._unfinished += 1
-        self.size += _size(item)
+        size = _size(item)
+        self.size += size
+        self.tally.add(size)
         if self.websocket is not None:
             self.websocket.pump()
         elif self._getter is not None and not self._getter.done():
@@ -136,10 +196,81 @@ class Outgoing:
         """The next packet, which must be there."""
         assert self.items
         item = self.items.popleft()
-        if not self.items:
+        if self.items:
+            self._read_at = asyncio.get_running_loop().time()
+        else:
             self.items = None
-        self.size -= _size(item)
+        size = _size(item)
+        self.size -= size
+        self.tally.add(-size)
         return item
+
+    # --- what its client does not read ------------------------------------------------------------------------------
+
+    @property
+    def unread(self) -> int:
+        """Bytes that wait for the client, here and in the buffer of its connection."""
+        return self.size + self.held
+
+    def stalls(self, holder: Holder, size: int) -> None:
+        """Note that a connection has ``size`` bytes in its buffer, until :meth:`moves`. An earlier one is ended."""
+        if self.holder is not None and self.holder is not holder:
+            self.holder.abort()
+        self.tally.add(size - self.held)
+        self.held, self.holder = size, holder
+        self.stalled_at = asyncio.get_running_loop().time()
+
+    def moves(self, holder: Holder) -> None:
+        """Note that the client has read what was in the connection's buffer."""
+        if self.holder is holder:
+            self.tally.add(-self.held)
+            self.held, self.holder = 0, None
+            self._read_at = asyncio.get_running_loop().time()
+
+    def oldest(self) -> float | None:
+        """Return since when the oldest byte waits, in loop time; ``None`` if none does."""
+        first = self._first_at()
+        if self.holder is None:
+            return first
+        return self.stalled_at if first is None else min(first, self.stalled_at)
+
+    def stuck_since(self) -> float | None:
+        """Return since when the client has read nothing though something waits, in loop time; ``None`` if it reads."""
+        if self.holder is not None:
+            return self.stalled_at
+        first = self._first_at()
+        return None if first is None else max(first, self._read_at)
+
+    def _first_at(self) -> float | None:
+        first = self.items[0] if self.items else None
+        return None if first is None or first is GAP else first.put_at
+
+    def discard(self) -> None:
+        """Let go of what waits: the connection is over."""
+        items, self.items = self.items or (), None
+        for item in items:
+            if item is not GAP:
+                self.task_done()
+        self.tally.add(-self.unread)
+        self.size = self.held = 0
+        self.holder = None
+
+    # --- pings ------------------------------------------------------------------------------------------------------
+
+    def pinged(self, position: int = 0) -> None:
+        """Note that a ping is on its way. ``position``: bytes of a websocket up to its end; 0 for one that has left."""
+        if self._pings is None:
+            self._pings = []
+        self._pings.append(position)
+
+    def ponged(self, left: int = 0) -> bool:
+        """Return True if a pong answers a ping. ``left``: bytes of a websocket that have left for its client."""
+        if self._pings is None or self._pings[0] > left:
+            return False
+        del self._pings[0]
+        if not self._pings:
+            self._pings = None
+        return True
 
     def task_done(self) -> None:
         """A packet has been taken."""
@@ -157,4 +288,6 @@ class Outgoing:
 
 
 def _size(item: Any) -> int:
-    return len(item.data) if item is not None and isinstance(item.data, str) else 0
+    if item is None:
+        return 0
+    return PACKET_BYTES + (len(item.data) if isinstance(item.data, str | bytes) else 0)

@@ -5,9 +5,10 @@ from enum import Enum, auto
 from typing import Any
 
 from aiohttp import WSCloseCode
+from engineio.packet import PING, Packet
 
 from services.gateway.websocket.framing import TEXT, Writing, framed
-from services.gateway.websocket.send_queue import Outgoing
+from services.gateway.websocket.send_queue import Outgoing, Waiting
 
 UNWRITTEN_BYTES = 32 * 1024
 """What may wait in a connection before the rest waits for it, and counts as not read by the client."""
@@ -29,7 +30,9 @@ _OPEN = Stage.OPEN  # looking up a member of an enumeration costs more than all 
 class Outlet(asyncio.Protocol):
     """Writes frames of one connection, in order, each turn's together."""
 
-    __slots__ = ("_connection", "_full", "_out", "_out_size", "_queue", "_stage", "_transport", "_writing")
+    __slots__ = (
+        "_connection", "_flushed", "_full", "_out", "_out_size", "_queue", "_stage", "_transport", "_writing",
+    )  # fmt: skip
 
     def __init__(self, connection: Any, stage: Stage, writing: Writing) -> None:
         self._connection = connection
@@ -41,6 +44,8 @@ class Outlet(asyncio.Protocol):
         self._writing = writing
         self._out: list[bytes] = []
         self._out_size = 0
+        self._flushed = 0
+        """Bytes that the transport has been given."""
 
     def write(self, data: bytes) -> bool:
         """Write one frame at the end of this turn of the event loop; whether that was possible.
@@ -59,14 +64,36 @@ class Outlet(asyncio.Protocol):
             queue.task_done()
             if packet is None:
                 self._close()
+            elif isinstance(packet, Waiting):
+                self._put(TEXT, packet.frame())
             else:
                 self._put(TEXT, packet.encode().encode())
+                if packet.packet_type == PING:
+                    self._queue.pinged(self._flushed + self._out_size)
+
+    def ping(self) -> None:
+        """Send a ping, behind what waits. See :meth:`_answers` for what counts as its answer."""
+        if self.write(b"2"):
+            self._queue.pinged(self._flushed + self._out_size)
+        else:
+            self._queue.put_nowait(Packet(PING))
+
+    def _answers(self) -> bool:
+        """Return True if a pong answers a ping that has left for the client: a client cannot answer what is still here.
+
+        Call it once for each pong.
+        """
+        transport = self._transport
+        return self._queue.ponged(
+            self._flushed - transport.get_write_buffer_size() if transport is not None else 0
+        )
 
     def flush(self) -> None:
         """Write the frames of this turn: together, because a system call costs more than all else about them."""
         out = self._out
         if out and self._transport is not None:
             self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+        self._flushed += self._out_size
         self._out_size = 0
         out.clear()
 
@@ -97,7 +124,10 @@ class Outlet(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._full = True
+        if self._transport is not None and self._queue.websocket is self:
+            self._queue.stalls(self, self._transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
         self._full = False
+        self._queue.moves(self)
         self.pump()

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from engineio.packet import MESSAGE, Packet
 
-from services.gateway.websocket.send_queue import PACKETS_PER_POLL, Outgoing
+from services.gateway.websocket.send_queue import PACKET_BYTES, PACKETS_PER_POLL, Outgoing, Tally, Waiting
 
 
 async def test_a_poll_gets_what_waits_in_order_and_not_too_much() -> None:
@@ -59,3 +59,85 @@ async def test_nothing_follows_a_gap() -> None:
     assert not poll.done()
     queue.put_nowait(None)
     assert await asyncio.wait_for(poll, 10) is None
+
+
+class Buffer:
+    """A connection of the network."""
+
+    aborted = False
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+async def test_bytes_are_counted_in_memory_not_in_characters() -> None:
+    tally = Tally()
+    one, other = Outgoing(tally), Outgoing(tally)
+    text = "é🙂"
+    one.put_nowait(Waiting(text.encode()))
+    other.put_nowait(Packet(MESSAGE, "12"))
+    assert (one.size, other.size) == (PACKET_BYTES + 6, PACKET_BYTES + 2)
+    assert tally.size == one.size + other.size
+    assert one.take().encode() == "4" + text
+    other.discard()
+    assert tally.size == one.size == other.size == 0 and other.empty()
+    await asyncio.wait_for(other.join(), 1)
+
+
+async def test_more_than_the_share_is_told() -> None:
+    told: list[int] = []
+    tally = Tally(2 * PACKET_BYTES, lambda: told.append(tally.size))
+    queue = Outgoing(tally)
+    queue.put_nowait(Waiting(b""))
+    queue.put_nowait(Waiting(b""))
+    assert not told
+    queue.put_nowait(Waiting(b"1"))
+    assert told == [3 * PACKET_BYTES + 1]
+    queue.take()
+    assert len(told) == 1, "less is no news"
+
+
+async def test_an_answer_that_is_not_read_is_ended_by_the_next_one() -> None:
+    queue, first, second = Outgoing(), Buffer(), Buffer()
+    queue.stalls(first, 1000)
+    assert queue.unread == queue.tally.size == 1000
+    queue.stalls(second, 300)
+    assert first.aborted and not second.aborted
+    assert queue.unread == queue.tally.size == 300
+    queue.moves(first)
+    assert queue.unread == 300, "it holds nothing any more"
+    queue.moves(second)
+    assert queue.unread == queue.tally.size == 0
+
+
+async def test_the_oldest_byte_and_when_the_client_read_last() -> None:
+    queue, loop = Outgoing(), asyncio.get_running_loop()
+    assert queue.oldest() is None and queue.stuck_since() is None
+    begun = loop.time()
+    queue.put_nowait(Waiting(b"1"))
+    queue.put_nowait(Waiting(b"2"))
+    await asyncio.sleep(0.02)
+    queue.put_nowait(Waiting(b"3"))
+    oldest, stuck = queue.oldest(), queue.stuck_since()
+    assert oldest is not None and oldest == stuck and oldest - begun < 0.01
+    queue.take()
+    assert queue.oldest() is not None and queue.oldest() - begun < 0.01  # type: ignore[operator]
+    stuck = queue.stuck_since()
+    assert stuck is not None and stuck - begun >= 0.02, "it has read just now"
+    queue.take()
+    assert queue.oldest() - begun >= 0.02  # type: ignore[operator]
+    queue.take()
+    assert queue.oldest() is None and queue.stuck_since() is None
+    queue.cut()
+    assert queue.oldest() is None, "nothing waits before the gap"
+
+
+def test_each_pong_answers_one_ping() -> None:
+    queue = Outgoing()
+    assert not queue.ponged()
+    queue.pinged()
+    queue.pinged(100)
+    assert queue.ponged()
+    assert not queue.ponged(99)
+    assert queue.ponged(100)
+    assert not queue.ponged(100)

@@ -1,0 +1,98 @@
+"""Bound what waits for clients that do not read: by its age, and by its share of the gateway's memory.
+
+A connection that is broken loses nothing: its session goes into its grace, and its client resumes from the mailbox.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from services.gateway.websocket.send_queue import Tally
+from shared.observability import logs
+
+log = logs.get(__name__)
+
+LOOK_SECONDS = 1.0
+"""How often ages are looked at."""
+SHED_SECONDS = 0.1
+"""How long more than the share may wait until connections are broken, and between two tries."""
+READS_SECONDS = 1.0
+"""A client that has read something within this time reads well: its connection is not broken for the share."""
+
+
+class UnreadLimits:
+    """Breaks connections of clients that do not read.
+
+    ``connections``: of Engine.IO, by id. ``seconds``: how long a byte may wait. ``tally``: of all their queues;
+    ``tally.most`` is the share. ``break_off``: ends a connection at once; told its id and the limit that was hit.
+    """
+
+    def __init__(
+        self,
+        connections: dict[str, Any],
+        tally: Tally,
+        break_off: Callable[[str, str], None],
+        *,
+        seconds: float,
+    ) -> None:
+        self._connections = connections
+        self._tally = tally
+        self._break_off = break_off
+        self._seconds = seconds
+        self._task: asyncio.Task[None] | None = None
+        self._shedding: asyncio.TimerHandle | None = None
+        tally.over = self._shed_soon
+
+    def start(self) -> None:
+        """Look at ages from now on."""
+        self._task = asyncio.create_task(self._run(), name="unread")
+
+    async def stop(self) -> None:
+        """Look no more."""
+        self._tally.over = None
+        if self._shedding is not None:
+            self._shedding.cancel()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            try:
+                self.look()
+            except Exception:
+                log.exception("unread bytes not looked at")
+
+    def look(self) -> None:
+        """Break each connection for which a byte has waited too long."""
+        before = asyncio.get_running_loop().time() - self._seconds
+        for eio_sid, connection in list(self._connections.items()):
+            oldest = connection.queue.oldest()
+            if oldest is not None and oldest < before:
+                self._break_off(eio_sid, "unread_seconds")
+
+    def _shed_soon(self) -> None:
+        if self._shedding is None:
+            self._shedding = asyncio.get_running_loop().call_later(SHED_SECONDS, self._shed)
+
+    def _shed(self) -> None:
+        """Break connections that hold most, of equal ones the oldest, until the rest is within the share.
+
+        If only clients are left that read well, it is tried again: what waits for them gets less by itself.
+        """
+        self._shedding = None
+        tally, before = self._tally, asyncio.get_running_loop().time() - READS_SECONDS
+        assert tally.most is not None
+        if tally.size <= tally.most:
+            return
+        stuck = [
+            (-connection.queue.unread, since, eio_sid)
+            for eio_sid, connection in self._connections.items()
+            if (since := connection.queue.stuck_since()) is not None and since <= before
+        ]
+        for _, _, eio_sid in sorted(stuck):
+            self._break_off(eio_sid, "unread_total")
+            if tally.size <= tally.most:
+                return
+        self._shed_soon()

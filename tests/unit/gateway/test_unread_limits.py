@@ -1,0 +1,100 @@
+"""What waits for clients that do not read: an age, and a share of the gateway's memory."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from services.gateway.transport import unread_limits
+from services.gateway.transport.unread_limits import UnreadLimits
+from services.gateway.websocket.send_queue import PACKET_BYTES, Outgoing, Tally, Waiting
+
+READS = 0.05
+EACH = 1000
+
+
+class Crowd:
+    """Clients of a gateway. ``broken``: those whose connections were broken, in order, and for which limit."""
+
+    def __init__(self, *, most: int | None = None, seconds: float = 60.0) -> None:
+        self.tally = Tally(most)
+        self.connections: dict[str, Any] = {}
+        self.broken: list[tuple[str, str]] = []
+        self.limits = UnreadLimits(self.connections, self.tally, self._break_off, seconds=seconds)
+
+    def client(self, name: str, messages: int = 0) -> Outgoing:
+        queue = Outgoing(self.tally)
+        self.connections[name] = SimpleNamespace(queue=queue)
+        for _ in range(messages):
+            queue.put_nowait(Waiting(b"x" * (EACH - PACKET_BYTES)))
+        return queue
+
+    def _break_off(self, eio_sid: str, limit: str) -> None:
+        self.broken.append((eio_sid, limit))
+        self.connections.pop(eio_sid).queue.discard()
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unread_limits, "READS_SECONDS", READS)
+    monkeypatch.setattr(unread_limits, "SHED_SECONDS", 0.01)
+    monkeypatch.setattr(unread_limits, "LOOK_SECONDS", 0.01)
+
+
+async def test_what_waits_has_an_age() -> None:
+    crowd = Crowd(seconds=0.1)
+    crowd.limits.start()
+    crowd.client("idle")
+    crowd.client("deaf", 1)
+    reads = crowd.client("reads", 1)
+    for _ in range(8):
+        await asyncio.sleep(0.02)
+        reads.put_nowait(Waiting(b""))
+        reads.take()
+    assert crowd.broken == [("deaf", "unread_seconds")]
+    await crowd.limits.stop()
+
+
+async def test_within_the_share_nobody_is_broken() -> None:
+    crowd = Crowd(most=10 * EACH)
+    for name in ("one", "other"):
+        crowd.client(name, 5)
+    await asyncio.sleep(3 * READS)
+    assert crowd.tally.size == 10 * EACH and not crowd.broken
+
+
+async def test_those_that_hold_most_make_room_of_equal_ones_the_oldest() -> None:
+    crowd = Crowd(most=10 * EACH)
+    crowd.client("small", 1)
+    for name in ("older", "newer"):
+        await asyncio.sleep(0.01)
+        crowd.client(name, 3)
+    await asyncio.sleep(2 * READS)
+    crowd.client("fresh", 7)
+    await asyncio.sleep(READS / 2)
+    assert crowd.broken == [("older", "unread_total"), ("newer", "unread_total")]
+    assert crowd.tally.size == 8 * EACH
+
+
+async def test_a_client_that_reads_is_never_broken_for_the_share() -> None:
+    crowd = Crowd(most=10 * EACH)
+    reads = crowd.client("reads", 50)
+    crowd.client("deaf", 1)
+    for _ in range(30):
+        await asyncio.sleep(READS / 5)
+        reads.put_nowait(reads.take())
+        assert reads.size == 50 * EACH
+    assert crowd.broken == [("deaf", "unread_total")]
+    await asyncio.sleep(3 * READS)  # it stops reading, and nothing more comes
+    assert crowd.broken[1:] == [("reads", "unread_total")] and crowd.tally.size == 0
+
+
+async def test_nothing_is_tried_after_the_end() -> None:
+    crowd = Crowd(most=EACH, seconds=0.01)
+    crowd.limits.start()
+    crowd.client("deaf", 2)
+    await crowd.limits.stop()
+    crowd.client("late", 2)
+    await asyncio.sleep(2 * READS)
+    assert not crowd.broken
