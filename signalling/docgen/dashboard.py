@@ -109,6 +109,8 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                (_quantile(0.95, "signalling_event_seconds", "event"), "{{event}}")),
         _graph("Unread", "What waits for clients that do not read.", "bytes",
                ("sum by (instance) (signalling_unread_bytes)", "{{instance}}")),
+        _graph("Broken connections", "Of clients that do not read or answer, by reason.", "cps",
+               (_rate("signalling_connections_broken_total", "reason"), "{{reason}}")),
         _graph("Sockets", "At each gateway.", "none", ("signalling_sockets", "{{instance}}")),
     ),
     "Relays": (

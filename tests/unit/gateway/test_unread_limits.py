@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from services.gateway.transport import unread_limits
 from services.gateway.transport.unread_limits import UnreadLimits
+from services.gateway.transport.unread_limits import __name__ as module
 from services.gateway.websocket.send_queue import PACKET_BYTES, Outgoing, Tally, Waiting
 
 READS = 0.05
@@ -37,9 +37,9 @@ class Crowd:
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unread_limits, "READS_SECONDS", READS)
-    monkeypatch.setattr(unread_limits, "SHED_SECONDS", 0.01)
-    monkeypatch.setattr(unread_limits, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(f"{module}.READS_SECONDS", READS)
+    monkeypatch.setattr(f"{module}.SHED_SECONDS", 0.01)
+    monkeypatch.setattr(f"{module}.LOOK_SECONDS", 0.01)
 
 
 async def test_what_waits_has_an_age() -> None:
