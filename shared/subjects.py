@@ -63,7 +63,7 @@ def zone_of(subject: str) -> str:
         return ZONE_NATS
     if subject.startswith("rpc."):
         return _ZONES[".".join(subject.split(".", 2)[:2])]
-    return "gateway" if subject.startswith("control.") else ZONE_NATS
+    return "gateway" if subject.startswith(("control.", "heard.")) else ZONE_NATS
 
 
 # --- requests -------------------------------------------------------------------------------------------------
@@ -264,6 +264,23 @@ def parse_control(subject: str) -> tuple[str, str]:
     """``(session, what)`` of a control subject."""
     _, _, session, what = subject.split(".")
     return session, what
+
+
+HEARD_ALL = "heard.*"
+"""What a gateway subscribes to."""
+
+
+def heard(session: str) -> str:
+    """A question to all gateways: which relays the client of ``session`` had got.
+
+    Payload: the greatest ``seq`` that it had got.
+    """
+    return f"heard.{session}"
+
+
+def heard_session(subject: str) -> str:
+    """The session that is asked about."""
+    return subject.partition(".")[2]
 
 
 # --- events: what happened, durable -------------------------------------------------------------------------------
@@ -499,6 +516,13 @@ TABLE: tuple[Row, ...] = (
         "presence",
         "gateway",
         "whether it works; asked before it is given up",
+    ),
+    Row(
+        "heard.<session>",
+        "request",
+        "gateway",
+        "every gateway; the one that wrote to the client answers",
+        "which relays a client had got when it got a `seq`; asked where its mailbox is lost",
     ),
     Row(
         "event.call.<call>.<what>",

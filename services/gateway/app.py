@@ -26,6 +26,7 @@ from services.gateway.sessions.background_retry import Errands
 from services.gateway.sessions.delivery import Outbound
 from services.gateway.sessions.gateway_lease import Lease
 from services.gateway.sessions.join import Admission
+from services.gateway.sessions.relay_handover import Handover
 from services.gateway.sessions.resume import Recoveries
 from services.gateway.settings import Settings
 from services.gateway.transport import demo_page
@@ -99,7 +100,8 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         relays = Relays(
             instance, bus, members, registry, replies, services, heard, ack_seconds=settings.relay_ack_seconds
         )
-        recoveries = Recoveries(bus)
+        handover = Handover(bus, registry)
+        recoveries = Recoveries(bus, handover.heard_of)
         outbound = Outbound(instance, bus, registry, transport, recoveries, heard)
         join_timeout = JoinTimeout(settings.join_timeout_seconds, transport.close, hits)
         renewals, lag = Client(bus, timeout=LEASE_TRY_SECONDS), Lag()
@@ -204,6 +206,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         await members.start()
         await relays.start()
         await outbound.start()
+        await handover.start()
         await bus.flush()
         bus.on_reconnect.append(lease.renew_soon)
         lease.start()

@@ -37,6 +37,15 @@ class Acks(Wire):
     lost: tuple[str, ...] = ()
 
 
+class RelaysHeard(Wire):
+    """The answer to ``heard.<session>``: the relays that a client had got.
+
+    ``relays``: sending session → number of its last one.
+    """
+
+    relays: dict[str, int]
+
+
 def stamp(payload: bytes, session: str, number: int) -> bytes:
     """``payload`` (a JSON object that is not empty) with its stamp."""
     return b'%b,"relay":"%b.%d"}' % (payload[:-1], session.encode(), number)

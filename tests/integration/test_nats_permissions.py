@@ -127,7 +127,7 @@ async def test_nobody_sends_what_is_not_theirs(access: Access, user: str, subjec
 
 _ZONES = ("gateway", "callcore", "presence", "policy", "nats", "x")
 _ANSWERS: dict[str, set[tuple[str, str]]] = {
-    "gateway": {("presence", "gateway")},
+    "gateway": {("presence", "gateway"), ("gateway", "gateway")},
     "callcore": {(asker, "callcore") for asker in ("gateway", "callcore", "presence", "policy", "x")},
     "presence": {(asker, "presence") for asker in ("gateway", "callcore", "presence", "policy", "x")},
     POLICY: {("callcore", "policy"), ("presence", "policy")},

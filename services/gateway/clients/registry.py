@@ -1,8 +1,10 @@
 """The sockets of this gateway, and which session each of them speaks for."""
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from services.gateway.clients.relay_positions import Positions
 from services.gateway.limits.rate_limiter import SocketRates
 from services.gateway.protocol.relay_template import Envelopes
 from shared.contracts.client import Event
@@ -19,6 +21,8 @@ _TURNS: dict[str, tuple[int, int]] = {
 
 CALLS_REMEMBERED = 16
 HEARD_REMEMBERED = 64
+LEFT_MAX = 8_192
+"""Sessions whose sockets are gone, of which it is remembered what relays their clients have got."""
 
 
 @dataclass(slots=True, eq=False)
@@ -44,8 +48,8 @@ class Socket:
     acks_pending: int = 0
     heard: dict[str, int] = field(default_factory=dict)
     """Call → the turns that it took here, of the last calls."""
-    relays_heard: dict[str, int] = field(default_factory=dict)
-    """Sending session → number of the last relay of it that the client has got."""
+    positions: Positions = field(default_factory=Positions)
+    """The relays that the client has got."""
     caught_up: bool = True
     """Whether it has got all that its session was sent, also before it came."""
     overtaken: int = 0
@@ -90,6 +94,8 @@ class Registry:
         self._by_sid: dict[str, Socket] = {}
         self._by_connection: dict[str, Socket] = {}
         self._by_session: dict[str, Socket] = {}
+        self._left: OrderedDict[str, tuple[Positions, int]] = OrderedDict()
+        """Session → what its client has got of relays on its last socket here, and the last ``seq`` written there."""
         # Asked for each frame: not even a method of ours in between.
         self.by_sid: Find = self._by_sid.get
         """The socket with this Socket.IO id."""
@@ -117,15 +123,15 @@ class Registry:
 
     def bind(self, socket: Socket, user: str, session: str) -> None:
         """The socket speaks for this session from now on; a socket that did so before no longer does."""
-        if socket.session is not None and self._by_session.get(socket.session) is socket:
-            del self._by_session[socket.session]
+        self._unbind(socket)
+        if (old := self._by_session.get(session)) is not None:
+            self._leave(session, old)
         socket.user, socket.session, socket.envelopes = user, session, None
         self._by_session[session] = socket
 
     def release(self, socket: Socket) -> None:
         """The socket speaks for no session any more."""
-        if socket.session is not None and self._by_session.get(socket.session) is socket:
-            del self._by_session[socket.session]
+        self._unbind(socket)
         socket.user = socket.session = None
 
     def remove(self, sid: str) -> Socket | None:
@@ -135,9 +141,34 @@ class Registry:
             socket.gone = True
             if self._by_connection.get(socket.eio_sid) is socket:
                 del self._by_connection[socket.eio_sid]
-            if socket.session is not None and self._by_session.get(socket.session) is socket:
-                del self._by_session[socket.session]
+            self._unbind(socket)
         return socket
+
+    def _unbind(self, socket: Socket) -> None:
+        session = socket.session
+        if session is None or self._by_session.get(session) is not socket:
+            return
+        del self._by_session[session]
+        self._leave(session, socket)
+
+    def _leave(self, session: str, socket: Socket) -> None:
+        self._left[session] = (socket.positions, socket.seq)
+        self._left.move_to_end(session)
+        if len(self._left) > LEFT_MAX:
+            self._left.popitem(last=False)
+
+    def heard_of(self, session: str, seq: int) -> dict[str, int] | None:
+        """Return sending session → number of the last relay that the client of ``session`` had got when it got ``seq``.
+
+        ``None`` if that was not written here, or is not known any more.
+        """
+        known = [self._left[session]] if session in self._left else []
+        if (socket := self._by_session.get(session)) is not None:
+            known.append((socket.positions, socket.seq))
+        for positions, written in reversed(known):
+            if (heard := positions.at(seq, written)) is not None:
+                return heard
+        return None
 
     def all(self) -> list[Socket]:
         """Every socket."""

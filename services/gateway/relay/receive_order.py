@@ -4,9 +4,8 @@ from services.gateway.clients.registry import Socket
 from shared import subjects
 from shared.contracts.client import RELAYED
 from shared.contracts.relays import stamped
-from shared.messaging.mailbox import seq_of
+from shared.messaging.mailbox import Letter, seq_of
 
-SENDERS_MAX = 16
 MISSED_MAX = 1_024
 """Senders from which something is missed, remembered until they are told."""
 _RELAYED = frozenset(RELAYED)
@@ -25,29 +24,37 @@ class Heard:
         Empty: nothing, the client has had it. ``None``: nothing, for one before it is missed; both come again.
         ``reply``: the letter's receipt subject, empty for one that comes from a mailbox.
         """
-        if event in _RELAYED and (relay := stamped(payload)) is not None:
+        relay = stamped(payload) if event in _RELAYED else None
+        if relay is not None:
             session, number, payload = relay
-            relays = socket.relays_heard
-            last = relays.get(session)
-            if last is not None and number <= last:
+            kept = socket.positions.senders.get(session)
+            if kept is not None and number <= kept[-1]:
                 return b""
-            due = number == last + 1 if last is not None else not socket.caught_up
+            due = number == kept[-1] + 1 if kept is not None else not socket.caught_up
             if reply and not due:
                 receipt = subjects.receipt_of(reply)
                 if subjects.STARTS not in receipt.marks:
                     self._miss(receipt.gateway, session)
                     return None
-            if last is None:
-                while len(relays) >= SENDERS_MAX:
-                    del relays[next(iter(relays))]
-            relays[session] = number
         seq = seq_of(payload)
         if seq <= socket.seq:
             # Two callcores passed it on, and the one whose letter comes later minted its seq earlier.
             seq = socket.seq + 1
             payload = b"%b:%d}" % (payload[: payload.rindex(b":")], seq)
         socket.seq = seq
+        if relay is not None:
+            socket.positions.note(session, number, seq)
         return payload
+
+    def had(self, socket: Socket, letter: Letter, since: int) -> None:
+        """Record a letter of the mailbox that the client has got elsewhere.
+
+        ``since``: the ``seq`` up to which it has got everything.
+        """
+        relay = stamped(letter.payload) if letter.event in _RELAYED else None
+        if relay is not None and relay.number > socket.positions.last(relay.session):
+            socket.positions.note(relay.session, relay.number, since)
+        socket.seq = max(socket.seq, letter.seq)
 
     def _miss(self, gateway: str, session: str) -> None:
         if self._count < MISSED_MAX:

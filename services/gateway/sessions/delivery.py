@@ -151,7 +151,8 @@ class Outbound:
             recovery.first(letter.payload)
         for letter in missed.before:
             recovery.first(letter.payload)
-            self._heard.take(socket, letter.event, letter.payload)
+            if missed.heard is None or letter.event not in client.RELAYED:
+                self._heard.had(socket, letter, missed.since)
             if letter.event in _TURNS:
                 socket.hears_first(letter.event, call_of(letter.payload))
         for letter in missed.missed:

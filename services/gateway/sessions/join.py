@@ -154,7 +154,9 @@ class Admission:
             else:
                 resumed = False
                 held = await self._attach(socket, join.user_id, reply)
-                await self._joined(asked, join.user_id, reply, joined_seq(None, []), held)
+                seq = joined_seq(None, [])
+                socket.positions.begin({}, since=0, upto=seq)
+                await self._joined(asked, join.user_id, reply, seq, held)
                 self._outbound.catch_up(socket)
         return reply, resumed
 
@@ -188,11 +190,14 @@ class Admission:
                 missed = await self._recoveries.look_from_ring(recovery, held.call, held.created_at)
             else:
                 missed = await self._recoveries.look(
-                    recovery, last_seq=last_seq, lost_at=reply.lost_at, since=reply.since
+                    recovery, last_seq=last_seq, lost_at=reply.lost_at, since=reply.since, busy=reply.busy
                 )
                 if last_seq is None and held is None:
                     missed = missed._replace(before=[])  # what the client before it heard may be told again
             seq = joined_seq(last_seq, missed.missed)
+            asked.socket.positions.begin(
+                missed.heard or {}, since=last_seq if last_seq is not None else seq, upto=seq
+            )
             await self._joined(asked, join.user_id, reply, seq, held, resumed=missed.complete)
             if last_seq is None and held is not None and held.state == "accepted":
                 asked.socket.hears_first(Event.ACCEPTED, held.call)  # user:joined has told of it

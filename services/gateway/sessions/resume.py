@@ -8,7 +8,7 @@ comes is held, so that it gets all of it in order and once.
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from nats.aio.subscription import Subscription
@@ -18,6 +18,7 @@ from services.gateway.protocol.ring_time import RINGING
 from shared import subjects
 from shared.clock import now_ms, now_seq
 from shared.contracts.client import RELAYED
+from shared.contracts.relays import stamped
 from shared.errors import Unavailable
 from shared.messaging import mailbox
 from shared.messaging.mailbox import READ_MAX, Letter, NotStored, Reach, seq_of
@@ -43,6 +44,10 @@ PATIENCE_SECONDS = 8.0
 """How long it is tried to read a mailbox; a client whose cannot be read then is to come again, with the same token."""
 
 
+HeardOf = Callable[[str, int], Awaitable[dict[str, int] | None]]
+"""(session, ``seq``) → the relays that its client had got then, see :meth:`.relay_handover.Handover.heard_of`."""
+
+
 class Arrival(NamedTuple):
     """Something for a session of this gateway, as it came. ``reply``: where its receipt goes."""
 
@@ -56,6 +61,8 @@ class Missed(NamedTuple):
 
     ``before``: older letters, which it has got. ``overtaken``: turns of calls up to this ``seq`` are told again.
     ``untold``: the client is still to hear of a call that rings. ``left_out``: letters that it is not to get.
+    ``since``: the ``seq`` that it has got, 0 if it does not tell. ``heard``: sending session → number of the last relay
+    that it has got, as far as a gateway says so.
     """
 
     before: list[Letter]
@@ -64,6 +71,8 @@ class Missed(NamedTuple):
     overtaken: int = 0
     untold: bool = False
     left_out: tuple[Letter, ...] = ()
+    since: int = 0
+    heard: dict[str, int] | None = None
 
 
 class Recovery:
@@ -99,8 +108,9 @@ class Recovery:
 class Recoveries:
     """The sessions that are coming here. ``take``: what becomes of a message sent to the old address of one."""
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(self, bus: Bus, heard_of: HeardOf) -> None:
         self._bus = bus
+        self._heard_of = heard_of
         self._reach = Reach(bus)
         self._running: dict[str, Recovery] = {}
         self.get: Callable[[str], Recovery | None] = self._running.get
@@ -147,12 +157,12 @@ class Recoveries:
         return Missed([], told, complete=False, untold=True, left_out=tuple(letters[:first]))
 
     async def look(
-        self, recovery: Recovery, *, last_seq: int | None, lost_at: int | None, since: int
+        self, recovery: Recovery, *, last_seq: int | None, lost_at: int | None, since: int, busy: bool = True
     ) -> Missed:
         """What a session has missed: after ``last_seq``; or, of a client that does not tell, since ``lost_at`` (ms).
 
-        ``since``: when the session began (ms). Raises :class:`Unavailable` if nothing can be read for a client that
-        could be told what it missed.
+        ``since``: when the session began (ms). ``busy``: a call holds its user. Raises :class:`Unavailable` if nothing
+        can be read for a client that could be told what it missed.
         """
         if last_seq is None and lost_at is None:
             return Missed([], [], complete=False)
@@ -170,6 +180,15 @@ class Recoveries:
                 and await self._reach.covers(max(after_ms, since))
             )
             shows = complete and await self._reach.covers(max(after_ms - MARGIN_MS, since))
+            heard_relays = None
+            if last_seq is not None and busy and not shows:
+                # Gateways send relays of the last seconds again when NATS was away; this mailbox does not show all of
+                # those that the client has got. It shows enough once it has a later one.
+                heard_relays = await self._heard_of(recovery.session, last_seq)
+                complete = complete and (
+                    heard_relays is not None
+                    or any(one.event in RELAYED and one.seq <= after for one in letters)
+                )
         except Unavailable as error:
             log.warning("mailbox not read", session=recovery.session, reason=error.message)
             if last_seq is not None:
@@ -180,18 +199,19 @@ class Recoveries:
         margin_ms = MARGIN_MS if shows else SKEW_MS
         heard = max(0, last_seq - margin_ms * 1000) if last_seq is not None else 0
         if at is not None and complete:
-            missed = [letter for letter in _once(letters, at + 1) if _is_news(letter, heard)]
-            return Missed(letters[: at + 1], missed, complete, overtaken=heard)
-        first = next((n for n, letter in enumerate(letters) if letter.seq > after), len(letters))
-        before, missed = letters[:first], [one for one in _once(letters, first) if _is_news(one, heard)]
+            before, later = letters[: at + 1], _once(letters, at + 1)
+        else:
+            first = next((n for n, letter in enumerate(letters) if letter.seq > after), len(letters))
+            before, later = letters[:first], _once(letters, first)
+        missed = [letter for letter in later if _is_news(letter, heard)]
+        overtaken = heard
         if not complete:
             missed = [letter for letter in missed if letter.seq > after]  # the others were told again
-        if complete or last_seq is None:
-            return Missed(before, missed, complete, overtaken=heard)
-        # Who is told that something is missing may hear anew what has become of its call, but from call control.
-        return Missed(
-            [letter for letter in before if letter.event in RELAYED], missed, complete, overtaken=after
-        )
+            if last_seq is not None:
+                # A client that is told that it missed something hears from call control what has become of its call.
+                before = [letter for letter in before if letter.event in RELAYED]
+                overtaken = after
+        return Missed(before, missed, complete, overtaken=overtaken, since=last_seq or 0, heard=heard_relays)
 
     async def _read(self, recovery: Recovery, since_ms: int, *, settled: bool = False) -> list[Letter]:
         """Return the mailbox, up to now at least, in a few tries. Raises :class:`Unavailable`.
@@ -274,15 +294,24 @@ def _is_news(letter: Letter, heard: int) -> bool:
 
 
 def _once(letters: list[Letter], start: int) -> list[Letter]:
-    """The letters from ``start`` on, without relays that are there twice because a callcore died between them."""
-    seen: set[bytes] = set()
+    """Return the letters from ``start`` on, each relay once and those of one sender in their order.
+
+    A relay is there twice because a callcore died between the two, or behind later ones because it was lost at first.
+    """
+    seen: set[tuple[str, int]] = set()
     once: list[Letter] = []
+    places: dict[str, list[tuple[int, int]]] = {}
     for n, letter in enumerate(letters):
-        if letter.event in RELAYED:
-            body = letter.payload[: letter.payload.rindex(b",")]
-            if body in seen:
+        if letter.event in RELAYED and (relay := stamped(letter.payload)) is not None:
+            if (relay.session, relay.number) in seen:
                 continue
-            seen.add(body)
+            seen.add((relay.session, relay.number))
+            if n >= start:
+                places.setdefault(relay.session, []).append((relay.number, len(once)))
         if n >= start:
             once.append(letter)
+    for sent in places.values():
+        in_order = [once[place] for _, place in sorted(sent)]
+        for (_, place), letter in zip(sent, in_order, strict=True):
+            once[place] = letter
     return once

@@ -239,6 +239,9 @@ def _of_services(schemas: Schemas, rows: dict[str, Row]) -> Iterator[Channel]:
     alive = "control.<gateway>.-.alive"
     yes = _text("control.alive.answer", "It works.")
     yield Channel(rows[alive], alive, (_text("control.alive", "Nothing but the question."),), (yes,))
+    heard = "heard.<session>"
+    asked = _text("heard", "The greatest `seq` that the client has got.", str(SEQ))
+    yield Channel(rows[heard], heard, (asked,), (_model(schemas, "heard.answer", relays.RelaysHeard),))
     for what, model in (("call.<call>", events.CallEvent), ("user.<user>", events.UserEvent)):
         subject = f"event.{what}.<what>"
         once = _header("Nats-Msg-Id", "The same for the same happening, however often it is told.")

@@ -149,6 +149,7 @@ _MADE: tuple[Wire, ...] = (
     client.StoredIncoming(from_="alice@1", call_type="video", call_id=CALL, expires_at=AT + 45_000),
     client.StoredInitiated(call_id=CALL, to="bob", expires_at=AT + 45_000),
     Announcement(call=_RINGING, revision=1043, born=True),
+    relays.RelaysHeard(relays={ALICE_AT: 1_795_000_000_000_007}),
     relays.Acks(by=CALLCORE, done=((ALICE_AT, CALL, 1_795_000_000_000_007, 0),)),
     events.CallEvent(call_id=CALL, caller="alice@1", callee="bob", call_type="video", created_at=AT),
     events.UserEvent(user_id="bob", session_id=BOB_AT, gateway=OTHER_GATEWAY, at=AT - 60_000),

@@ -3,7 +3,8 @@
 import pytest
 
 from services.gateway.clients.registry import Socket
-from services.gateway.relay.receive_order import SENDERS_MAX, Heard
+from services.gateway.clients.relay_positions import SENDERS_MAX
+from services.gateway.relay.receive_order import Heard
 from shared.contracts.relays import stamp
 from shared.subjects import receipt
 
@@ -71,7 +72,7 @@ def test_senders_do_not_mix_and_are_bounded(receiver: Receiver) -> None:
     for n in range(SENDERS_MAX + 3):
         assert receiver.take(5, "0s", session=f"s{n}")
     assert receiver.take(5, "0s", session=f"s{SENDERS_MAX}") == b""
-    assert len(receiver.socket.relays_heard) == SENDERS_MAX
+    assert len(receiver.socket.positions.senders) == SENDERS_MAX
 
 
 def test_other_events_pass_with_a_seq_that_only_grows(receiver: Receiver) -> None:

@@ -1,5 +1,6 @@
 """A mailbox that cannot be read at once."""
 
+import sys
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -7,9 +8,9 @@ import pytest
 
 from services.gateway.clients.registry import Socket
 from services.gateway.relay.receive_order import Heard
-from services.gateway.sessions import resume
 from services.gateway.sessions.delivery import Outbound
-from services.gateway.sessions.resume import Recoveries, Recovery
+from services.gateway.sessions.resume import MARGIN_MS, Recoveries, Recovery
+from shared.contracts.relays import stamp
 from shared.errors import Unavailable
 from shared.messaging import mailbox
 from shared.messaging.mailbox import Letter, Reach
@@ -20,6 +21,14 @@ from shared.nats.connection import Bus
 def nothing_settles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Mailboxes are made up here: nothing is put at their ends."""
     monkeypatch.setattr(mailbox, "settle", lambda *_: None)
+
+
+async def _nobody_knows(_session: str, _seq: int) -> None:
+    return None
+
+
+async def _nothing_was_heard(_session: str, _seq: int) -> dict[str, int]:
+    return {}
 
 
 def _covers(whether: bool) -> Any:
@@ -42,10 +51,10 @@ async def test_it_is_tried_again(monkeypatch: pytest.MonkeyPatch, failures: int 
         return letters
 
     monkeypatch.setattr(mailbox, "read", read)
-    monkeypatch.setattr(resume, "TRY_AGAIN_SECONDS", (0.0, 0.01))
-    monkeypatch.setattr(resume, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(sys.modules[Recoveries.__module__], "TRY_AGAIN_SECONDS", (0.0, 0.01))
+    monkeypatch.setattr(sys.modules[Recoveries.__module__], "PATIENCE_SECONDS", 0.2)
     here = Recovery("s", direct=True)
-    recoveries = Recoveries(cast(Bus, None))
+    recoveries = Recoveries(cast(Bus, None), _nobody_knows)
     monkeypatch.setattr(Reach, "covers", _covers(True))
     if failures is None:
         with pytest.raises(Unavailable):
@@ -75,7 +84,9 @@ async def test_what_is_told_again_does_not_make_a_new_mailbox_complete(
 
     monkeypatch.setattr(mailbox, "read", read)
     monkeypatch.setattr(Reach, "covers", _covers(reaches))
-    look = Recoveries(cast(Bus, None)).look(Recovery("s", direct=True), last_seq=1_000, lost_at=None, since=0)
+    look = Recoveries(cast(Bus, None), _nobody_knows).look(
+        Recovery("s", direct=True), last_seq=1_000, lost_at=None, since=0
+    )
     missed = await look
     assert (missed.missed, missed.complete) == ([since, newer], reaches)
     assert missed.before == ([again] if reaches else []), "what is not known to be heard is told anew"
@@ -111,10 +122,10 @@ async def test_turns_from_before_the_mailbox_was_read_are_not_heard_again_after_
 
     monkeypatch.setattr(mailbox, "read", read)
     monkeypatch.setattr(Reach, "covers", _covers(True))
-    look = Recoveries(cast(Bus, None)).look
+    look = Recoveries(cast(Bus, None), _nobody_knows).look
     missed = await look(Recovery("s", direct=True), last_seq=last, lost_at=None, since=0)
     assert (missed.missed, missed.complete) == ([missed_], True), "told again while the client was away"
-    assert last - resume.MARGIN_MS * 1000 <= missed.overtaken < last, "clocks of callcores may differ"
+    assert last - MARGIN_MS * 1000 <= missed.overtaken < last, "clocks of callcores may differ"
 
 
 async def test_a_mailbox_that_is_newer_than_what_a_client_heard_brings_no_turn_again(
@@ -134,8 +145,90 @@ async def test_a_mailbox_that_is_newer_than_what_a_client_heard_brings_no_turn_a
 
     monkeypatch.setattr(mailbox, "read", read)
     monkeypatch.setattr(Reach, "covers", covers)
-    missed = await Recoveries(cast(Bus, None)).look(
+    missed = await Recoveries(cast(Bus, None), _nothing_was_heard).look(
         Recovery("s", direct=True), last_seq=last, lost_at=None, since=0
     )
     assert (missed.missed, missed.complete) == ([missed_], True)
     assert missed.overtaken >= last - 2_000_000, "and none that is told live"
+
+
+def _relay(number: int, seq: int) -> Letter:
+    return Letter("ice:candidate", b'%b,"seq":%d}' % (stamp(b'{"n":1}', "s", number)[:-1], seq))
+
+
+class _Asked:
+    """A gateway that knows what a client has heard, if it knows."""
+
+    def __init__(self, heard: dict[str, int] | None) -> None:
+        self._heard = heard
+        self.questions: list[tuple[str, int]] = []
+
+    async def __call__(self, session: str, seq: int) -> dict[str, int] | None:
+        self.questions.append((session, seq))
+        return self._heard
+
+
+@pytest.mark.parametrize(
+    ("made_ms", "heard", "letters", "busy", "complete", "asked"),
+    [
+        (10_000, None, [], True, True, False),
+        (54_000, {"s": 5}, [], True, True, True),
+        (54_000, None, [], True, False, True),
+        (54_000, None, [_relay(5, 59_000_000)], True, True, True),
+        (54_000, None, [], False, True, False),
+        (61_000, {"s": 5}, [], True, False, True),
+        (61_000, None, [], True, False, True),
+    ],
+    ids=[
+        "the mailbox reaches back",
+        "a gateway knows",
+        "no gateway knows",
+        "no gateway knows but the mailbox shows",
+        "no call",
+        "a gateway knows but the mailbox is lost",
+        "no gateway knows and the mailbox is lost",
+    ],
+)
+async def test_who_cannot_know_which_relays_were_heard_does_not_say_that_the_resume_is_complete(
+    monkeypatch: pytest.MonkeyPatch,
+    made_ms: int,
+    heard: dict[str, int] | None,
+    letters: list[Letter],
+    *,
+    busy: bool,
+    complete: bool,
+    asked: bool,
+) -> None:
+    async def read(*_: Any, **__: Any) -> list[Letter]:
+        return letters
+
+    async def covers(_: Any, since_ms: int) -> bool:
+        return since_ms >= made_ms
+
+    monkeypatch.setattr(mailbox, "read", read)
+    monkeypatch.setattr(Reach, "covers", covers)
+    gateways = _Asked(heard)
+    missed = await Recoveries(cast(Bus, None), gateways).look(
+        Recovery("s", direct=True), last_seq=60_000_000, lost_at=None, since=0, busy=busy
+    )
+    assert missed.complete is complete
+    assert missed.heard == (heard if asked else None)
+    assert gateways.questions == ([("s", 60_000_000)] if asked else [])
+
+
+async def test_a_relay_that_was_lost_at_first_is_missed_before_later_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Call control was cut off: 6 and 7 got lost, 8 came, then all of them came again."""
+    turn = Letter("call:accepted", b'{"callId":"c","seq":5500}')
+    letters = [_relay(5, 5_000), _relay(8, 5_300), turn, _relay(6, 6_000), _relay(7, 6_001), _relay(8, 6_002)]
+
+    async def read(*_: Any, **__: Any) -> list[Letter]:
+        return letters
+
+    monkeypatch.setattr(mailbox, "read", read)
+    monkeypatch.setattr(Reach, "covers", _covers(True))
+    missed = await Recoveries(cast(Bus, None), _nobody_knows).look(
+        Recovery("s", direct=True), last_seq=5_000, lost_at=None, since=0
+    )
+    assert missed.complete and missed.missed == [letters[3], turn, letters[4], letters[1]]

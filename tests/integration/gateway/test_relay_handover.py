@@ -1,0 +1,55 @@
+"""Gateways ask each other which relays a client has got."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest_asyncio
+
+from services.gateway.clients.registry import Registry
+from services.gateway.sessions.relay_handover import TRIES, TRY_SECONDS, Handover
+from shared.nats.connection import Bus
+
+
+@pytest_asyncio.fixture
+async def asker(bus: Bus) -> AsyncIterator[Handover]:
+    """One that has never had a client."""
+    asker = Handover(bus, Registry())
+    await asker.start()
+    yield asker
+
+
+def _registry(session: str) -> Registry:
+    """A gateway whose client has got relay 7 of ``s`` with its ``seq`` 100, and is gone."""
+    registry = Registry()
+    socket = registry.add("sid", "eio")
+    registry.bind(socket, "bob", session)
+    socket.positions.note("s", 7, 100)
+    socket.seq = 100
+    registry.remove("sid")
+    return registry
+
+
+async def test_the_gateway_that_knows_answers(bus: Bus, asker: Handover) -> None:
+    for session in ("other", "b"):
+        await Handover(bus, _registry(session)).start()
+    assert await asker.heard_of("b", 100) == {"s": 7}
+    assert await asker.heard_of("b", 99) == {}
+
+
+async def test_a_gateway_knows_its_own(bus: Bus) -> None:
+    assert await Handover(bus, _registry("b")).heard_of("b", 100) == {"s": 7}
+
+
+async def test_one_that_is_back_late_is_asked_again(bus: Bus, asker: Handover) -> None:
+    asked = asyncio.create_task(asker.heard_of("b", 100))
+    await asyncio.sleep(TRY_SECONDS / 2)
+    await Handover(bus, _registry("b")).start()
+    assert await asked == {"s": 7}
+
+
+async def test_if_no_gateway_knows_that_is_said_in_time(bus: Bus, asker: Handover) -> None:
+    await Handover(bus, _registry("other")).start()
+    begun = time.monotonic()
+    assert await asker.heard_of("b", 100) is None
+    assert time.monotonic() - begun < 2 * TRIES * TRY_SECONDS
