@@ -92,7 +92,7 @@ def is_rpc(subject: str) -> bool:
 # --- relays: gateway → the callcore in charge of the call ---------------------------------------------------------
 
 
-class Relay(NamedTuple):
+class RelaySubject(NamedTuple):
     """The parsed subject of a relay. All fields are tokens as they stand in the subject, not decoded."""
 
     callcore: str
@@ -118,10 +118,10 @@ def relay_all(callcore: str) -> str:
     return f"relay.{callcore}.>"
 
 
-def parse_relay(subject: str) -> Relay:
+def parse_relay(subject: str) -> RelaySubject:
     """The tokens of a relay subject. Raises ``ValueError`` (wrong count) for anything else."""
     _, callcore, call, user, session, to, kind = subject.split(".")
-    return _new(Relay, (callcore, call, user, session, to, kind))
+    return _new(RelaySubject, (callcore, call, user, session, to, kind))
 
 
 # --- receipts: what became of a relay, back to the sending gateway ------------------------------------------------
@@ -142,7 +142,7 @@ WANTED = "w"
 """Mark of a relay: the peer's gateway is to send its receipt."""
 
 
-class Receipt(NamedTuple):
+class ReceiptSubject(NamedTuple):
     """The parsed reply subject of a relay. ``marks``: a digit that tells tries apart, then letters, see above.
 
     ``more``: how many relays follow it in the same message. ``marks`` are those of the first.
@@ -195,12 +195,12 @@ def parse_receipt(subject: str) -> tuple[str, int]:
     return receipt.session, receipt.number
 
 
-def receipt_of(subject: str) -> Receipt:
+def receipt_of(subject: str) -> ReceiptSubject:
     """All of a receipt subject. Raises ``ValueError`` for anything else."""
     _, gateway, session, rest = subject.split(".")
     number, _, marks = rest.partition("-")
     first, more, count = number.partition("+")
-    return _new(Receipt, (gateway, session, int(first), marks, int(count) if more else 0))
+    return _new(ReceiptSubject, (gateway, session, int(first), marks, int(count) if more else 0))
 
 
 def acks(gateway: str) -> str:

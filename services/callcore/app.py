@@ -5,30 +5,30 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from services.callcore import metrics
-from services.callcore.calls.call_owner import Charge
-from services.callcore.calls.call_service import Control
-from services.callcore.calls.call_setup import Placing
-from services.callcore.calls.reconciler import Sweep
+from services.callcore.calls.call_owner import CallOwner
+from services.callcore.calls.call_service import CallService
+from services.callcore.calls.call_setup import CallSetup
+from services.callcore.calls.reconciler import Reconciler
 from services.callcore.calls.ring_limiter import RingLimiter, RingLimits
 from services.callcore.handlers import Handlers
-from services.callcore.notify.notifier import Teller
-from services.callcore.notify.redelivery import Told
-from services.callcore.relay.relay_router import Lanes
+from services.callcore.notify.notifier import Notifier
+from services.callcore.notify.redelivery import RedeliveryBuffer
+from services.callcore.relay.relay_router import RelayRouter
 from services.callcore.settings import Settings
 from services.callcore.state.model import Call
 from services.callcore.store import Store
 from shared import subjects
 from shared.messaging import rpc
-from shared.messaging.event_log import Recorder
-from shared.messaging.mailbox import Postman
-from shared.messaging.membership import Beacon, Members
-from shared.messaging.policy_client import Policy
-from shared.messaging.timers import Deadlines, cancel_deadline, set_deadline
+from shared.messaging.event_log import EventLog
+from shared.messaging.mailbox import MailboxPublisher
+from shared.messaging.membership import Beacon, Membership
+from shared.messaging.policy_client import PolicyClient
+from shared.messaging.timers import Timers, cancel_deadline, set_deadline
 from shared.nats import streams
 from shared.nats.connection import Bus
 from shared.nats.kv import Bucket
-from shared.observability.limit_hits import Hits
-from shared.observability.loop_lag import Lag
+from shared.observability.limit_hits import LimitHits
+from shared.observability.loop_lag import LoopLag
 from shared.observability.metrics import registry_of, serve
 from shared.service import health, process_metrics
 from shared.service.runner import distribution_version
@@ -43,13 +43,13 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
     """Run one instance of call control. Raises :class:`shared.errors.Unavailable` if NATS is not there."""
     bus = await Bus.connect(settings.nats_url, name=instance, inboxes=SERVICE, login=settings.nats_login())
     try:
-        storage = streams.Keeper(bus, lambda: _storage(bus, settings))
+        storage = streams.StreamKeeper(bus, lambda: _storage(bus, settings))
         await storage.start()
-        calls, hits = Bucket(bus, subjects.BUCKET_CALLS), Hits()
-        sessions, lag = Bucket(bus, subjects.BUCKET_SESSIONS), Lag()
+        calls, hits = Bucket(bus, subjects.BUCKET_CALLS), LimitHits()
+        sessions, lag = Bucket(bus, subjects.BUCKET_SESSIONS), LoopLag()
         store = Store(calls, sessions)
-        postman, recorder = Postman(bus), Recorder(bus)
-        members = Members(bus, SERVICE)
+        mailbox_publisher, event_log = MailboxPublisher(bus), EventLog(bus)
+        members = Membership(bus, SERVICE)
 
         def owner(call: str) -> str | None:
             return members.owner(SERVICE, call)
@@ -64,33 +64,35 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             await control.time_out(call)
 
         call_bytes = ByteRate.of_kib(settings.rate_call_kb) if settings.rate_limit else None
-        lanes = Lanes(bus, store, postman, instance, owner, call_bytes, hits)
-        told = Told(bus, postman)
-        teller = Teller(lanes.announce, told, recorder)
-        peers = rpc.Client(bus, timeout=settings.request_timeout_seconds)
-        charge = Charge(instance, owner, peers)
+        relay_router = RelayRouter(bus, store, mailbox_publisher, instance, owner, call_bytes, hits)
+        told = RedeliveryBuffer(bus, mailbox_publisher)
+        notifier = Notifier(relay_router.announce, told, event_log)
+        peers = rpc.RpcClient(bus, timeout=settings.request_timeout_seconds)
+        call_owner = CallOwner(instance, owner, peers)
         ring_limiter = RingLimiter(calls, _ring_limits(settings), hits)
-        control = Control(store, teller, charge, lanes.known, rings_no_more, ring_limiter.ring_over)
-        policy = Policy(bus, settings.policy)
-        placing = Placing(
+        control = CallService(
+            store, notifier, call_owner, relay_router.known, rings_no_more, ring_limiter.ring_over
+        )
+        policy = PolicyClient(bus, settings.policy)
+        call_setup = CallSetup(
             store,
-            teller,
+            notifier,
             control,
-            charge,
+            call_owner,
             policy,
             set_ring,
             ring_limiter.attempt,
             ring_timeout=settings.ring_timeout_seconds,
         )
-        deadlines = Deadlines(bus, subjects.RING, ring_due)
-        sweep = Sweep(store, control, lambda id_: owner(id_) == instance, seconds=settings.sweep_seconds)
+        deadlines = Timers(bus, subjects.RING, ring_due)
+        sweep = Reconciler(store, control, lambda id_: owner(id_) == instance, seconds=settings.sweep_seconds)
         beacon = Beacon(bus, SERVICE, instance, distribution_version())
 
         await members.start()
-        await lanes.start(control.happen)
+        await relay_router.start(control.happen)
         await told.start()
-        server = await rpc.Server.open(bus, SERVICE, instance, distribution_version())
-        await Handlers(placing, control, charge).register(server, instance)
+        server = await rpc.RpcServer.open(bus, SERVICE, instance, distribution_version())
+        await Handlers(call_setup, control, call_owner).register(server, instance)
         await bus.flush()  # NATS knows the endpoints before anybody hears of this instance
         deadlines.start()
         sweep.start()
@@ -107,9 +109,9 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             ),
             process_metrics.of_server(server),
             process_metrics.of_buckets(calls, sessions),
-            process_metrics.of_recorder(recorder),
+            process_metrics.of_recorder(event_log),
             process_metrics.of_deadlines(deadlines),
-            metrics.of_callcore(control, lanes, sweep, policy),
+            metrics.of_callcore(control, relay_router, sweep, policy),
         )
         watching = await serve(settings.metrics_host, settings.metrics_port, watched)
         lag.start()
@@ -122,9 +124,9 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             await sweep.stop()
             hits.stop()
             await deadlines.stop()
-            await asyncio.gather(server.stop(DRAIN_SECONDS), lanes.stop(DRAIN_SECONDS))
+            await asyncio.gather(server.stop(DRAIN_SECONDS), relay_router.stop(DRAIN_SECONDS))
             await told.stop()
-            await recorder.drain(DRAIN_SECONDS)
+            await event_log.drain(DRAIN_SECONDS)
             await members.stop()
             lag.stop()
             await watching.cleanup()

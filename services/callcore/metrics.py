@@ -1,10 +1,10 @@
 """The metrics of call control, and where they are read."""
 
-from services.callcore.calls.call_service import Control
-from services.callcore.calls.reconciler import Sweep
+from services.callcore.calls.call_service import CallService
+from services.callcore.calls.reconciler import Reconciler
 from services.callcore.calls.stats import REASONS
-from services.callcore.relay.relay_router import Lanes
-from shared.messaging.policy_client import Policy
+from services.callcore.relay.relay_router import RelayRouter
+from shared.messaging.policy_client import PolicyClient
 from shared.observability.metrics import Reads, counter, gauge, histogram, with_zeros
 
 PLACED = counter("signalling_calls_placed_total", "Calls that came about, that is, began to ring.", "type")
@@ -43,7 +43,9 @@ LIMITS = ("rings_per_caller", "rings_per_callee", "ring_backoff", "rate_call_kb"
 """The limits that call control counts hits of."""
 
 
-def of_callcore(control: Control, lanes: Lanes, sweep: Sweep, policy: Policy) -> Reads:
+def of_callcore(
+    control: CallService, relay_router: RelayRouter, sweep: Reconciler, policy: PolicyClient
+) -> Reads:
     """What only call control has."""
     counts = control.counts
     endings = [("answered", "hangup"), *(("unanswered", reason) for reason in sorted(REASONS))]
@@ -55,10 +57,10 @@ def of_callcore(control: Control, lanes: Lanes, sweep: Sweep, policy: Policy) ->
         TALKED: lambda: counts.talked,
         CALLS: lambda: {state.value: count for state, count in sweep.calls.items()},
         SWEPT: lambda: sweep.swept,
-        LANES: lambda: len(lanes),
-        LINES: lambda: lanes.long_way.depths()[0],
-        WAITING: lambda: lanes.long_way.depths()[1],
-        SLOW: lambda: lanes.long_way.taken,
-        DROPPED: lambda: lanes.long_way.dropped,
+        LANES: lambda: len(relay_router),
+        LINES: lambda: relay_router.long_way.depths()[0],
+        WAITING: lambda: relay_router.long_way.depths()[1],
+        SLOW: lambda: relay_router.long_way.taken,
+        DROPPED: lambda: relay_router.long_way.dropped,
         POLICY_SILENT: lambda: policy.unanswered,
     }

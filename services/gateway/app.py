@@ -7,44 +7,44 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 
 from services.gateway import metrics
-from services.gateway.auth.authenticator import Auth
+from services.gateway.auth.authenticator import Authenticator
 from services.gateway.auth.turn_credentials import IceServers
 from services.gateway.clients.registry import Registry
-from services.gateway.clients.responder import Replies
-from services.gateway.handlers.call_events import Calls
-from services.gateway.handlers.dispatcher import Inbound
-from services.gateway.handlers.query_events import Questions
-from services.gateway.handlers.relay_fast_path import Shortcut
-from services.gateway.limits.connection_limits import Connections
+from services.gateway.clients.responder import Responder
+from services.gateway.handlers.call_events import CallEvents
+from services.gateway.handlers.dispatcher import Dispatcher
+from services.gateway.handlers.query_events import QueryEvents
+from services.gateway.handlers.relay_fast_path import RelayFastPath
+from services.gateway.limits.connection_limits import ConnectionLimits
 from services.gateway.limits.join_timeout import JoinTimeout
-from services.gateway.limits.rate_limiter import Rates
-from services.gateway.limits.strike_counter import Strikes
+from services.gateway.limits.rate_limiter import RateLimiter
+from services.gateway.limits.strike_counter import StrikeCounter
 from services.gateway.readiness import Readiness
-from services.gateway.relay.receive_order import Heard
-from services.gateway.relay.service import Relays
-from services.gateway.sessions.background_retry import Errands
-from services.gateway.sessions.delivery import Outbound
-from services.gateway.sessions.gateway_lease import Lease
-from services.gateway.sessions.join import Admission
+from services.gateway.relay.receive_order import ReceiveOrder
+from services.gateway.relay.service import RelayService
+from services.gateway.sessions.background_retry import BackgroundRetrier
+from services.gateway.sessions.delivery import Delivery
+from services.gateway.sessions.gateway_lease import GatewayLease
+from services.gateway.sessions.join import JoinService
 from services.gateway.sessions.relay_handover import Handover
-from services.gateway.sessions.resume import Recoveries
+from services.gateway.sessions.resume import ResumingSessions
 from services.gateway.settings import Settings
 from services.gateway.transport import demo_page
 from services.gateway.transport.drain import drain
 from services.gateway.transport.host_check import host_check
-from services.gateway.transport.http_server import Door
+from services.gateway.transport.http_server import HttpServer
 from services.gateway.transport.origin_check import OriginAllowed, cors, origin_check
-from services.gateway.transport.socketio_server import PATH, Transport
+from services.gateway.transport.socketio_server import PATH, SocketIOServer
 from shared import subjects
 from shared.clock import now_ms
-from shared.messaging.membership import Beacon, Members
-from shared.messaging.rpc import Client
+from shared.messaging.membership import Beacon, Membership
+from shared.messaging.rpc import RpcClient
 from shared.nats import storage_full
 from shared.nats.connection import Bus
-from shared.nats.hang_detector import Pulse
+from shared.nats.hang_detector import HangDetector
 from shared.observability import logs, response_headers
-from shared.observability.limit_hits import Hits
-from shared.observability.loop_lag import Lag
+from shared.observability.limit_hits import LimitHits
+from shared.observability.loop_lag import LoopLag
 from shared.observability.metrics import registry_of, serve
 from shared.service import health, process_metrics
 from shared.service.runner import distribution_version
@@ -70,18 +70,18 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
     """
     bus = await Bus.connect(settings.nats_url, name=instance, inboxes=SERVICE, login=settings.nats_login())
     try:
-        members, pulse = Members(bus, *NEEDED), Pulse(bus)
-        registry, errands = Registry(), Errands(lambda: bus.connected)
-        auth = Auth.of(settings)
-        hits, clock = Hits(), asyncio.get_running_loop().time
-        rates = Rates(settings, hits)
+        members, hang_detector = Membership(bus, *NEEDED), HangDetector(bus)
+        registry, retrier = Registry(), BackgroundRetrier(lambda: bus.connected)
+        auth = Authenticator.of(settings)
+        hits, clock = LimitHits(), asyncio.get_running_loop().time
+        rates = RateLimiter(settings, hits)
         limits = settings.connection_limits() if settings.rate_limit else None
-        connections = Connections(
+        connections = ConnectionLimits(
             settings.trusted_proxies, limits, lambda eio_sid: transport.closing.drop(eio_sid), hits
         )
         origin_allowed = origin_check(settings.client_url)
         host_allowed = host_check(settings.host, settings.allowed_hosts)
-        transport = Transport(
+        transport = SocketIOServer(
             origin_allowed=origin_allowed,
             host_allowed=host_allowed,
             ping_interval=settings.ping_interval_seconds,
@@ -94,25 +94,25 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             connections=connections,
             hits=hits,
         )
-        replies = Replies(transport.sending)
-        services = Client(bus, timeout=settings.request_timeout_seconds)
-        heard = Heard()
-        relays = Relays(
+        replies = Responder(transport.sending)
+        services = RpcClient(bus, timeout=settings.request_timeout_seconds)
+        heard = ReceiveOrder()
+        relays = RelayService(
             instance, bus, members, registry, replies, services, heard, ack_seconds=settings.relay_ack_seconds
         )
         handover = Handover(bus, registry)
-        recoveries = Recoveries(bus, handover.heard_of)
-        outbound = Outbound(instance, bus, registry, transport, recoveries, heard)
+        resuming = ResumingSessions(bus, handover.heard_of)
+        outbound = Delivery(instance, bus, registry, transport, resuming, heard)
         join_timeout = JoinTimeout(settings.join_timeout_seconds, transport.close, hits)
-        renewals, lag = Client(bus, timeout=LEASE_TRY_SECONDS), Lag()
-        lease = Lease(
+        renewals, lag = RpcClient(bus, timeout=LEASE_TRY_SECONDS), LoopLag()
+        lease = GatewayLease(
             instance,
             renewals,
             registry,
-            errands,
+            retrier,
             presence_there=lambda: bool(members.alive("presence")),
             replaced=outbound.replaced,
-            lost=lambda socket: admission.lost(socket),
+            lost=lambda socket: join_service.lost(socket),
         )
         ice_servers = IceServers(
             settings.ice_servers_wire(),
@@ -121,7 +121,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             settings.turn_ttl_seconds,
             now_ms,
         )
-        admission = Admission(
+        join_service = JoinService(
             instance,
             registry,
             transport,
@@ -129,8 +129,8 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             services,
             relays,
             outbound,
-            recoveries,
-            errands,
+            resuming,
+            retrier,
             auth,
             join_timeout,
             connections,
@@ -140,19 +140,19 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             resume_window=settings.resume_window_seconds,
             refuse_invisible=settings.user_id_invisible == "refuse",
         )
-        calls = Calls(services, replies, admission, errands)
-        inbound = transport.receiver = Inbound(
+        calls = CallEvents(services, replies, join_service, retrier)
+        inbound = transport.receiver = Dispatcher(
             registry,
             transport,
             replies,
             relays,
-            Shortcut(registry, relays, replies, settings.sizes()),
+            RelayFastPath(registry, relays, replies, settings.sizes()),
             calls,
-            Questions(services, replies, transport.sending, ice_servers),
-            admission,
+            QueryEvents(services, replies, transport.sending, ice_servers),
+            join_service,
             auth,
-            Strikes(settings.strikes_max, clock, step=0.05 if limits else 0, longest=0.5, free=5),
-            Strikes(settings.refusals_max, clock, step=0.01, longest=0.25),
+            StrikeCounter(settings.strikes_max, clock, step=0.05 if limits else 0, longest=0.5, free=5),
+            StrikeCounter(settings.refusals_max, clock, step=0.01, longest=0.25),
             rates,
             hits,
             join_timeout,
@@ -189,13 +189,13 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
                 registry,
                 transport,
                 join_timeout,
-                admission,
-                recoveries,
+                join_service,
+                resuming,
                 replies,
                 inbound,
                 calls,
                 relays,
-                errands,
+                retrier,
                 lease,
                 members,
                 NEEDED,
@@ -210,14 +210,14 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         await bus.flush()
         bus.on_reconnect.append(lease.renew_soon)
         lease.start()
-        pulse.start()
+        hang_detector.start()
         join_timeout.start()
         auth.start()
         transport.start()
         await beacon.start()
         readiness = Readiness(missing)
         readiness.start()
-        runner = Door(
+        runner = HttpServer(
             _application(transport, origin_allowed, missing, impaired, demo=settings.demo), connections
         )
         await runner.setup()
@@ -239,14 +239,14 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             hits.stop()
             await transport.closing.all()
             await transport.shutdown()
-            await errands.drain(STOP_SECONDS)
+            await retrier.drain(STOP_SECONDS)
             await lease.stop()
-            await recoveries.stop()
+            await resuming.stop()
             await beacon.stop()
             await relays.stop(STOP_SECONDS)
             await runner.cleanup()
             await members.stop()
-            await pulse.stop()
+            await hang_detector.stop()
             lag.stop()
             await watching.cleanup()
     finally:
@@ -254,7 +254,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
 
 
 def _application(
-    transport: Transport,
+    transport: SocketIOServer,
     origin_allowed: OriginAllowed,
     missing: health.Check,
     impaired: health.Check,

@@ -1,19 +1,19 @@
 """The metrics of a gateway, and where they are read."""
 
 from services.gateway.clients.registry import Registry
-from services.gateway.clients.responder import Replies
-from services.gateway.handlers.call_events import Calls
-from services.gateway.handlers.dispatcher import Inbound
+from services.gateway.clients.responder import Responder
+from services.gateway.handlers.call_events import CallEvents
+from services.gateway.handlers.dispatcher import Dispatcher
 from services.gateway.limits.join_timeout import JoinTimeout
 from services.gateway.protocol.event_class import EventClass
 from services.gateway.relay.send_buffer import BYTES_MAX, RELAYS_MAX
-from services.gateway.relay.service import Relays
-from services.gateway.sessions.background_retry import Errands
-from services.gateway.sessions.gateway_lease import Lease
-from services.gateway.sessions.join import Admission
-from services.gateway.sessions.resume import Recoveries
-from services.gateway.transport.socketio_server import Transport
-from shared.messaging.membership import Members
+from services.gateway.relay.service import RelayService
+from services.gateway.sessions.background_retry import BackgroundRetrier
+from services.gateway.sessions.gateway_lease import GatewayLease
+from services.gateway.sessions.join import JoinService
+from services.gateway.sessions.resume import ResumingSessions
+from services.gateway.transport.socketio_server import SocketIOServer
+from shared.messaging.membership import Membership
 from shared.observability.metrics import Reads, counter, gauge, histogram, with_zeros
 
 CONNECTIONS = gauge("signalling_connections", "Connections of clients, by transport.", "transport")
@@ -99,21 +99,21 @@ LIMITS = (
 
 def of_gateway(
     registry: Registry,
-    transport: Transport,
+    transport: SocketIOServer,
     join_timeout: JoinTimeout,
-    admission: Admission,
-    recoveries: Recoveries,
-    replies: Replies,
-    inbound: Inbound,
-    calls: Calls,
-    relays: Relays,
-    errands: Errands,
-    lease: Lease,
-    members: Members,
+    join_service: JoinService,
+    resuming: ResumingSessions,
+    replies: Responder,
+    inbound: Dispatcher,
+    calls: CallEvents,
+    relays: RelayService,
+    retrier: BackgroundRetrier,
+    lease: GatewayLease,
+    members: Membership,
     needed: tuple[str, ...],
 ) -> Reads:
     """What only a gateway has. ``needed``: the services that it hears."""
-    outbox = relays.outbox
+    send_buffer = relays.send_buffer
 
     def connections() -> dict[str, int]:
         websockets = len(transport.websockets)
@@ -124,27 +124,27 @@ def of_gateway(
         UNJOINED: lambda: len(join_timeout),
         SOCKETS: lambda: len(registry),
         SESSIONS: lambda: registry.sessions,
-        JOINS: lambda: with_zeros(("new", "resumed", "continued"), admission.joins),
-        RESUMES: lambda: with_zeros(("complete", "gap", "gone", "failed"), admission.resumes),
-        RECOVERIES: lambda: len(recoveries),
+        JOINS: lambda: with_zeros(("new", "resumed", "continued"), join_service.joins),
+        RESUMES: lambda: with_zeros(("complete", "gap", "gone", "failed"), join_service.resumes),
+        RECOVERIES: lambda: len(resuming),
         REJECTIONS: lambda: replies.refused,
         EVENT_TOOK: lambda: {event.value: took for event, took in inbound.took.items()},
         SET_UP: lambda: calls.set_up,
         RELAYS: lambda: {event.value: count for event, count in relays.taken.items()},
         RESENT: lambda: relays.resent,
         GIVEN_UP: lambda: relays.given_up,
-        OUTBOX: lambda: outbox.count,
+        OUTBOX: lambda: send_buffer.count,
         OUTBOX_MAX: lambda: RELAYS_MAX,
-        OUTBOX_BYTES: lambda: outbox.size,
+        OUTBOX_BYTES: lambda: send_buffer.size,
         OUTBOX_BYTES_MAX: lambda: BYTES_MAX,
-        OUTBOX_UNACKED: lambda: sum(flow.last - flow.acked for flow in outbox),
+        OUTBOX_UNACKED: lambda: sum(flow.last - flow.acked for flow in send_buffer),
         ACKS: lambda: len(relays.answers),
         UNREAD: lambda: transport.sending.unread()[0],
         UNREAD_MAX: lambda: transport.tally.most or 0,
         BROKEN: lambda: with_zeros(BROKEN_REASONS, transport.sending.broken),
         UNREAD_CLIENTS: lambda: transport.sending.unread()[1],
-        ERRANDS: lambda: errands.waiting,
-        ERRANDS_LOST: lambda: errands.given_up,
+        ERRANDS: lambda: retrier.waiting,
+        ERRANDS_LOST: lambda: retrier.given_up,
         LEASE: lambda: int(lease.held),
         DRAINING: lambda: int(transport.draining),
         MEMBERS: lambda: {service: len(members.alive(service)) for service in needed},

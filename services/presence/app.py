@@ -4,27 +4,27 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from services.presence import metrics
-from services.presence.connection_check import Connections
-from services.presence.grace_periods import Graces
+from services.presence.connection_check import ConnectionCheck
+from services.presence.grace_periods import GracePeriods
 from services.presence.handlers import Handlers
 from services.presence.join_limiter import JoinLimiter
-from services.presence.join_service import Joins
+from services.presence.join_service import JoinService
 from services.presence.leases import Leases
-from services.presence.model import Policy
-from services.presence.notifier import Teller
+from services.presence.model import SessionPolicy
+from services.presence.notifier import Notifier
 from services.presence.settings import Settings
 from services.presence.store import Store
 from shared import subjects
 from shared.messaging import rpc, time_budget
-from shared.messaging.event_log import Recorder
+from shared.messaging.event_log import EventLog
 from shared.messaging.membership import Beacon
-from shared.messaging.policy_client import Policy as Contacts
-from shared.messaging.timers import Deadlines
+from shared.messaging.policy_client import SessionPolicy as Contacts
+from shared.messaging.timers import Timers
 from shared.nats import streams
 from shared.nats.connection import Bus
 from shared.nats.kv import Bucket
-from shared.observability.limit_hits import Hits
-from shared.observability.loop_lag import Lag
+from shared.observability.limit_hits import LimitHits
+from shared.observability.loop_lag import LoopLag
 from shared.observability.metrics import registry_of, serve
 from shared.service import health, process_metrics
 from shared.service.runner import distribution_version
@@ -38,32 +38,32 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
     """Run one instance of presence. Raises :class:`shared.errors.Unavailable` if NATS is not there."""
     bus = await Bus.connect(settings.nats_url, name=instance, inboxes=SERVICE, login=settings.nats_login())
     try:
-        storage = streams.Keeper(bus, lambda: _storage(bus, settings))
+        storage = streams.StreamKeeper(bus, lambda: _storage(bus, settings))
         await storage.start()
-        recorder = Recorder(bus)
+        event_log = EventLog(bus)
         # Two tries of call control must fit in the time that a gateway waits for one try of presence.
-        calls = rpc.Client(bus, timeout=time_budget.INNER * settings.request_timeout_seconds)
+        calls = rpc.RpcClient(bus, timeout=time_budget.INNER * settings.request_timeout_seconds)
         store, policy = Store(bus), _policy(settings)
-        teller = Teller(bus, recorder, calls, store.concerned)
-        graces = Graces(bus, store, teller, policy)
+        notifier = Notifier(bus, event_log, calls, store.concerned)
+        graces = GracePeriods(bus, store, notifier, policy)
         leases = Leases(bus, store, graces)
         contacts = Contacts(bus, "required" if settings.status_visibility == "contacts" else "off")
-        hits, lag = Hits(), Lag()
+        hits, lag = LimitHits(), LoopLag()
         # A question, and what comes before and after it, fit in the time that a gateway waits for one try.
-        connections = Connections(bus, most=settings.request_timeout_seconds / 2)
+        connections = ConnectionCheck(bus, most=settings.request_timeout_seconds / 2)
         limiter = JoinLimiter(
             store.buckets[0], settings.joins_per_user if settings.rate_limit else None, hits
         )
-        joins = Joins(store, teller, graces, connections, limiter, policy, hits)
-        handlers = Handlers(store, teller, graces, leases, joins, contacts)
+        joins = JoinService(store, notifier, graces, connections, limiter, policy, hits)
+        handlers = Handlers(store, notifier, graces, leases, joins, contacts)
         deadlines = (
-            Deadlines(bus, subjects.GRACE, graces.due),
-            Deadlines(bus, subjects.LEASE, leases.due),
+            Timers(bus, subjects.GRACE, graces.due),
+            Timers(bus, subjects.LEASE, leases.due),
         )
         beacon = Beacon(bus, SERVICE, instance, distribution_version())
 
         http = await health.serve(settings.host, settings.health_port, bus)
-        server = await rpc.Server.open(bus, SERVICE, instance, distribution_version())
+        server = await rpc.RpcServer.open(bus, SERVICE, instance, distribution_version())
         await handlers.register(server)
         await bus.flush()  # NATS knows the endpoints before anybody hears of this instance
         for kind in deadlines:
@@ -81,9 +81,9 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             ),
             process_metrics.of_server(server),
             process_metrics.of_buckets(*store.buckets),
-            process_metrics.of_recorder(recorder),
+            process_metrics.of_recorder(event_log),
             process_metrics.of_deadlines(*deadlines),
-            metrics.of_presence(teller, graces, leases, contacts),
+            metrics.of_presence(notifier, graces, leases, contacts),
         )
         watching = await serve(settings.metrics_host, settings.metrics_port, watched)
         lag.start()
@@ -95,7 +95,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             for kind in deadlines:
                 await kind.stop()
             await server.stop(DRAIN_SECONDS)
-            await recorder.drain(DRAIN_SECONDS)
+            await event_log.drain(DRAIN_SECONDS)
             hits.stop()
             lag.stop()
             await watching.cleanup()
@@ -116,8 +116,8 @@ async def _storage(bus: Bus, settings: Settings) -> None:
     )
 
 
-def _policy(settings: Settings) -> Policy:
-    return Policy(
+def _policy(settings: Settings) -> SessionPolicy:
+    return SessionPolicy(
         single=settings.session_policy == "single",
         limit=settings.sessions_per_user,
         grace_ms=settings.resume_window_seconds * 1000,

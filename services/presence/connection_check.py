@@ -19,7 +19,7 @@ GONE_SECONDS = 0.3
 _AGAIN_SECONDS = 0.1
 
 
-class Connections:
+class ConnectionCheck:
     """Asks gateways. ``most``: seconds that one question may take, so that the asker of a join still waits."""
 
     def __init__(self, bus: Bus, *, most: float) -> None:

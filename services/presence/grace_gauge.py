@@ -8,7 +8,7 @@ grace, and nothing is read or sent for it.
 import heapq
 
 
-class InGrace:
+class GraceGauge:
     """``grace_ms``: how long a grace is. Times are milliseconds since the epoch."""
 
     def __init__(self, grace_ms: int) -> None:

@@ -1,9 +1,9 @@
 """The grace of a session whose transport broke: it begins, and it ends unless the session was continued meanwhile."""
 
 from services.presence import model
-from services.presence.grace_gauge import InGrace
-from services.presence.model import Lost, Policy
-from services.presence.notifier import Teller
+from services.presence.grace_gauge import GraceGauge
+from services.presence.model import Lost, SessionPolicy
+from services.presence.notifier import Notifier
 from services.presence.store import Store
 from shared import subjects
 from shared.clock import now_ms
@@ -11,7 +11,7 @@ from shared.contracts.presence import Session
 from shared.contracts.wire import Reason
 from shared.messaging.timers import set_deadline
 from shared.nats.connection import Bus
-from shared.nats.pending_requests import Asking
+from shared.nats.pending_requests import PendingRequest
 from shared.observability import logs
 
 log = logs.get(__name__)
@@ -19,15 +19,15 @@ log = logs.get(__name__)
 CONNECTION_LOST: Reason = "connection_lost"
 
 
-class Graces:
+class GracePeriods:
     """Deadlines of kind ``grace``, one for each lost session."""
 
-    def __init__(self, bus: Bus, store: Store, teller: Teller, policy: Policy) -> None:
+    def __init__(self, bus: Bus, store: Store, notifier: Notifier, policy: SessionPolicy) -> None:
         self._bus = bus
         self._store = store
-        self._teller = teller
+        self._notifier = notifier
         self._policy = policy
-        self.in_grace = InGrace(policy.grace_ms)
+        self.in_grace = GraceGauge(policy.grace_ms)
         self.expired = 0
         """Sessions that nobody continued in time."""
 
@@ -53,7 +53,7 @@ class Graces:
         )
         if lost.session is not None and lost.session.lost_at == now:
             self.in_grace.begun(now, now)
-            self._teller.lost(user, lost.session)
+            self._notifier.lost(user, lost.session)
         return lost.session is not None
 
     def continued(self, *sessions: Session | None) -> None:
@@ -63,7 +63,7 @@ class Graces:
             if session is not None and session.lost_at is not None:
                 self.in_grace.ended(session.lost_at, now)
 
-    def _set(self, lost: Lost) -> Asking[None]:
+    def _set(self, lost: Lost) -> PendingRequest[None]:
         """The deadline goes first: without a lost session it does nothing; a lost session without it stays forever."""
         assert lost.session is not None and lost.session.lost_at is not None and lost.record is not None
         over = lost.session.lost_at + self._policy.grace_ms
@@ -81,10 +81,10 @@ class Graces:
             gone = expired.session
             self.expired += 1
             await self._store.forget(gone.gateway, session, user)
-            self._teller.left(user, session, gone.gateway, gone.socket)
-            await self._teller.end_calls(
+            self._notifier.left(user, session, gone.gateway, gone.socket)
+            await self._notifier.end_calls(
                 user, session, gone.gateway, CONNECTION_LOST, cause=f"grace {session}"
             )
         elif all(s.session != session for s in await self._store.sessions(user)):
             # It is gone already: whoever took it out may not have got round to telling call control.
-            await self._teller.end_calls(user, session, "", CONNECTION_LOST, cause=f"grace {session}")
+            await self._notifier.end_calls(user, session, "", CONNECTION_LOST, cause=f"grace {session}")

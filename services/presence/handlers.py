@@ -1,10 +1,10 @@
 """Requests to presence, a few lines each."""
 
 from services.presence import model
-from services.presence.grace_periods import Graces
-from services.presence.join_service import Joins
+from services.presence.grace_periods import GracePeriods
+from services.presence.join_service import JoinService
 from services.presence.leases import Leases
-from services.presence.notifier import Teller
+from services.presence.notifier import Notifier
 from services.presence.store import Store
 from shared.clock import now_ms
 from shared.contracts.client import Status
@@ -24,8 +24,8 @@ from shared.contracts.presence import (
 from shared.contracts.rpc import Done
 from shared.messaging import time_budget
 from shared.messaging.policy_client import TIMEOUT_SECONDS as POLICY_SECONDS
-from shared.messaging.policy_client import Policy as Contacts
-from shared.messaging.rpc import Server
+from shared.messaging.policy_client import PolicyClient as Contacts
+from shared.messaging.rpc import RpcServer
 from shared.observability import logs
 from shared.together import all_of
 
@@ -38,20 +38,20 @@ class Handlers:
     def __init__(
         self,
         store: Store,
-        teller: Teller,
-        graces: Graces,
+        notifier: Notifier,
+        graces: GracePeriods,
         leases: Leases,
-        joins: Joins,
+        joins: JoinService,
         contacts: Contacts,
     ) -> None:
         self._store = store
-        self._teller = teller
+        self._notifier = notifier
         self._graces = graces
         self._leases = leases
         self._joins = joins
         self._contacts = contacts
 
-    async def register(self, server: Server) -> None:
+    async def register(self, server: RpcServer) -> None:
         """Answer requests."""
         await server.serve("presence", "count", CountRequest, self.count)
         await server.serve("presence", "join", JoinsRequest, self.join)
@@ -79,8 +79,8 @@ class Handlers:
             log.info("leave ignored: session moved on", user=request.user, session=request.session)
             return Done()
         await self._store.forget(request.gateway, request.session, request.user)
-        self._teller.left(request.user, request.session, request.gateway, request.socket)
-        await self._teller.end_calls(
+        self._notifier.left(request.user, request.session, request.gateway, request.socket)
+        await self._notifier.end_calls(
             request.user,
             request.session,
             request.gateway,

@@ -14,7 +14,7 @@ from shared import subjects
 from shared.clock import now_ms
 from shared.errors import RateLimited
 from shared.nats.kv import Bucket, Conflict, Entry
-from shared.observability.limit_hits import Hits
+from shared.observability.limit_hits import LimitHits
 from shared.token_bucket import Rate, milliseconds
 
 FREE = Rate(10, 60)
@@ -31,7 +31,11 @@ class JoinLimiter:
     """Admits joins. ``rate``: ``None`` for no limit. ``sessions``: the bucket. ``clock``: seconds, monotonic."""
 
     def __init__(
-        self, sessions: Bucket, rate: Rate | None, hits: Hits, clock: Callable[[], float] = time.monotonic
+        self,
+        sessions: Bucket,
+        rate: Rate | None,
+        hits: LimitHits,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sessions = sessions
         self._rate = rate
@@ -59,7 +63,7 @@ class JoinLimiter:
         joiner.uncharged = min(joiner.uncharged + 1, FREE.events)
         return True
 
-    async def charge(self, user: str) -> None:
+    async def call_owner(self, user: str) -> None:
         """Charge a join that is not free. Raises :class:`RateLimited`, and :class:`shared.errors.Unavailable`."""
         rate = self._rate
         assert rate is not None

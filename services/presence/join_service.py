@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from services.presence import model
-from services.presence.connection_check import Connections
-from services.presence.grace_periods import Graces
+from services.presence.connection_check import ConnectionCheck
+from services.presence.grace_periods import GracePeriods
 from services.presence.join_limiter import JoinLimiter
-from services.presence.model import Joined, Minted, Policy, Silent
-from services.presence.notifier import Teller
+from services.presence.model import Joined, Minted, SessionPolicy, Silent
+from services.presence.notifier import Notifier
 from services.presence.store import Store
 from shared.clock import now_ms
 from shared.contracts.presence import (
@@ -23,8 +23,8 @@ from shared.contracts.presence import (
 )
 from shared.errors import FirstRefused, JoinAlone, RateLimited, SignallingError, Unavailable
 from shared.nats.kv import Conflict
-from shared.nats.pending_requests import Asking
-from shared.observability.limit_hits import Hits
+from shared.nats.pending_requests import PendingRequest
+from shared.observability.limit_hits import LimitHits
 from shared.together import together
 
 ASKED_MAX = 8
@@ -42,21 +42,21 @@ class _Unclear(Exception):
         self.unheard = unheard
 
 
-class Joins:
+class JoinService:
     """Brings users in."""
 
     def __init__(
         self,
         store: Store,
-        teller: Teller,
-        graces: Graces,
-        connections: Connections,
+        notifier: Notifier,
+        graces: GracePeriods,
+        connections: ConnectionCheck,
         limiter: JoinLimiter,
-        policy: Policy,
-        hits: Hits,
+        policy: SessionPolicy,
+        hits: LimitHits,
     ) -> None:
         self._store = store
-        self._teller = teller
+        self._notifier = notifier
         self._graces = graces
         self._connections = connections
         self._limiter = limiter
@@ -118,7 +118,7 @@ class Joins:
             try:
                 await write
                 await note
-                self._teller.joined(each.user, joined)
+                self._notifier.joined(each.user, joined)
                 came.append(joined)
             except Conflict:
                 later.append((number, minted, {minted.session}))
@@ -136,7 +136,7 @@ class Joins:
                 came[number] = outcome
         return came
 
-    def _try(self, request: JoinRequest) -> tuple[Minted, Joined, Asking[int], Asking[int]]:
+    def _try(self, request: JoinRequest) -> tuple[Minted, Joined, PendingRequest[int], PendingRequest[int]]:
         """Send what a user who is not there yet comes to: the note, and behind it the record."""
         minted = _mint()
         joined = model.join(None, request, self._policy, now_ms(), minted)
@@ -152,14 +152,14 @@ class Joins:
         ``free``: this join is not charged. One that is refused changes nothing: its session may be resumed later.
         """
         if not free:
-            await self._limiter.charge(request.user)
+            await self._limiter.call_owner(request.user)
         try:
             joined = await self._join(request, minted, noted, alone=alone)
         except RateLimited:
             self._hits.hit("sessions_per_user")
             raise
         self._graces.continued(joined.was, *joined.gone)
-        self._teller.joined(request.user, joined)
+        self._notifier.joined(request.user, joined)
         for old in joined.displaced:
             if old.gateway != request.gateway or old in joined.gone:
                 await self._store.forget(old.gateway, old.session, request.user)
@@ -170,7 +170,7 @@ class Joins:
         unheard: Session | None = None
         silent: Silent | None = None
 
-        def note(joined: Joined) -> Asking[int]:
+        def note(joined: Joined) -> PendingRequest[int]:
             noted.add(joined.session.session)
             return self._store.note(request.gateway, joined.session.session, request.user)
 

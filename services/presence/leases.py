@@ -7,7 +7,7 @@ nobody is given up by an instance that has only just got back to NATS itself: th
 import asyncio
 import time
 
-from services.presence.grace_periods import Graces
+from services.presence.grace_periods import GracePeriods
 from services.presence.store import Store
 from shared import subjects
 from shared.clock import now_ms
@@ -31,7 +31,7 @@ _LEASE_MS = int(LEASE_SECONDS * 1000)
 class Leases:
     """Deadlines of kind ``lease``, one for each gateway."""
 
-    def __init__(self, bus: Bus, store: Store, graces: Graces) -> None:
+    def __init__(self, bus: Bus, store: Store, graces: GracePeriods) -> None:
         self._bus = bus
         self._store = store
         self._graces = graces

@@ -1,10 +1,10 @@
 """The metrics of presence, and where they are read."""
 
-from services.presence.grace_periods import Graces
+from services.presence.grace_periods import GracePeriods
 from services.presence.leases import Leases
-from services.presence.notifier import Teller
+from services.presence.notifier import Notifier
 from shared.clock import now_ms
-from shared.messaging.policy_client import Policy
+from shared.messaging.policy_client import PolicyClient
 from shared.observability.metrics import Reads, counter, gauge, with_zeros
 
 IN_GRACE = gauge(
@@ -29,11 +29,11 @@ LIMITS = ("joins_per_user", "sessions_per_user")
 """The limits that presence counts hits of."""
 
 
-def of_presence(teller: Teller, graces: Graces, leases: Leases, contacts: Policy) -> Reads:
+def of_presence(notifier: Notifier, graces: GracePeriods, leases: Leases, contacts: PolicyClient) -> Reads:
     """What only presence has."""
     return {
         IN_GRACE: lambda: graces.in_grace.count(now_ms()),
-        SESSIONS: lambda: with_zeros(("joined", "resumed", "lost", "left"), teller.told),
+        SESSIONS: lambda: with_zeros(("joined", "resumed", "lost", "left"), notifier.told),
         EXPIRED: lambda: graces.expired,
         GATEWAYS_GONE: lambda: leases.gone,
         CONTACTS_SILENT: lambda: contacts.unanswered,

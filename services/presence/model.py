@@ -19,7 +19,7 @@ ALTERNATES_MAX = 4
 """Tokens of earlier answers to joins of one socket that stay as good as the last one."""
 
 
-class Policy(NamedTuple):
+class SessionPolicy(NamedTuple):
     """What the operator decided. ``grace_ms``: how long a session whose transport broke may be resumed."""
 
     single: bool
@@ -110,7 +110,7 @@ class Silent(NamedTuple):
 def join(
     record: Sessions | None,
     request: JoinRequest,
-    policy: Policy,
+    policy: SessionPolicy,
     now: int,
     minted: Minted,
     *,
@@ -229,7 +229,7 @@ def lose(
     return Lost(_with(record, lost), lost)
 
 
-def expire(record: Sessions | None, name: str, policy: Policy, now: int) -> Expired:
+def expire(record: Sessions | None, name: str, policy: SessionPolicy, now: int) -> Expired:
     """The grace of session ``name`` may be over."""
     session = _named(record, name)
     if session is None or session.lost_at is None:
@@ -290,7 +290,7 @@ def maybe_unheard(record: Sessions | None, request: JoinRequest) -> Session | No
     return session if any(same(token, request.resume_token) for token in session.spent) else None
 
 
-def maybe_silent(record: Sessions | None, request: JoinRequest, policy: Policy) -> Session | None:
+def maybe_silent(record: Sessions | None, request: JoinRequest, policy: SessionPolicy) -> Session | None:
     """Return the only session of the user, if a plain join would make another one beside it or take it over as lost."""
     sessions = record.sessions if record is not None else ()
     if len(sessions) != 1 or policy.single:

@@ -11,15 +11,15 @@ from shared.contracts.events import UserEvent
 from shared.contracts.presence import Session
 from shared.contracts.rpc import Done
 from shared.messaging import time_budget
-from shared.messaging.event_log import Recorder
-from shared.messaging.rpc import Client
+from shared.messaging.event_log import EventLog
+from shared.messaging.rpc import RpcClient
 from shared.nats.connection import Bus
 from shared.observability import logs
 
 log = logs.get(__name__)
 
 
-class Teller:
+class Notifier:
     """Safe to tell the same thing again: gateways ignore sockets they do not have, and records carry an id.
 
     ``concerned``: the id of the call that holds a user, or was ended by a request of this id (user, id).
@@ -28,12 +28,12 @@ class Teller:
     def __init__(
         self,
         bus: Bus,
-        recorder: Recorder,
-        calls: Client,
+        event_log: EventLog,
+        calls: RpcClient,
         concerned: Callable[[str, str], Awaitable[str | None]],
     ) -> None:
         self._bus = bus
-        self._recorder = recorder
+        self._event_log = event_log
         self._calls = calls
         self._concerned = concerned
         self.told: Counter[str] = Counter()
@@ -84,7 +84,7 @@ class Teller:
     def _record(self, user: str, what: str, session: str, gateway: str, socket: str) -> None:
         self.told[what] += 1
         # The socket is part of the id: a session that moved has joined twice, a request tried again has not.
-        self._recorder.record(
+        self._event_log.record(
             subjects.event_user(user, what),
             f"{what} {session} {gateway} {socket}",
             UserEvent(user_id=user, session_id=session, gateway=gateway, at=now_ms()),

@@ -18,7 +18,7 @@ from shared.contracts.presence import Lease, Session, Sessions
 from shared.errors import Unavailable
 from shared.nats.connection import Bus
 from shared.nats.kv import ABSENT, Bucket, Conflict, Entry, NoBucket
-from shared.nats.pending_requests import Asking
+from shared.nats.pending_requests import PendingRequest
 from shared.together import together
 
 TRIES = 30
@@ -60,7 +60,7 @@ class Store:
         user: str,
         decide: Callable[[Sessions | None], C],
         *,
-        before: Callable[[C], Asking[Any]] | None = None,
+        before: Callable[[C], PendingRequest[Any]] | None = None,
     ) -> C:
         """Read the user's sessions, ``decide``, and write what was decided if nobody wrote in between.
 
@@ -89,7 +89,7 @@ class Store:
         key: str,
         decided: C,
         revision: int,
-        before: Callable[[C], Asking[Any]] | None,
+        before: Callable[[C], PendingRequest[Any]] | None,
     ) -> None:
         # What goes first is sent first, on the same connection, and nobody waits twice.
         first = before(decided) if before is not None else None
@@ -100,7 +100,7 @@ class Store:
         if first is not None:
             await first
 
-    def create(self, record: Sessions) -> Asking[int]:
+    def create(self, record: Sessions) -> PendingRequest[int]:
         """Write a user's first record. Raises :class:`shared.nats.kv.Conflict`, once awaited, if there is one."""
         return self._sessions.put(subjects.key_user(record.user), record.dump(), ABSENT)
 
@@ -144,7 +144,7 @@ class Store:
 
     # --- gateways -------------------------------------------------------------------------------------------------
 
-    def note(self, gateway: str, session: str, user: str) -> Asking[int]:
+    def note(self, gateway: str, session: str, user: str) -> PendingRequest[int]:
         """The session is about to be at the gateway."""
         return self._sessions.set(subjects.key_at(gateway, session, user))
 

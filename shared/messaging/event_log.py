@@ -25,7 +25,7 @@ _PAUSE_SECONDS = 0.25
 _PAUSE_MAX_SECONDS = 4.0
 
 
-class Recorder:
+class EventLog:
     """Publishes to EVENTS with an acknowledgement, again and again for a minute, each record once (by its id)."""
 
     def __init__(self, bus: Bus) -> None:
@@ -100,8 +100,8 @@ class _Record:
 
     __slots__ = ("_pause", "_recorder", "due", "head", "payload", "subject", "token", "tried_until", "until")
 
-    def __init__(self, recorder: Recorder, subject: str, id_: str, payload: bytes) -> None:
-        self._recorder = recorder
+    def __init__(self, event_log: EventLog, subject: str, id_: str, payload: bytes) -> None:
+        self._event_log = event_log
         self._pause = _PAUSE_SECONDS
         self.subject = subject
         self.head = b"NATS/1.0\r\nNats-Msg-Id: %b\r\n\r\n" % id_.encode()
@@ -116,7 +116,7 @@ class _Record:
         if head.startswith(NOBODY_THERE):
             self.wait()
         else:
-            self._recorder.answered(self, data)
+            self._event_log.answered(self, data)
         return False
 
     def give_up(self) -> None:

@@ -35,7 +35,7 @@ class NotStored(Unavailable):
     """The stream answers, and has not stored what was sent to it: other letters may be missing, too."""
 
 
-class Letter(NamedTuple):
+class MailboxMessage(NamedTuple):
     """One message of a mailbox: a client-visible event and its JSON, ``seq`` included."""
 
     event: str
@@ -66,7 +66,7 @@ def seq_of(payload: bytes) -> int:
     return int(payload[payload.rindex(b":") + 1 : -1])
 
 
-class Postman:
+class MailboxPublisher:
     """Delivers events to sessions and mints their ``seq``."""
 
     def __init__(self, bus: Bus) -> None:
@@ -93,16 +93,16 @@ class Postman:
         self._bus.publish(subjects.deliver(gateway, session, event), letter)
 
 
-def settle(bus: Bus, session: str) -> Letter:
+def settle(bus: Bus, session: str) -> MailboxMessage:
     """Put something at the end of a mailbox, for :func:`read` to wait for. Raises :class:`Unavailable`."""
-    letter = Letter(subjects.SETTLED, b'{"id":"%b","seq":0}' % new_id().encode())
+    letter = MailboxMessage(subjects.SETTLED, b'{"id":"%b","seq":0}' % new_id().encode())
     bus.publish(subjects.settled(session), letter.payload)
     return letter
 
 
 async def read(
-    bus: Bus, session: str, *, since_ms: int = 0, limit: int = READ_MAX, upto: Letter | None = None
-) -> list[Letter]:
+    bus: Bus, session: str, *, since_ms: int = 0, limit: int = READ_MAX, upto: MailboxMessage | None = None
+) -> list[MailboxMessage]:
     """What was sent to a session from ``since_ms`` (ms since the epoch) on, oldest first, as far as the stream reaches.
 
     At most ``limit`` letters, or a few more where several came together: the oldest ones. ``upto``: what :func:`settle`
@@ -110,7 +110,7 @@ async def read(
     of the stream's leader. Raises :class:`Unavailable`.
     """
     until = time.monotonic() + READ_SECONDS
-    letters: list[Letter] = []
+    letters: list[MailboxMessage] = []
     where: dict[str, Any] = {"start_time": _time(since_ms)} if since_ms else {"seq": 1}
     while len(letters) < limit:
         query = {
@@ -157,18 +157,18 @@ async def read(
     return [letter for letter in letters if letter.event != subjects.SETTLED]
 
 
-def crowded(letters: list[Letter]) -> bool:
+def crowded(letters: list[MailboxMessage]) -> bool:
     """True if so many letters of one event are there that older ones may have been evicted."""
     counts = Counter(letter.event for letter in letters)
     return any(count >= streams.MAILBOX_MAX for count in counts.values())
 
 
-def _letters(subject: str, data: bytes) -> list[Letter]:
+def _letters(subject: str, data: bytes) -> list[MailboxMessage]:
     _, event = subjects.parse_deliver(subject)
-    return [Letter(event, line) for line in data.split(LINE)]
+    return [MailboxMessage(event, line) for line in data.split(LINE)]
 
 
-class Reach:
+class MailboxReach:
     """How far back the mailboxes reach. Asked of the stream at most once a second."""
 
     def __init__(self, bus: Bus) -> None:

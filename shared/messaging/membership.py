@@ -76,7 +76,7 @@ class Beacon:
             self._bus.publish(self._subject, beat.dump())
 
 
-class Members:
+class Membership:
     """The live instances of the services named. ``generation`` grows whenever the answer may have changed."""
 
     def __init__(self, bus: Bus, *services: str) -> None:

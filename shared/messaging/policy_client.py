@@ -7,7 +7,7 @@ from shared.contracts.policy import MayCall, MaySee, Verdict
 from shared.errors import Unavailable
 from shared.nats.connection import Bus
 from shared.observability import logs
-from shared.observability.log_throttle import Seldom
+from shared.observability.log_throttle import LogThrottle
 
 log = logs.get(__name__)
 
@@ -15,7 +15,7 @@ TIMEOUT_SECONDS = 0.3
 Mode = Literal["off", "optional", "required"]
 
 
-class Policy:
+class PolicyClient:
     """Asks. ``off``: never, all is allowed. ``optional``: what is not answered is allowed. ``required``: it is not."""
 
     def __init__(self, bus: Bus, mode: Mode) -> None:
@@ -23,7 +23,9 @@ class Policy:
         self._mode = mode
         self.unanswered = 0
         """Questions that nobody answered in time."""
-        self._silent = Seldom(lambda asked: log.warning("no answer from the policy service", asked=asked))
+        self._silent = LogThrottle(
+            lambda asked: log.warning("no answer from the policy service", asked=asked)
+        )
 
     async def may_call(self, caller: str, callee: str, *, within: float = TIMEOUT_SECONDS) -> bool:
         """Return whether ``caller`` may ring ``callee``. ``within``: seconds, at most :data:`TIMEOUT_SECONDS`.

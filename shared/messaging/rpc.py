@@ -33,7 +33,7 @@ QUEUE_GROUP = "q"
 _OK = b'{"ok":true,"result":'
 
 
-class Client:
+class RpcClient:
     """Asks services. ``timeout``: seconds for one try; there are two, the second usually on another instance."""
 
     def __init__(self, bus: Bus, *, timeout: float) -> None:
@@ -93,7 +93,7 @@ class Client:
 
 
 @dataclass(slots=True)
-class Tally:
+class RequestStats:
     """What became of the requests to an endpoint since the start.
 
     ``ok``: done. ``refused``: answered with an error that is the asker's affair. ``errors``: with one that is ours.
@@ -117,11 +117,11 @@ class Tally:
         }
 
 
-class Server:
+class RpcServer:
     """Answers requests on ``nats.micro`` endpoints, several at once up to a bound, past which it says so."""
 
     def __init__(
-        self, bus: Bus, service: Service, tallies: dict[str, Tally], *, concurrency: int = 512
+        self, bus: Bus, service: Service, tallies: dict[str, RequestStats], *, concurrency: int = 512
     ) -> None:
         self._bus = bus
         self._service = service
@@ -131,9 +131,9 @@ class Server:
         self._tasks: set[asyncio.Task[None]] = set()
 
     @classmethod
-    async def open(cls, bus: Bus, name: str, instance: str, version: str) -> "Server":
+    async def open(cls, bus: Bus, name: str, instance: str, version: str) -> "RpcServer":
         """One that ``$SRV.PING``, ``INFO`` and ``STATS`` find as ``name``, with the instance in its metadata."""
-        tallies: dict[str, Tally] = {}
+        tallies: dict[str, RequestStats] = {}
 
         def told(endpoint: EndpointStats) -> dict[str, Any]:
             tally = tallies[endpoint.name]
@@ -164,7 +164,7 @@ class Server:
         name, subject = verb, subjects.rpc(service, verb)
         if at is not None:
             name, subject = f"{verb}-here", subjects.rpc_at(service, verb, at)
-        tally = self.tallies[name] = Tally()
+        tally = self.tallies[name] = RequestStats()
 
         def accept(_subject: str, reply: str, payload: bytes, head: bytes) -> None:
             tally.requests += 1
@@ -203,7 +203,7 @@ class Server:
         head: bytes,
         model: type[Q],
         handler: Callable[[Q], Awaitable[Wire]],
-        tally: Tally,
+        tally: RequestStats,
     ) -> None:
         answer: bytes
         begun = time.perf_counter()

@@ -19,7 +19,7 @@ from nats.js.api import AckPolicy, ConsumerConfig
 from shared import subjects
 from shared.errors import SignallingError, Unavailable
 from shared.nats.connection import Bus
-from shared.nats.pending_requests import Asking, head_of
+from shared.nats.pending_requests import PendingRequest, head_of
 from shared.observability import logs
 
 log = logs.get(__name__)
@@ -39,7 +39,7 @@ Fire = Callable[[str, bytes], Awaitable[None]]
 """What to do about a deadline that is due: (id, payload). It raises a :class:`SignallingError` to get it again."""
 
 
-def set_deadline(bus: Bus, kind: str, id_: str, at_ms: int, payload: bytes = b"") -> Asking[None]:
+def set_deadline(bus: Bus, kind: str, id_: str, at_ms: int, payload: bytes = b"") -> PendingRequest[None]:
     """Let a deadline of ``kind`` fire at ``at_ms`` (milliseconds since the epoch), instead of when it was to before.
 
     Await it: it raises :class:`Unavailable` if it is not certain that it will.
@@ -70,7 +70,7 @@ def cancel_deadline(bus: Bus, kind: str, id_: str) -> None:
         bus.publish(subjects.deadline_set(kind, id_), head=_CANCELLED)
 
 
-class Deadlines:
+class Timers:
     """Hands the due deadlines of one ``kind`` to ``fire``, each to one instance of those that keep this kind."""
 
     def __init__(self, bus: Bus, kind: str, fire: Fire) -> None:

@@ -14,9 +14,9 @@ from shared import subjects
 from shared.errors import NotSent, Unavailable
 from shared.ids import new_id
 from shared.nats.client import SupervisedClient
-from shared.nats.fast_parser import DirectHandler, Reader
+from shared.nats.fast_parser import DirectHandler, FastParser
 from shared.nats.requests import Requests
-from shared.nats.storage_full import Fullness
+from shared.nats.storage_full import StorageFull
 from shared.observability import logs
 
 log = logs.get(__name__)
@@ -55,7 +55,7 @@ class Bus:
 
     def __init__(self, client: SupervisedClient) -> None:
         self.client = client
-        self._reader = client._ps = Reader(client)
+        self._reader = client._ps = FastParser(client)
         self._flushing = False
         self._hangs = False
         self._loop = asyncio.get_running_loop()
@@ -70,7 +70,7 @@ class Bus:
         """When the connection was made that is there now, or was last."""
         self.disconnected_at = 0.0
         """When the one before it was lost."""
-        self.full = Fullness()
+        self.full = StorageFull()
         """The streams that refuse what is stored for want of room."""
         self._closing = False
         self.errors: Counter[str] = Counter()
@@ -172,7 +172,7 @@ class Bus:
     def hangs(self, hangs: bool) -> None:
         """NATS does not answer, though it has not hung up; or it answers again.
 
-        See :class:`shared.nats.hang_detector.Pulse`.
+        See :class:`shared.nats.hang_detector.HangDetector`.
         """
         self._hangs = hangs
         if hangs:
@@ -355,5 +355,5 @@ async def drain(subscription: Subscription) -> None:
         await client._flush_pending(force_flush=True)
         await subscription.drain()  # type: ignore[no-untyped-call]
     finally:
-        if isinstance(client._ps, Reader):
+        if isinstance(client._ps, FastParser):
             client._ps.direct.pop(b"%d" % subscription._id, None)

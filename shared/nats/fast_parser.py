@@ -24,7 +24,7 @@ log = logs.get(__name__)
 _END = b"\r\n"
 
 
-class Reader(Parser):
+class FastParser(Parser):
     """``direct``: handlers of messages, by subscription; all other messages take nats-py's way."""
 
     def __init__(self, client: "Client") -> None:

@@ -12,7 +12,7 @@ LATE_SECONDS = 0.6
 """How long an answer may take. With the time between two pings it is less than a second."""
 
 
-class Pulse:
+class HangDetector:
     """Pings NATS over the connection of ``bus``, and has the bus say that it is away while no answer comes.
 
     What is asked then, and what was asked just before, fails at once. A false alarm costs no more than that: clients

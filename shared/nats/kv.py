@@ -16,7 +16,7 @@ from shared.errors import Unavailable
 from shared.nats import streams
 from shared.nats.backoff import back_off
 from shared.nats.connection import Bus
-from shared.nats.pending_requests import Answer, Asking
+from shared.nats.pending_requests import PendingRequest, Reply
 from shared.observability.metrics import Histogram
 
 ABSENT = 0
@@ -118,12 +118,14 @@ class Bucket:
         )
 
     @overload
-    def get(self, key: str, *, fresh: bool = False) -> Asking[Entry]: ...
+    def get(self, key: str, *, fresh: bool = False) -> PendingRequest[Entry]: ...
 
     @overload
-    def get(self, key: str, *, fresh: bool = False, read: Callable[[Entry], R]) -> Asking[R]: ...
+    def get(self, key: str, *, fresh: bool = False, read: Callable[[Entry], R]) -> PendingRequest[R]: ...
 
-    def get(self, key: str, *, fresh: bool = False, read: Callable[[Entry], Any] = _as_it_is) -> Asking[Any]:
+    def get(
+        self, key: str, *, fresh: bool = False, read: Callable[[Entry], Any] = _as_it_is
+    ) -> PendingRequest[Any]:
         """The entry at ``key``, :data:`NOTHING` if there is none; or what ``read`` makes of it.
 
         Without ``fresh`` any replica may answer, so the answer may be older than what was already acknowledged:
@@ -139,7 +141,7 @@ class Bucket:
             self.took["read"].observe(time.perf_counter() - begun)
             return read(self._entry_of_leader(json.loads(data)))
 
-        def ask_leader() -> Asking[Any]:
+        def ask_leader() -> PendingRequest[Any]:
             query = json.dumps({"last_by_subj": self._prefix + key}).encode()
             return self._bus.ask(
                 f"$JS.API.STREAM.MSG.GET.{self._stream}", query, by_leader, timeout=self._timeout
@@ -180,7 +182,7 @@ class Bucket:
             return Entry(None, revision, data) if _DELETED in head else Entry(data, revision)
         if head.startswith(_NOTHING_THERE):
             return NOTHING
-        reason = Answer(data, head).headers.get("Description", "no reason given")
+        reason = Reply(data, head).headers.get("Description", "no reason given")
         raise Unavailable(f"bucket {self._stream} does not answer: {reason}")
 
     def _entry_of_leader(self, answer: dict[str, Any]) -> Entry:
@@ -196,7 +198,7 @@ class Bucket:
         deleted = _DELETED in b64decode(message.get("hdrs", ""))
         return Entry(None, revision, data) if deleted else Entry(data, revision)
 
-    def put(self, key: str, value: bytes, revision: int, *, ttl: int | None = None) -> Asking[int]:
+    def put(self, key: str, value: bytes, revision: int, *, ttl: int | None = None) -> PendingRequest[int]:
         """Write if the key is still at ``revision`` (:data:`ABSENT` for none); returns the new revision.
 
         ``ttl``: whole seconds after which the entry goes by itself. Raises :class:`Conflict`. After
@@ -205,7 +207,7 @@ class Bucket:
         more = "" if ttl is None else f"Nats-TTL: {ttl}s\r\n"
         return self._write(key, value, f"Nats-Expected-Last-Subject-Sequence: {revision}\r\n{more}")
 
-    def delete(self, key: str, revision: int, note: bytes = b"") -> Asking[int]:
+    def delete(self, key: str, revision: int, note: bytes = b"") -> PendingRequest[int]:
         """Delete if the key is still at ``revision``. Raises :class:`Conflict`.
 
         The marker that a delete leaves, with ``note``, goes after :data:`MARKER_TTL_SECONDS`, so that buckets do not
@@ -213,15 +215,15 @@ class Bucket:
         """
         return self._write(key, note, f"Nats-Expected-Last-Subject-Sequence: {revision}\r\n{_marker()}")
 
-    def set(self, key: str, value: bytes = b"{}") -> Asking[int]:
+    def set(self, key: str, value: bytes = b"{}") -> PendingRequest[int]:
         """Write, whatever is there: for keys whose value says nothing that a decision hangs on."""
         return self._write(key, value, "")
 
-    def unset(self, key: str) -> Asking[int]:
+    def unset(self, key: str) -> PendingRequest[int]:
         """Delete, whatever is there."""
         return self._write(key, b"", _marker())
 
-    def _write(self, key: str, value: bytes, lines: str) -> Asking[int]:
+    def _write(self, key: str, value: bytes, lines: str) -> PendingRequest[int]:
         begun = time.perf_counter()
 
         def stored(data: bytes, _head: bytes) -> int:

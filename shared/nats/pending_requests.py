@@ -18,7 +18,7 @@ def head_of(headers: Mapping[str, str]) -> bytes:
     return f"NATS/1.0\r\n{lines}\r\n".encode()
 
 
-class Answer(NamedTuple):
+class Reply(NamedTuple):
     """What came back for a request. ``head``: its NATS headers as they came."""
 
     data: bytes
@@ -47,7 +47,7 @@ class Expecting(Protocol):
         """No answer will come in time, or over this connection."""
 
 
-class Asking(asyncio.Future[R]):
+class PendingRequest(asyncio.Future[R]):
     """A request under way. Await it for what ``read`` makes of the answer, or for what it raises.
 
     It was sent when it was made, whether somebody awaits it or not; several at once need no task each.
@@ -104,22 +104,22 @@ class Asking(asyncio.Future[R]):
         self.exception()  # else asyncio complains where nobody awaits it
 
 
-class AskingMany(Asking[list[Answer]]):
+class PendingRequests(PendingRequest[list[Reply]]):
     """A request with several answers, the last of which carries a status: all of them, ``most`` at most."""
 
     __slots__ = ("_answers", "_most")
 
     def __init__(self, most: int, until: float, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(self._all, until, loop)
-        self._answers: list[Answer] = []
+        self._answers: list[Reply] = []
         self._most = most
 
-    def _all(self, _data: bytes, _head: bytes) -> list[Answer]:
+    def _all(self, _data: bytes, _head: bytes) -> list[Reply]:
         return self._answers
 
     def take(self, data: bytes, head: bytes) -> bool:
         """An answer has come; whether it was not the last."""
-        answer = Answer(data, head)
+        answer = Reply(data, head)
         self._answers.append(answer)
         if "Status" in answer.headers:
             return super().take(data, head)

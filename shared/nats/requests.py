@@ -6,7 +6,7 @@ from typing import Any, Protocol, TypeVar
 
 from shared.errors import Unavailable
 from shared.ids import random_tokens
-from shared.nats.pending_requests import Answer, Asking, AskingMany, Expecting
+from shared.nats.pending_requests import Expecting, PendingRequest, PendingRequests, Reply
 from shared.observability import traces
 from shared.subjects import zone_of
 
@@ -58,18 +58,18 @@ class Requests:
         *,
         timeout: float,
         head: bytes = b"",
-        nobody_there: Callable[[], Asking[R]] | None = None,
-    ) -> Asking[R]:
+        nobody_there: Callable[[], PendingRequest[R]] | None = None,
+    ) -> PendingRequest[R]:
         """One try of a request, sent now. ``read``: makes of ``(data, head)`` what is to be had by awaiting it.
 
         There it raises :class:`Unavailable` if there is no answer, :class:`NotSent` if NATS is away, or nobody there
         and nothing else to be asked then (``nobody_there``).
         """
-        asking = Asking(read, self._loop.time() + timeout, self._loop, nobody_there)
+        asking = PendingRequest(read, self._loop.time() + timeout, self._loop, nobody_there)
         self._ask(asking, subject, payload, head)
         return asking
 
-    def _ask(self, asking: Asking[Any], subject: str, payload: bytes, head: bytes = b"") -> None:
+    def _ask(self, asking: PendingRequest[Any], subject: str, payload: bytes, head: bytes = b"") -> None:
         if traces.active is not None and traces.active.sampled():
             head = traces.active.asking(subject, asking, head)
         try:
@@ -77,16 +77,16 @@ class Requests:
         except Unavailable as error:
             asking.fail(error)
 
-    async def request(self, subject: str, payload: bytes, *, timeout: float, head: bytes = b"") -> Answer:
+    async def request(self, subject: str, payload: bytes, *, timeout: float, head: bytes = b"") -> Reply:
         """The same as a coroutine, and what has been answered as it came."""
-        return await self.ask(subject, payload, Answer, timeout=timeout, head=head)
+        return await self.ask(subject, payload, Reply, timeout=timeout, head=head)
 
-    async def request_many(self, subject: str, payload: bytes, *, most: int, timeout: float) -> list[Answer]:
+    async def request_many(self, subject: str, payload: bytes, *, most: int, timeout: float) -> list[Reply]:
         """A request with several answers, the last of which carries a status: all of them, ``most`` at most.
 
         Raises :class:`Unavailable` unless the last one has come within ``timeout`` seconds.
         """
-        asking = AskingMany(most, self._loop.time() + timeout, self._loop)
+        asking = PendingRequests(most, self._loop.time() + timeout, self._loop)
         self._ask(asking, subject, payload)
         return await asking
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from shared.observability import logs
-from shared.observability.log_throttle import Seldom
+from shared.observability.log_throttle import LogThrottle
 
 log = logs.get(__name__)
 
@@ -21,7 +21,7 @@ def for_want_of_room(error: Mapping[str, Any]) -> bool:
     return error.get("err_code") in WANT_OF_ROOM
 
 
-class Fullness:
+class StorageFull:
     """Remembers which streams are full, logs it at most every ten seconds, and counts refusals.
 
     False as a boolean while no stream is known to be full, so that a write that is stored costs no more than that look.
@@ -29,7 +29,7 @@ class Fullness:
 
     def __init__(self) -> None:
         self._until: dict[str, float] = {}
-        self._seldom = Seldom(lambda refused: log.warning("jetstream is full", refused=refused))
+        self._log_throttle = LogThrottle(lambda refused: log.warning("jetstream is full", refused=refused))
         self.refused: Counter[str] = Counter()
         """Refusals, by stream."""
 
@@ -40,7 +40,7 @@ class Fullness:
         """Note that ``stream`` has refused to store something for want of room."""
         self.refused[stream] += 1
         self._until[stream] = time.monotonic() + REMEMBERED_SECONDS
-        self._seldom.note(stream)
+        self._log_throttle.note(stream)
 
     def note(self, stream: str, error: Mapping[str, Any]) -> bool:
         """Note an error of a write; True if it was for want of room."""
@@ -67,7 +67,7 @@ class Fullness:
 
     def stop(self) -> None:
         """Log what has not been logged yet."""
-        self._seldom.stop()
+        self._log_throttle.stop()
 
 
 def reasons(streams: tuple[str, ...]) -> list[str]:

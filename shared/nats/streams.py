@@ -123,7 +123,7 @@ async def ensure_deadlines(bus: Bus, *, replicas: int) -> None:
     )
 
 
-class Keeper:
+class StreamKeeper:
     """Makes what a service stores in, and makes it again when NATS was away.
 
     A server without replicas forgets memory streams when it restarts, and everything when its disk was replaced.

@@ -3,17 +3,17 @@
 from collections import Counter
 
 from shared.observability import logs
-from shared.observability.log_throttle import Seldom
+from shared.observability.log_throttle import LogThrottle
 
 log = logs.get(__name__)
 
 
-class Hits:
+class LimitHits:
     """One for each process. Names are those of the table in SECURITY.md, never anything that a client says."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
-        self._said = Seldom(lambda limits: log.warning("limits hit", limits=limits))
+        self._said = LogThrottle(lambda limits: log.warning("limits hit", limits=limits))
 
     def hit(self, limit: str) -> None:
         """``limit`` was hit once more."""

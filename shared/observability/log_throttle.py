@@ -8,7 +8,7 @@ SECONDS = 10.0
 WHATS_MAX = 32
 
 
-class Seldom:
+class LogThrottle:
     """Calls ``say`` at once, and then at most every ``seconds`` with what has happened since, by kind.
 
     For use in an event loop. Kinds are a few fixed words; past :data:`WHATS_MAX` they count as ``other``.

@@ -8,7 +8,7 @@ EVERY_SECONDS = 0.1
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 
-class Lag:
+class LoopLag:
     """Has itself called every :data:`EVERY_SECONDS`, and keeps in ``late`` by how many seconds that was too late."""
 
     def __init__(self) -> None:

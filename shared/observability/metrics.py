@@ -63,7 +63,7 @@ class Histogram:
         return list(zip(names, map(float, accumulate(self._counts)), strict=True))
 
 
-class Kind(StrEnum):
+class MetricKind(StrEnum):
     """What kind of number a metric is."""
 
     COUNTER = "counter"
@@ -74,7 +74,7 @@ class Kind(StrEnum):
 class Metric(NamedTuple):
     """The declaration of a metric, from which docs/metrics.md is made, too."""
 
-    kind: Kind
+    kind: MetricKind
     name: str
     help: str
     labels: tuple[str, ...]
@@ -82,17 +82,17 @@ class Metric(NamedTuple):
 
 def counter(name: str, help_: str, *labels: str) -> Metric:
     """A number that only grows; its name ends with ``_total``."""
-    return Metric(Kind.COUNTER, name, help_, labels)
+    return Metric(MetricKind.COUNTER, name, help_, labels)
 
 
 def gauge(name: str, help_: str, *labels: str) -> Metric:
     """A number that goes up and down."""
-    return Metric(Kind.GAUGE, name, help_, labels)
+    return Metric(MetricKind.GAUGE, name, help_, labels)
 
 
 def histogram(name: str, help_: str, *labels: str) -> Metric:
     """A distribution; its values are :class:`Histogram`."""
-    return Metric(Kind.HISTOGRAM, name, help_, labels)
+    return Metric(MetricKind.HISTOGRAM, name, help_, labels)
 
 
 Value = float | Histogram
@@ -119,13 +119,13 @@ def _family(
 ) -> CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily:
     each = values if isinstance(values, Mapping) else {(): values}
     named = [((labels,) if isinstance(labels, str) else labels, value) for labels, value in each.items()]
-    if metric.kind is Kind.HISTOGRAM:
+    if metric.kind is MetricKind.HISTOGRAM:
         spread = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
         for labels, value in named:
             assert isinstance(value, Histogram), metric.name
             spread.add_metric(labels, value.buckets(), value.sum)
         return spread
-    family = (CounterMetricFamily if metric.kind is Kind.COUNTER else GaugeMetricFamily)(
+    family = (CounterMetricFamily if metric.kind is MetricKind.COUNTER else GaugeMetricFamily)(
         metric.name, metric.help, labels=metric.labels
     )
     for labels, value in named:

@@ -65,7 +65,7 @@ _TOKENS = {"rpc": 3, "$KV": 3, "event": 2, "deadline": 3}
 """How much of a subject names what is done there; behind that come ids."""
 
 
-class Tracing:
+class Tracer:
     """Makes spans and sends them to ``endpoint``, from a thread of its own."""
 
     def __init__(self, endpoint: str, ratio: float, service: str, instance: str, version: str) -> None:
@@ -106,7 +106,7 @@ class Tracing:
         """An event of a client, about ``call`` if it names one: below what brought that call about."""
         return self._scope(name, SpanKind.SERVER, self._of_call(call), {"call.id": call} if call else None)
 
-    def happening(self, name: str, call: str) -> "_Scope":
+    def call_input(self, name: str, call: str) -> "_Scope":
         """Something that happens to a call and that no request brings."""
         return self._scope(name, SpanKind.INTERNAL, self._of_call(call), {"call.id": call})
 

@@ -12,7 +12,7 @@ from base64 import urlsafe_b64decode
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from shared.observability.otel_tracing import Tracing
+    from shared.observability.otel_tracing import Tracer
 
 active: "Tracing | None" = None
 """What makes spans in this process; ``None`` while traces are off."""
@@ -21,9 +21,9 @@ active: "Tracing | None" = None
 def switch_on(endpoint: str, ratio: float, service: str, instance: str, version: str) -> None:
     """Send spans to ``endpoint`` (OTLP over HTTP), of so many of all calls and other events: ``ratio``, 0 to 1."""
     global active
-    from shared.observability.otel_tracing import Tracing  # not before: it takes time and memory
+    from shared.observability.otel_tracing import Tracer  # not before: it takes time and memory
 
-    active = Tracing(endpoint, ratio, service, instance, version)
+    active = Tracer(endpoint, ratio, service, instance, version)
 
 
 def switch_off(timeout: float) -> None:

@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterable
 from itertools import chain
 
 from shared import subjects
-from shared.messaging.event_log import Recorder
-from shared.messaging.rpc import Client, Server
-from shared.messaging.timers import Deadlines
+from shared.messaging.event_log import EventLog
+from shared.messaging.rpc import RpcClient, RpcServer
+from shared.messaging.timers import Timers
 from shared.nats.client import RECONNECT, TASKS
 from shared.nats.connection import Bus
 from shared.nats.kv import Bucket
-from shared.observability.limit_hits import Hits
-from shared.observability.loop_lag import Lag
+from shared.observability.limit_hits import LimitHits
+from shared.observability.loop_lag import LoopLag
 from shared.observability.metrics import Reads, counter, gauge, histogram, with_zeros
 from shared.service.runner import distribution_version
 
@@ -116,11 +116,11 @@ def of_process(
     service: str,
     instance: str,
     bus: Bus,
-    lag: Lag,
+    lag: LoopLag,
     *,
     ready: Callable[[], bool],
-    clients: Iterable[Client],
-    hits: Hits,
+    clients: Iterable[RpcClient],
+    hits: LimitHits,
     limits: Iterable[str],
 ) -> Reads:
     """What every service has. ``limits``: the names of those that may be hit here."""
@@ -156,7 +156,7 @@ def _sum(counts: Iterable[Counter[tuple[str, str]]]) -> Counter[tuple[str, str]]
     return total
 
 
-def of_server(server: Server) -> Reads:
+def of_server(server: RpcServer) -> Reads:
     """What a service has that answers requests."""
     tallies = server.tallies
     return {
@@ -186,12 +186,12 @@ def of_buckets(*buckets: Bucket) -> Reads:
     }
 
 
-def of_recorder(recorder: Recorder) -> Reads:
+def of_recorder(event_log: EventLog) -> Reads:
     """What becomes of records for EVENTS."""
-    return {RECORDS_WAITING: lambda: recorder.waiting, RECORDS_LOST: lambda: recorder.lost}
+    return {RECORDS_WAITING: lambda: event_log.waiting, RECORDS_LOST: lambda: event_log.lost}
 
 
-def of_deadlines(*deadlines: Deadlines) -> Reads:
+def of_deadlines(*deadlines: Timers) -> Reads:
     """What becomes of deadlines."""
     return {
         DEADLINES: lambda: {

@@ -16,10 +16,10 @@ from shared.contracts.presence import CountReply, CountRequest
 from shared.errors import Unavailable
 from shared.ids import new_id
 from shared.messaging.membership import SILENT_SECONDS
-from shared.messaging.rpc import Client
+from shared.messaging.rpc import RpcClient
 from shared.nats.connection import Bus
 from signalling.monitor import stream_reader
-from signalling.monitor.snapshot import Instance, LiveCall, Nats, Stored, View
+from signalling.monitor.snapshot import Instance, LiveCall, Nats, Snapshot, Stored
 
 CALLS_MAX = 5_000
 """Live calls that are listed."""
@@ -58,12 +58,12 @@ class _Counts:
     work: dict[str, tuple[int, float]] = field(default_factory=dict)
 
 
-class Looker:
+class Collector:
     """Looks, again and again; a rate is one since the look before. All raise :class:`shared.errors.Unavailable`."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
-        self._services = Client(bus, timeout=ANSWER_SECONDS)
+        self._services = RpcClient(bus, timeout=ANSWER_SECONDS)
         self._heard: dict[str, _Heard] = {}
         self._passed: Counter[str] = Counter()
         self._before: _Counts | None = None
@@ -88,7 +88,7 @@ class Looker:
     async def _on_counted(self, msg: Msg) -> None:
         self._passed[msg.subject.partition(".")[0]] += 1
 
-    async def look(self) -> View:
+    async def look(self) -> Snapshot:
         """Look at everything once."""
         infos, users, calls, stats, nats = await asyncio.gather(
             self._infos(), self._users(), self._calls(), self._stats(), self._nats()
@@ -102,7 +102,7 @@ class Looker:
             now.work[instance] = (requests, sum(tally["seconds"] for tally in tallies))
         before, self._before = self._before or now, now
         instances = self._instances(stats, before, now)
-        return View(
+        return Snapshot(
             at=time.time(),
             instances=instances,
             users=users,

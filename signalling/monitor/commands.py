@@ -18,7 +18,7 @@ from shared.service.settings import load
 from signalling import dev_tokens
 from signalling.monitor import history as history_module
 from signalling.monitor import tables
-from signalling.monitor.collector import Looker
+from signalling.monitor.collector import Collector
 from signalling.monitor.connection import connected
 from signalling.monitor.probe import Probe
 from signalling.monitor.tail import follow
@@ -98,7 +98,7 @@ def monitor(nats: str | None, interval: float, once: bool, as_json: bool) -> Non
 
     async def look() -> None:
         async with connected(nats) as bus:
-            looker = Looker(bus)
+            looker = Collector(bus)
             await looker.start()
             await looker.look()
             await asyncio.sleep(ONCE_SECONDS)

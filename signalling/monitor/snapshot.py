@@ -60,7 +60,7 @@ class Nats:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class Snapshot:
     """One look. ``rates``: messages a second by family of subjects. ``calls_left``: live calls beyond those listed."""
 
     at: float

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from shared.observability.escaping import printable
-from signalling.monitor.snapshot import Instance, LiveCall, Stored, View
+from signalling.monitor.snapshot import Instance, LiveCall, Snapshot, Stored
 
 INSTANCES = (
     "service",
@@ -34,12 +34,12 @@ class Order(NamedTuple):
     only: str = ""
 
 
-def instances(view: View) -> list[tuple[str, ...]]:
+def instances(view: Snapshot) -> list[tuple[str, ...]]:
     """A row for each instance."""
     return [_instance(each) for each in view.instances]
 
 
-def calls(view: View, order: Order) -> list[LiveCall]:
+def calls(view: Snapshot, order: Order) -> list[LiveCall]:
     """The live calls that are wanted, in the order wanted: oldest first by default."""
     wanted = [c for c in view.calls if any(order.only in text for text in (c.call, c.caller, c.callee))]
     if order.by == "age":
@@ -60,19 +60,19 @@ def call(each: LiveCall) -> tuple[str, ...]:
     )
 
 
-def streams(view: View) -> list[tuple[str, ...]]:
+def streams(view: Snapshot) -> list[tuple[str, ...]]:
     """A row for each stream and bucket."""
     return [_stream(each) for each in view.streams]
 
 
-def summary(view: View) -> str:
+def summary(view: Snapshot) -> str:
     """How many of everything."""
     states = ", ".join(f"{count} {state}" for state, count in sorted(view.by_state().items()))
     calls = f"calls {len(view.calls) + view.calls_left}" + (f" ({states})" if states else "")
     return f"users {'?' if view.users is None else view.users}  sockets {view.sockets}  {calls}"
 
 
-def nats(view: View) -> str:
+def nats(view: Snapshot) -> str:
     """How NATS is."""
     it = view.nats
     text = f"NATS    servers {it.servers}  connections {it.connections}  slow consumers {it.slow_consumers}"
@@ -81,12 +81,12 @@ def nats(view: View) -> str:
     return text
 
 
-def rates(view: View) -> str:
+def rates(view: Snapshot) -> str:
     """Messages a second by family."""
     return "msgs/s  " + "  ".join(f"{name} {rate:.0f}" for name, rate in view.rates.items())
 
 
-def page(view: View, order: Order) -> Iterator[str]:
+def page(view: Snapshot, order: Order) -> Iterator[str]:
     """All of it, for paper."""
     yield summary(view)
     yield nats(view)

@@ -13,8 +13,8 @@ from textual.widgets import DataTable, Footer, Input, Static
 from shared.errors import Unavailable
 from shared.nats.connection import Bus
 from signalling.monitor import history, tables
-from signalling.monitor.collector import Looker
-from signalling.monitor.snapshot import View
+from signalling.monitor.collector import Collector
+from signalling.monitor.snapshot import Snapshot
 from signalling.monitor.tables import Order
 
 CALLS_SHOWN = 500
@@ -81,11 +81,11 @@ class Monitor(App[None]):
     def __init__(self, bus: Bus, *, interval: float) -> None:
         super().__init__()
         self._bus = bus
-        self._looker = Looker(bus)
+        self._looker = Collector(bus)
         self._interval = interval
         self._order = Order()
         self._paused = False
-        self._view: View | None = None
+        self._view: Snapshot | None = None
 
     def compose(self) -> ComposeResult:
         yield Static("looking …", id="summary", markup=False)
@@ -148,7 +148,7 @@ class Monitor(App[None]):
             table.add_rows(rows)
         self._show_calls(view)
 
-    def _show_calls(self, view: View) -> None:
+    def _show_calls(self, view: Snapshot) -> None:
         table, order = self._table("calls"), self._order
         calls = tables.calls(view, order)
         chosen, top = self._chosen(), table.scroll_offset.y

@@ -50,7 +50,7 @@ def split(url: str) -> list[str]:
     return [part.strip() for part in url.split(",")]
 
 
-class Broker:
+class NatsBroker:
     """Embedded nats-servers, one or a cluster; one that dies is started again, on its port and its store."""
 
     def __init__(self, folder: Path, nodes: int, say: Say) -> None:

@@ -34,7 +34,7 @@ def die_with_parent() -> None:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-class Child:
+class ServiceProcess:
     """Keeps ``command`` running under ``name``. Its lines are passed on with the name in front.
 
     Each time it is started it is a new instance with an id of its own: what was sent to the one that died is not for

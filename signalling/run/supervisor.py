@@ -24,9 +24,9 @@ from shared.nats.connection import Login, without_passwords
 from shared.service.settings import EXIT_USAGE, BackendSettings, explain
 from signalling.nats_users import MONITOR
 from signalling.run import nats_broker, workdir
-from signalling.run.nats_broker import Broker
+from signalling.run.nats_broker import NatsBroker
 from signalling.run.plan import Plan, PlanError, gateway_ports, metrics_ports
-from signalling.run.process import Child, Say
+from signalling.run.process import Say, ServiceProcess
 
 STOP_SECONDS = 7.5
 """For all services together, with the drain that is the default here; the rest of ten is for nats-server."""
@@ -48,7 +48,7 @@ def say(line: str) -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
 
 
-class Up:
+class Supervisor:
     """Runs a plan until it is told to stop."""
 
     def __init__(self, plan: Plan, *, say: Say = say) -> None:
@@ -56,8 +56,8 @@ class Up:
         self._say = say
         self._stop = asyncio.Event()
         self._hurry = False
-        self._broker: Broker | None = None
-        self._children: dict[str, list[Child]] = {"presence": [], "callcore": [], "gateway": []}
+        self._broker: NatsBroker | None = None
+        self._children: dict[str, list[ServiceProcess]] = {"presence": [], "callcore": [], "gateway": []}
         given = _given(gateway.Settings)
         self._drain = (
             given.drain_seconds if given and "drain_seconds" in given.model_fields_set else DRAIN_SECONDS
@@ -85,7 +85,7 @@ class Up:
         ports = gateway_ports(self._plan)
         with workdir.opened(self._plan.data) as store:
             if self._plan.nats is None:
-                self._broker = Broker(store, self._plan.nats_nodes, self._say)
+                self._broker = NatsBroker(store, self._plan.nats_nodes, self._say)
             watch = asyncio.create_task(self._watch_parent(), name="watch parent")
             try:
                 if self._broker is not None:
@@ -130,7 +130,7 @@ class Up:
                     env |= self._broker.env(service)
                 if service == "gateway":
                     env |= {"PORT": str(ports[i]), "DRAIN_SECONDS": str(self._drain), "DEMO": str(self._demo)}
-                child = Child(name, plan.command(service), env, self._say)
+                child = ServiceProcess(name, plan.command(service), env, self._say)
                 self._children[service].append(child)
                 child.start()
 
@@ -237,10 +237,10 @@ class Up:
         if self._broker is not None:
             await self._broker.stop(NATS_STOP_SECONDS)
 
-    def _all(self) -> list[Child]:
+    def _all(self) -> list[ServiceProcess]:
         return [child for children in self._children.values() for child in children]
 
-    def _answering(self) -> list[Child]:
+    def _answering(self) -> list[ServiceProcess]:
         """Those that say by beats that they are ready; a gateway says it by ``/readyz``."""
         return self._children["callcore"] + self._children["presence"]
 
@@ -293,7 +293,7 @@ def run(plan: Plan) -> int:
     """Run the plan in the foreground; the exit status."""
 
     async def main() -> None:
-        up = Up(plan)
+        up = Supervisor(plan)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, up.stop, number)

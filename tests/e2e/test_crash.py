@@ -248,11 +248,11 @@ async def test_users_of_calls_that_a_paused_callcore_made_fail_are_free(mortal: 
 
     mortal.cluster.pause_one("cc-1")
     try:
-        placing = [asyncio.create_task(call(*pair)) for pair in pairs]
+        call_setup = [asyncio.create_task(call(*pair)) for pair in pairs]
         await asyncio.sleep(2)
     finally:
         mortal.cluster.resume_one("cc-1")
-    await asyncio.gather(*placing)
+    await asyncio.gather(*call_setup)
     for client in mortal.clients:
         client.inbox.forget()
     await mortal.cluster.assert_quiet(RING_SECONDS + 15)

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 _MODULES = {
-    "placing": "services.callcore.calls.call_setup",
+    "call_setup": "services.callcore.calls.call_setup",
     "control": "services.callcore.calls.call_service",
     "store": "services.callcore.store",
     "sweep": "services.callcore.calls.reconciler",
-    "teller": "services.callcore.notify.notifier",
+    "notifier": "services.callcore.notify.notifier",
     "handlers": "services.callcore.handlers",
     "joins": "services.presence.join_service",
     "leaves": "services.presence.handlers",

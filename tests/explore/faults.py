@@ -19,13 +19,13 @@ FAULTS = (
         "overtaken as the callee blinks",
         (
             Change(
-                "placing",
+                "call_setup",
                 "self._store.hold(user, Hold(call=request.call, peer=peer, since=since), held.revision)",
                 "self._store.hold(user, Hold(call=request.call, peer=peer, since=since), held.revision)\n"
                 "                    if held.hold is None or held.hold.call != request.call else self._kept(held)",
             ),
             Change(
-                "placing",
+                "call_setup",
                 "    async def _form(",
                 "    async def _kept(self, held: Held) -> int:\n        return held.revision\n\n    async def _form(",
             ),
@@ -34,7 +34,7 @@ FAULTS = (
     Fault(
         "a refusal is not final: the last write of an overtaken try may come after it",
         "overtaken as the caller is gone",
-        (Change("placing", "if not last or await self._abandon(request):", "if True:"),),
+        (Change("call_setup", "if not last or await self._abandon(request):", "if True:"),),
     ),
     Fault(
         "a hold is taken whoever has it",
@@ -108,7 +108,7 @@ FAULTS = (
         "placed, accepted, due",
         (
             Change(
-                "placing",
+                "call_setup",
                 "_, revision = await together(self._set_deadline(call), self._store.create(call))",
                 "(revision,) = await together(self._store.create(call)); self._set_deadline(call)",
             ),
@@ -119,7 +119,7 @@ FAULTS = (
         "two callers of one callee",
         (
             Change(
-                "placing",
+                "call_setup",
                 "                await self._store.give_back(taken)\n",
                 "                pass\n",
             ),
@@ -152,14 +152,14 @@ FAULTS = (
         "the callee's device joins",
         (
             Change(
-                "placing",
+                "call_setup",
                 "        mine, theirs = await all_of(\n"
                 "            self._store.sessions(request.user, fresh=True), "
                 "self._store.sessions(request.to, fresh=True)\n        )\n",
                 "        mine, theirs = self.early\n",
             ),
             Change(
-                "placing",
+                "call_setup",
                 "        _in_time(request)\n        since = now_ms()",
                 "        self.early = await all_of(self._store.sessions(request.user, fresh=True), "
                 "self._store.sessions(request.to, fresh=True))\n"
@@ -187,9 +187,9 @@ FAULTS = (
         (
             Change(
                 "control",
-                "            return await self._become(outcome, known, happening, expires_at, initiated)\n"
+                "            return await self._become(outcome, known, call_input, expires_at, initiated)\n"
                 "        except Conflict:\n            return None",
-                "            return await self._become(outcome, known, happening, expires_at, initiated)\n"
+                "            return await self._become(outcome, known, call_input, expires_at, initiated)\n"
                 "        except Conflict:\n            return outcome",
             ),
         ),
@@ -200,8 +200,8 @@ FAULTS = (
         (
             Change(
                 "control",
-                "            if _is_its_deed(found.call, happening):\n"
-                "                return await self._repeat(found, happening, expires_at, initiated)\n",
+                "            if _is_its_deed(found.call, call_input):\n"
+                "                return await self._repeat(found, call_input, expires_at, initiated)\n",
                 "",
             ),
         ),
@@ -212,9 +212,9 @@ FAULTS = (
         (
             Change(
                 "control",
-                "            outcome = rules.as_initiated(outcome, happening)\n"
-                "        self._teller.tell(outcome, found.revision,",
-                "            outcome = rules.as_initiated(outcome, happening)\n"
+                "            outcome = rules.as_initiated(outcome, call_input)\n"
+                "        self._notifier.tell(outcome, found.revision,",
+                "            outcome = rules.as_initiated(outcome, call_input)\n"
                 "        (lambda *_, **__: None)(outcome, found.revision,",
             ),
         ),
@@ -227,7 +227,7 @@ FAULTS = (
     Fault(
         "a try that was overtaken releases what the other try needs",
         "overtaken as the caller is gone",
-        (Change("placing", "if not (created or again):", "if not created:"),),
+        (Change("call_setup", "if not (created or again):", "if not created:"),),
     ),
     Fault(
         "who left is looked for by what holds them only",
@@ -239,7 +239,7 @@ FAULTS = (
         "overtaken as it looks around",
         (
             Change(
-                "placing",
+                "call_setup",
                 "        _not_abandoned(found.call)\n        if found.call.state is State.RINGING",
                 "        if found.call.state is State.RINGING",
             ),

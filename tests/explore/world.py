@@ -7,17 +7,17 @@ from collections.abc import Callable, Coroutine, Hashable
 from contextvars import copy_context
 from typing import Any, NamedTuple
 
-from services.callcore.calls.call_owner import Charge
-from services.callcore.relay.route_cache import Known
+from services.callcore.calls.call_owner import CallOwner
+from services.callcore.relay.route_cache import RouteCache
 from services.callcore.state.model import NEVER_UNANSWERED, Call, State, Unanswered
 from services.callcore.store import FORMING_MS, Found
 from services.presence.join_limiter import JoinLimiter
 from services.presence.model import Minted
-from services.presence.model import Policy as Sessionpolicy
+from services.presence.model import PolicyClient as Sessionpolicy
 from shared.contracts.calls import Hold
 from shared.contracts.presence import Session, Sessions
 from shared.errors import SignallingError
-from shared.messaging.policy_client import Policy
+from shared.messaging.policy_client import PolicyClient
 from shared.nats.kv import Entry
 from tests.explore.code import Change, load
 from tests.explore.explorer import Footprint, Step
@@ -93,16 +93,18 @@ class Instance:
     def __init__(self, world: "World", number: int) -> None:
         code = world.code
         self.world, self.number = world, number
-        self.known = Known()
+        self.known = RouteCache()
         store = code.store.Store(world.calls, world.sessions)
-        teller = code.teller.Teller(self._announce, world, world)
-        charge = _Charge(world, f"i{number}")
-        control = code.control.Control(store, teller, charge, self._known, lambda _: None, lambda _: None)
-        placing = code.placing.Placing(
-            store, teller, control, charge, _ALL_MAY, world.set_deadline, _admit, ring_timeout=45
+        notifier = code.notifier.Teller(self._announce, world, world)
+        call_owner = _Charge(world, f"i{number}")
+        control = code.control.Control(
+            store, notifier, call_owner, self._known, lambda _: None, lambda _: None
+        )
+        call_setup = code.call_setup.Placing(
+            store, notifier, control, call_owner, _ALL_MAY, world.set_deadline, _admit, ring_timeout=45
         )
         self.control, self.store = control, store
-        self.calls = code.handlers.Handlers(placing, control, charge)
+        self.calls = code.handlers.Handlers(call_setup, control, call_owner)
         self.sweep = code.sweep.Sweep(store, control, lambda _: True, seconds=15)
         records = code.presence.Store(None)
         announcer = code.announcer.Teller(_Nowhere(), _Nowhere(), self, records.concerned)
@@ -405,7 +407,7 @@ class World:
             if one.attempt.number == 1 and not (self._overtaken and name == self.spec.overtaken):
                 self._again[name + "'"] = one.actor
         self._footprint |= dict.fromkeys((("known", number, call) for call in self.turns), "w")
-        instance.known = Known()
+        instance.known = RouteCache()
 
     def _may_retry(self, one: _Running) -> bool:
         return one.backing_off is not None and one.retries <= RETRIES_FREE and self._has_changed(one)
@@ -704,7 +706,7 @@ class _Lock(asyncio.Lock):
         super().release()
 
 
-class _Charge(Charge):
+class _Charge(CallOwner):
     """Nothing is passed on, and locks are noted."""
 
     def __init__(self, world: World, name: str) -> None:
@@ -741,7 +743,7 @@ async def _admit(_caller: str, _callee: str) -> Unanswered:
     return NEVER_UNANSWERED
 
 
-_ALL_MAY = Policy(None, "off")  # type: ignore[arg-type]
+_ALL_MAY = PolicyClient(None, "off")  # type: ignore[arg-type]
 _NONE = Entry(None, 0)
 
 

@@ -9,7 +9,7 @@ from services.gateway.clients.responder import call_id_of, dumps
 from services.gateway.protocol import packets
 from services.gateway.protocol.packets import EventPacket, Malformed
 from services.gateway.protocol.relay_payload import payload_of
-from services.gateway.protocol.relay_template import PREFIXES, Envelopes
+from services.gateway.protocol.relay_template import PREFIXES, RelayTemplates
 from services.gateway.protocol.validation import known, validate
 from shared.contracts.client import Event, Join, Relayed
 from shared.contracts.relays import stamp, stamped
@@ -68,7 +68,7 @@ def long_way(raw: bytes) -> tuple[Relayed, bytes] | None:
     return message, payload_of(message, message.from_, message.call_id or CALL)
 
 
-def short_way(envelopes: Envelopes, raw: bytes) -> bytes | None:
+def short_way(envelopes: RelayTemplates, raw: bytes) -> bytes | None:
     """What the peer would see of a frame that takes the short way; as the gateway does it."""
     if not raw.startswith(PREFIXES) or (envelope := envelopes.find(raw)) is None:
         return None
@@ -96,7 +96,7 @@ def try_both(frames: list[bytes]) -> tuple[str, ...]:
 
     Fails where the two ways differ, where what is passed on cannot be read, and where anything else is raised.
     """
-    envelopes, signature = Envelopes(), []
+    envelopes, signature = RelayTemplates(), []
     for raw in (raw for raw in frames for _ in range(3)):
         done, long = read(raw), long_way(raw)
         short = short_way(envelopes, raw)

@@ -48,7 +48,7 @@ def test_the_list_is_read() -> None:
     [
         (
             "services.gateway.relay.send_window.xǁFlowǁcrowded__mutmut_1",
-            "services.gateway.relay.send_window.Flow.crowded",
+            "services.gateway.relay.send_window.SendWindow.crowded",
         ),
         ("services.presence.model.x_join__mutmut_56", "services.presence.model.join"),
         ("services.presence.model.x__spent__mutmut_8", "services.presence.model._spent"),

@@ -10,13 +10,13 @@ from collections.abc import Callable
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
-from services.callcore.state.model import Address, Call, Happening, Kind, Outcome
+from services.callcore.state.model import Address, Call, CallInput, InputKind, Outcome
 from shared.contracts.calls import InitiateReply, InitiateRequest
 from shared.contracts.rpc import Request
 from shared.contracts.wire import CallId, Wire
 from shared.errors import Unavailable
 from shared.messaging import time_budget
-from shared.messaging.rpc import Client
+from shared.messaging.rpc import RpcClient
 from shared.observability import logs
 
 log = logs.get(__name__)
@@ -26,36 +26,36 @@ SERVICE = "calls"
 R = TypeVar("R", bound=Wire)
 
 
-class Deed(Request):
+class CallCommand(Request):
     """``rpc.calls.happen.<callcore>``: something that happens to a call, to be done there. ``request_id`` is its cause.
 
     ``initiated``: whoever does it placed a call of their own and is told of this one as if it were that (glare).
     """
 
     call: CallId
-    kind: Kind
+    kind: InputKind
     user: str | None = None
     at: Address | None = None
     reason: str | None = None
     resumed: bool = False
     initiated: bool = False
 
-    def happening(self) -> Happening:
+    def call_input(self) -> CallInput:
         """What it is to the machine."""
-        return Happening(self.kind, self.request_id, self.user, self.at, self.reason, self.resumed)
+        return CallInput(self.kind, self.request_id, self.user, self.at, self.reason, self.resumed)
 
 
-class Done(Wire):
+class CommandResult(Wire):
     """What the deed made of the call, and where a relay that came with it goes."""
 
     call: Call
     relay_to: tuple[Address, ...] = ()
 
 
-class Charge:
+class CallOwner:
     """Knows the instance in charge, passes deeds on to it, and keeps the deeds of one call apart on this one."""
 
-    def __init__(self, instance: str, owner: Callable[[str], str | None], client: Client) -> None:
+    def __init__(self, instance: str, owner: Callable[[str], str | None], client: RpcClient) -> None:
         self._instance = instance
         self._owner = owner
         self._client = client
@@ -73,7 +73,7 @@ class Charge:
         return owner if owner != self._instance else None
 
     async def pass_on(
-        self, call: str, happening: Happening, *, initiated: bool, expires_at: int = 0
+        self, call: str, call_input: CallInput, *, initiated: bool, expires_at: int = 0
     ) -> Outcome | None:
         """Have it done by the instance in charge; ``None`` if that is this one, or is out of reach.
 
@@ -82,18 +82,18 @@ class Charge:
         there = self._elsewhere(call)
         if there is None:
             return None
-        deed = Deed(
-            request_id=happening.cause,
+        deed = CallCommand(
+            request_id=call_input.cause,
             call=call,
-            kind=happening.kind,
-            user=happening.user,
-            at=happening.at,
-            reason=happening.reason,
-            resumed=happening.resumed,
+            kind=call_input.kind,
+            user=call_input.user,
+            at=call_input.at,
+            reason=call_input.reason,
+            resumed=call_input.resumed,
             initiated=initiated,
         )
         try:
-            done = await self._ask(there, "happen", deed, Done, expires_at)
+            done = await self._ask(there, "happen", deed, CommandResult, expires_at)
         except Unavailable:
             log.warning("done here: the instance in charge does not answer", call=call, callcore=there)
             return None

@@ -2,11 +2,11 @@
 
 from collections.abc import Awaitable, Callable
 
-from services.callcore.calls.call_owner import Charge
-from services.callcore.calls.call_service import Control
-from services.callcore.notify.notifier import Teller
+from services.callcore.calls.call_owner import CallOwner
+from services.callcore.calls.call_service import CallService
+from services.callcore.notify.notifier import Notifier
 from services.callcore.state import actions
-from services.callcore.state.model import Address, Call, Happening, Kind, Reason, State, Unanswered
+from services.callcore.state.model import Address, Call, CallInput, InputKind, Reason, State, Unanswered
 from services.callcore.store import TRIES, Held, SetDeadline, Store
 from shared import subjects
 from shared.clock import now_ms
@@ -24,7 +24,7 @@ from shared.errors import (
 )
 from shared.messaging import time_budget
 from shared.messaging.policy_client import TIMEOUT_SECONDS as POLICY_SECONDS
-from shared.messaging.policy_client import Policy
+from shared.messaging.policy_client import PolicyClient
 from shared.messaging.rpc import TRIES as TRIES_OF_A_REQUEST
 from shared.nats.kv import Conflict
 from shared.observability import logs
@@ -33,7 +33,7 @@ from shared.together import all_of, together
 log = logs.get(__name__)
 
 
-class Placing:
+class CallSetup:
     """Places calls. ``ring_timeout``: seconds until one that nobody answers ends.
 
     ``admit_ring``: admits a ring of the second user by the first, and counts it; returns what is known of earlier ones.
@@ -43,10 +43,10 @@ class Placing:
     def __init__(
         self,
         store: Store,
-        teller: Teller,
-        control: Control,
-        charge: Charge,
-        policy: Policy,
+        notifier: Notifier,
+        control: CallService,
+        call_owner: CallOwner,
+        policy: PolicyClient,
         set_deadline: SetDeadline,
         admit_ring: Callable[[str, str], Awaitable[Unanswered]],
         *,
@@ -54,9 +54,9 @@ class Placing:
     ) -> None:
         self._store = store
         self._control = control
-        self._charge = charge
+        self._call_owner = call_owner
         self._policy = policy
-        self._teller = teller
+        self._notifier = notifier
         self._set_deadline = set_deadline
         self._admit_ring = admit_ring
         self._ring_ms = int(ring_timeout * 1000)
@@ -128,16 +128,16 @@ class Placing:
         _not_abandoned(found.call)
         if found.call.state is State.RINGING and found.call.caused_by == request.request_id:
             place = actions.place(found.call)
-            self._teller.tell(place, found.revision, what="initiated", expires_at=request.expires_at)
+            self._notifier.tell(place, found.revision, what="initiated", expires_at=request.expires_at)
         return found.call
 
     async def _settle(self, request: InitiateRequest, hold: Hold | None) -> Call:
         """A request that nobody waits for any more: if it has accepted the peer's call (glare), that is told again."""
         if hold is None:
             raise CallNotFound(call_id=request.call)
-        happening = Happening(Kind.ACCEPT, request.request_id, request.user, _address(request))
+        call_input = CallInput(InputKind.ACCEPT, request.request_id, request.user, _address(request))
         outcome = await self._control.happen(
-            hold.call, happening, expires_at=request.expires_at, initiated=True, settle=True
+            hold.call, call_input, expires_at=request.expires_at, initiated=True, settle=True
         )
         return outcome.call
 
@@ -168,11 +168,11 @@ class Placing:
             call.caller != request.to or call.state is not State.RINGING
         ):
             raise AlreadyInCall
-        happening = Happening(Kind.ACCEPT, request.request_id, request.user, _address(request))
+        call_input = CallInput(InputKind.ACCEPT, request.request_id, request.user, _address(request))
         try:
             outcome = await self._control.happen(
                 call.call,
-                happening,
+                call_input,
                 expires_at=request.expires_at,
                 attempt=request.attempt,
                 initiated=True,
@@ -211,7 +211,7 @@ class Placing:
                 raise failed
             holds = (taken[request.user], taken[request.to])
             call = await self._form(request, since, holds, unanswered)
-            async with self._charge.turn(call.call):
+            async with self._call_owner.turn(call.call):
                 _in_time(request)
                 created = True
                 return await self._bring_about(call, request)
@@ -265,7 +265,7 @@ class Placing:
             raise revision
         else:
             self._control.counts.placed(call)
-        self._teller.tell(actions.place(call), revision, what="initiated", expires_at=request.expires_at)
+        self._notifier.tell(actions.place(call), revision, what="initiated", expires_at=request.expires_at)
         return call
 
 

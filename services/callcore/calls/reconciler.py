@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
-from services.callcore.calls.call_service import Control
-from services.callcore.state.model import Address, Call, Happening, Kind, Reason, State
+from services.callcore.calls.call_service import CallService
+from services.callcore.state.model import Address, Call, CallInput, InputKind, Reason, State
 from services.callcore.store import Found, Store
 from shared import subjects
 from shared.clock import now_ms
@@ -38,11 +38,11 @@ AT_ONCE = 8
 """Keys that are looked at at the same time: what is read together costs a third, and leaves room for clients."""
 
 
-class Sweep:
+class Reconciler:
     """Looks every ``seconds``. ``mine``: whether this instance is in charge of an id."""
 
     def __init__(
-        self, store: Store, control: Control, mine: Callable[[str], bool], *, seconds: float
+        self, store: Store, control: CallService, mine: Callable[[str], bool], *, seconds: float
     ) -> None:
         self._store = store
         self._control = control
@@ -125,7 +125,7 @@ class Sweep:
         user, at = gone
         self.swept["session"] += 1
         log.warning("swept: session is gone", call=call.call, user=user, session=at.session)
-        lost = Happening(Kind.LEFT, _SWEPT + new_id(), user, at, Reason.CONNECTION_LOST)
+        lost = CallInput(InputKind.LEFT, _SWEPT + new_id(), user, at, Reason.CONNECTION_LOST)
         await self._control.happen(call.call, lost)
         await self._told(call.call)
 
@@ -146,9 +146,9 @@ class Sweep:
             by = call.ended_by
             if by in (call.caller, call.callee):
                 at = call.caller_at if by == call.caller else call.callee_at
-                event = Happening(Kind.LEFT, call.caused_by, by, at, Reason.CONNECTION_LOST)
+                event = CallInput(InputKind.LEFT, call.caused_by, by, at, Reason.CONNECTION_LOST)
             else:
-                event = Happening(Kind.TIMEOUT, call.caused_by)
+                event = CallInput(InputKind.TIMEOUT, call.caused_by)
             await self._control.happen(call.call, event, settle=True)
         except (CallNotFound, Conflict):
             return  # another sweep deals with it

@@ -14,7 +14,7 @@ from shared.clock import now_ms
 from shared.errors import RateLimited, Unavailable
 from shared.nats.kv import NOTHING, Bucket, Conflict, Entry
 from shared.observability import logs
-from shared.observability.limit_hits import Hits
+from shared.observability.limit_hits import LimitHits
 from shared.together import all_of
 from shared.token_bucket import Rate, milliseconds
 
@@ -53,7 +53,7 @@ class RingLimits(NamedTuple):
 class RingLimiter:
     """Admits attempts to ring. ``limits``: ``None`` for no limit."""
 
-    def __init__(self, calls: Bucket, limits: RingLimits | None, hits: Hits) -> None:
+    def __init__(self, calls: Bucket, limits: RingLimits | None, hits: LimitHits) -> None:
         self._calls = calls
         self._limits = limits
         self._hits = hits

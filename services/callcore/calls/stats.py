@@ -13,7 +13,7 @@ REASONS = frozenset(reason.value for reason in Reason if reason is not Reason.VO
 """The reasons that are counted by name; a client's own words are ``other``."""
 
 
-class Counts:
+class CallStats:
     """Calls by what became of them. Times are in seconds."""
 
     def __init__(self) -> None:

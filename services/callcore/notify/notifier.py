@@ -2,14 +2,14 @@
 
 from typing import Protocol
 
-from services.callcore.notify.redelivery import Told
+from services.callcore.notify.redelivery import RedeliveryBuffer
 from services.callcore.state.model import Address, Call, Outcome, Reason
 from shared import subjects
 from shared.contracts.client import Event
 from shared.contracts.events import CallEvent
 from shared.errors import Late
 from shared.messaging import time_budget
-from shared.messaging.event_log import Recorder
+from shared.messaging.event_log import EventLog
 from shared.observability import logs
 
 log = logs.get(__name__)
@@ -26,13 +26,13 @@ class Announce(Protocol):
     ) -> None: ...
 
 
-class Teller:
+class Notifier:
     """Turns an outcome that is stored into messages."""
 
-    def __init__(self, announce: Announce, told: Told, recorder: Recorder) -> None:
+    def __init__(self, announce: Announce, told: RedeliveryBuffer, event_log: EventLog) -> None:
         self._announce = announce
         self._told = told
-        self._recorder = recorder
+        self._event_log = event_log
 
     def tell(self, outcome: Outcome, revision: int, *, what: str | None, expires_at: int) -> None:
         """Announce, deliver, record. ``what``: the event's name, ``None`` for a mere change of address.
@@ -56,7 +56,9 @@ class Teller:
         if rings is not None:
             self._announce(call, revision, rings=rings)
         if what is not None:
-            self._recorder.record(subjects.event_call(call.call, what), f"{call.call}.{what}", _summary(call))
+            self._event_log.record(
+                subjects.event_call(call.call, what), f"{call.call}.{what}", _summary(call)
+            )
             why = {"reason": call.reason} if call.reason is not None else {}
             log.info("call " + what, call=call.call, caller=call.caller, callee=call.callee, **why)
 

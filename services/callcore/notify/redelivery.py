@@ -14,7 +14,7 @@ from nats.aio.msg import Msg
 
 from shared import subjects
 from shared.errors import Unavailable
-from shared.messaging.mailbox import Postman
+from shared.messaging.mailbox import MailboxPublisher
 from shared.nats.connection import Bus
 from shared.observability import logs
 
@@ -27,7 +27,7 @@ GATHER_SECONDS = 0.3
 """How long it is waited for others who are back, too."""
 
 
-class _Turn(NamedTuple):
+class _Notification(NamedTuple):
     at: float
     gateway: str
     session: str
@@ -35,13 +35,13 @@ class _Turn(NamedTuple):
     letter: bytes
 
 
-class Told:
+class RedeliveryBuffer:
     """A postman that remembers."""
 
-    def __init__(self, bus: Bus, postman: Postman) -> None:
+    def __init__(self, bus: Bus, mailbox_publisher: MailboxPublisher) -> None:
         self._bus = bus
-        self._postman = postman
-        self._turns: deque[_Turn] = deque(maxlen=KEEP_MAX)
+        self._mailbox_publisher = mailbox_publisher
+        self._turns: deque[_Notification] = deque(maxlen=KEEP_MAX)
         self._again: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -56,9 +56,9 @@ class Told:
 
     def deliver(self, gateway: str, session: str, event: str, payload: bytes) -> None:
         """Send an event. Raises :class:`shared.errors.Unavailable`."""
-        letter = self._postman.deliver(gateway, session, event, payload)
+        letter = self._mailbox_publisher.deliver(gateway, session, event, payload)
         now = time.monotonic()
-        self._turns.append(_Turn(now, gateway, session, event, letter))
+        self._turns.append(_Notification(now, gateway, session, event, letter))
         horizon = self._horizon(now)
         while self._turns[0].at < horizon:
             self._turns.popleft()
@@ -79,7 +79,7 @@ class Told:
         turns = [turn for turn in self._turns if turn.at > horizon]
         try:
             for turn in turns:
-                self._postman.again(turn.gateway, turn.session, turn.event, turn.letter)
+                self._mailbox_publisher.again(turn.gateway, turn.session, turn.event, turn.letter)
         except Unavailable:
             return  # whoever is connected first says so again
         log.info("turns of late are told again", turns=len(turns))

@@ -6,7 +6,7 @@ taken them, unless that connection broke in between: then everybody is told to d
 
 import asyncio
 
-from services.callcore.relay.sequence_tracker import Ledger
+from services.callcore.relay.sequence_tracker import SequenceTracker
 from shared import subjects
 from shared.errors import Unavailable
 from shared.nats.connection import Bus
@@ -18,12 +18,12 @@ TELL_SECONDS = 0.03
 """How long acknowledgements are gathered."""
 
 
-class Acknowledger:
-    """Tells what is noted in ``ledger``. ``instance``: whose it is."""
+class AckBatcher:
+    """Tells what is noted in ``sequence_tracker``. ``instance``: whose it is."""
 
-    def __init__(self, bus: Bus, ledger: Ledger, instance: str) -> None:
+    def __init__(self, bus: Bus, sequence_tracker: SequenceTracker, instance: str) -> None:
         self._bus = bus
-        self._ledger = ledger
+        self._sequence_tracker = sequence_tracker
         self._instance = instance
         self._task: asyncio.Task[None] | None = None
 
@@ -42,12 +42,12 @@ class Acknowledger:
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(TELL_SECONDS)
-            if self._ledger:
+            if self._sequence_tracker:
                 self._tell()
 
     def _tell(self) -> None:
         """What cannot be told now need not be: the relays come again."""
-        for gateway, acks in self._ledger.to_tell(self._instance):
+        for gateway, acks in self._sequence_tracker.to_tell(self._instance):
             try:
                 self._bus.publish(subjects.acks(gateway), acks.dump())
             except Unavailable:

@@ -15,21 +15,21 @@ from collections.abc import Callable
 import nats.errors
 from nats.aio.subscription import Subscription
 
-from services.callcore.relay.ack_batcher import Acknowledger
-from services.callcore.relay.route_cache import Known, Lane, Route, targets_of
-from services.callcore.relay.sequence_tracker import Key, Ledger, Turn
-from services.callcore.relay.slow_path import Accept, Announcement, LongWay, Relay
+from services.callcore.relay.ack_batcher import AckBatcher
+from services.callcore.relay.route_cache import CachedCall, Route, RouteCache, targets_of
+from services.callcore.relay.sequence_tracker import Key, SequenceCheck, SequenceTracker
+from services.callcore.relay.slow_path import Accept, QueuedRelay, SlowPath, StateAnnouncement
 from services.callcore.state.model import Address, Call, State
 from services.callcore.store import Found, Store
 from shared import subjects
 from shared.contracts.client import Event
 from shared.contracts.relays import apart, without_first
 from shared.errors import RateLimited, SignallingError, Unavailable
-from shared.messaging.mailbox import Letter, Postman
+from shared.messaging.mailbox import MailboxMessage, MailboxPublisher
 from shared.nats.connection import Bus, drain
 from shared.observability import logs
-from shared.observability.limit_hits import Hits
-from shared.subjects import Receipt, receipt_of
+from shared.observability.limit_hits import LimitHits
+from shared.subjects import ReceiptSubject, receipt_of
 from shared.token_bucket import ByteRate, milliseconds
 
 log = logs.get(__name__)
@@ -38,8 +38,8 @@ EARLY_MAX = 64
 EARLY_MAX_BYTES = 256 * 1024
 
 
-class Lanes:
-    """All lanes of this instance. ``accept``: see :class:`LongWay`.
+class RelayRouter:
+    """All lanes of this instance. ``accept``: see :class:`SlowPath`.
 
     ``call_bytes``: what one side of a call may send; ``None`` for no limit.
     """
@@ -48,22 +48,24 @@ class Lanes:
         self,
         bus: Bus,
         store: Store,
-        postman: Postman,
+        mailbox_publisher: MailboxPublisher,
         instance: str,
         owner: Callable[[str], str | None],
         call_bytes: ByteRate | None,
-        hits: Hits,
+        hits: LimitHits,
     ) -> None:
         self._call_bytes = call_bytes
         self._hits = hits
         self._bus = bus
-        self._postman = postman
+        self._mailbox_publisher = mailbox_publisher
         self._instance = instance
         self._owner = owner
-        self._ledger = Ledger()
-        self._acknowledger = Acknowledger(bus, self._ledger, instance)
-        self._known = Known()
-        self._long_way = LongWay(bus, store, postman, self._known, self._ledger, self._pass_on, self._refuse)
+        self._sequence_tracker = SequenceTracker()
+        self._acknowledger = AckBatcher(bus, self._sequence_tracker, instance)
+        self._known = RouteCache()
+        self._long_way = SlowPath(
+            bus, store, mailbox_publisher, self._known, self._sequence_tracker, self._pass_on, self._refuse
+        )
         self._subscription: Subscription | None = None
 
     async def start(self, accept: Accept) -> None:
@@ -86,7 +88,7 @@ class Lanes:
         await self._acknowledger.stop()
 
     @property
-    def long_way(self) -> LongWay:
+    def long_way(self) -> SlowPath:
         """What waits because its way is not plain."""
         return self._long_way
 
@@ -106,7 +108,7 @@ class Lanes:
         if owner == self._instance:
             self._on_state(call, revision, born, rings)
         elif owner is not None:
-            told = Announcement(call=call, revision=revision, born=born, rings=rings)
+            told = StateAnnouncement(call=call, revision=revision, born=born, rings=rings)
             self._bus.publish(subjects.relay_state(owner, call.call), told.dump())
 
     def known(self, call: str) -> Found | None:
@@ -117,7 +119,9 @@ class Lanes:
     def _on_state(self, call: Call, revision: int, born: bool, rings: Address | None) -> None:
         if not self._long_way.has_line(call.call) and self._learn_at_once(call, revision, born):
             return
-        self._long_way.wait(call.call, Announcement(call=call, revision=revision, born=born, rings=rings))
+        self._long_way.wait(
+            call.call, StateAnnouncement(call=call, revision=revision, born=born, rings=rings)
+        )
 
     def _learn_at_once(self, call: Call, revision: int, born: bool) -> bool:
         """Learn a state that needs nothing read or sent; whether it was such a one."""
@@ -134,7 +138,7 @@ class Lanes:
         if route is not None and route.lane.warm_until > time.monotonic():
             self._at_once(route.lane, route.targets, kind, route.key, reply, receipt_of(reply), payload)
         elif kind == subjects.STATE:
-            told = Announcement.model_validate_json(payload)
+            told = StateAnnouncement.model_validate_json(payload)
             self._on_state(told.call, told.revision, told.born, told.rings)
         else:
             for its_reply, line in apart(reply, payload):
@@ -160,27 +164,27 @@ class Lanes:
                 if targets:
                     self._at_once(lane, targets, kind, (session, token), reply, receipt, payload)
                     return
-        self._long_way.wait(token, Relay(token, user, session, to, kind, reply, receipt, payload))
+        self._long_way.wait(token, QueuedRelay(token, user, session, to, kind, reply, receipt, payload))
 
     def _at_once(
         self,
-        lane: Lane,
+        lane: CachedCall,
         targets: tuple[Address, ...],
         kind: str,
         key: Key,
         reply: str,
-        receipt: Receipt,
+        receipt: ReceiptSubject,
         payload: bytes,
     ) -> None:
         """Pass a relay on whose way is plain, or several that came in one message, if it is their turn."""
-        turn = self._ledger.turn(key, receipt)
-        if turn is not Turn.ITS and turn is not Turn.AGAIN:
+        turn = self._sequence_tracker.turn(key, receipt)
+        if turn is not SequenceCheck.ITS and turn is not SequenceCheck.AGAIN:
             return
-        if receipt.more and turn is Turn.ITS and (over := self._ledger.over(key, receipt)):
+        if receipt.more and turn is SequenceCheck.ITS and (over := self._sequence_tracker.over(key, receipt)):
             reply, payload = without_first(reply, payload, over)
         try:
             if payload:
-                self._pass_on(lane, targets, kind, reply, payload, first=turn is Turn.ITS)
+                self._pass_on(lane, targets, kind, reply, payload, first=turn is SequenceCheck.ITS)
         except RateLimited as error:
             try:
                 self._refuse(key[1], kind, reply, error)
@@ -188,10 +192,17 @@ class Lanes:
                 return
         except Unavailable:
             return
-        self._ledger.done(key, receipt)
+        self._sequence_tracker.done(key, receipt)
 
     def _pass_on(
-        self, lane: Lane, targets: tuple[Address, ...], kind: str, reply: str, payload: bytes, *, first: bool
+        self,
+        lane: CachedCall,
+        targets: tuple[Address, ...],
+        kind: str,
+        reply: str,
+        payload: bytes,
+        *,
+        first: bool,
     ) -> None:
         """Deliver a relay. ``first``: that was not done before.
 
@@ -205,20 +216,20 @@ class Lanes:
                 raise RateLimited("Too much sent before the call is accepted", retry_after_ms=1000)
         if first and (early or kind != Event.CANDIDATE):
             # Candidates of an accepted call come in bundles; gateways count those, and their bytes.
-            self._charge(lane, targets, len(payload))
+            self._call_owner(lane, targets, len(payload))
         reply += subjects.LETTER
         for at in targets:
-            self._postman.deliver(at.gateway, at.session, kind, payload, reply)
+            self._mailbox_publisher.deliver(at.gateway, at.session, kind, payload, reply)
         if early:
-            lane.early.append(Letter(kind, payload))
+            lane.early.append(MailboxMessage(kind, payload))
             lane.early_bytes += size
 
-    def _charge(self, lane: Lane, targets: tuple[Address, ...], size: int) -> None:
+    def _call_owner(self, lane: CachedCall, targets: tuple[Address, ...], size: int) -> None:
         """Charge a relay to the side that sends it, for each device it goes to. Raises :class:`RateLimited`."""
         if (rate := self._call_bytes) is None:
             return
         now, side = time.monotonic(), targets[0] != lane.call.caller_at
-        full_at = rate.charge(lane.bytes_full_at[side], now, size * len(targets))
+        full_at = rate.call_owner(lane.bytes_full_at[side], now, size * len(targets))
         if (wait := rate.wait(full_at, now)) > 0:
             self._hits.hit("rate_call_kb")
             text = f"Too much in one call: {rate.size // 1024} KiB at once"

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 from services.callcore.relay.sequence_tracker import Key
 from services.callcore.state import machine
-from services.callcore.state.model import Address, Call, Happening, Kind, State
+from services.callcore.state.model import Address, Call, CallInput, InputKind, State
 from shared.errors import SignallingError
 from shared.ids import decode, encode
-from shared.messaging.mailbox import Letter
+from shared.messaging.mailbox import MailboxMessage
 
 LANES_MAX = 50_000
 """Calls that are known; those heard of longest ago are forgotten first, and read again when they are needed."""
@@ -20,20 +20,20 @@ WARM_SECONDS = 5.0
 
 
 @dataclass(slots=True)
-class Lane:
+class CachedCall:
     """What is known of one call. ``warm_until``: in seconds of the monotonic clock."""
 
     call: Call
     revision: int
     warm_until: float
-    early: list[Letter] = field(default_factory=list)
+    early: list[MailboxMessage] = field(default_factory=list)
     early_bytes: int = 0
     bytes_full_at: list[float] = field(default_factory=lambda: [0.0, 0.0])
     """When all bytes have come back that the callee, and the caller, may relay (monotonic). Kept as states change."""
     unread: bool = False
     """The call could not be read when it was time."""
     routes: list[str] = field(default_factory=list)
-    """The subjects that are known to lead here, see :class:`Known`."""
+    """The subjects that are known to lead here, see :class:`RouteCache`."""
 
     def stay_warm(self, now: float) -> None:
         """Have it trusted a while longer. ``now``: monotonic."""
@@ -43,56 +43,56 @@ class Lane:
 class Route(NamedTuple):
     """Where the relays of one session for one call go, as long as nothing about the call changes."""
 
-    lane: Lane
+    lane: CachedCall
     key: Key
     targets: tuple[Address, ...]
 
 
-class Known:
+class RouteCache:
     """The lanes of an instance, by call."""
 
     def __init__(self) -> None:
-        self._lanes: OrderedDict[str, Lane] = OrderedDict()
+        self._relay_router: OrderedDict[str, CachedCall] = OrderedDict()
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._routes: dict[str, Route] = {}
         self.route = self._routes.get
         """The route of a relay whose subject begins so, everything but its kind; ``None`` unless it is plain."""
 
     def __len__(self) -> int:
-        return len(self._lanes)
+        return len(self._relay_router)
 
-    def get(self, call: str) -> Lane | None:
+    def get(self, call: str) -> CachedCall | None:
         """What is known of a call."""
-        return self._lanes.get(call)
+        return self._relay_router.get(call)
 
-    def learn(self, call: Call, revision: int, now: float, early: list[Letter]) -> Lane | None:
+    def learn(self, call: Call, revision: int, now: float, early: list[MailboxMessage]) -> CachedCall | None:
         """Remember a state, unless a later one is known; forget the call when it has ended. ``now``: monotonic.
 
         Returns the lane of the latest state, ``None`` for a call that has ended.
         """
         if call.call in self._ended:
             return None
-        known = self._lanes.get(call.call)
+        known = self._relay_router.get(call.call)
         if known is not None:
             if known.revision > revision:
                 return known
             self._forget_routes(known)
         if call.state is State.ENDED:
-            self._lanes.pop(call.call, None)
+            self._relay_router.pop(call.call, None)
             self._ended[call.call] = None
             if len(self._ended) > ENDED_MAX:
                 self._ended.popitem(last=False)
             return None
-        lane = Lane(call, revision, now + WARM_SECONDS)
+        lane = CachedCall(call, revision, now + WARM_SECONDS)
         if known is not None:
             lane.bytes_full_at = known.bytes_full_at
         if call.state is State.RINGING:
             lane.early = early
             lane.early_bytes = sum(len(letter.payload) for letter in early)
-        self._lanes[call.call] = lane
-        self._lanes.move_to_end(call.call)
-        while len(self._lanes) > LANES_MAX:
-            self._forget_routes(self._lanes.popitem(last=False)[1])
+        self._relay_router[call.call] = lane
+        self._relay_router.move_to_end(call.call)
+        while len(self._relay_router) > LANES_MAX:
+            self._forget_routes(self._relay_router.popitem(last=False)[1])
         return lane
 
     def open(self, begin: str, route: Route) -> Route:
@@ -106,11 +106,11 @@ class Known:
 
     def close(self, call: str) -> None:
         """Have the relays of a call take the long way until their routes are opened again."""
-        lane = self._lanes.get(call)
+        lane = self._relay_router.get(call)
         if lane is not None:
             self._forget_routes(lane)
 
-    def _forget_routes(self, lane: Lane) -> None:
+    def _forget_routes(self, lane: CachedCall) -> None:
         for begin in lane.routes:
             self._routes.pop(begin, None)
         lane.routes.clear()
@@ -124,7 +124,7 @@ def targets_of(call: Call, user: str, session: str, to: str) -> tuple[Address, .
     name = decode(user)
     if encode(call.peer_of(name)) != to:
         return ()
-    event = Happening(Kind.CANDIDATE, "", name, Address(session=session, gateway=""))
+    event = CallInput(InputKind.CANDIDATE, "", name, Address(session=session, gateway=""))
     try:
         return machine.step(call, event, 0).relay_to
     except SignallingError:

@@ -11,7 +11,7 @@ from itertools import islice
 
 from shared import subjects
 from shared.contracts.relays import Acks
-from shared.subjects import Receipt
+from shared.subjects import ReceiptSubject
 
 FLOWS_MAX = 100_000
 """Sessions, each with one call, whose last number is remembered; those idle for longest are forgotten."""
@@ -22,7 +22,7 @@ Key = tuple[str, str]
 """(session, call token)"""
 
 
-class Turn(Enum):
+class SequenceCheck(Enum):
     """What is to be done with a relay that has come."""
 
     ITS = "pass it on"
@@ -31,7 +31,7 @@ class Turn(Enum):
     NOT_YET = "one before it has not come"
 
 
-class Ledger:
+class SequenceTracker:
     """The numbers of one instance."""
 
     def __init__(self) -> None:
@@ -39,24 +39,24 @@ class Ledger:
         self._done: dict[str, dict[Key, tuple[int, str]]] = {}
         self._gaps: dict[str, set[Key]] = {}
 
-    def turn(self, key: Key, receipt: Receipt) -> Turn:
+    def turn(self, key: Key, receipt: ReceiptSubject) -> SequenceCheck:
         """Whether it is a relay's turn. If not, its gateway is to be told."""
         last = self._last.get(key, 0)
         if receipt.last > last:
             if last + 1 < receipt.number and subjects.FOLLOWS in receipt.marks:
                 self.missed(key, receipt)
-                return Turn.NOT_YET
-            return Turn.ITS
+                return SequenceCheck.NOT_YET
+            return SequenceCheck.ITS
         if subjects.AGAIN in receipt.marks:
-            return Turn.AGAIN
+            return SequenceCheck.AGAIN
         self._note(key, receipt, receipt.last)
-        return Turn.OVER
+        return SequenceCheck.OVER
 
-    def over(self, key: Key, receipt: Receipt) -> int:
+    def over(self, key: Key, receipt: ReceiptSubject) -> int:
         """How many of the relays that came in one message have been passed on."""
         return max(0, self._last.get(key, 0) + 1 - receipt.number)
 
-    def done(self, key: Key, receipt: Receipt) -> None:
+    def done(self, key: Key, receipt: ReceiptSubject) -> None:
         """A relay has been passed on, or refused: it need not come again."""
         number, known = receipt.last, self._last
         if number >= known.get(key, 0):
@@ -70,15 +70,15 @@ class Ledger:
         """Another instance has passed this one on."""
         self._last[key] = max(number, self._last.get(key, 0))
 
-    def alive(self, key: Key, receipt: Receipt) -> None:
+    def alive(self, key: Key, receipt: ReceiptSubject) -> None:
         """Have the gateway told that a relay has come which may take a while."""
         self._note(key, receipt, 0)
 
-    def missed(self, key: Key, receipt: Receipt) -> None:
+    def missed(self, key: Key, receipt: ReceiptSubject) -> None:
         """Have the gateway send again what is not acknowledged."""
         self._gaps.setdefault(receipt.gateway, set()).add(key)
 
-    def _note(self, key: Key, receipt: Receipt, number: int) -> None:
+    def _note(self, key: Key, receipt: ReceiptSubject, number: int) -> None:
         done = self._done.get(receipt.gateway)
         if done is None:
             done = self._done[receipt.gateway] = {}

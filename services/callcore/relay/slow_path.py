@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from services.callcore.relay.route_cache import Known, Lane, targets_of
-from services.callcore.relay.sequence_tracker import Ledger, Turn
+from services.callcore.relay.route_cache import CachedCall, RouteCache, targets_of
+from services.callcore.relay.sequence_tracker import SequenceCheck, SequenceTracker
 from services.callcore.state import machine
-from services.callcore.state.model import RELAY_KINDS, Address, Call, Happening, Kind, Outcome, State
+from services.callcore.state.model import RELAY_KINDS, Address, Call, CallInput, InputKind, Outcome, State
 from services.callcore.store import Store
 from shared.contracts.client import RELAYED, Event
 from shared.contracts.relays import stamped
@@ -23,10 +23,10 @@ from shared.contracts.wire import Wire
 from shared.errors import CallNotFound, ReceiverNotFound, SignallingError, Unavailable
 from shared.ids import decode, encode
 from shared.messaging import mailbox
-from shared.messaging.mailbox import Letter, Postman
+from shared.messaging.mailbox import MailboxMessage, MailboxPublisher
 from shared.nats.connection import Bus
 from shared.observability import logs, traces
-from shared.subjects import Receipt
+from shared.subjects import ReceiptSubject
 
 log = logs.get(__name__)
 
@@ -34,7 +34,7 @@ WAITING_MAX = 256
 WAITING_MAX_BYTES = 1024 * 1024
 """Of one call, in line."""
 
-Accept = Callable[[str, Happening], Awaitable[Outcome]]
+Accept = Callable[[str, CallInput], Awaitable[Outcome]]
 Refuse = Callable[[str, str, str, SignallingError], None]
 """(call, kind, receipt subject, why)"""
 
@@ -43,11 +43,18 @@ class PassOn(Protocol):
     """Delivers a relay to ``targets``."""
 
     def __call__(
-        self, lane: Lane, targets: tuple[Address, ...], kind: str, reply: str, payload: bytes, *, first: bool
+        self,
+        lane: CachedCall,
+        targets: tuple[Address, ...],
+        kind: str,
+        reply: str,
+        payload: bytes,
+        *,
+        first: bool,
     ) -> None: ...
 
 
-class Announcement(Wire):
+class StateAnnouncement(Wire):
     """``relay.<callcore>.<call>.-.-.-.state``: a call and its revision.
 
     ``born``: nobody can have sent anything yet. ``rings``: the device that has just begun to ring, and must catch up.
@@ -59,7 +66,7 @@ class Announcement(Wire):
     rings: Address | None = None
 
 
-class Relay(NamedTuple):
+class QueuedRelay(NamedTuple):
     """A relay as it came; users and the call are subject tokens. ``payload``: empty for one that is void."""
 
     call: str
@@ -68,39 +75,39 @@ class Relay(NamedTuple):
     to: str
     kind: str
     reply: str
-    receipt: Receipt
+    receipt: ReceiptSubject
     payload: bytes
 
 
 @dataclass(slots=True)
-class Line:
+class RelayQueue:
     """Messages of one call that wait, in the order they came."""
 
-    waiting: deque[Relay | Announcement] = field(default_factory=deque)
+    waiting: deque[QueuedRelay | StateAnnouncement] = field(default_factory=deque)
     size: int = 0
 
 
-class LongWay:
+class SlowPath:
     """The lines of this instance. ``accept`` is the deed that an answer to a ringing call is."""
 
     def __init__(
         self,
         bus: Bus,
         store: Store,
-        postman: Postman,
-        known: Known,
-        ledger: Ledger,
+        mailbox_publisher: MailboxPublisher,
+        known: RouteCache,
+        sequence_tracker: SequenceTracker,
         pass_on: PassOn,
         refuse: Refuse,
     ) -> None:
         self._bus = bus
         self._store = store
-        self._postman = postman
+        self._mailbox_publisher = mailbox_publisher
         self._known = known
-        self._ledger = ledger
+        self._sequence_tracker = sequence_tracker
         self._pass_on = pass_on
         self._refuse = refuse
-        self._lines: dict[str, Line] = {}
+        self._lines: dict[str, RelayQueue] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.accept: Accept | None = None
         self.taken = 0
@@ -121,10 +128,10 @@ class LongWay:
         """Whether what comes for a call has to wait for what came before it."""
         return call in self._lines
 
-    def wait(self, call: str, message: Relay | Announcement) -> None:
+    def wait(self, call: str, message: QueuedRelay | StateAnnouncement) -> None:
         """Put a message into the line of its call, which somebody works off. A relay too many is dropped."""
         line = self._lines.get(call)
-        if isinstance(message, Relay) and line is not None:
+        if isinstance(message, QueuedRelay) and line is not None:
             size = line.size + len(message.payload)
             if len(line.waiting) >= WAITING_MAX or size > WAITING_MAX_BYTES:
                 self.dropped += 1
@@ -132,20 +139,20 @@ class LongWay:
                 return
         if line is None:
             self._known.close(call)
-            line = self._lines[call] = Line()
+            line = self._lines[call] = RelayQueue()
             task = asyncio.create_task(self._work_off(call, line))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         line.waiting.append(message)
-        if isinstance(message, Relay):
+        if isinstance(message, QueuedRelay):
             line.size += len(message.payload)
 
-    async def _work_off(self, call: str, line: Line) -> None:
+    async def _work_off(self, call: str, line: RelayQueue) -> None:
         try:
             while line.waiting:
                 message = line.waiting.popleft()
                 try:
-                    if isinstance(message, Announcement):
+                    if isinstance(message, StateAnnouncement):
                         await self._learn(message.call, message.revision, message.rings)
                     else:
                         line.size -= len(message.payload)
@@ -159,18 +166,20 @@ class LongWay:
 
     # --- states ---------------------------------------------------------------------------------------------------
 
-    async def _learn(self, call: Call, revision: int, rings: Address | None = None) -> Lane | None:
+    async def _learn(self, call: Call, revision: int, rings: Address | None = None) -> CachedCall | None:
         """Learn a state of a call that may be new to this instance, and let the device that begins to ring catch up."""
-        early: list[Letter] = []
+        early: list[MailboxMessage] = []
         if call.state is State.RINGING:
             known = self._known.get(call.call)
             early = known.early if known is not None else await self._early_of(call, rings)
             if rings is not None:
                 for letter in early:
-                    self._postman.deliver(rings.gateway, rings.session, letter.event, letter.payload)
+                    self._mailbox_publisher.deliver(
+                        rings.gateway, rings.session, letter.event, letter.payload
+                    )
         return self._known.learn(call, revision, time.monotonic(), early)
 
-    async def _early_of(self, call: Call, rings: Address | None) -> list[Letter]:
+    async def _early_of(self, call: Call, rings: Address | None) -> list[MailboxMessage]:
         """The early media of a call that rang before this instance knew of it, from a ringing device's mailbox.
 
         The mailbox of the device that begins to ring comes last: it has them only if the device rang before.
@@ -179,51 +188,51 @@ class LongWay:
         if not devices:
             return []
         name = f'"callId":{json.dumps(call.call)}'.encode()
-        early: dict[object, Letter] = {}
+        early: dict[object, MailboxMessage] = {}
         for letter in await mailbox.read(self._bus, devices[0].session):
             if letter.event in RELAYED and name in letter.payload:
                 relay = stamped(letter.payload)
                 copy_of = (relay.session, relay.number) if relay is not None else len(early)
                 if relay is not None:
-                    self._ledger.known((relay.session, encode(call.call)), relay.number)
+                    self._sequence_tracker.known((relay.session, encode(call.call)), relay.number)
                 body = letter.payload[: letter.payload.rindex(b',"seq":')] + b"}"
-                early.setdefault(copy_of, Letter(letter.event, body))
+                early.setdefault(copy_of, MailboxMessage(letter.event, body))
         return list(early.values())
 
     # --- relays ---------------------------------------------------------------------------------------------------
 
-    async def _in_line(self, relay: Relay) -> None:
+    async def _in_line(self, relay: QueuedRelay) -> None:
         """One relay. Raises :class:`Unavailable` for one that is to come again."""
         key, receipt = (relay.session, relay.call), relay.receipt
         self.taken += 1
-        self._ledger.alive(key, receipt)
-        turn = self._ledger.turn(key, receipt)
-        if turn is not Turn.ITS and turn is not Turn.AGAIN:
+        self._sequence_tracker.alive(key, receipt)
+        turn = self._sequence_tracker.turn(key, receipt)
+        if turn is not SequenceCheck.ITS and turn is not SequenceCheck.AGAIN:
             return
         try:
             if relay.payload:
-                await self._decide(relay, first=turn is Turn.ITS)
+                await self._decide(relay, first=turn is SequenceCheck.ITS)
         except Unavailable:
-            self._ledger.missed(key, receipt)
+            self._sequence_tracker.missed(key, receipt)
             raise
         except SignallingError as error:
             self._refuse(relay.call, relay.kind, relay.reply, error)
         except Exception:
             log.exception("relay failed", call=relay.call)
             self._refuse(relay.call, relay.kind, relay.reply, Unavailable())
-        self._ledger.done(key, receipt)
+        self._sequence_tracker.done(key, receipt)
 
-    async def _decide(self, relay: Relay, *, first: bool) -> None:
+    async def _decide(self, relay: QueuedRelay, *, first: bool) -> None:
         call, user, session, to, kind = relay[:5]
         lane = self._known.get(call)
         plain = lane is not None and _is_plain(lane, relay)
         if lane is None or not plain or lane.warm_until <= time.monotonic():
             lane = await self._read(call, known=lane if plain else None)
             # Of a ringing call that is new here, the mailboxes may have told that this one has been passed on.
-            turn = self._ledger.turn((session, call), relay.receipt)
-            if turn is Turn.OVER:
+            turn = self._sequence_tracker.turn((session, call), relay.receipt)
+            if turn is SequenceCheck.OVER:
                 return
-            first = turn is Turn.ITS
+            first = turn is SequenceCheck.ITS
         if lane is None or encode(lane.call.peer_of(decode(user))) != to:
             raise ReceiverNotFound
         # The gateway is not in the subject; it is only asked for where an answer accepts, from a ringing device.
@@ -231,7 +240,7 @@ class LongWay:
             (a for a in lane.call.ringing if a.session == session), Address(session=session, gateway="")
         )
         # The same relay sent again is the same deed: an answer whose acceptance nobody was told of is told then.
-        event = Happening(RELAY_KINDS[Event(kind)], f"{session} {relay.receipt.number}", decode(user), at)
+        event = CallInput(RELAY_KINDS[Event(kind)], f"{session} {relay.receipt.number}", decode(user), at)
         try:
             outcome = machine.step(lane.call, event, 0)
         except CallNotFound:
@@ -241,7 +250,7 @@ class LongWay:
             lane = self._known.get(call) or lane
         self._pass_on(lane, outcome.relay_to, kind, relay.reply, relay.payload, first=first)
 
-    async def _read(self, call: str, known: Lane | None) -> Lane | None:
+    async def _read(self, call: str, known: CachedCall | None) -> CachedCall | None:
         """The lane of a call as it is stored, or as it is ``known`` while it cannot be read.
 
         Raises :class:`Unavailable` for one that can be neither.
@@ -260,17 +269,17 @@ class LongWay:
             return known
         return await self._learn(found.call, found.revision) if found is not None else None
 
-    async def _answer(self, call: str, event: Happening) -> Outcome:
-        assert self.accept is not None and event.kind is Kind.ANSWER and event.at is not None
+    async def _answer(self, call: str, event: CallInput) -> Outcome:
+        assert self.accept is not None and event.kind is InputKind.ANSWER and event.at is not None
         if not event.at.gateway:
             raise ReceiverNotFound
         if traces.active is None:
             return await self.accept(call, event)
-        with traces.active.happening(Event.ANSWER, call):  # which accepts the call
+        with traces.active.call_input(Event.ANSWER, call):  # which accepts the call
             return await self.accept(call, event)
 
 
-def _is_plain(lane: Lane, relay: Relay) -> bool:
+def _is_plain(lane: CachedCall, relay: QueuedRelay) -> bool:
     """Whether what is known of the call says where the relay goes."""
     if relay.kind == Event.ANSWER and lane.call.state is not State.ACCEPTED:
         return False

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 
-from services.callcore.state.model import SERVER, Address, Call, Happening, Outcome, Reason, Send, State
+from services.callcore.state.model import SERVER, Address, Call, CallInput, Outcome, Reason, Send, State
 from shared.contracts.client import Accepted, Ended, Event, Rejected, StoredIncoming, StoredInitiated
 from shared.errors import SignallingError
 
 RUNG_BY_MAX = 16
 """Requests that are remembered of devices that began to ring: more than are tried again at one time."""
 
-Rule = Callable[[Call, Happening, int], Outcome]
+Rule = Callable[[Call, CallInput, int], Outcome]
 """(call, what happens, now in ms) → what becomes of it. Raises the refusal."""
 
 
@@ -21,14 +21,14 @@ def place(call: Call) -> Outcome:
     return Outcome(call, (_initiated(call, call.caller_at), *(_incoming(call, at) for at in call.ringing)))
 
 
-def as_initiated(outcome: Outcome, event: Happening) -> Outcome:
+def as_initiated(outcome: Outcome, event: CallInput) -> Outcome:
     """The same for somebody whose own ``call:initiate`` accepted the call: they hear of it as of a call they placed."""
     call, at = outcome.call, _at(event)
     told = StoredInitiated(call_id=call.call, to=call.peer_of(event.user or ""), expires_at=call.expires_at)
     return Outcome(call, (Send(at, Event.INITIATED, told), *outcome.sends), outcome.relay_to)
 
 
-def accept(call: Call, event: Happening, now: int) -> Outcome:
+def accept(call: Call, event: CallInput, now: int) -> Outcome:
     """The first device to accept gets the call; the others stop ringing."""
     at = _at(event)
     accepted = call.model_copy(
@@ -51,7 +51,7 @@ def accept(call: Call, event: Happening, now: int) -> Outcome:
     )
 
 
-def reject(call: Call, event: Happening, now: int) -> Outcome:
+def reject(call: Call, event: CallInput, now: int) -> Outcome:
     """Refused for all devices of the callee."""
     at = _at(event)
     told = Rejected(call_id=call.call, by=call.callee, reason=event.reason)
@@ -65,13 +65,13 @@ def reject(call: Call, event: Happening, now: int) -> Outcome:
     )
 
 
-def cancel(call: Call, event: Happening, now: int) -> Outcome:
+def cancel(call: Call, event: CallInput, now: int) -> Outcome:
     """The caller thinks better of it."""
     reason = event.reason or Reason.CANCELLED
     return _end(call, event, now, reason, (call.caller_at, *call.ringing))
 
 
-def refuse_by_end(call: Call, event: Happening, now: int) -> Outcome:
+def refuse_by_end(call: Call, event: CallInput, now: int) -> Outcome:
     """The callee ends a call that rings: it is refused."""
     at, reason = _at(event), event.reason or Reason.REJECTED
     told = _ended(call, call.callee, reason)
@@ -84,12 +84,12 @@ def refuse_by_end(call: Call, event: Happening, now: int) -> Outcome:
     )
 
 
-def hang_up(call: Call, event: Happening, now: int) -> Outcome:
+def hang_up(call: Call, event: CallInput, now: int) -> Outcome:
     """Either side ends the accepted call."""
     return _end(call, event, now, event.reason or Reason.HANGUP, _bound(call))
 
 
-def time_out(call: Call, event: Happening, now: int) -> Outcome:
+def time_out(call: Call, event: CallInput, now: int) -> Outcome:
     """Nobody answered."""
     told = _ended(call, SERVER, Reason.TIMEOUT)
     return Outcome(
@@ -98,13 +98,13 @@ def time_out(call: Call, event: Happening, now: int) -> Outcome:
     )
 
 
-def caller_left(call: Call, event: Happening, now: int) -> Outcome:
+def caller_left(call: Call, event: CallInput, now: int) -> Outcome:
     """The calling session is gone while it rings."""
     reason = Reason.CANCELLED if event.reason == Reason.HANGUP else event.reason or Reason.CONNECTION_LOST
     return _end(call, event, now, reason, call.ringing, leaver=True)
 
 
-def ringing_device_left(call: Call, event: Happening, now: int) -> Outcome:
+def ringing_device_left(call: Call, event: CallInput, now: int) -> Outcome:
     """One device less; the last one takes the call with it."""
     left = _others(call, _at(event))
     if left == call.ringing:
@@ -114,7 +114,7 @@ def ringing_device_left(call: Call, event: Happening, now: int) -> Outcome:
     return _end(call, event, now, Reason.CONNECTION_LOST, (call.caller_at,), leaver=True)
 
 
-def party_left(call: Call, event: Happening, now: int) -> Outcome:
+def party_left(call: Call, event: CallInput, now: int) -> Outcome:
     """A bound session is gone."""
     return _end(
         call,
@@ -126,7 +126,7 @@ def party_left(call: Call, event: Happening, now: int) -> Outcome:
     )
 
 
-def ring_device(call: Call, event: Happening, _now: int) -> Outcome:
+def ring_device(call: Call, event: CallInput, _now: int) -> Outcome:
     """One more device rings, or one that moved rings where it is now; it is told unless it knows."""
     at = _at(event)
     others = _others(call, at)
@@ -141,7 +141,7 @@ def ring_device(call: Call, event: Happening, _now: int) -> Outcome:
     return Outcome(rung, () if knows else (_incoming(rung, at),))
 
 
-def move_ringing_caller(call: Call, event: Happening, _now: int) -> Outcome:
+def move_ringing_caller(call: Call, event: CallInput, _now: int) -> Outcome:
     """The calling session is reached at another gateway now; it is told of its call unless it knows."""
     at = _at(event)
     if event.resumed and call.caller_at == at:
@@ -150,14 +150,14 @@ def move_ringing_caller(call: Call, event: Happening, _now: int) -> Outcome:
     return Outcome(moved, () if event.resumed else (_initiated(moved, at),))
 
 
-def move_caller(call: Call, event: Happening, _now: int) -> Outcome:
+def move_caller(call: Call, event: CallInput, _now: int) -> Outcome:
     """The calling session is reached at another gateway now."""
     if call.caller_at == event.at:
         return Outcome(call)
     return Outcome(call.model_copy(update={"caller_at": event.at, "moved_by": event.cause}))
 
 
-def move_callee(call: Call, event: Happening, _now: int) -> Outcome:
+def move_callee(call: Call, event: CallInput, _now: int) -> Outcome:
     """The accepting session is reached at another gateway now."""
     if call.callee_at == event.at:
         return Outcome(call)
@@ -167,22 +167,22 @@ def move_callee(call: Call, event: Happening, _now: int) -> Outcome:
 # --- rules: relays and refusals -----------------------------------------------------------------------------------
 
 
-def to_ringing(call: Call, _event: Happening, _now: int) -> Outcome:
+def to_ringing(call: Call, _event: CallInput, _now: int) -> Outcome:
     """A relay for every ringing device."""
     return Outcome(call, relay_to=call.ringing)
 
 
-def to_caller(call: Call, _event: Happening, _now: int) -> Outcome:
+def to_caller(call: Call, _event: CallInput, _now: int) -> Outcome:
     """A relay for the calling session."""
     return Outcome(call, relay_to=(call.caller_at,))
 
 
-def to_callee(call: Call, _event: Happening, _now: int) -> Outcome:
+def to_callee(call: Call, _event: CallInput, _now: int) -> Outcome:
     """A relay for the accepting session."""
     return Outcome(call, relay_to=(call.callee_at,) if call.callee_at else ())
 
 
-def ignore(call: Call, _event: Happening, _now: int) -> Outcome:
+def ignore(call: Call, _event: CallInput, _now: int) -> Outcome:
     """Nothing comes of it."""
     return Outcome(call)
 
@@ -190,7 +190,7 @@ def ignore(call: Call, _event: Happening, _now: int) -> Outcome:
 def refuse(error: type[SignallingError], message: str | None = None) -> Rule:
     """The rule that refuses with ``error``."""
 
-    def rule(call: Call, _event: Happening, _now: int) -> Outcome:
+    def rule(call: Call, _event: CallInput, _now: int) -> Outcome:
         raise error(message, call_id=call.call)
 
     return rule
@@ -199,7 +199,7 @@ def refuse(error: type[SignallingError], message: str | None = None) -> Rule:
 # --- building blocks ----------------------------------------------------------------------------------------------
 
 
-def _at(event: Happening) -> Address:
+def _at(event: CallInput) -> Address:
     assert event.at is not None, "the table gives this rule to clients only"
     return event.at
 
@@ -240,7 +240,7 @@ def _tell(addresses: tuple[Address, ...], told: Ended) -> list[Send]:
     return [Send(at, Event.ENDED, told) for at in addresses]
 
 
-def _end_record(call: Call, event: Happening, now: int, by: str, reason: str) -> Call:
+def _end_record(call: Call, event: CallInput, now: int, by: str, reason: str) -> Call:
     return call.model_copy(
         update={
             "state": State.ENDED,
@@ -253,7 +253,7 @@ def _end_record(call: Call, event: Happening, now: int, by: str, reason: str) ->
 
 
 def _end(
-    call: Call, event: Happening, now: int, reason: str, told: tuple[Address, ...], *, leaver: bool = False
+    call: Call, event: CallInput, now: int, reason: str, told: tuple[Address, ...], *, leaver: bool = False
 ) -> Outcome:
     """End the call and tell ``told``, and the device that asked for it unless it has left."""
     by = event.user or SERVER

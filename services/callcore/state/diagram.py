@@ -1,7 +1,7 @@
 """``docs/call-states.md``, from the table of the machine: the diagram, and every cell."""
 
 from services.callcore.state.machine import TABLE
-from services.callcore.state.model import Kind, Role, State
+from services.callcore.state.model import InputKind, Role, State
 
 _HEAD = """\
 # The states of a call
@@ -31,7 +31,7 @@ def _diagram() -> str:
     return "\n".join([*lines, "    ended --> [*]", "```", ""])
 
 
-def _label(role: Role, kind: Kind) -> str:
+def _label(role: Role, kind: InputKind) -> str:
     return kind.value if role is Role.SERVER else f"{role.value} {kind.value}"
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from services.callcore.state import actions
 from services.callcore.state.actions import refuse
-from services.callcore.state.model import Call, Happening, Kind, Outcome, Role, State
+from services.callcore.state.model import Call, CallInput, InputKind, Outcome, Role, State
 from shared.errors import CallNotFound, InvalidState, ReceiverNotFound
 
 
@@ -29,118 +29,138 @@ _not_ringing = "The call is not ringing any more: it was accepted"
 _elsewhere = "The call was accepted on another device"
 
 
-def _over() -> dict[Role, dict[Kind, Cell]]:
+def _over() -> dict[Role, dict[InputKind, Cell]]:
     """The row of the ended state: the same for everybody."""
     refused = Cell(_E, refuse(CallNotFound), "the call is over")
     unheard = Cell(_E, refuse(ReceiverNotFound), "the call is over")
     ignored = Cell(_E, actions.ignore, "the call is over")
     row = {
-        Kind.ACCEPT: refused,
-        Kind.REJECT: refused,
-        Kind.END: refused,
-        Kind.OFFER: unheard,
-        Kind.ANSWER: unheard,
-        Kind.CANDIDATE: unheard,
-        Kind.ATTACHED: ignored,
-        Kind.LEFT: ignored,
+        InputKind.ACCEPT: refused,
+        InputKind.REJECT: refused,
+        InputKind.END: refused,
+        InputKind.OFFER: unheard,
+        InputKind.ANSWER: unheard,
+        InputKind.CANDIDATE: unheard,
+        InputKind.ATTACHED: ignored,
+        InputKind.LEFT: ignored,
     }
-    return {role: row for role in Role if role is not Role.SERVER} | {Role.SERVER: {Kind.TIMEOUT: ignored}}
+    return {role: row for role in Role if role is not Role.SERVER} | {
+        Role.SERVER: {InputKind.TIMEOUT: ignored}
+    }
 
 
-TABLE: dict[State, dict[Role, dict[Kind, Cell]]] = {
+TABLE: dict[State, dict[Role, dict[InputKind, Cell]]] = {
     _R: {
         Role.CALLER: {
-            Kind.ACCEPT: Cell(_R, refuse(InvalidState, _not_caller), "the caller cannot accept its own call"),
-            Kind.REJECT: Cell(_R, refuse(InvalidState, _not_caller), "the caller cancels with end"),
-            Kind.END: Cell(_E, actions.cancel, "cancelled"),
-            Kind.OFFER: Cell(_R, actions.to_ringing, "early media: to every ringing device"),
-            Kind.ANSWER: Cell(
+            InputKind.ACCEPT: Cell(
+                _R, refuse(InvalidState, _not_caller), "the caller cannot accept its own call"
+            ),
+            InputKind.REJECT: Cell(_R, refuse(InvalidState, _not_caller), "the caller cancels with end"),
+            InputKind.END: Cell(_E, actions.cancel, "cancelled"),
+            InputKind.OFFER: Cell(_R, actions.to_ringing, "early media: to every ringing device"),
+            InputKind.ANSWER: Cell(
                 _R, refuse(InvalidState, _not_caller), "an answer accepts, and the caller cannot"
             ),
-            Kind.CANDIDATE: Cell(_R, actions.to_ringing, "early media: to every ringing device"),
-            Kind.ATTACHED: Cell(
+            InputKind.CANDIDATE: Cell(_R, actions.to_ringing, "early media: to every ringing device"),
+            InputKind.ATTACHED: Cell(
                 _R,
                 actions.move_ringing_caller,
                 "the caller's session moved; a client that does not resume is told of its call",
             ),
-            Kind.LEFT: Cell(_E, actions.caller_left, "cancelled, or connection_lost if the transport broke"),
+            InputKind.LEFT: Cell(
+                _E, actions.caller_left, "cancelled, or connection_lost if the transport broke"
+            ),
         },
         Role.CALLER_DEVICE: {
-            Kind.ACCEPT: Cell(_R, refuse(InvalidState, _not_caller), "the caller cannot accept its own call"),
-            Kind.REJECT: Cell(_R, refuse(InvalidState, _not_caller), "the caller cancels with end"),
-            Kind.END: Cell(_E, actions.cancel, "a user may end the call from any device"),
-            Kind.OFFER: Cell(_R, refuse(ReceiverNotFound), "only the calling session talks"),
-            Kind.ANSWER: Cell(_R, refuse(ReceiverNotFound), "only the calling session talks"),
-            Kind.CANDIDATE: Cell(_R, refuse(ReceiverNotFound), "only the calling session talks"),
-            Kind.ATTACHED: Cell(_R, actions.ignore, "not part of the call"),
-            Kind.LEFT: Cell(_R, actions.ignore, "not part of the call"),
+            InputKind.ACCEPT: Cell(
+                _R, refuse(InvalidState, _not_caller), "the caller cannot accept its own call"
+            ),
+            InputKind.REJECT: Cell(_R, refuse(InvalidState, _not_caller), "the caller cancels with end"),
+            InputKind.END: Cell(_E, actions.cancel, "a user may end the call from any device"),
+            InputKind.OFFER: Cell(_R, refuse(ReceiverNotFound), "only the calling session talks"),
+            InputKind.ANSWER: Cell(_R, refuse(ReceiverNotFound), "only the calling session talks"),
+            InputKind.CANDIDATE: Cell(_R, refuse(ReceiverNotFound), "only the calling session talks"),
+            InputKind.ATTACHED: Cell(_R, actions.ignore, "not part of the call"),
+            InputKind.LEFT: Cell(_R, actions.ignore, "not part of the call"),
         },
         Role.CALLEE: {
-            Kind.ACCEPT: Cell(_A, actions.accept, "the first to accept wins; the other devices are told"),
-            Kind.REJECT: Cell(_E, actions.reject, "rejected for all devices"),
-            Kind.END: Cell(_E, actions.refuse_by_end, "ending a call that rings here is rejecting it"),
-            Kind.OFFER: Cell(_R, actions.to_caller, "early media the other way"),
-            Kind.ANSWER: Cell(_A, actions.accept, "an answer is an acceptance"),
-            Kind.CANDIDATE: Cell(_R, actions.to_caller, "early media the other way"),
-            Kind.ATTACHED: Cell(
+            InputKind.ACCEPT: Cell(
+                _A, actions.accept, "the first to accept wins; the other devices are told"
+            ),
+            InputKind.REJECT: Cell(_E, actions.reject, "rejected for all devices"),
+            InputKind.END: Cell(_E, actions.refuse_by_end, "ending a call that rings here is rejecting it"),
+            InputKind.OFFER: Cell(_R, actions.to_caller, "early media the other way"),
+            InputKind.ANSWER: Cell(_A, actions.accept, "an answer is an acceptance"),
+            InputKind.CANDIDATE: Cell(_R, actions.to_caller, "early media the other way"),
+            InputKind.ATTACHED: Cell(
                 _R,
                 actions.ring_device,
                 "a device that joins, or comes back, rings at once; it is told unless it resumed",
             ),
-            Kind.LEFT: Cell(
+            InputKind.LEFT: Cell(
                 _E, actions.ringing_device_left, "other devices ring on; connection_lost when it was the last"
             ),
         },
-        Role.SERVER: {Kind.TIMEOUT: Cell(_E, actions.time_out, "nobody answered in time")},
+        Role.SERVER: {InputKind.TIMEOUT: Cell(_E, actions.time_out, "nobody answered in time")},
     },
     _A: {
         Role.CALLER: {
-            Kind.ACCEPT: Cell(_A, refuse(InvalidState, _not_ringing), "accepted already"),
-            Kind.REJECT: Cell(_A, refuse(InvalidState, _not_ringing), "accepted already; end it instead"),
-            Kind.END: Cell(_E, actions.hang_up, "hangup"),
-            Kind.OFFER: Cell(_A, actions.to_callee, "renegotiation"),
-            Kind.ANSWER: Cell(_A, actions.to_callee, "renegotiation"),
-            Kind.CANDIDATE: Cell(_A, actions.to_callee, "as long as the call lives"),
-            Kind.ATTACHED: Cell(_A, actions.move_caller, "the caller's session moved to another gateway"),
-            Kind.LEFT: Cell(_E, actions.party_left, "hangup, or connection_lost if the transport broke"),
+            InputKind.ACCEPT: Cell(_A, refuse(InvalidState, _not_ringing), "accepted already"),
+            InputKind.REJECT: Cell(
+                _A, refuse(InvalidState, _not_ringing), "accepted already; end it instead"
+            ),
+            InputKind.END: Cell(_E, actions.hang_up, "hangup"),
+            InputKind.OFFER: Cell(_A, actions.to_callee, "renegotiation"),
+            InputKind.ANSWER: Cell(_A, actions.to_callee, "renegotiation"),
+            InputKind.CANDIDATE: Cell(_A, actions.to_callee, "as long as the call lives"),
+            InputKind.ATTACHED: Cell(
+                _A, actions.move_caller, "the caller's session moved to another gateway"
+            ),
+            InputKind.LEFT: Cell(_E, actions.party_left, "hangup, or connection_lost if the transport broke"),
         },
         Role.CALLER_DEVICE: {
-            Kind.ACCEPT: Cell(_A, refuse(InvalidState, _not_ringing), "accepted already"),
-            Kind.REJECT: Cell(_A, refuse(InvalidState, _not_ringing), "accepted already; end it instead"),
-            Kind.END: Cell(_E, actions.hang_up, "a user may end the call from any device"),
-            Kind.OFFER: Cell(_A, refuse(ReceiverNotFound), "only the two bound sessions talk"),
-            Kind.ANSWER: Cell(_A, refuse(ReceiverNotFound), "only the two bound sessions talk"),
-            Kind.CANDIDATE: Cell(_A, refuse(ReceiverNotFound), "only the two bound sessions talk"),
-            Kind.ATTACHED: Cell(_A, actions.ignore, "not part of the call"),
-            Kind.LEFT: Cell(_A, actions.ignore, "not part of the call"),
+            InputKind.ACCEPT: Cell(_A, refuse(InvalidState, _not_ringing), "accepted already"),
+            InputKind.REJECT: Cell(
+                _A, refuse(InvalidState, _not_ringing), "accepted already; end it instead"
+            ),
+            InputKind.END: Cell(_E, actions.hang_up, "a user may end the call from any device"),
+            InputKind.OFFER: Cell(_A, refuse(ReceiverNotFound), "only the two bound sessions talk"),
+            InputKind.ANSWER: Cell(_A, refuse(ReceiverNotFound), "only the two bound sessions talk"),
+            InputKind.CANDIDATE: Cell(_A, refuse(ReceiverNotFound), "only the two bound sessions talk"),
+            InputKind.ATTACHED: Cell(_A, actions.ignore, "not part of the call"),
+            InputKind.LEFT: Cell(_A, actions.ignore, "not part of the call"),
         },
         Role.CALLEE: {
-            Kind.ACCEPT: Cell(_A, refuse(InvalidState, _not_ringing), "accepted already"),
-            Kind.REJECT: Cell(_A, refuse(InvalidState, _not_ringing), "accepted already; end it instead"),
-            Kind.END: Cell(_E, actions.hang_up, "hangup"),
-            Kind.OFFER: Cell(_A, actions.to_caller, "renegotiation"),
-            Kind.ANSWER: Cell(_A, actions.to_caller, "renegotiation"),
-            Kind.CANDIDATE: Cell(_A, actions.to_caller, "as long as the call lives"),
-            Kind.ATTACHED: Cell(_A, actions.move_callee, "the callee's session moved to another gateway"),
-            Kind.LEFT: Cell(_E, actions.party_left, "hangup, or connection_lost if the transport broke"),
+            InputKind.ACCEPT: Cell(_A, refuse(InvalidState, _not_ringing), "accepted already"),
+            InputKind.REJECT: Cell(
+                _A, refuse(InvalidState, _not_ringing), "accepted already; end it instead"
+            ),
+            InputKind.END: Cell(_E, actions.hang_up, "hangup"),
+            InputKind.OFFER: Cell(_A, actions.to_caller, "renegotiation"),
+            InputKind.ANSWER: Cell(_A, actions.to_caller, "renegotiation"),
+            InputKind.CANDIDATE: Cell(_A, actions.to_caller, "as long as the call lives"),
+            InputKind.ATTACHED: Cell(
+                _A, actions.move_callee, "the callee's session moved to another gateway"
+            ),
+            InputKind.LEFT: Cell(_E, actions.party_left, "hangup, or connection_lost if the transport broke"),
         },
         Role.CALLEE_DEVICE: {
-            Kind.ACCEPT: Cell(_A, refuse(InvalidState, _elsewhere), "another device was first"),
-            Kind.REJECT: Cell(_A, refuse(InvalidState, _elsewhere), "another device was first"),
-            Kind.END: Cell(_E, actions.hang_up, "a user may end the call from any device"),
-            Kind.OFFER: Cell(_A, refuse(ReceiverNotFound), "only the two bound sessions talk"),
-            Kind.ANSWER: Cell(_A, refuse(ReceiverNotFound), "only the two bound sessions talk"),
-            Kind.CANDIDATE: Cell(_A, refuse(ReceiverNotFound), "only the two bound sessions talk"),
-            Kind.ATTACHED: Cell(_A, actions.ignore, "not part of the call"),
-            Kind.LEFT: Cell(_A, actions.ignore, "not part of the call"),
+            InputKind.ACCEPT: Cell(_A, refuse(InvalidState, _elsewhere), "another device was first"),
+            InputKind.REJECT: Cell(_A, refuse(InvalidState, _elsewhere), "another device was first"),
+            InputKind.END: Cell(_E, actions.hang_up, "a user may end the call from any device"),
+            InputKind.OFFER: Cell(_A, refuse(ReceiverNotFound), "only the two bound sessions talk"),
+            InputKind.ANSWER: Cell(_A, refuse(ReceiverNotFound), "only the two bound sessions talk"),
+            InputKind.CANDIDATE: Cell(_A, refuse(ReceiverNotFound), "only the two bound sessions talk"),
+            InputKind.ATTACHED: Cell(_A, actions.ignore, "not part of the call"),
+            InputKind.LEFT: Cell(_A, actions.ignore, "not part of the call"),
         },
-        Role.SERVER: {Kind.TIMEOUT: Cell(_A, actions.ignore, "it was answered in time")},
+        Role.SERVER: {InputKind.TIMEOUT: Cell(_A, actions.ignore, "it was answered in time")},
     },
     _E: _over(),
 }
 
 
-def step(call: Call, event: Happening, now: int) -> Outcome:
+def step(call: Call, event: CallInput, now: int) -> Outcome:
     """What becomes of ``call`` when ``event`` happens at ``now`` (milliseconds since the epoch).
 
     Raises :class:`CallNotFound` if the user is a stranger to the call, or the refusal that the table names.
@@ -149,7 +169,7 @@ def step(call: Call, event: Happening, now: int) -> Outcome:
     return cell.rule(call, event, now)
 
 
-def again(call: Call, event: Happening) -> Outcome:
+def again(call: Call, event: CallInput) -> Outcome:
     """Return the outcome of the last transition once more, for a request tried again whose first answer got lost.
 
     ``call`` is what ``event`` made of it. The sends are those of the first time; the record stays as it is.
@@ -165,7 +185,7 @@ def again(call: Call, event: Happening) -> Outcome:
     return Outcome(call, outcome.sends, outcome.relay_to)
 
 
-def role_of(call: Call, event: Happening) -> Role:
+def role_of(call: Call, event: CallInput) -> Role:
     """Who the author of ``event`` is to ``call``. Raises :class:`CallNotFound` for a stranger."""
     if event.user is None or event.at is None:
         return Role.SERVER

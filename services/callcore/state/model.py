@@ -118,7 +118,7 @@ class Role(StrEnum):
     SERVER = "server"
 
 
-class Kind(StrEnum):
+class InputKind(StrEnum):
     """What can happen to a call."""
 
     ACCEPT = "accept"
@@ -132,15 +132,19 @@ class Kind(StrEnum):
     TIMEOUT = "timeout"
 
 
-RELAY_KINDS = {Event.OFFER: Kind.OFFER, Event.ANSWER: Kind.ANSWER, Event.CANDIDATE: Kind.CANDIDATE}
+RELAY_KINDS = {
+    Event.OFFER: InputKind.OFFER,
+    Event.ANSWER: InputKind.ANSWER,
+    Event.CANDIDATE: InputKind.CANDIDATE,
+}
 """Relayed client events → what they are to the machine."""
 
 
 @dataclass(frozen=True, slots=True)
-class Happening:
+class CallInput:
     """Something that happens to a call. ``at`` is the address it came from; ``None`` for the server."""
 
-    kind: Kind
+    kind: InputKind
     cause: str
     user: str | None = None
     at: Address | None = None

@@ -3,14 +3,14 @@
 import asyncio
 from collections.abc import Callable
 
-from services.gateway.auth.jwks_client import Jwks
-from services.gateway.auth.jwt_verifier import Expired, OneKey, Refused, Verifier
+from services.gateway.auth.jwks_client import JwksClient
+from services.gateway.auth.jwt_verifier import ExpiredToken, InvalidToken, SingleKey, Verifier
 from services.gateway.auth.settings import AuthSettings, is_loopback
 from shared.clock import now_ms
 from shared.contracts.client import TOKEN_MAX
 from shared.errors import TokenExpired, Unauthorized, Unavailable
 from shared.observability import logs
-from shared.observability.log_throttle import Seldom
+from shared.observability.log_throttle import LogThrottle
 
 log = logs.get(__name__)
 
@@ -21,14 +21,16 @@ class TokenRefused(Unauthorized):
     """The token is not good, is not the user's, or there is none. Why is for the log."""
 
 
-class Auth:
+class Authenticator:
     """Checks tokens, and calls ``expired`` with each socket whose token has run out.
 
     ``verifier``: ``None`` where everybody is who they say they are. ``max_age``: how many seconds a token holds after
     it was shown, at most; 0 for no such bound.
     """
 
-    def __init__(self, verifier: Verifier | None, jwks: Jwks | None = None, *, max_age: int = 0) -> None:
+    def __init__(
+        self, verifier: Verifier | None, jwks: JwksClient | None = None, *, max_age: int = 0
+    ) -> None:
         self._verifier = verifier
         self._max_age_ms = max_age * 1000
         self._jwks = jwks
@@ -37,11 +39,11 @@ class Auth:
         """Socket → the token with which it connected, until it has joined."""
         self._until: dict[str, tuple[str, int]] = {}
         """Socket → its user and until when, in milliseconds since the epoch."""
-        self._refusals = Seldom(lambda why: log.warning("tokens refused", why=why))
+        self._refusals = LogThrottle(lambda why: log.warning("tokens refused", why=why))
         self._task: asyncio.Task[None] | None = None
 
     @classmethod
-    def of(cls, settings: AuthSettings) -> "Auth":
+    def of(cls, settings: AuthSettings) -> "Authenticator":
         """What the settings say; loudly if that is nothing."""
         if settings.auth_mode == "none":
             if not is_loopback(settings.host):
@@ -52,8 +54,8 @@ class Auth:
                 )
             return cls(None)
         key, url = settings.jwt_key(), settings.jwt_jwks_url
-        jwks = Jwks(url, refresh=settings.jwt_jwks_refresh_seconds) if key is None else None
-        keys = OneKey(key) if key is not None else jwks
+        jwks = JwksClient(url, refresh=settings.jwt_jwks_refresh_seconds) if key is None else None
+        keys = SingleKey(key) if key is not None else jwks
         assert keys is not None, "the settings see to it"
         verifier = Verifier(
             keys,
@@ -119,7 +121,7 @@ class Auth:
             return None
         try:
             return (await self._verifier.verify(token)).user
-        except (Refused, Unavailable):
+        except (InvalidToken, Unavailable):
             return None
 
     def joined(self, sid: str) -> None:
@@ -152,13 +154,13 @@ class Auth:
         assert self._verifier is not None
         try:
             if token is None:
-                raise Refused("none shown")
+                raise InvalidToken("none shown")
             claims = await self._verifier.verify(token)
             if claims.user != user:
-                raise Refused("another user's")
-        except Refused as refused:
+                raise InvalidToken("another user's")
+        except InvalidToken as refused:
             self._refusals.note(str(refused))
-            if isinstance(refused, Expired) and refused.user == user:
+            if isinstance(refused, ExpiredToken) and refused.user == user:
                 raise TokenExpired from None
             raise TokenRefused from None
         return min(claims.until, now_ms() + self._max_age_ms) if self._max_age_ms else claims.until

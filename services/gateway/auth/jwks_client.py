@@ -10,7 +10,7 @@ import jwt
 from services.gateway.auth.jwt_verifier import Key, KeyUnusable, PublicKey
 from shared.errors import Unavailable
 from shared.observability import logs
-from shared.observability.log_throttle import Seldom
+from shared.observability.log_throttle import LogThrottle
 
 log = logs.get(__name__)
 
@@ -23,7 +23,7 @@ MISSED_MAX = 1_000
 """Ids of keys that are remembered not to be there."""
 
 
-class Jwks:
+class JwksClient:
     """Keys by id, from ``url``. An id that it has not looked for yet makes it look, at most every ``again`` seconds.
 
     While the issuer is away, the keys known last count. ``refresh``: seconds after which all are read anew.
@@ -43,7 +43,7 @@ class Jwks:
         self._looked_at = float("-inf")
         self._looking: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
-        self._told = Seldom(lambda why: log.warning("keys of tokens not read", url=url, why=why))
+        self._told = LogThrottle(lambda why: log.warning("keys of tokens not read", url=url, why=why))
 
     def start(self) -> None:
         """Read the keys, now and from then on."""

@@ -22,11 +22,11 @@ class KeyUnusable(Exception):
     """It cannot sign tokens here; the text says why."""
 
 
-class Refused(Exception):
+class InvalidToken(Exception):
     """The token is not good. The text says why in a few fixed words: for logs, not for who showed it."""
 
 
-class Expired(Refused):
+class ExpiredToken(InvalidToken):
     """The token is good but for its time: signature, issuer and audience are right. ``user``: whose it is."""
 
     def __init__(self, user: str) -> None:
@@ -104,7 +104,7 @@ class Keys(Protocol):
         """The key of this id. Raises :class:`shared.errors.Unavailable` where that cannot be said now."""
 
 
-class OneKey:
+class SingleKey:
     """The one key that there is, whatever id a token names: what counts is whether it signed it."""
 
     def __init__(self, key: Key) -> None:
@@ -125,33 +125,33 @@ class Verifier:
         self._leeway = leeway
 
     async def verify(self, token: str) -> Claims:
-        """Return what it says. Raises :class:`Refused` for a token that is not good, :class:`Expired` if it was.
+        """Return what it says. Raises :class:`InvalidToken` for a token that is not good, :class:`ExpiredToken` if it was.
 
         Raises :class:`shared.errors.Unavailable` if the keys are away.
         """
         if len(token) > TOKEN_MAX:
-            raise Refused("too large")
+            raise InvalidToken("too large")
         head = _head(token)
         kid = head.get("kid")
         if kid is not None and not isinstance(kid, str):
-            raise Refused("malformed")
+            raise InvalidToken("malformed")
         key = await self._keys.key(kid)
         if key is None:
-            raise Refused("unknown key")
+            raise InvalidToken("unknown key")
         if head.get("alg") != key.algorithm:
-            raise Refused("wrong algorithm")
+            raise InvalidToken("wrong algorithm")
         try:
             try:
                 claims = self._decoded(token, key)
             except jwt.ExpiredSignatureError:
                 # PyJWT looks at the time before issuer and audience.
-                raise Expired(self._decoded(token, key, expired=True)["sub"]) from None
+                raise ExpiredToken(self._decoded(token, key, expired=True)["sub"]) from None
             return Claims(claims["sub"], int((int(claims["exp"]) + self._leeway) * 1000))
         except jwt.InvalidTokenError as error:
-            raise Refused(_REASONS.get(type(error), "malformed")) from None
+            raise InvalidToken(_REASONS.get(type(error), "malformed")) from None
         except (ValueError, TypeError, OverflowError, RecursionError):
             # What a library did not expect in a payload that somebody signed all the same.
-            raise Refused("malformed") from None
+            raise InvalidToken("malformed") from None
 
     def _decoded(self, token: str, key: Key, *, expired: bool = False) -> dict[str, Any]:
         """Return the claims, signature verified. ``expired``: True if the time does not matter."""
@@ -175,7 +175,7 @@ def _head(token: str) -> dict[str, Any]:
     try:
         return jwt.get_unverified_header(token)
     except (jwt.InvalidTokenError, ValueError, TypeError, RecursionError):
-        raise Refused("malformed") from None
+        raise InvalidToken("malformed") from None
 
 
 _REASONS: dict[type[Exception], str] = {

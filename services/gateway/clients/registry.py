@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from services.gateway.clients.relay_positions import Positions
-from services.gateway.limits.rate_limiter import SocketRates
-from services.gateway.protocol.relay_template import Envelopes
+from services.gateway.limits.rate_limiter import SocketLimiter
+from services.gateway.protocol.relay_template import RelayTemplates
 from shared.contracts.client import Event
 
 _INITIATED, _INCOMING, _ACCEPTED, _ENDED = 1, 2, 4, 8
@@ -58,9 +58,9 @@ class Socket:
     """True if its call is still to be told to it: relays before that come again behind it, and are not written."""
     seq: int = 0
     """The ``seq`` of the last letter that the client has got."""
-    envelopes: Envelopes | None = None
+    envelopes: RelayTemplates | None = None
     """Of the relays that it sends; of this user and session."""
-    rates: SocketRates | None = None
+    rates: SocketLimiter | None = None
     """How often it may send what; ``None`` where there are no limits."""
 
     def remember_call(self, peer: str, call: str) -> None:

@@ -8,7 +8,7 @@ from pydantic_core import to_json
 
 from services.gateway.clients.registry import Socket
 from services.gateway.protocol.json_codec import dumps
-from services.gateway.transport.sender import Sending
+from services.gateway.transport.sender import Sender
 from shared.contracts.client import Event
 from shared.errors import SignallingError
 
@@ -18,7 +18,7 @@ _EVENTS = frozenset(event.value for event in Event)
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ClientRequest:
     """One event of one client, waiting for its answer."""
 
     socket: Socket
@@ -28,25 +28,25 @@ class Asked:
     """The call that the client named, as it named it."""
 
 
-class Replies:
+class Responder:
     """Answers events."""
 
-    def __init__(self, sending: Sending) -> None:
+    def __init__(self, sending: Sender) -> None:
         self._sending = sending
         self.refused: Counter[tuple[str, str]] = Counter()
         """(event, code) → how often; ``other`` for events that are none of ours."""
 
-    def ok(self, asked: Asked, **fields: Any) -> None:
+    def ok(self, asked: ClientRequest, **fields: Any) -> None:
         """It worked. ``fields`` go into the acknowledgement, if one is wanted."""
         if asked.ack_id is not None:
             self._sending.send_ack(asked.socket.eio_sid, asked.ack_id, to_json({"ok": True, **fields}))
 
-    def ok_with(self, asked: Asked, fields: bytes) -> None:
+    def ok_with(self, asked: ClientRequest, fields: bytes) -> None:
         """The same, with the fields as JSON: an object that is not empty."""
         if asked.ack_id is not None:
             self._sending.send_ack(asked.socket.eio_sid, asked.ack_id, b'{"ok":true,%b' % fields[1:])
 
-    def refuse(self, asked: Asked, error: SignallingError) -> None:
+    def refuse(self, asked: ClientRequest, error: SignallingError) -> None:
         """It did not: an ``error`` event, and the acknowledgement if one is wanted."""
         event = asked.event
         self.refused[event if event in _EVENTS else "other", error.code] += 1

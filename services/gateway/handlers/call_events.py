@@ -5,40 +5,42 @@ import time
 from contextlib import suppress
 from typing import TypeVar, cast
 
-from services.gateway.clients.responder import Asked, Replies
+from services.gateway.clients.responder import ClientRequest, Responder
 from services.gateway.protocol.ring_time import ms_left
-from services.gateway.sessions.background_retry import Errands
-from services.gateway.sessions.join import Admission
+from services.gateway.sessions.background_retry import BackgroundRetrier
+from services.gateway.sessions.join import JoinService
 from shared.clock import now_ms
 from shared.contracts import calls, client
 from shared.contracts.wire import Wire
 from shared.errors import BadRequest, CallNotFound, NotSent, Unavailable
 from shared.ids import new_id
-from shared.messaging.rpc import Client
+from shared.messaging.rpc import RpcClient
 from shared.observability import traces
 from shared.observability.metrics import Histogram
 
 R = TypeVar("R", bound=Wire)
 
 
-class Calls:
+class CallEvents:
     """A method an event, and each raises the error that its client is to be told."""
 
-    def __init__(self, services: Client, replies: Replies, admission: Admission, errands: Errands) -> None:
+    def __init__(
+        self, services: RpcClient, replies: Responder, join_service: JoinService, retrier: BackgroundRetrier
+    ) -> None:
         self._services = services
         self._replies = replies
-        self._admission = admission
-        self._errands = errands
+        self._join_service = join_service
+        self._retrier = retrier
         self.set_up = Histogram()
         """From ``call:initiate`` until the callee's devices were told, in seconds."""
 
-    async def initiate(self, asked: Asked, message: Wire) -> None:
+    async def initiate(self, asked: ClientRequest, message: Wire) -> None:
         """``call:initiate``"""
         initiate = cast(client.Initiate, message)
         if initiate.to == asked.socket.user:
             raise BadRequest("to: must be somebody else")
         request = calls.InitiateRequest(
-            **self._admission.by(asked.socket),
+            **self._join_service.by(asked.socket),
             call=new_id() if traces.active is None else traces.active.call_id(),
             to=initiate.to,
             call_type=initiate.call_type,
@@ -55,26 +57,26 @@ class Calls:
         )
         self._replies.ok(asked, **initiated.model_dump(by_alias=True))
 
-    async def accept(self, asked: Asked, message: Wire) -> None:
+    async def accept(self, asked: ClientRequest, message: Wire) -> None:
         """``call:accept``"""
         call = cast(client.Accept, message).call_id
-        request = calls.AcceptRequest(**self._admission.by(asked.socket), call=call)
+        request = calls.AcceptRequest(**self._join_service.by(asked.socket), call=call)
         await self._ask("accept", request, calls.CallReply)
         self._replies.ok(asked, callId=call)
 
-    async def reject(self, asked: Asked, message: Wire) -> None:
+    async def reject(self, asked: ClientRequest, message: Wire) -> None:
         """``call:reject``"""
         reject = cast(client.Reject, message)
         request = calls.RejectRequest(
-            **self._admission.by(asked.socket), call=reject.call_id, reason=reject.reason
+            **self._join_service.by(asked.socket), call=reject.call_id, reason=reject.reason
         )
         await self._ask("reject", request, calls.CallReply)
         self._replies.ok(asked, callId=reject.call_id)
 
-    async def end(self, asked: Asked, message: Wire) -> None:
+    async def end(self, asked: ClientRequest, message: Wire) -> None:
         """``call:end``"""
         end = cast(client.End, message)
-        request = calls.EndRequest(**self._admission.by(asked.socket), call=end.call_id, reason=end.reason)
+        request = calls.EndRequest(**self._join_service.by(asked.socket), call=end.call_id, reason=end.reason)
         await self._ask("end", request, calls.CallReply)
         self._replies.ok(asked, callId=end.call_id)
 
@@ -99,5 +101,5 @@ class Calls:
                 with suppress(CallNotFound):
                     await self._services.ask("calls", verb, settle, reply)
 
-            self._errands.run("settle", settled)
+            self._retrier.run("settle", settled)
             raise

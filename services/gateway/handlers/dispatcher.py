@@ -4,22 +4,22 @@ import asyncio
 import time
 from typing import Any, cast
 
-from services.gateway.auth.authenticator import Auth, TokenRefused
+from services.gateway.auth.authenticator import Authenticator, TokenRefused
 from services.gateway.clients.registry import Registry
-from services.gateway.clients.responder import Asked, Replies, call_id_of
-from services.gateway.handlers.call_events import Calls
-from services.gateway.handlers.query_events import Questions
-from services.gateway.handlers.relay_fast_path import Shortcut
-from services.gateway.limits.connection_limits import Connections
+from services.gateway.clients.responder import ClientRequest, Responder, call_id_of
+from services.gateway.handlers.call_events import CallEvents
+from services.gateway.handlers.query_events import QueryEvents
+from services.gateway.handlers.relay_fast_path import RelayFastPath
+from services.gateway.limits.connection_limits import ConnectionLimits
 from services.gateway.limits.join_timeout import JoinTimeout
-from services.gateway.limits.rate_limiter import Rates
-from services.gateway.limits.strike_counter import Strikes
+from services.gateway.limits.rate_limiter import RateLimiter
+from services.gateway.limits.strike_counter import StrikeCounter
 from services.gateway.protocol.event_class import class_of
 from services.gateway.protocol.packets import TOO_DEEP, EventPacket
 from services.gateway.protocol.validation import TooLarge, join_in, known, validate
-from services.gateway.relay.service import Relays
-from services.gateway.sessions.join import Admission
-from services.gateway.transport.socketio_server import Transport
+from services.gateway.relay.service import RelayService
+from services.gateway.sessions.join import JoinService
+from services.gateway.transport.socketio_server import SocketIOServer
 from shared.contracts import client
 from shared.contracts.client import Event
 from shared.contracts.wire import Wire
@@ -36,7 +36,7 @@ from shared.errors import (
 )
 from shared.ids import could_be_minted
 from shared.observability import logs, traces
-from shared.observability.limit_hits import Hits
+from shared.observability.limit_hits import LimitHits
 from shared.observability.metrics import Histogram
 
 log = logs.get(__name__)
@@ -44,34 +44,34 @@ log = logs.get(__name__)
 _WITH_CALL = frozenset(event for event, model in client.INBOUND.items() if "call_id" in model.model_fields)
 
 
-class Inbound:
+class Dispatcher:
     """The receiver of the transport."""
 
     def __init__(
         self,
         registry: Registry,
-        transport: Transport,
-        replies: Replies,
-        relays: Relays,
-        shortcut: Shortcut,
-        calls: Calls,
-        questions: Questions,
-        admission: Admission,
-        auth: Auth,
-        strikes: Strikes,
-        refusals: Strikes,
-        rates: Rates,
-        hits: Hits,
+        transport: SocketIOServer,
+        replies: Responder,
+        relays: RelayService,
+        fast_path: RelayFastPath,
+        calls: CallEvents,
+        questions: QueryEvents,
+        join_service: JoinService,
+        auth: Authenticator,
+        strikes: StrikeCounter,
+        refusals: StrikeCounter,
+        rates: RateLimiter,
+        hits: LimitHits,
         join_timeout: JoinTimeout,
-        connections: Connections,
+        connections: ConnectionLimits,
         sizes: client.Sizes,
     ) -> None:
         self._registry = registry
         self._transport = transport
         self._replies = replies
         self._relays = relays
-        self._shortcut = shortcut
-        self._admission = admission
+        self._fast_path = fast_path
+        self._join_service = join_service
         self._auth = auth
         self._strikes = strikes
         self._refusals = refusals
@@ -99,7 +99,7 @@ class Inbound:
         }
         self.took = {event: Histogram() for event in self._handlers if event not in client.RELAYED}
         """How long events were in hand, in seconds. Relays are counted, not timed."""
-        self.at_once = shortcut.take
+        self.at_once = fast_path.take
         """A frame that may be a relay, before anybody has looked at it; whether it is done with."""
 
     # --- connections ----------------------------------------------------------------------------------------------
@@ -138,14 +138,14 @@ class Inbound:
             return
         if socket.user is None or socket.session is None:
             if socket.claims is not None and not self.stopping:
-                self._admission.lost(socket)
+                self._join_service.lost(socket)
             return
         log.info("disconnected", user=socket.user, session=socket.session, on_purpose=on_purpose)
         if not on_purpose:
             if not self.stopping:
-                self._admission.lost(socket)
+                self._join_service.lost(socket)
             return
-        self._admission.leave(socket, reason="hangup")
+        self._join_service.leave(socket, reason="hangup")
 
     async def owes(self, sid: str) -> bool:
         """Whether the client waits for the acknowledgement of a relay."""
@@ -161,7 +161,7 @@ class Inbound:
         sid = self._transport.manager.sid_from_eio_sid(eio_sid, "/")
         socket = self._registry.by_sid(sid) if sid is not None else None
         if socket is not None:
-            self._replies.refuse(Asked(socket, "", ack_id), BadRequest(what))
+            self._replies.refuse(ClientRequest(socket, "", ack_id), BadRequest(what))
         if what == TOO_DEEP:
             self._hits.hit("depth")
         await self._strike(eio_sid, self._strikes, "strikes")
@@ -173,7 +173,7 @@ class Inbound:
         else:
             await self._strike(eio_sid, self._refusals, "refusals")
 
-    async def _strike(self, eio_sid: str, strikes: Strikes, limit: str) -> None:
+    async def _strike(self, eio_sid: str, strikes: StrikeCounter, limit: str) -> None:
         """Count what should not be. The next message of the connection waits, longer each time, until it is closed."""
         if strikes.strike(eio_sid):
             self._hits.hit(limit)
@@ -188,7 +188,7 @@ class Inbound:
         if socket is None:
             return
         call_id = call_id_of(packet.args[0]) if packet.args else None
-        asked = Asked(socket, packet.name, packet.ack_id, call_id)
+        asked = ClientRequest(socket, packet.name, packet.ack_id, call_id)
         kind, rates = class_of(packet.name), socket.rates
         if rates is not None and not rates.take(kind):
             self._hits.hit(f"rate_{kind.name.lower()}")
@@ -221,7 +221,7 @@ class Inbound:
             log.exception("event failed", failed=packet.name[:64], user=socket.user, call=call_id)
             self._replies.refuse(asked, Unavailable())
 
-    def _checked(self, asked: Asked, packet: EventPacket) -> tuple[Event, Wire]:
+    def _checked(self, asked: ClientRequest, packet: EventPacket) -> tuple[Event, Wire]:
         """What a client says, if it may say so. Raises the errors of the protocol."""
         event, socket = known(packet.name), asked.socket
         if event is not Event.JOIN and socket.session is None:
@@ -237,13 +237,13 @@ class Inbound:
 
     # --- one method an event -----------------------------------------------------------------------------------------
 
-    async def _join(self, asked: Asked, message: Wire) -> None:
-        await self._admission.join(asked, cast(client.Join, message))
+    async def _join(self, asked: ClientRequest, message: Wire) -> None:
+        await self._join_service.join(asked, cast(client.Join, message))
 
-    async def _refresh(self, asked: Asked, message: Wire) -> None:
-        await self._admission.refresh(asked, cast(client.Refresh, message))
+    async def _refresh(self, asked: ClientRequest, message: Wire) -> None:
+        await self._join_service.refresh(asked, cast(client.Refresh, message))
 
-    async def _relay(self, asked: Asked, message: Wire) -> None:
+    async def _relay(self, asked: ClientRequest, message: Wire) -> None:
         relayed = cast(client.Relayed, message)
         await self._relays.send(asked, relayed)
-        self._shortcut.learn(asked, relayed)
+        self._fast_path.learn(asked, relayed)

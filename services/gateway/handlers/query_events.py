@@ -3,26 +3,28 @@
 from typing import cast
 
 from services.gateway.auth.turn_credentials import IceServers
-from services.gateway.clients.responder import Asked, Replies
+from services.gateway.clients.responder import ClientRequest, Responder
 from services.gateway.protocol.json_codec import dumps
-from services.gateway.transport.sender import Sending
+from services.gateway.transport.sender import Sender
 from shared.contracts import client, presence
 from shared.contracts.client import Event
 from shared.contracts.wire import Wire
 from shared.ids import new_id
-from shared.messaging.rpc import Client
+from shared.messaging.rpc import RpcClient
 
 
-class Questions:
+class QueryEvents:
     """A method an event, and each raises the error that its client is to be told."""
 
-    def __init__(self, services: Client, replies: Replies, sending: Sending, ice_servers: IceServers) -> None:
+    def __init__(
+        self, services: RpcClient, replies: Responder, sending: Sender, ice_servers: IceServers
+    ) -> None:
         self._services = services
         self._replies = replies
         self._sending = sending
         self._ice_servers = ice_servers
 
-    async def status(self, asked: Asked, message: Wire) -> None:
+    async def status(self, asked: ClientRequest, message: Wire) -> None:
         """``user:status``"""
         query = cast(client.StatusQuery, message)
         assert asked.socket.user is not None
@@ -32,7 +34,7 @@ class Questions:
         self._sending.send_event(asked.socket.eio_sid, Event.STATUS, dumps(fields))
         self._replies.ok(asked, **fields)
 
-    async def ice_servers(self, asked: Asked, _: Wire) -> None:
+    async def ice_servers(self, asked: ClientRequest, _: Wire) -> None:
         """``ice:servers``"""
         assert asked.socket.user is not None
         ice = self._ice_servers.issue(asked.socket.user)

@@ -1,17 +1,17 @@
 """Relays taken at once, the short way, where their frames are as most are."""
 
 from services.gateway.clients.registry import Registry
-from services.gateway.clients.responder import Asked, Replies
-from services.gateway.protocol.relay_template import Envelopes
-from services.gateway.relay.service import Relays
+from services.gateway.clients.responder import ClientRequest, Responder
+from services.gateway.protocol.relay_template import RelayTemplates
+from services.gateway.relay.service import RelayService
 from shared.contracts.client import Event, Relayed, Sizes
 from shared.errors import RateLimited, Unavailable
 
 
-class Shortcut:
+class RelayFastPath:
     """From a frame to the outbox without a wait in between. ``sizes``: what bodies may have."""
 
-    def __init__(self, registry: Registry, relays: Relays, replies: Replies, sizes: Sizes) -> None:
+    def __init__(self, registry: Registry, relays: RelayService, replies: Responder, sizes: Sizes) -> None:
         self._registry = registry
         self._relays = relays
         self._replies = replies
@@ -24,7 +24,7 @@ class Shortcut:
             return False
         envelopes = socket.envelopes
         if envelopes is None:
-            envelopes = socket.envelopes = Envelopes(self._sizes)
+            envelopes = socket.envelopes = RelayTemplates(self._sizes)
         if (envelope := envelopes.find(frame)) is None:
             return False
         call = envelope.call or socket.calls.get(envelope.to)
@@ -35,10 +35,10 @@ class Shortcut:
         try:
             return self._relays.pass_on(socket, envelope.event, envelope.to, call, payload)
         except (Unavailable, RateLimited) as error:
-            self._replies.refuse(Asked(socket, envelope.event, None, envelope.call), error)
+            self._replies.refuse(ClientRequest(socket, envelope.event, None, envelope.call), error)
             return True
 
-    def learn(self, asked: Asked, relayed: Relayed) -> None:
+    def learn(self, asked: ClientRequest, relayed: Relayed) -> None:
         """The last frame of a client that was not taken went the long way, and this was in it."""
         if asked.socket.envelopes is not None:
             asked.socket.envelopes.learn(Event(asked.event), relayed)

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from services.gateway.limits.unjoined_connections import Unjoined
+from services.gateway.limits.unjoined_connections import UnjoinedConnections
 from shared.errors import RateLimited
-from shared.observability.limit_hits import Hits
+from shared.observability.limit_hits import LimitHits
 
 RETRY_AFTER_MS = 5000
 HOPS_MAX = 16
@@ -19,7 +19,7 @@ _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-class Connections:
+class ConnectionLimits:
     """Counts connections by address. ``limits``: per address, not joined, and per user; ``None``: none.
 
     ``close``: ends a connection that makes room for another.
@@ -30,12 +30,12 @@ class Connections:
         trusted: tuple[str, ...],
         limits: tuple[int, int, int] | None,
         close: Callable[[str], None],
-        hits: Hits,
+        hits: LimitHits,
     ) -> None:
         self._trusted = tuple(ipaddress.ip_network(network) for network in trusted)
         self._limits = limits
         self._close = close
-        self._unjoined = Unjoined()
+        self._unjoined = UnjoinedConnections()
         self._vouched: dict[str, str] = {}
         """Connection → the user whose token it has shown, until it has joined; so many a user."""
         self._vouchers: Counter[str] = Counter()

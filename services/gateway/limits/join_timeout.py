@@ -4,7 +4,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
-from shared.observability.limit_hits import Hits
+from shared.observability.limit_hits import LimitHits
 
 _TICK_SECONDS = 0.5
 
@@ -12,7 +12,7 @@ _TICK_SECONDS = 0.5
 class JoinTimeout:
     """Closes connections that have not joined in time: one task for all of them."""
 
-    def __init__(self, seconds: float, close: Callable[[str], Awaitable[None]], hits: Hits) -> None:
+    def __init__(self, seconds: float, close: Callable[[str], Awaitable[None]], hits: LimitHits) -> None:
         self._seconds = seconds
         self._hits = hits
         self._close = close

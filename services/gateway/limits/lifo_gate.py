@@ -52,7 +52,7 @@ class Doorway:
             turn.set_result(go)
 
 
-class Turns:
+class LifoGate:
     """So many at a time."""
 
     def __init__(self, at_once: int) -> None:

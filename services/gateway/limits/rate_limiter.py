@@ -10,7 +10,7 @@ from collections.abc import Callable
 from services.gateway.limits.settings import LimitSettings
 from services.gateway.protocol.event_class import EventClass
 from shared.errors import RateLimited
-from shared.observability.limit_hits import Hits
+from shared.observability.limit_hits import LimitHits
 from shared.token_bucket import ByteRate, Rate, milliseconds
 
 CALLS_COUNTED = 64
@@ -23,7 +23,7 @@ class TooManyCandidates(RateLimited):
     retryable = False
 
 
-class User:
+class UserUsage:
     """What a user has sent from all sockets of this gateway."""
 
     __slots__ = ("allowed_at", "bytes_full_at", "candidates", "name", "sockets")
@@ -37,15 +37,15 @@ class User:
         self.sockets = 0
 
 
-class SocketRates:
+class SocketLimiter:
     """What a socket has sent. ``user``: whose it is, once it has joined."""
 
     __slots__ = ("_allowed_at", "_rates", "user")
 
-    def __init__(self, rates: "Rates") -> None:
+    def __init__(self, rates: "RateLimiter") -> None:
         self._rates = rates
         self._allowed_at = [0.0] * len(EventClass)
-        self.user: User | None = None
+        self.user: UserUsage | None = None
 
     def take(self, kind: int) -> bool:
         """Whether an event is allowed; if so, it is counted."""
@@ -76,7 +76,7 @@ class SocketRates:
         if (user := self.user) is None:
             return
         rate = self._rates.user_bytes
-        full_at = rate.charge(user.bytes_full_at, now, size)
+        full_at = rate.call_owner(user.bytes_full_at, now, size)
         if (wait := rate.wait(full_at, now)) > 0:
             self._rates.hits.hit("rate_user_kb")
             raise RateLimited(f"Too much at once: {rate.size // 1024} KiB", retry_after_ms=milliseconds(wait))
@@ -99,11 +99,11 @@ class SocketRates:
         counts[call] = count
 
 
-class Rates:
+class RateLimiter:
     """The rates of a gateway, and who has used how much of them."""
 
     def __init__(
-        self, settings: LimitSettings, hits: Hits, clock: Callable[[], float] = time.monotonic
+        self, settings: LimitSettings, hits: LimitHits, clock: Callable[[], float] = time.monotonic
     ) -> None:
         by_kind: dict[EventClass, Rate] = {
             EventClass.OTHERS: settings.rate_others,
@@ -126,15 +126,15 @@ class Rates:
         self._sockets_max = settings.connections_per_user
         self._clock = clock
         self._keep_seconds = max(settings.rate_user_kb.seconds, *(rate.seconds for rate in rates))
-        self._users: dict[str, User] = {}
+        self._users: dict[str, UserUsage] = {}
         self._away: OrderedDict[str, float] = OrderedDict()
         """Users without a socket, and until when what they have sent still counts."""
 
-    def socket(self) -> SocketRates | None:
+    def socket(self) -> SocketLimiter | None:
         """For a new socket; ``None`` where there are no limits."""
-        return SocketRates(self) if self._on else None
+        return SocketLimiter(self) if self._on else None
 
-    def joined(self, socket: SocketRates | None, name: str) -> None:
+    def joined(self, socket: SocketLimiter | None, name: str) -> None:
         """A socket is a user's from now on. Raises :class:`RateLimited` for one too many.
 
         Say so before the join is asked for, or many could join at once; and :meth:`left` if nothing comes of it.
@@ -151,12 +151,12 @@ class Rates:
         self._forget()
         user = self._users.get(name)
         if user is None:
-            user = self._users[name] = User(name)
+            user = self._users[name] = UserUsage(name)
         self._away.pop(name, None)
         user.sockets += 1
         socket.user = user
 
-    def left(self, socket: SocketRates | None) -> None:
+    def left(self, socket: SocketLimiter | None) -> None:
         """A socket is nobody's any more. What its user has sent counts on for a while."""
         if socket is None or (user := socket.user) is None:
             return

@@ -5,7 +5,7 @@ from collections.abc import Callable
 STRIKE_WINDOW_SECONDS = 60.0
 
 
-class Strikes:
+class StrikeCounter:
     """Counts what should not be per connection, in a minute that begins with the first.
 
     ``step``, ``longest``: seconds by which a client has to wait longer each time past ``free``, and at most.

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 
-class Unjoined:
+class UnjoinedConnections:
     """Connections in the order they began, by address; addresses by how many connections they have.
 
     Each operation takes the same time however many connections there are.

@@ -52,7 +52,7 @@ _FRAME = re.compile(
 )
 
 
-class Envelope:
+class RelayTemplate:
     """What a client says around the bodies that it relays, in one call after the other.
 
     ``before``, ``after``: its bytes in frames of ``call``, which is ``None`` if they do not name it. What comes before
@@ -174,17 +174,17 @@ def _is_text(raw: bytes) -> bool:
     return True
 
 
-class Envelopes:
+class RelayTemplates:
     """The envelopes of one socket. ``sizes``: what bodies may have."""
 
     __slots__ = ("_known", "_sizes", "_unknown")
 
     def __init__(self, sizes: Sizes | None = None) -> None:
         self._sizes = sizes or Sizes()
-        self._known: list[Envelope] = []
+        self._known: list[RelayTemplate] = []
         self._unknown = b""
 
-    def find(self, frame: bytes) -> Envelope | None:
+    def find(self, frame: bytes) -> RelayTemplate | None:
         """The envelope of a frame, if it is known. If not, :meth:`learn` may be told later what it says."""
         for envelope in self._known:
             if frame.startswith(envelope.before) and frame.endswith(envelope.after):
@@ -209,7 +209,7 @@ class Envelopes:
             self._known.append(envelope)
 
 
-def _read(before: bytes, after: bytes, event: Event, relayed: Relayed, sizes: Sizes) -> Envelope | None:
+def _read(before: bytes, after: bytes, event: Event, relayed: Relayed, sizes: Sizes) -> RelayTemplate | None:
     """An envelope that says exactly what ``relayed`` says; ``None`` where that is not plain."""
     start = b'42["%b",{' % event.encode()
     if not before.startswith(start) or len(before) + len(after) > ENVELOPE_BYTES:
@@ -223,4 +223,4 @@ def _read(before: bytes, after: bytes, event: Event, relayed: Relayed, sizes: Si
     if len(fields) < len(pairs) or _BODIES & fields.keys() or said != read:
         return None
     limit = sizes.candidate if event is Event.CANDIDATE else sizes.sdp
-    return Envelope(before, after, key, event, relayed, limit)
+    return RelayTemplate(before, after, key, event, relayed, limit)

@@ -5,9 +5,9 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from services.gateway.clients.registry import Registry, Socket
-from services.gateway.clients.responder import Asked, Replies
-from services.gateway.relay.send_buffer import Outbox
-from services.gateway.relay.send_window import Flow, Sent
+from services.gateway.clients.responder import ClientRequest, Responder
+from services.gateway.relay.send_buffer import SendBuffer
+from services.gateway.relay.send_window import OutstandingRelay, SendWindow
 from shared.errors import RateLimited, ReceiverNotFound, SignallingError, Unavailable
 
 QUEUED_SECONDS = 1.0
@@ -19,26 +19,28 @@ Key = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class WantedAck:
     """An acknowledgement that a client waits for."""
 
-    asked: Asked
-    flow: Flow
-    sent: Sent
+    asked: ClientRequest
+    flow: SendWindow
+    sent: OutstandingRelay
     since: float
 
 
-class Answers:
+class AckTracker:
     """The acknowledgements that clients wait for. ``ack_seconds``: how long one may take."""
 
-    def __init__(self, outbox: Outbox, registry: Registry, replies: Replies, *, ack_seconds: float) -> None:
-        self._outbox = outbox
+    def __init__(
+        self, send_buffer: SendBuffer, registry: Registry, replies: Responder, *, ack_seconds: float
+    ) -> None:
+        self._send_buffer = send_buffer
         self._registry = registry
         self._replies = replies
         self._ack_seconds = ack_seconds
         # Each is in the order in which they began to wait.
-        self._wanted: OrderedDict[Key, Wanted] = OrderedDict()
-        self._late: OrderedDict[Key, Wanted] = OrderedDict()
+        self._wanted: OrderedDict[Key, WantedAck] = OrderedDict()
+        self._late: OrderedDict[Key, WantedAck] = OrderedDict()
         """Those whose peer's gateway has not answered in :data:`QUEUED_SECONDS`."""
 
     def __len__(self) -> int:
@@ -50,10 +52,10 @@ class Answers:
         if socket.acks_pending >= ACKS_PER_SOCKET:
             raise RateLimited("Too many acknowledgements are waiting", retry_after_ms=1000)
 
-    def wait(self, asked: Asked, flow: Flow, sent: Sent, now: float) -> None:
+    def wait(self, asked: ClientRequest, flow: SendWindow, sent: OutstandingRelay, now: float) -> None:
         """A client wants to know what becomes of a relay."""
         asked.socket.acks_pending += 1
-        self._wanted[flow.session, sent.number] = Wanted(asked, flow, sent, now)
+        self._wanted[flow.session, sent.number] = WantedAck(asked, flow, sent, now)
 
     def taken(self, session: str, number: int) -> None:
         """The peer's gateway has it."""
@@ -69,7 +71,9 @@ class Answers:
         if socket is not None:
             if isinstance(error, ReceiverNotFound):
                 socket.calls.clear()
-            self._replies.refuse(wanted.asked if wanted is not None else Asked(socket, event, None), error)
+            self._replies.refuse(
+                wanted.asked if wanted is not None else ClientRequest(socket, event, None), error
+            )
 
     def settle(self, socket: Socket) -> None:
         """Answer what of ``socket``, which is about to be closed, call control has taken: its peer gets it in time."""
@@ -91,10 +95,10 @@ class Answers:
                     self._replies.ok(wanted.asked, queued=True)
             elif wanted.since <= now - self._ack_seconds and self._done(*key) is not None:
                 # Its client may send it again, so it is not to get through by itself as well.
-                self._outbox.void(wanted.sent)
+                self._send_buffer.void(wanted.sent)
                 self._replies.refuse(wanted.asked, Unavailable())
 
-    def _done(self, session: str, number: int) -> Wanted | None:
+    def _done(self, session: str, number: int) -> WantedAck | None:
         wanted = self._wanted.pop((session, number), None) or self._late.pop((session, number), None)
         if wanted is not None:
             wanted.asked.socket.acks_pending -= 1

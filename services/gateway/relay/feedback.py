@@ -5,9 +5,9 @@ import time
 
 from nats.aio.msg import Msg
 
-from services.gateway.relay.ack_tracker import Answers
-from services.gateway.relay.publisher import Pump
-from services.gateway.relay.send_buffer import Outbox
+from services.gateway.relay.ack_tracker import AckTracker
+from services.gateway.relay.publisher import Publisher
+from services.gateway.relay.send_buffer import SendBuffer
 from shared import subjects
 from shared.contracts.relays import Acks
 from shared.errors import ReceiverNotFound, SignallingError
@@ -20,13 +20,15 @@ _INSTANCES_MAX = 256
 _NOBODY = b"NATS/1.0 503"
 
 
-class Receipts:
+class Feedback:
     """Hears of relays that were sent, and notes it in the outbox."""
 
-    def __init__(self, instance: str, bus: Bus, outbox: Outbox, pump: Pump, answers: Answers) -> None:
+    def __init__(
+        self, instance: str, bus: Bus, send_buffer: SendBuffer, pump: Publisher, answers: AckTracker
+    ) -> None:
         self._instance = instance
         self._bus = bus
-        self._outbox = outbox
+        self._send_buffer = send_buffer
         self._pump = pump
         self._answers = answers
         self._acked_by: dict[str, float] = {}
@@ -56,12 +58,12 @@ class Receipts:
             if len(self._acked_by) > _INSTANCES_MAX:
                 del self._acked_by[next(iter(self._acked_by))]
         for session, token, number, attempt in acks.done:
-            if flow := self._outbox.get(session, token):
+            if flow := self._send_buffer.get(session, token):
                 flow.acknowledge(number, attempt, now)
         for session, token in acks.gaps:
-            if flow := self._outbox.get(session, token):
+            if flow := self._send_buffer.get(session, token):
                 flow.missed = True
-        self.lost.update(session for session in acks.lost if self._outbox.of(session))
+        self.lost.update(session for session in acks.lost if self._send_buffer.of(session))
 
     async def _on_doubt(self, _: Msg) -> None:
         self.doubt = True
@@ -80,7 +82,7 @@ class Receipts:
         if not payload:
             self._answers.taken(session, number)
             return
-        flow = self._outbox.find(session, number)
+        flow = self._send_buffer.find(session, number)
         sent = next((s for s in flow.queue if s.number == number), None) if flow is not None else None
         wire = json.loads(payload)
         error = SignallingError.from_wire(wire)
@@ -89,12 +91,12 @@ class Receipts:
             # One that comes again may have been passed on before and find its call over by now; that is no refusal.
             again = subjects.attempt_of(marks) != sent.first
             known = known or (again and isinstance(error, ReceiverNotFound))
-            self._outbox.void(sent)
+            self._send_buffer.void(sent)
         self._answers.refused(session, number, error, wire.get("event", ""), known=known)
 
     def _nobody(self, session: str, number: int, marks: str) -> None:
         """NATS says that nobody took a relay, or the letter that was made of it."""
-        flow = self._outbox.find(session, number)
+        flow = self._send_buffer.find(session, number)
         if flow is None or subjects.attempt_of(marks) != flow.attempt:
             return
         if subjects.LETTER in marks:
@@ -104,7 +106,7 @@ class Receipts:
             log.info("callcore is gone", callcore=flow.owner)
             self._pump.gone(flow.owner)
             flow.behind = True
-        for other in self._outbox:
+        for other in self._send_buffer:
             self._pump.look(other)
             if other.behind:
                 self._pump.again(other)

@@ -2,29 +2,29 @@
 
 import time
 
-from services.gateway.relay.batch import Bundle
-from services.gateway.relay.send_window import Flow, Sent
+from services.gateway.relay.batch import Batch
+from services.gateway.relay.send_window import OutstandingRelay, SendWindow
 from shared import subjects
 from shared.errors import Unavailable
-from shared.messaging.membership import Members
+from shared.messaging.membership import Membership
 from shared.nats.connection import Bus
 
 CALLCORE = "callcore"
 
 
-class Pump:
+class Publisher:
     """Publishes what is in flows: what is new, and again what is not acknowledged."""
 
-    def __init__(self, instance: str, bus: Bus, members: Members) -> None:
+    def __init__(self, instance: str, bus: Bus, members: Membership) -> None:
         self._instance = instance
         self._bus = bus
         self._members = members
-        self._bundle: Bundle | None = None
+        self._bundle: Batch | None = None
         """The candidate that was published last, while another one may join it."""
         self.resent = 0
         """Relays that were sent again."""
 
-    def look(self, flow: Flow) -> None:
+    def look(self, flow: SendWindow) -> None:
         """Find out who is in charge of a flow's call now; if that has changed, what is in hand goes there first."""
         if flow.generation != self._members.generation:
             flow.generation = self._members.generation
@@ -33,7 +33,7 @@ class Pump:
                 flow.behind = True
             flow.owner = owner
 
-    def publish(self, flow: Flow, sent: Sent, marks: str) -> None:
+    def publish(self, flow: SendWindow, sent: OutstandingRelay, marks: str) -> None:
         """Publish a relay, with the one before it if that has not left yet. Raises :class:`Unavailable`."""
         subject, bundle, message = f"relay.{flow.owner}.{sent.tail}", self._bundle, None
         if bundle is not None and (joined := bundle.joined(subject, sent, marks)) is not None:
@@ -43,12 +43,12 @@ class Pump:
         else:
             reply = subjects.receipt(self._instance, flow.session, sent.number, marks)
             message = self._bus.publish(subject, sent.payload, reply)
-            may_begin = Bundle.may_begin(sent, marks)
-            self._bundle = Bundle(subject, reply, sent, marks, message) if may_begin else None
+            may_begin = Batch.may_begin(sent, marks)
+            self._bundle = Batch(subject, reply, sent, marks, message) if may_begin else None
         if sent.first < 0:
             sent.first = flow.attempt
 
-    def again(self, flow: Flow) -> None:
+    def again(self, flow: SendWindow) -> None:
         """Publish all that is not acknowledged, in order, as far as that can be done now."""
         if flow.owner is None or not self._bus.connected:
             return

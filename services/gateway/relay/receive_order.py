@@ -4,14 +4,14 @@ from services.gateway.clients.registry import Socket
 from shared import subjects
 from shared.contracts.client import RELAYED
 from shared.contracts.relays import stamped
-from shared.messaging.mailbox import Letter, seq_of
+from shared.messaging.mailbox import MailboxMessage, seq_of
 
 MISSED_MAX = 1_024
 """Senders from which something is missed, remembered until they are told."""
 _RELAYED = frozenset(RELAYED)
 
 
-class Heard:
+class ReceiveOrder:
     """Keeps in each socket which relays it has had, and notes which gateways have to send some again."""
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Heard:
             socket.positions.note(session, number, seq)
         return payload
 
-    def had(self, socket: Socket, letter: Letter, since: int) -> None:
+    def had(self, socket: Socket, letter: MailboxMessage, since: int) -> None:
         """Record a letter of the mailbox that the client has got elsewhere.
 
         ``since``: the ``seq`` up to which it has got everything.

@@ -3,12 +3,12 @@
 import asyncio
 import time
 
-from services.gateway.relay.ack_tracker import Answers
-from services.gateway.relay.feedback import Receipts
-from services.gateway.relay.publisher import Pump
-from services.gateway.relay.receive_order import Heard
-from services.gateway.relay.send_buffer import Outbox
-from services.gateway.relay.send_window import AGAIN_SECONDS, Flow
+from services.gateway.relay.ack_tracker import AckTracker
+from services.gateway.relay.feedback import Feedback
+from services.gateway.relay.publisher import Publisher
+from services.gateway.relay.receive_order import ReceiveOrder
+from services.gateway.relay.send_buffer import SendBuffer
+from services.gateway.relay.send_window import AGAIN_SECONDS, SendWindow
 from shared import subjects
 from shared.contracts.relays import Acks
 from shared.errors import Unavailable
@@ -20,22 +20,22 @@ log = logs.get(__name__)
 _TICK_SECONDS = 0.25
 
 
-class Tending:
+class Retransmitter:
     """Looks after all flows of which something waits, a few times a second: one task."""
 
     def __init__(
         self,
         instance: str,
         bus: Bus,
-        outbox: Outbox,
-        pump: Pump,
-        receipts: Receipts,
-        answers: Answers,
-        heard: Heard,
+        send_buffer: SendBuffer,
+        pump: Publisher,
+        receipts: Feedback,
+        answers: AckTracker,
+        heard: ReceiveOrder,
     ) -> None:
         self._instance = instance
         self._bus = bus
-        self._outbox = outbox
+        self._send_buffer = send_buffer
         self._pump = pump
         self._receipts = receipts
         self._answers = answers
@@ -64,10 +64,10 @@ class Tending:
                 if self._bus.connected:
                     self._raise_doubts(now)
                     self._tell_missed()
-                for flow in self._outbox.waiting(now):
+                for flow in self._send_buffer.waiting(now):
                     self._tend(flow, now)
                 if self._bus.connected:
-                    self._outbox.tidy(now)
+                    self._send_buffer.tidy(now)
             except Unavailable:
                 log.debug("NATS went away")
             except Exception:
@@ -79,12 +79,12 @@ class Tending:
             receipts.cut_off, self._doubted_at = False, 0.0
         if not (receipts.doubt or receipts.lost) or now < self._doubted_at + AGAIN_SECONDS:
             return
-        lost = [flow for session in receipts.lost for flow in self._outbox.of(session)]
-        flows = list(self._outbox) if receipts.doubt else lost
+        lost = [flow for session in receipts.lost for flow in self._send_buffer.of(session)]
+        flows = list(self._send_buffer) if receipts.doubt else lost
         receipts.doubt, self._doubted_at = False, now
         receipts.lost.clear()
         for flow in flows:
-            self._outbox.doubt(flow)
+            self._send_buffer.doubt(flow)
         if flows:
             log.info("relays of late are sent again", flows=len(flows))
 
@@ -94,9 +94,9 @@ class Tending:
             told = Acks(by=self._instance, lost=tuple(sessions))
             self._bus.publish(subjects.acks(gateway), told.dump())
 
-    def _tend(self, flow: Flow, now: float) -> None:
+    def _tend(self, flow: SendWindow, now: float) -> None:
         """Give up what is too old of a flow that waits, and send the rest again if it is time."""
-        for sent in self._outbox.give_up(flow, now):
+        for sent in self._send_buffer.give_up(flow, now):
             self.given_up += 1
             log.warning("relay given up", session=flow.session, call=flow.call, relayed=sent.event)
             self._answers.refused(flow.session, sent.number, Unavailable(), sent.event, known=False)
@@ -114,4 +114,4 @@ class Tending:
                 self._pump.look(flow)
         if flow.behind:
             self._pump.again(flow)
-        self._outbox.trim(flow, now)
+        self._send_buffer.trim(flow, now)

@@ -24,7 +24,7 @@ _TAILS_MAX = 16
 
 
 @dataclass(slots=True, eq=False)
-class Sent:
+class OutstandingRelay:
     """A relay. ``payload`` is empty once it is void: refused, or told its client to be lost."""
 
     number: int
@@ -40,7 +40,7 @@ class Sent:
     """Whether its number does not follow that of the one before it."""
 
 
-class Flow:
+class SendWindow:
     """The relays of one session for one call.
 
     Their numbers follow each other without a gap, but where the session has been at another gateway in between.
@@ -56,14 +56,14 @@ class Flow:
         self.session = session
         self.call = call
         self.token = encode(call)
-        self.queue: deque[Sent] = deque()
+        self.queue: deque[OutstandingRelay] = deque()
         self.last = first - 1
         """The number of the relay added last."""
         self.acked = first - 1
         """The number up to which they are acknowledged, refused or given up."""
         self.doubted = first - 1
         """The number up to which they were acknowledged before that came into doubt."""
-        self.previous: Sent | None = None
+        self.previous: OutstandingRelay | None = None
         self.owner: str | None = None
         """The instance they go to; ``None`` while there is none."""
         self.generation = -1
@@ -117,13 +117,13 @@ class Flow:
             tail = self.tails[to, event] = subject.split(".", 2)[2]
         return tail
 
-    def after(self, number: int) -> list[tuple[Sent | None, Sent]]:
+    def after(self, number: int) -> list[tuple[OutstandingRelay | None, OutstandingRelay]]:
         """The relays past ``number``, each with the one before it, as far as that is kept."""
         return [
             (a, b) for a, b in itertools.pairwise((None, *self.queue)) if b is not None and b.number > number
         ]
 
-    def marks(self, sent: Sent, before: Sent | None, *, follows: bool) -> str:
+    def marks(self, sent: OutstandingRelay, before: OutstandingRelay | None, *, follows: bool) -> str:
         """The marks of a relay that is published now. ``before``: the one before it; ``None`` for one long done.
 
         ``follows``: that one is not acknowledged.

@@ -11,41 +11,41 @@ import asyncio
 import time
 
 from services.gateway.clients.registry import Registry, Socket
-from services.gateway.clients.responder import Asked, Replies
+from services.gateway.clients.responder import ClientRequest, Responder
 from services.gateway.protocol.relay_payload import payload_of
-from services.gateway.relay.ack_tracker import Answers
-from services.gateway.relay.feedback import Receipts
-from services.gateway.relay.publisher import Pump
-from services.gateway.relay.receive_order import Heard
-from services.gateway.relay.retransmitter import Tending
-from services.gateway.relay.send_buffer import Outbox
-from services.gateway.relay.send_window import Flow, Sent
+from services.gateway.relay.ack_tracker import AckTracker
+from services.gateway.relay.feedback import Feedback
+from services.gateway.relay.publisher import Publisher
+from services.gateway.relay.receive_order import ReceiveOrder
+from services.gateway.relay.retransmitter import Retransmitter
+from services.gateway.relay.send_buffer import SendBuffer
+from services.gateway.relay.send_window import OutstandingRelay, SendWindow
 from shared.clock import now_seq
 from shared.contracts.calls import CallReply, FindRequest
 from shared.contracts.client import RELAYED, Event, Relayed
 from shared.contracts.relays import stamp
 from shared.errors import Unavailable
 from shared.ids import encode, new_id
-from shared.messaging.membership import Members
-from shared.messaging.rpc import Client
+from shared.messaging.membership import Membership
+from shared.messaging.rpc import RpcClient
 from shared.nats.connection import Bus
 
 _CROWDED_SECONDS = 0.01
 _STOP_LOOK_SECONDS = 0.02
 
 
-class Relays:
+class RelayService:
     """Sends relays, and again. ``ack_seconds``: how long a client's acknowledgement may take."""
 
     def __init__(
         self,
         instance: str,
         bus: Bus,
-        members: Members,
+        members: Membership,
         registry: Registry,
-        replies: Replies,
-        services: Client,
-        heard: Heard,
+        replies: Responder,
+        services: RpcClient,
+        heard: ReceiveOrder,
         *,
         ack_seconds: float,
     ) -> None:
@@ -53,11 +53,13 @@ class Relays:
         self._bus = bus
         self._members = members
         self._services = services
-        self._outbox = Outbox()
-        self._answers = Answers(self._outbox, registry, replies, ack_seconds=ack_seconds)
-        self._pump = Pump(instance, bus, members)
-        self._receipts = Receipts(instance, bus, self._outbox, self._pump, self._answers)
-        self._tending = Tending(instance, bus, self._outbox, self._pump, self._receipts, self._answers, heard)
+        self._send_buffer = SendBuffer()
+        self._answers = AckTracker(self._send_buffer, registry, replies, ack_seconds=ack_seconds)
+        self._pump = Publisher(instance, bus, members)
+        self._receipts = Feedback(instance, bus, self._send_buffer, self._pump, self._answers)
+        self._tending = Retransmitter(
+            instance, bus, self._send_buffer, self._pump, self._receipts, self._answers, heard
+        )
         self.taken: dict[Event, int] = dict.fromkeys(RELAYED, 0)
         """Event → relays that clients sent, but for those that were refused at once."""
 
@@ -69,7 +71,7 @@ class Relays:
     async def stop(self, timeout: float) -> None:
         """Wait until everything sent is acknowledged, ``timeout`` seconds at most."""
         until = time.monotonic() + timeout
-        while any(flow.owes() for flow in self._outbox) and time.monotonic() < until:
+        while any(flow.owes() for flow in self._send_buffer) and time.monotonic() < until:
             await asyncio.sleep(_STOP_LOOK_SECONDS)
         await self._tending.stop()
 
@@ -84,16 +86,16 @@ class Relays:
         return self._tending.given_up
 
     @property
-    def outbox(self) -> Outbox:
+    def send_buffer(self) -> SendBuffer:
         """The relays that are not acknowledged yet, or were of late."""
-        return self._outbox
+        return self._send_buffer
 
     @property
-    def answers(self) -> Answers:
+    def answers(self) -> AckTracker:
         """The acknowledgements that clients wait for."""
         return self._answers
 
-    async def send(self, asked: Asked, relayed: Relayed) -> None:
+    async def send(self, asked: ClientRequest, relayed: Relayed) -> None:
         """Send a relay. The acknowledgement, if one is wanted, comes when the peer's gateway has it.
 
         Raises :class:`Unavailable` for one that will never be sent.
@@ -113,7 +115,7 @@ class Relays:
         to: str,
         call: str,
         payload: bytes,
-        asked: Asked | None = None,
+        asked: ClientRequest | None = None,
     ) -> bool:
         """Send a relay, of which nothing is left to be checked. ``asked``: if its client wants an acknowledgement.
 
@@ -125,7 +127,7 @@ class Relays:
             raise Unavailable  # replaced meanwhile
         wanted = asked is not None and asked.ack_id is not None
         now, size = time.monotonic(), len(payload)
-        flow = self._outbox.ready(session, encode(call), size)
+        flow = self._send_buffer.ready(session, encode(call), size)
         if flow is None or flow.generation != self._members.generation:
             flow = self._flow(session, call, size, now)
             if flow.crowded(now):
@@ -138,10 +140,10 @@ class Relays:
             if event is Event.CANDIDATE:
                 socket.rates.count_candidates(call, payload)
         moved = flow.moved
-        number = self._outbox.number_after_move(flow, now_seq()) if moved else flow.last + 1
+        number = self._send_buffer.number_after_move(flow, now_seq()) if moved else flow.last + 1
         tail = flow.tails.get((to, event)) or flow.tail(user, to, event)
-        sent = Sent(number, event, tail, stamp(payload, session, number), wanted, now, -1, moved)
-        marks = self._outbox.add(flow, sent, now)
+        sent = OutstandingRelay(number, event, tail, stamp(payload, session, number), wanted, now, -1, moved)
+        marks = self._send_buffer.add(flow, sent, now)
         self.taken[event] += 1
         if asked is not None and wanted:
             self._answers.wait(asked, flow, sent, now)
@@ -160,15 +162,15 @@ class Relays:
 
     def moved(self, session: str) -> None:
         """A session has come to another socket: what it sends now follows what it may have sent elsewhere."""
-        for flow in self._outbox.of(session):
+        for flow in self._send_buffer.of(session):
             flow.moved = True
 
-    def _flow(self, session: str, call: str, size: int, now: float) -> Flow:
+    def _flow(self, session: str, call: str, size: int, now: float) -> SendWindow:
         """The flow of a relay of ``size`` bytes. Raises :class:`Unavailable` if there is no room for it."""
-        flow = self._outbox.get(session, encode(call))
-        self._outbox.check_room(session, flow, size)
+        flow = self._send_buffer.get(session, encode(call))
+        self._send_buffer.check_room(session, flow, size)
         if flow is None:
-            flow = self._outbox.open(session, call, now_seq(), now)
+            flow = self._send_buffer.open(session, call, now_seq(), now)
         if flow.generation != self._members.generation:
             self._pump.look(flow)
         return flow

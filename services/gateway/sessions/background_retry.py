@@ -17,7 +17,7 @@ _FIRST_SECONDS = 0.1
 _LONGEST_SECONDS = 5.0
 
 
-class Errands:
+class BackgroundRetrier:
     """Runs deeds in the background. Past :data:`AT_ONCE_MAX` new ones are dropped, loudly.
 
     ``connected``: whether NATS is there; while it is not, no deed is begun and none is given up.

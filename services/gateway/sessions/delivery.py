@@ -9,9 +9,9 @@ from nats.aio.msg import Msg
 
 from services.gateway.clients.registry import Registry, Socket
 from services.gateway.protocol.ring_time import RINGING
-from services.gateway.relay.receive_order import Heard
-from services.gateway.sessions.resume import Arrival, Missed, Recoveries, Recovery
-from services.gateway.transport.socketio_server import Transport
+from services.gateway.relay.receive_order import ReceiveOrder
+from services.gateway.sessions.resume import Arrival, Missed, ResumingSession, ResumingSessions
+from services.gateway.transport.socketio_server import SocketIOServer
 from shared import subjects
 from shared.contracts import client
 from shared.contracts.client import Event
@@ -30,7 +30,7 @@ _TURNS = frozenset((Event.INITIATED, Event.INCOMING, Event.ACCEPTED, Event.REJEC
 """The turns that a call takes, each at most once; after one, a remembered "call with this peer" may be wrong."""
 
 
-class Outbound:
+class Delivery:
     """Takes deliveries and orders for the sessions of this gateway."""
 
     def __init__(
@@ -38,16 +38,16 @@ class Outbound:
         instance: str,
         bus: Bus,
         registry: Registry,
-        transport: Transport,
-        recoveries: Recoveries,
-        heard: Heard,
+        transport: SocketIOServer,
+        resuming: ResumingSessions,
+        heard: ReceiveOrder,
     ) -> None:
         self._instance = instance
         self._bus = bus
         self._registry = registry
         self._transport = transport
         self._sending = transport.sending
-        self._recoveries = recoveries
+        self._resuming = resuming
         self._heard = heard
 
         self._tasks: set[asyncio.Task[None]] = set()
@@ -85,7 +85,7 @@ class Outbound:
             with traces.active.delivery(event, head):
                 self._on_deliver(subject, reply, payload)
             return
-        recovery = self._recoveries.get(session)
+        recovery = self._resuming.get(session)
         if recovery is None and (socket := self._registry.by_session(session)) is not None:
             for line in payload.split(LINE):
                 self._write(socket, event, line, reply)
@@ -98,9 +98,9 @@ class Outbound:
         session, event = subjects.parse_deliver(subject)
         if event != subjects.SETTLED:
             for line in payload.split(LINE):
-                self._take(session, Arrival(event, line, reply), self._recoveries.get(session))
+                self._take(session, Arrival(event, line, reply), self._resuming.get(session))
 
-    def _take(self, session: str, arrival: Arrival, recovery: Recovery | None) -> None:
+    def _take(self, session: str, arrival: Arrival, recovery: ResumingSession | None) -> None:
         if recovery is not None:
             if recovery.held is not None:
                 recovery.hold(arrival)
@@ -142,7 +142,7 @@ class Outbound:
                 return
         self._sending.send_event(socket.eio_sid, event, payload)
 
-    async def replay(self, socket: Socket, recovery: Recovery, missed: Missed) -> None:
+    async def replay(self, socket: Socket, recovery: ResumingSession, missed: Missed) -> None:
         """Write what a session missed, then what came meanwhile, and from then on everything as it comes."""
         socket.caught_up = missed.complete
         socket.overtaken = missed.overtaken
@@ -166,7 +166,7 @@ class Outbound:
                 if recovery.first(arrival.payload):
                     self._write(socket, *arrival)
             held, recovery.held = recovery.held or [], []
-        self._recoveries.finish(recovery)
+        self._resuming.finish(recovery)
         if recovery.overflown:
             log.warning("too much came while a session was recovered: closing it", session=recovery.session)
             self._transport.close_soon(socket.eio_sid)

@@ -5,7 +5,7 @@ import random
 from collections.abc import Awaitable, Callable
 
 from services.gateway.clients.registry import Registry, Socket
-from services.gateway.sessions.background_retry import Errands
+from services.gateway.sessions.background_retry import BackgroundRetrier
 from shared.contracts.presence import (
     RENEW_SECONDS,
     ReassertReply,
@@ -15,7 +15,7 @@ from shared.contracts.presence import (
 )
 from shared.errors import SignallingError
 from shared.ids import new_id
-from shared.messaging.rpc import Client
+from shared.messaging.rpc import RpcClient
 from shared.observability import logs
 
 log = logs.get(__name__)
@@ -24,7 +24,7 @@ REASSERT_PER_SECOND = 500
 GOODBYE_SECONDS = 2.0
 
 
-class Lease:
+class GatewayLease:
     """Without it nobody may join here: nobody would look after their sessions if this gateway died.
 
     ``services``: with two tries that take less than a lease together. ``presence_there``: whether anybody can be
@@ -35,9 +35,9 @@ class Lease:
     def __init__(
         self,
         instance: str,
-        services: Client,
+        services: RpcClient,
         registry: Registry,
-        errands: Errands,
+        retrier: BackgroundRetrier,
         *,
         presence_there: Callable[[], bool],
         replaced: Callable[[Socket], Awaitable[None]],
@@ -46,7 +46,7 @@ class Lease:
         self._instance = instance
         self._services = services
         self._registry = registry
-        self._errands = errands
+        self._retrier = retrier
         self._presence_there = presence_there
         self._replaced = replaced
         self._lost = lost
@@ -128,7 +128,7 @@ class Lease:
         log.warning("presence does not know this gateway: reasserting", sessions=len(sockets))
         tasks = []
         for socket in sockets:
-            tasks.append(self._errands.run("reassert", lambda socket=socket: self._reassert(socket)))  # type: ignore[misc]
+            tasks.append(self._retrier.run("reassert", lambda socket=socket: self._reassert(socket)))  # type: ignore[misc]
             await asyncio.sleep(1 / REASSERT_PER_SECOND)
         begun = [task for task in tasks if task is not None]
         if begun:

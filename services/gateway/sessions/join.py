@@ -5,22 +5,22 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from services.gateway.auth.authenticator import Auth
+from services.gateway.auth.authenticator import Authenticator
 from services.gateway.auth.turn_credentials import IceServers
 from services.gateway.clients.registry import Registry, Socket
-from services.gateway.clients.responder import Asked, Replies
-from services.gateway.limits.connection_limits import Connections
+from services.gateway.clients.responder import ClientRequest, Responder
+from services.gateway.limits.connection_limits import ConnectionLimits
 from services.gateway.limits.join_timeout import JoinTimeout
-from services.gateway.limits.lifo_gate import Turns
-from services.gateway.limits.rate_limiter import Rates
+from services.gateway.limits.lifo_gate import LifoGate
+from services.gateway.limits.rate_limiter import RateLimiter
 from services.gateway.protocol.invisible_characters import has_invisible
 from services.gateway.protocol.json_codec import dumps
-from services.gateway.relay.service import Relays
-from services.gateway.sessions.background_retry import Errands
-from services.gateway.sessions.delivery import Outbound
-from services.gateway.sessions.join_batcher import Company
-from services.gateway.sessions.resume import Recoveries, joined_seq
-from services.gateway.transport.socketio_server import Transport
+from services.gateway.relay.service import RelayService
+from services.gateway.sessions.background_retry import BackgroundRetrier
+from services.gateway.sessions.delivery import Delivery
+from services.gateway.sessions.join_batcher import JoinBatcher
+from services.gateway.sessions.resume import ResumingSessions, joined_seq
+from services.gateway.transport.socketio_server import SocketIOServer
 from shared.contracts import calls, client, presence
 from shared.contracts.client import Event
 from shared.contracts.rpc import Done
@@ -35,7 +35,7 @@ from shared.errors import (
     Unavailable,
 )
 from shared.ids import new_id
-from shared.messaging.rpc import Client
+from shared.messaging.rpc import RpcClient
 from shared.observability import logs
 
 log = logs.get(__name__)
@@ -44,24 +44,24 @@ RESUMES_AT_ONCE = 16
 """Asked of presence: thousands may come back at once, and who joins meanwhile is not to wait for them."""
 
 
-class Admission:
+class JoinService:
     """Lets clients in, and sends them away when their token ends. ``instance`` is this gateway's name in addresses."""
 
     def __init__(
         self,
         instance: str,
         registry: Registry,
-        transport: Transport,
-        replies: Replies,
-        services: Client,
-        relays: Relays,
-        outbound: Outbound,
-        recoveries: Recoveries,
-        errands: Errands,
-        auth: Auth,
+        transport: SocketIOServer,
+        replies: Responder,
+        services: RpcClient,
+        relays: RelayService,
+        outbound: Delivery,
+        resuming: ResumingSessions,
+        retrier: BackgroundRetrier,
+        auth: Authenticator,
         join_timeout: JoinTimeout,
-        connections: Connections,
-        rates: Rates,
+        connections: ConnectionLimits,
+        rates: RateLimiter,
         *,
         lease_held: Callable[[], bool],
         ice_servers: IceServers,
@@ -75,8 +75,8 @@ class Admission:
         self._services = services
         self._relays = relays
         self._outbound = outbound
-        self._recoveries = recoveries
-        self._errands = errands
+        self._resuming = resuming
+        self._retrier = retrier
         self._auth = auth
         self._join_timeout = join_timeout
         self._connections = connections
@@ -85,8 +85,8 @@ class Admission:
         self._ice_servers = ice_servers
         self._resume_window = resume_window
         self._refuse_invisible = refuse_invisible
-        self._company = Company(services)
-        self._resumes = Turns(RESUMES_AT_ONCE)
+        self._join_batcher = JoinBatcher(services)
+        self._resumes = LifoGate(RESUMES_AT_ONCE)
         auth.expired = self._expired
         self.joins: Counter[str] = Counter()
         """``new`` sessions; those ``resumed`` as asked, and those ``continued`` though nobody asked."""
@@ -95,7 +95,7 @@ class Admission:
 
     # --- in -------------------------------------------------------------------------------------------------------
 
-    async def join(self, asked: Asked, join: client.Join) -> None:
+    async def join(self, asked: ClientRequest, join: client.Join) -> None:
         """``user:join``"""
         try:
             reply, resumed = await self._let_in(asked, join)
@@ -107,7 +107,7 @@ class Admission:
         if join.resume is not None:
             self.resumes[_resume_result(reply, complete=resumed)] += 1
 
-    async def _let_in(self, asked: Asked, join: client.Join) -> tuple[presence.JoinReply, bool]:
+    async def _let_in(self, asked: ClientRequest, join: client.Join) -> tuple[presence.JoinReply, bool]:
         """What presence said, and whether the client has got all that its session was sent."""
         socket = asked.socket
         if self._refuse_invisible and has_invisible(join.user_id):
@@ -127,7 +127,7 @@ class Admission:
                 self._rates.left(socket.rates)
                 self._connections.not_joined(socket.eio_sid)
 
-    async def _admit(self, asked: Asked, join: client.Join) -> tuple[presence.JoinReply, bool]:
+    async def _admit(self, asked: ClientRequest, join: client.Join) -> tuple[presence.JoinReply, bool]:
         """Who the client is has been settled; the rest of :meth:`_let_in`."""
         socket = asked.socket
         request = presence.JoinsRequest(
@@ -164,7 +164,7 @@ class Admission:
         """Have presence bring a user in. Until its client is told of it, a session that it has here is unheard of."""
         socket.claims, socket.replaced = request.user, None
         try:
-            return await self._company.join(request)
+            return await self._join_batcher.join(request)
         except NotSent:
             socket.claims = None
             raise
@@ -178,18 +178,18 @@ class Admission:
             socket.claims = None
             raise
 
-    async def _continue(self, asked: Asked, join: client.Join, reply: presence.JoinReply) -> bool:
+    async def _continue(self, asked: ClientRequest, join: client.Join, reply: presence.JoinReply) -> bool:
         """A session comes here from another socket: its client gets what it missed. Whether that is all of it."""
-        recovery = await self._recoveries.begin(
+        recovery = await self._resuming.begin(
             reply.session, self._outbound.on_elsewhere, elsewhere=reply.busy
         )
         last_seq = join.resume.last_seq if join.resume is not None and reply.resumed else None
         try:
             held = await self._attach(asked.socket, join.user_id, reply)
             if last_seq is None and held is not None and held.state == "ringing":
-                missed = await self._recoveries.look_from_ring(recovery, held.call, held.created_at)
+                missed = await self._resuming.look_from_ring(recovery, held.call, held.created_at)
             else:
-                missed = await self._recoveries.look(
+                missed = await self._resuming.look(
                     recovery, last_seq=last_seq, lost_at=reply.lost_at, since=reply.since, busy=reply.busy
                 )
                 if last_seq is None and held is None:
@@ -203,7 +203,7 @@ class Admission:
                 asked.socket.hears_first(Event.ACCEPTED, held.call)  # user:joined has told of it
             await self._outbound.replay(asked.socket, recovery, missed)
         except BaseException:
-            self._recoveries.abandon(recovery)
+            self._resuming.abandon(recovery)
             raise
         if reply.busy and reply.resumed and not missed.complete:
             await self._attach(
@@ -213,7 +213,7 @@ class Admission:
 
     async def _joined(
         self,
-        asked: Asked,
+        asked: ClientRequest,
         user: str,
         reply: presence.JoinReply,
         seq: int,
@@ -286,10 +286,10 @@ class Admission:
                 if not socket.gone and socket.session in (None, reply.session):
                     await self._services.ask("calls", "attached", request, calls.AttachedReply)
 
-            self._errands.run("attached", later)
+            self._retrier.run("attached", later)
             return None
 
-    async def refresh(self, asked: Asked, refresh: client.Refresh) -> None:
+    async def refresh(self, asked: ClientRequest, refresh: client.Refresh) -> None:
         """``user:refresh``: the session goes on for as long as the fresh token holds."""
         socket = asked.socket
         assert socket.user is not None
@@ -313,7 +313,7 @@ class Admission:
         leave = presence.LeaveRequest(
             request_id=new_id(), user=user, session=session, gateway=self._instance, socket=sid, reason=reason
         )
-        self._errands.run("leave", lambda: self._services.ask("presence", "leave", leave, Done))
+        self._retrier.run("leave", lambda: self._services.ask("presence", "leave", leave, Done))
 
     def lost(self, socket: Socket) -> None:
         """The transport of a socket broke; its session, also one that it does not know of yet, begins its grace."""
@@ -331,7 +331,7 @@ class Admission:
             socket=sid,
             unheard=unheard,
         )
-        self._errands.run("lost", lambda: self._services.ask("presence", "lost", lost, Done))
+        self._retrier.run("lost", lambda: self._services.ask("presence", "lost", lost, Done))
 
     def _expired(self, sid: str) -> None:
         """The token of a socket has run out, and its session with it: its client is told, and goes."""

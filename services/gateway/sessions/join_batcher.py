@@ -7,7 +7,7 @@ from typing import Any
 
 from shared.contracts.presence import AlsoJoined, JoinReply, JoinRequest, JoinsReply, JoinsRequest
 from shared.errors import FirstRefused, JoinAlone, NotSent, SignallingError, Unavailable
-from shared.messaging.rpc import Client
+from shared.messaging.rpc import RpcClient
 from shared.observability import traces
 
 COMPANY_MAX = 31
@@ -16,15 +16,15 @@ COMPANY_MAX = 31
 _Told = asyncio.Future[AlsoJoined | None]
 
 
-class Company:
+class JoinBatcher:
     """Asks presence to bring users in. Those who come in the same turn of the event loop go with the first of them."""
 
-    def __init__(self, services: Client) -> None:
+    def __init__(self, services: RpcClient) -> None:
         self._services = services
         self._gathering: list[tuple[JoinRequest, _Told]] | None = None
 
     async def join(self, request: JoinsRequest) -> JoinReply:
-        """What presence says. Raises what :meth:`shared.messaging.rpc.Client.ask` does.
+        """What presence says. Raises what :meth:`shared.messaging.rpc.RpcClient.ask` does.
 
         Who resumes goes alone, because that may take presence longer; so does who is traced.
         """

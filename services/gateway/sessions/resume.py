@@ -21,7 +21,7 @@ from shared.contracts.client import RELAYED
 from shared.contracts.relays import stamped
 from shared.errors import Unavailable
 from shared.messaging import mailbox
-from shared.messaging.mailbox import READ_MAX, Letter, NotStored, Reach, seq_of
+from shared.messaging.mailbox import READ_MAX, MailboxMessage, MailboxReach, NotStored, seq_of
 from shared.nats.connection import Bus, drain
 from shared.nats.fast_parser import DirectHandler
 from shared.observability import logs
@@ -65,17 +65,17 @@ class Missed(NamedTuple):
     that it has got, as far as a gateway says so.
     """
 
-    before: list[Letter]
-    missed: list[Letter]
+    before: list[MailboxMessage]
+    missed: list[MailboxMessage]
     complete: bool
     overtaken: int = 0
     untold: bool = False
-    left_out: tuple[Letter, ...] = ()
+    left_out: tuple[MailboxMessage, ...] = ()
     since: int = 0
     heard: dict[str, int] | None = None
 
 
-class Recovery:
+class ResumingSession:
     """One session that comes here. ``direct``: whether what is sent to this gateway's own address counts."""
 
     def __init__(self, session: str, *, direct: bool) -> None:
@@ -105,15 +105,15 @@ class Recovery:
         return True
 
 
-class Recoveries:
+class ResumingSessions:
     """The sessions that are coming here. ``take``: what becomes of a message sent to the old address of one."""
 
     def __init__(self, bus: Bus, heard_of: HeardOf) -> None:
         self._bus = bus
         self._heard_of = heard_of
-        self._reach = Reach(bus)
-        self._running: dict[str, Recovery] = {}
-        self.get: Callable[[str], Recovery | None] = self._running.get
+        self._reach = MailboxReach(bus)
+        self._running: dict[str, ResumingSession] = {}
+        self.get: Callable[[str], ResumingSession | None] = self._running.get
         """The recovery of a session, while there is one."""
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -121,13 +121,13 @@ class Recoveries:
         """How many there are."""
         return len(self._running)
 
-    async def begin(self, session: str, take: DirectHandler, *, elsewhere: bool) -> Recovery:
+    async def begin(self, session: str, take: DirectHandler, *, elsewhere: bool) -> ResumingSession:
         """From now on hold what comes for the session. ``elsewhere``: also what goes to its old address.
 
         Raises :class:`Unavailable`.
         """
         old = self._running.pop(session, None)
-        recovery = self._running[session] = Recovery(session, direct=not elsewhere)
+        recovery = self._running[session] = ResumingSession(session, direct=not elsewhere)
         if old is not None:
             await self._unsubscribe(old)
         if elsewhere:
@@ -140,7 +140,7 @@ class Recoveries:
             await asyncio.sleep(SETTLE_SECONDS)
         return recovery
 
-    async def look_from_ring(self, recovery: Recovery, call: str, created_at: int) -> Missed:
+    async def look_from_ring(self, recovery: ResumingSession, call: str, created_at: int) -> Missed:
         """Return all that a session was sent of a call that rings, for a client that knows nothing of it.
 
         ``created_at``: when the call was placed (ms). What cannot be read is left to call control, which tells the call
@@ -157,7 +157,13 @@ class Recoveries:
         return Missed([], told, complete=False, untold=True, left_out=tuple(letters[:first]))
 
     async def look(
-        self, recovery: Recovery, *, last_seq: int | None, lost_at: int | None, since: int, busy: bool = True
+        self,
+        recovery: ResumingSession,
+        *,
+        last_seq: int | None,
+        lost_at: int | None,
+        since: int,
+        busy: bool = True,
     ) -> Missed:
         """What a session has missed: after ``last_seq``; or, of a client that does not tell, since ``lost_at`` (ms).
 
@@ -213,7 +219,9 @@ class Recoveries:
                 overtaken = after
         return Missed(before, missed, complete, overtaken=overtaken, since=last_seq or 0, heard=heard_relays)
 
-    async def _read(self, recovery: Recovery, since_ms: int, *, settled: bool = False) -> list[Letter]:
+    async def _read(
+        self, recovery: ResumingSession, since_ms: int, *, settled: bool = False
+    ) -> list[MailboxMessage]:
         """Return the mailbox, up to now at least, in a few tries. Raises :class:`Unavailable`.
 
         ``settled``: only once the stream has stored what is sent to it now, also if nothing goes to an old address.
@@ -232,7 +240,7 @@ class Recoveries:
                 log.info("mailbox not read yet", session=session)
                 await asyncio.sleep(random.uniform(*TRY_AGAIN_SECONDS))
 
-    def finish(self, recovery: Recovery) -> None:
+    def finish(self, recovery: ResumingSession) -> None:
         """The client has got what it missed, and what was held: from now on it hears everything as it comes."""
         recovery.held = None
         if recovery.elsewhere is None:
@@ -242,7 +250,7 @@ class Recoveries:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def abandon(self, recovery: Recovery) -> None:
+    def abandon(self, recovery: ResumingSession) -> None:
         """The client is gone again."""
         self._forget(recovery)
         task = asyncio.create_task(self._unsubscribe(recovery))
@@ -255,7 +263,7 @@ class Recoveries:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _listen_on(self, recovery: Recovery) -> None:
+    async def _listen_on(self, recovery: ResumingSession) -> None:
         await asyncio.sleep(ELSEWHERE_SECONDS)
         # Nothing goes to the old address any more. Both ways bring the same for a moment, each message counts once,
         # so that none falls between the two.
@@ -264,7 +272,7 @@ class Recoveries:
         await asyncio.sleep(DRAIN_SECONDS)
         self._forget(recovery)
 
-    async def _unsubscribe(self, recovery: Recovery) -> None:
+    async def _unsubscribe(self, recovery: ResumingSession) -> None:
         elsewhere, recovery.elsewhere = recovery.elsewhere, None
         if elsewhere is None:
             return
@@ -274,18 +282,18 @@ class Recoveries:
         except (TimeoutError, NatsError) as error:
             log.warning("not unsubscribed in order", session=recovery.session, error=type(error).__name__)
 
-    def _forget(self, recovery: Recovery) -> None:
+    def _forget(self, recovery: ResumingSession) -> None:
         if self._running.get(recovery.session) is recovery:
             del self._running[recovery.session]
 
 
-def joined_seq(last_seq: int | None, missed: list[Letter]) -> int:
+def joined_seq(last_seq: int | None, missed: list[MailboxMessage]) -> int:
     """The ``seq`` of ``user:joined``: after what the client has got, before what it gets now."""
     base = min(last_seq, now_seq()) + 1 if last_seq is not None else now_seq() - MARGIN_MS * 1000
     return min(base, missed[0].seq - 1) if missed else base
 
 
-def _is_news(letter: Letter, heard: int) -> bool:
+def _is_news(letter: MailboxMessage, heard: int) -> bool:
     """Return whether the client may not have heard it. Turns up to ``heard`` are there because they were told again.
 
     Relays are numbered, so the socket knows which it has had.
@@ -293,13 +301,13 @@ def _is_news(letter: Letter, heard: int) -> bool:
     return letter.event in RELAYED or letter.seq > heard
 
 
-def _once(letters: list[Letter], start: int) -> list[Letter]:
+def _once(letters: list[MailboxMessage], start: int) -> list[MailboxMessage]:
     """Return the letters from ``start`` on, each relay once and those of one sender in their order.
 
     A relay is there twice because a callcore died between the two, or behind later ones because it was lost at first.
     """
     seen: set[tuple[str, int]] = set()
-    once: list[Letter] = []
+    once: list[MailboxMessage] = []
     places: dict[str, list[tuple[int, int]]] = {}
     for n, letter in enumerate(letters):
         if letter.event in RELAYED and (relay := stamped(letter.payload)) is not None:

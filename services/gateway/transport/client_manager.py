@@ -4,7 +4,7 @@ import socketio
 from bidict import ValueDuplicationError
 
 
-class Clients(socketio.AsyncManager):  # type: ignore[misc]  # untyped
+class ClientManager(socketio.AsyncManager):  # type: ignore[misc]  # untyped
     """All of them in one room. A room of its own for each would make leaving as dear as there are clients."""
 
     async def pre_connect(self, eio_sid: str, namespace: str) -> str | None:

@@ -5,10 +5,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from services.gateway.websocket.connection import LAST_WORDS_SECONDS, WebSocket
-from services.gateway.websocket.send_queue import Outgoing
+from services.gateway.websocket.send_queue import SendQueue
 
 
-class Closing:
+class Closer:
     """Closes connections of Engine.IO (``eio``). ``owes``: whether an answer to a client is still to come."""
 
     def __init__(
@@ -45,7 +45,7 @@ class Closing:
         connection = self._eio.sockets.get(eio_sid)
         if connection is None:
             return
-        queue: Outgoing = connection.queue
+        queue: SendQueue = connection.queue
         holder = queue.holder
         queue.discard()
         queue.cut()  # what comes until it is over does not wait

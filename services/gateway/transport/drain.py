@@ -5,7 +5,7 @@ import math
 import random
 
 from services.gateway.protocol.json_codec import dumps
-from services.gateway.transport.socketio_server import Transport
+from services.gateway.transport.socketio_server import SocketIOServer
 from services.gateway.websocket.connection import LAST_WORDS_SECONDS
 from shared.contracts.client import Draining, Event
 from shared.observability import logs
@@ -17,7 +17,7 @@ SHARE = 0.8
 """The part of the time in which clients are sent away; the rest is for the last ones to go."""
 
 
-async def drain(transport: Transport, seconds: float) -> None:
+async def drain(transport: SocketIOServer, seconds: float) -> None:
     """Tell every client when it will be sent away, and send it away then; returns when all are gone or time is up.
 
     Who goes last has as long as any other to be answered, so it may take :data:`LAST_WORDS_SECONDS` more.

@@ -12,14 +12,14 @@ from engineio.exceptions import QueueEmpty
 from engineio.packet import CLOSE, PING, Packet
 from engineio.payload import Payload
 
-from services.gateway.limits.connection_limits import Connections
+from services.gateway.limits.connection_limits import ConnectionLimits
 from services.gateway.limits.lifo_gate import Doorway
 from services.gateway.protocol import packets
 from services.gateway.protocol.packets import Malformed
 from services.gateway.transport.host_check import HostAllowed
-from services.gateway.websocket.send_queue import Outgoing
+from services.gateway.websocket.send_queue import SendQueue
 from shared.observability import logs
-from shared.observability.limit_hits import Hits
+from shared.observability.limit_hits import LimitHits
 
 log = logs.get(__name__)
 
@@ -38,7 +38,7 @@ BAD_REQUEST = 3, "Bad request"
 """Codes and messages of Engine.IO's own server, which client developers know."""
 
 
-class Server(Protocol):
+class EngineServer(Protocol):
     """What polling needs of the transport."""
 
     draining: bool
@@ -65,7 +65,7 @@ class Server(Protocol):
         """A request that has more than one may have."""
 
 
-class Polling:
+class HttpPolling:
     """Answers every request to Engine.IO (``eio``); its own code serves handshakes only.
 
     ``upgrade``: the application of a connection's websocket, called with an environment. ``unread_seconds``: how long
@@ -75,12 +75,12 @@ class Polling:
     def __init__(
         self,
         eio: Any,
-        server: Server,
+        server: EngineServer,
         origin_allowed: Callable[[str | None, str | None], bool],
         host_allowed: HostAllowed | None,
-        connections: Connections,
+        connections: ConnectionLimits,
         upgrade: Callable[[Any], Callable[[dict[str, Any]], Awaitable[web.StreamResponse]]],
-        hits: Hits,
+        hits: LimitHits,
         *,
         unread_seconds: float,
     ) -> None:
@@ -93,7 +93,7 @@ class Polling:
         self._hits = hits
         self._unread_seconds = unread_seconds
         self._of_engineio: Callable[[web.Request], Awaitable[web.StreamResponse]] = eio.handle_request
-        self._doorway = Doorway(WAITING_MAX)
+        self._gate = Doorway(WAITING_MAX)
         self._posting: dict[str, asyncio.Event] = {}
         """Connections whose client is sending a polling request; set when it is done with."""
         self._answers: dict[str, _Answer] = {}
@@ -187,7 +187,7 @@ class Polling:
         if self._server.draining:
             raise web.HTTPServiceUnavailable(text="Draining: connect to another server")
         self._connections.check(request)
-        if not await self._doorway.through(lambda: _is_there(request)) or self._server.draining:
+        if not await self._gate.through(lambda: _is_there(request)) or self._server.draining:
             raise web.HTTPServiceUnavailable(text="Too many at once", headers={"Retry-After": "1"})
         self._connections.make_room(request)  # and looks again: others were let in meanwhile
         return await self._of_engineio(request)
@@ -225,7 +225,7 @@ class Polling:
         response, transport = _answer(payload), request.transport
         if transport is None:
             return response
-        queue: Outgoing = connection.queue
+        queue: SendQueue = connection.queue
         transport.set_write_buffer_limits(high=0)  # so that it is known when all has left
         queue.stalls(transport, len(payload))
         try:

@@ -11,7 +11,7 @@ from typing import cast
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from services.gateway.limits.connection_limits import Connections
+from services.gateway.limits.connection_limits import ConnectionLimits
 from shared.observability import logs, response_headers
 
 log = logs.get(__name__)
@@ -26,10 +26,10 @@ UNSENT_BYTES = 128 * 1024
 """What the kernel keeps for a client that takes nothing, where it can be told so. Unasked it keeps some megabytes."""
 
 
-class Door(web.AppRunner):
+class HttpServer(web.AppRunner):
     """Runs ``app``. Connections of the network are counted by ``connections``."""
 
-    def __init__(self, app: web.Application, connections: Connections) -> None:
+    def __init__(self, app: web.Application, connections: ConnectionLimits) -> None:
         super().__init__(
             app,
             access_log=None,
@@ -56,7 +56,7 @@ class Door(web.AppRunner):
 class _Server(web.Server):
     """As aiohttp made it, with our own connections."""
 
-    def __init__(self, made: web.Server, connections: Connections) -> None:
+    def __init__(self, made: web.Server, connections: ConnectionLimits) -> None:
         super().__init__(
             made.request_handler, request_factory=made.request_factory, loop=made._loop, **made._kwargs
         )

@@ -4,7 +4,7 @@ import logging
 from typing import Any
 
 
-class Quiet(logging.LoggerAdapter[logging.Logger]):
+class LibraryLogger(logging.LoggerAdapter[logging.Logger]):
     """What clients do wrong is no error of ours, and payloads do not go into logs.
 
     Only what they log with a traceback stays an error: with checked input that is a defect.

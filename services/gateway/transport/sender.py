@@ -8,12 +8,12 @@ from typing import Any
 from engineio.packet import PING, Packet
 
 from services.gateway.protocol.ring_time import with_ms_left
-from services.gateway.transport.closer import Closing
+from services.gateway.transport.closer import Closer
 from services.gateway.websocket.connection import WebSocket
-from services.gateway.websocket.send_queue import Outgoing, Waiting
+from services.gateway.websocket.send_queue import SendQueue, Waiting
 from shared.clock import now_ms
 from shared.observability import logs
-from shared.observability.limit_hits import Hits
+from shared.observability.limit_hits import LimitHits
 
 log = logs.get(__name__)
 
@@ -23,7 +23,7 @@ LET_READ_SECONDS = 5.0
 """How long a client may take over a part of what it missed. What it sends meanwhile waits."""
 
 
-class Sending:
+class Sender:
     """Sends to connections (of Engine.IO, by id). ``unread_max``: bytes that may wait for a client.
 
     Nothing overtakes what waits in a connection's queue: as long as something does, its websocket takes nothing else.
@@ -33,10 +33,10 @@ class Sending:
         self,
         connections: dict[str, Any],
         websockets: dict[str, WebSocket],
-        closing: Closing,
+        closing: Closer,
         *,
         unread_max: int,
-        hits: Hits,
+        hits: LimitHits,
     ) -> None:
         self._connections = connections
         self._websockets = websockets
@@ -84,7 +84,7 @@ class Sending:
         connection = self._connections.get(eio_sid)
         if connection is None or connection.closed:
             return
-        queue: Outgoing = connection.queue
+        queue: SendQueue = connection.queue
         if queue.size >= self._unread_max:
             queue.cut()
             if eio_sid not in self._closing.doomed:

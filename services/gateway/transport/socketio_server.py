@@ -10,22 +10,22 @@ from typing import Any, Protocol
 
 import socketio
 
-from services.gateway.limits.connection_limits import Connections
+from services.gateway.limits.connection_limits import ConnectionLimits
 from services.gateway.protocol import packets
 from services.gateway.protocol.packets import DisconnectPacket, EventPacket, ForeignPacket, Malformed
-from services.gateway.transport.client_manager import Clients
-from services.gateway.transport.closer import Closing
+from services.gateway.transport.client_manager import ClientManager
+from services.gateway.transport.closer import Closer
 from services.gateway.transport.host_check import HostAllowed
-from services.gateway.transport.http_polling import Polling
-from services.gateway.transport.library_logger import Quiet
+from services.gateway.transport.http_polling import HttpPolling
+from services.gateway.transport.library_logger import LibraryLogger
 from services.gateway.transport.origin_check import OriginAllowed
-from services.gateway.transport.sender import Sending
+from services.gateway.transport.sender import Sender
 from services.gateway.transport.unread_limits import UnreadLimits
 from services.gateway.websocket.connection import WebSocket
 from services.gateway.websocket.framing import Writing
-from services.gateway.websocket.send_queue import Outgoing, Tally
+from services.gateway.websocket.send_queue import SendQueue, Tally
 from shared.observability import logs
-from shared.observability.limit_hits import Hits
+from shared.observability.limit_hits import LimitHits
 
 log = logs.get(__name__)
 
@@ -66,7 +66,7 @@ class Receiver(Protocol):
         """A connection is over."""
 
 
-class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
+class SocketIOServer(socketio.AsyncServer):  # type: ignore[misc]  # untyped
     """The Socket.IO server. Give it its ``receiver`` before it is attached to an application."""
 
     receiver: Receiver
@@ -83,8 +83,8 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         unread_seconds: float,
         unread_total: int,
         depth: int,
-        connections: Connections,
-        hits: Hits,
+        connections: ConnectionLimits,
+        hits: LimitHits,
     ) -> None:
         super().__init__(
             async_mode="aiohttp",
@@ -95,9 +95,9 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
             max_http_buffer_size=max_frame,
             http_compression=False,
             monitor_clients=False,  # a task and a timer for each client in turn; see Polling
-            client_manager=Clients(),
-            logger=Quiet("socketio"),
-            engineio_logger=Quiet("engineio"),
+            client_manager=ClientManager(),
+            logger=LibraryLogger("socketio"),
+            engineio_logger=LibraryLogger("engineio"),
         )
         self.max_frame = max_frame
         self._depth = depth
@@ -108,10 +108,10 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         """Whether clients that are not connected yet are to go elsewhere."""
         self.websockets: dict[str, WebSocket] = {}
         self.writing = Writing()
-        self.closing = Closing(self.eio, self.websockets, self._owes)
+        self.closing = Closer(self.eio, self.websockets, self._owes)
         self.close_soon, self.close = self.closing.soon, self.closing.now
         self._doomed = self.closing.doomed
-        self.sending = Sending(
+        self.sending = Sender(
             self.eio.sockets, self.websockets, self.closing, unread_max=unread_max, hits=hits
         )
         self.send_event, self.ask, self.unheard = (
@@ -122,7 +122,7 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         self._unread = UnreadLimits(
             self.eio.sockets, self.tally, self.sending.break_off, seconds=unread_seconds
         )
-        self._polling = Polling(
+        self._polling = HttpPolling(
             self.eio,
             self,
             origin_allowed,
@@ -137,7 +137,7 @@ class Transport(socketio.AsyncServer):  # type: ignore[misc]  # untyped
             **self.eio._async,
             "websocket": lambda handler, _eio: WebSocket(handler.__self__, self),
         }
-        self.eio.create_queue = lambda: Outgoing(self.tally)
+        self.eio.create_queue = lambda: SendQueue(self.tally)
         self.eio.handle_request = self._polling.handle
         self.on("connect", self._on_connect)
         self.on("disconnect", self._on_disconnect)

@@ -16,7 +16,7 @@ from services.gateway.protocol.packets import Malformed
 from services.gateway.websocket.framing import CLOSE, PONG, TEXT
 from services.gateway.websocket.handshake import Handshake
 from services.gateway.websocket.read_queue import Broken
-from services.gateway.websocket.reader import Intake, Server, Work
+from services.gateway.websocket.reader import ConnectionServer, Intake, Work
 from services.gateway.websocket.writer import UNWRITTEN_BYTES, Stage
 from shared.observability import logs
 
@@ -33,7 +33,7 @@ class WebSocket(Intake):
 
     __slots__ = ("_ended",)
 
-    def __init__(self, connection: Any, server: Server) -> None:
+    def __init__(self, connection: Any, server: ConnectionServer) -> None:
         super().__init__(connection, Stage.PROBING if connection.connected else Stage.OPEN, server)
         self._ended: asyncio.Event | None = None
 

@@ -35,7 +35,7 @@ class Broken:
         self.code = code
 
 
-class Frames(WebSocketDataQueue):
+class ReadQueue(WebSocketDataQueue):
     """Where aiohttp's reader puts what it has read: into the hands of a websocket, or into a line behind those.
 
     The line is made when there is something for it, because an empty one takes as much memory as all the rest.

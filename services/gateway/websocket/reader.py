@@ -10,7 +10,7 @@ from aiohttp._websocket.reader import WebSocketReader
 from services.gateway.protocol.relay_template import PREFIXES
 from services.gateway.websocket.framing import Writing
 from services.gateway.websocket.heartbeat import Heartbeat
-from services.gateway.websocket.read_queue import Broken, Frames
+from services.gateway.websocket.read_queue import Broken, ReadQueue
 from services.gateway.websocket.writer import Stage
 from shared.observability import logs
 
@@ -23,7 +23,7 @@ Work = Coroutine[Any, Any, None]
 _OPEN, _TEXT = Stage.OPEN, WSMsgType.TEXT
 
 
-class Server(Protocol):
+class ConnectionServer(Protocol):
     """What a websocket needs of the transport."""
 
     websockets: "dict[str, WebSocket]"
@@ -60,11 +60,11 @@ class Intake(Heartbeat):
 
     __slots__ = ("_frames", "_over", "_reader", "_server", "_sid", "_task")
 
-    def __init__(self, connection: Any, stage: Stage, server: Server) -> None:
+    def __init__(self, connection: Any, stage: Stage, server: ConnectionServer) -> None:
         super().__init__(connection, stage, server.writing)
         self._sid: str = connection.sid
         self._server = server
-        self._frames = Frames(self)
+        self._frames = ReadQueue(self)
         self._reader: WebSocketReader | None = WebSocketReader(
             self._frames, server.max_frame, compress=False, decode_text=False
         )

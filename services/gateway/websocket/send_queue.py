@@ -21,7 +21,7 @@ class _Gap:
 GAP = _Gap()
 
 
-class Pump(Protocol):
+class Flusher(Protocol):
     """A websocket, where the client has one."""
 
     def pump(self) -> None:
@@ -69,7 +69,7 @@ class Tally:
             self.over()
 
 
-class Outgoing:
+class SendQueue:
     """What waits for a client, and how much it is: as much of an ``asyncio.Queue`` as Engine.IO uses.
 
     An ``asyncio.Queue`` has several deques, which is much for each idle client.
@@ -92,7 +92,7 @@ class Outgoing:
         """When the client last read a part of what waits, in loop time."""
         self._pings: list[int] | None = None
         """Pings that have not been answered, by how many bytes of a websocket went before their end."""
-        self.websocket: Pump | None = None
+        self.websocket: Flusher | None = None
         """Where it all goes; ``None`` while the client polls."""
         self.items: deque[Any] | None = None
         """What waits; ``None`` for nothing."""

@@ -8,7 +8,7 @@ from aiohttp import WSCloseCode
 from engineio.packet import PING, Packet
 
 from services.gateway.websocket.framing import TEXT, Writing, framed
-from services.gateway.websocket.send_queue import Outgoing, Waiting
+from services.gateway.websocket.send_queue import SendQueue, Waiting
 
 UNWRITTEN_BYTES = 32 * 1024
 """What may wait in a connection before the rest waits for it, and counts as not read by the client."""
@@ -36,7 +36,7 @@ class Outlet(asyncio.Protocol):
 
     def __init__(self, connection: Any, stage: Stage, writing: Writing) -> None:
         self._connection = connection
-        self._queue: Outgoing = connection.queue
+        self._queue: SendQueue = connection.queue
         self._stage = stage
         self._transport: asyncio.Transport | None = None
         self._full = False

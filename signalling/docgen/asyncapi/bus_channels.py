@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from services.callcore.calls.call_owner import Deed
-from services.callcore.calls.call_owner import Done as DeedDone
-from services.callcore.relay.slow_path import Announcement
+from services.callcore.calls.call_owner import CallCommand
+from services.callcore.calls.call_owner import CommandResult as DeedDone
+from services.callcore.relay.slow_path import StateAnnouncement
 from services.callcore.state.model import Call
 from shared.contracts import calls, client, events, liveness, policy, presence, relays
 from shared.contracts.client import RELAYED, STORED, Event
@@ -45,7 +45,7 @@ REQUESTS: dict[tuple[str, str], tuple[type[Wire], type[Wire]]] = {
 
 REQUESTS_AT: dict[tuple[str, str], tuple[type[Wire], type[Wire]]] = {
     ("calls", "initiate"): (calls.InitiateRequest, calls.InitiateReply),
-    ("calls", "happen"): (Deed, DeedDone),
+    ("calls", "happen"): (CallCommand, DeedDone),
 }
 """The same of one instance by name."""
 
@@ -175,7 +175,7 @@ def _of_relays(schemas: Schemas, rows: dict[str, Row]) -> Iterator[Channel]:
     void = _text("relay.void", "A number whose relay is not to get through any more.")
     yield Channel(rows[subject], subject, (*kinds, void))
     state = "relay.<callcore>.<call>.-.-.-.state"
-    yield Channel(rows[state], state, (_model(schemas, "relay.state", Announcement),))
+    yield Channel(rows[state], state, (_model(schemas, "relay.state", StateAnnouncement),))
     receipt = "receipt.<gateway>.<session>.<number>"
     error = merged(
         schemas.parts["Error"], "RelayRefused", "Why it does not get there.", event={"type": "string"}

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from services.callcore.calls.call_owner import Deed
-from services.callcore.calls.call_owner import Done as DeedDone
-from services.callcore.relay.slow_path import Announcement
-from services.callcore.state.model import Address, Call, Kind, State
+from services.callcore.calls.call_owner import CallCommand
+from services.callcore.calls.call_owner import CommandResult as DeedDone
+from services.callcore.relay.slow_path import StateAnnouncement
+from services.callcore.state.model import Address, Call, InputKind, State
 from services.presence.resume_tokens import hash_token
 from shared.contracts import calls, client, events, liveness, policy, presence, relays, rpc
 from shared.contracts.wire import Wire
@@ -132,11 +132,11 @@ _MADE: tuple[Wire, ...] = (
         )
     ),
     calls.LeftRequest(**_BOB, reason="connection_lost"),
-    Deed(
+    CallCommand(
         request_id=_ID,
         expires_at=AT + 2000,
         call=CALL,
-        kind=Kind.ACCEPT,
+        kind=InputKind.ACCEPT,
         user="bob",
         at=Address(session=BOB_AT, gateway=OTHER_GATEWAY),
     ),
@@ -148,7 +148,7 @@ _MADE: tuple[Wire, ...] = (
     # Everything else on the bus.
     client.StoredIncoming(from_="alice@1", call_type="video", call_id=CALL, expires_at=AT + 45_000),
     client.StoredInitiated(call_id=CALL, to="bob", expires_at=AT + 45_000),
-    Announcement(call=_RINGING, revision=1043, born=True),
+    StateAnnouncement(call=_RINGING, revision=1043, born=True),
     relays.RelaysHeard(relays={ALICE_AT: 1_795_000_000_000_007}),
     relays.Acks(by=CALLCORE, done=((ALICE_AT, CALL, 1_795_000_000_000_007, 0),)),
     events.CallEvent(call_id=CALL, caller="alice@1", callee="bob", call_type="video", created_at=AT),

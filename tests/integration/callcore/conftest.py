@@ -26,8 +26,8 @@ from shared.contracts.presence import Session, Sessions
 from shared.contracts.relays import LINE
 from shared.contracts.rpc import Done
 from shared.ids import encode, new_id
-from shared.messaging.membership import Members
-from shared.messaging.rpc import Client
+from shared.messaging.membership import Membership
+from shared.messaging.rpc import RpcClient
 from shared.nats.connection import Bus
 from shared.nats.kv import Bucket
 
@@ -48,8 +48,8 @@ class World:
 
     def __init__(self, bus: Bus) -> None:
         self.bus = bus
-        self.client = Client(bus, timeout=3.0)
-        self.members = Members(bus, "callcore")
+        self.client = RpcClient(bus, timeout=3.0)
+        self.members = Membership(bus, "callcore")
         self.sessions = Bucket(bus, subjects.BUCKET_SESSIONS)
         self.calls = Bucket(bus, subjects.BUCKET_CALLS)
         self.seen: list[Seen] = []

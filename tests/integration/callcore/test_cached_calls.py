@@ -4,15 +4,15 @@ from collections.abc import Callable
 
 import pytest
 
-from services.callcore.calls.call_owner import Charge
-from services.callcore.calls.call_service import Control
-from services.callcore.notify.notifier import Teller
-from services.callcore.state.model import Address, Call, Happening, Kind, State
+from services.callcore.calls.call_owner import CallOwner
+from services.callcore.calls.call_service import CallService
+from services.callcore.notify.notifier import Notifier
+from services.callcore.state.model import Address, Call, CallInput, InputKind, State
 from services.callcore.store import Found, Store
 from shared import subjects
 from shared.errors import CallNotFound, InvalidState
-from shared.messaging.event_log import Recorder
-from shared.messaging.mailbox import Postman
+from shared.messaging.event_log import EventLog
+from shared.messaging.mailbox import MailboxPublisher
 from shared.nats.connection import Bus
 from shared.nats.kv import Bucket
 from tests.integration.callcore.conftest import Start, World
@@ -30,16 +30,16 @@ class Read(Store):
         return await super().call(call, fresh=fresh)
 
 
-def control(bus: Bus, known: Callable[[str], Found | None]) -> tuple[Control, Read]:
+def control(bus: Bus, known: Callable[[str], Found | None]) -> tuple[CallService, Read]:
     """One that is in charge of all calls, and remembers what ``known`` says."""
     store = Read(Bucket(bus, subjects.BUCKET_CALLS), Bucket(bus, subjects.BUCKET_SESSIONS))
 
     def announce(*_: object, **__: object) -> None:
         """Nobody relays."""
 
-    teller = Teller(announce, Postman(bus), Recorder(bus))
-    charge = Charge("it", lambda _: "it", None)  # type: ignore[arg-type]  # nobody is asked
-    return Control(store, teller, charge, known, lambda _: None, lambda _: None), store
+    notifier = Notifier(announce, MailboxPublisher(bus), EventLog(bus))
+    call_owner = CallOwner("it", lambda _: "it", None)  # type: ignore[arg-type]  # nobody is asked
+    return CallService(store, notifier, call_owner, known, lambda _: None, lambda _: None), store
 
 
 @pytest.fixture
@@ -54,13 +54,13 @@ async def ringing(world: World, callcore: Start) -> Found:
     return found
 
 
-def happening(kind: Kind, at: Address = BOB) -> Happening:
-    return Happening(kind, f"r {kind}", "bob", at)
+def call_input(kind: InputKind, at: Address = BOB) -> CallInput:
+    return CallInput(kind, f"r {kind}", "bob", at)
 
 
 async def test_what_is_remembered_rightly_is_not_read(bus: Bus, ringing: Found) -> None:
     it, store = control(bus, lambda _: ringing)
-    outcome = await it.happen(ringing.call.call, happening(Kind.ACCEPT))
+    outcome = await it.happen(ringing.call.call, call_input(InputKind.ACCEPT))
     assert outcome.call.state is State.ACCEPTED and store.reads == 0
     found = await store.call(ringing.call.call)
     assert found is not None and found.call == outcome.call
@@ -70,7 +70,7 @@ async def test_what_has_changed_since_is_read(bus: Bus, world: World, ringing: F
     await world.end("ann-web", ringing.call.call)
     it, store = control(bus, lambda _: ringing)
     with pytest.raises(CallNotFound):
-        await it.happen(ringing.call.call, happening(Kind.ACCEPT))
+        await it.happen(ringing.call.call, call_input(InputKind.ACCEPT))
     assert store.reads == 1
 
 
@@ -78,7 +78,7 @@ async def test_a_refusal_is_read_first(bus: Bus, ringing: Found) -> None:
     """The caller may not accept a call that rings; but this one only seems to be the caller of it."""
     swapped: Call = ringing.call.model_copy(update={"caller": "bob", "caller_at": BOB, "callee": "ann"})
     it, store = control(bus, lambda _: Found(swapped, ringing.revision))
-    outcome = await it.happen(ringing.call.call, happening(Kind.ACCEPT))
+    outcome = await it.happen(ringing.call.call, call_input(InputKind.ACCEPT))
     assert outcome.call.state is State.ACCEPTED and store.reads == 1
 
 
@@ -86,18 +86,18 @@ async def test_that_nothing_comes_of_it_is_read_first(bus: Bus, world: World, ri
     """A device that is remembered to ring, but left meanwhile, comes back: it rings again."""
     await world.left("bob-phone")
     it, store = control(bus, lambda _: ringing)
-    back = Happening(Kind.ATTACHED, "back", "bob", BOB, resumed=True)
+    back = CallInput(InputKind.ATTACHED, "back", "bob", BOB, resumed=True)
     outcome = await it.happen(ringing.call.call, back)
     assert BOB in outcome.call.ringing and len(outcome.sends) == 1 and store.reads == 1
 
 
 async def test_a_request_tried_again_is_read_first(bus: Bus, ringing: Found) -> None:
     first, _ = control(bus, lambda _: ringing)
-    done = await first.happen(ringing.call.call, happening(Kind.ACCEPT))
+    done = await first.happen(ringing.call.call, call_input(InputKind.ACCEPT))
     for remembered in (ringing, Found(done.call, 0)):
         again, store = control(bus, lambda _, remembered=remembered: remembered)  # type: ignore[misc]
-        outcome = await again.happen(ringing.call.call, happening(Kind.ACCEPT))
+        outcome = await again.happen(ringing.call.call, call_input(InputKind.ACCEPT))
         assert outcome.call == done.call and len(outcome.sends) == len(done.sends) and store.reads == 1
     third, _ = control(bus, lambda _: ringing)
     with pytest.raises(InvalidState):
-        await third.happen(ringing.call.call, Happening(Kind.ACCEPT, "another", "bob", BOB))
+        await third.happen(ringing.call.call, CallInput(InputKind.ACCEPT, "another", "bob", BOB))

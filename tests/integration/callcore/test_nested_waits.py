@@ -17,7 +17,7 @@ import pytest_asyncio
 
 from services.callcore.app import start
 from services.callcore.handlers import Handlers
-from services.callcore.notify.notifier import Teller
+from services.callcore.notify.notifier import Notifier
 from services.callcore.settings import Settings
 from services.callcore.state.model import Outcome, State
 from services.callcore.store import Store
@@ -27,7 +27,7 @@ from shared.contracts.liveness import Beat
 from shared.contracts.rpc import Done
 from shared.errors import Unavailable
 from shared.ids import new_id
-from shared.messaging.rpc import Client, Server
+from shared.messaging.rpc import RpcClient, RpcServer
 from shared.nats.connection import Bus
 from tests.integration.callcore.conftest import GATEWAY, Start, World
 
@@ -70,17 +70,17 @@ def _named(request: Any) -> str:
 def lateness(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, str], Lateness]:
     """Has instances be late by plan."""
     _plans.clear()
-    serve, register = Server.serve, Handlers.register
-    owners: set[Server] = set()
+    serve, register = RpcServer.serve, Handlers.register
+    owners: set[RpcServer] = set()
 
-    async def register_late(self: Handlers, server: Server, instance: str) -> None:
+    async def register_late(self: Handlers, server: RpcServer, instance: str) -> None:
         server.instance = instance  # type: ignore[attr-defined]
         if instance == "owner":
             owners.add(server)
         await register(self, server, instance)
 
     async def serve_late(
-        self: Server,
+        self: RpcServer,
         service: str,
         verb: str,
         model: Any,
@@ -116,7 +116,7 @@ def lateness(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, str], Lateness]
         return asyncio.ensure_future(created())
 
     monkeypatch.setattr(Handlers, "register", register_late)
-    monkeypatch.setattr(Server, "serve", serve_late)
+    monkeypatch.setattr(RpcServer, "serve", serve_late)
     monkeypatch.setattr(Store, "update", update_late)
     monkeypatch.setattr(Store, "create", create_late)
     return _plans
@@ -125,7 +125,7 @@ def lateness(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, str], Lateness]
 @pytest_asyncio.fixture
 async def system(nats_url: str, world: World, lateness: object) -> AsyncIterator[World]:
     """``front`` and ``owner``, and a gateway's client whose tries take two seconds."""
-    world.client = Client(world.bus, timeout=2.0)
+    world.client = RpcClient(world.bus, timeout=2.0)
     settings = Settings.model_validate({"nats_url": nats_url, "rate_limit": False, "sweep_seconds": 3600})
     async with AsyncExitStack() as stack:
         for name in ("front", "owner"):
@@ -250,7 +250,7 @@ async def ghost(world: World, bus: Bus) -> None:
 @pytest_asyncio.fixture
 async def deserted(nats_url: str, world: World, lateness: object) -> AsyncIterator[World]:
     """``front`` alone, and an ``owner`` that hangs, or is dead and has not been missed yet."""
-    world.client = Client(world.bus, timeout=2.0)
+    world.client = RpcClient(world.bus, timeout=2.0)
     settings = Settings.model_validate({"nats_url": nats_url, "rate_limit": False, "sweep_seconds": 3600})
     bus = await Bus.connect(nats_url, name="owner")
     async with start(settings, "front"):
@@ -302,9 +302,9 @@ async def test_an_answer_that_accepted_and_was_not_told_is_told_when_it_is_sent_
     system: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its gateway sends a relay again that nobody has acknowledged; the call is accepted by then."""
-    world, tell, failed = system, Teller.tell, 0
+    world, tell, failed = system, Notifier.tell, 0
 
-    def tell_later(self: Teller, outcome: Outcome, *args: Any, **more: Any) -> None:
+    def tell_later(self: Notifier, outcome: Outcome, *args: Any, **more: Any) -> None:
         nonlocal failed
         if outcome.call.state is State.ACCEPTED and failed < 2:
             failed += 1
@@ -312,7 +312,7 @@ async def test_an_answer_that_accepted_and_was_not_told_is_told_when_it_is_sent_
         tell(self, outcome, *args, **more)
 
     call = await placed(world, "u")
-    monkeypatch.setattr(Teller, "tell", tell_later)
+    monkeypatch.setattr(Notifier, "tell", tell_later)
     answer = {"answer": {"type": "answer", "sdp": "x"}}
     for _ in range(2):
         await world.relay("ub-web", "ua", "call:answer", call, answer)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from services.callcore.notify.notifier import Teller
+from services.callcore.notify.notifier import Notifier
 from services.callcore.state.model import Outcome, State
 from shared import subjects
 from shared.clock import now_ms
@@ -21,18 +21,18 @@ Dies = Callable[[Callable[[Outcome], bool]], list[str]]
 @pytest.fixture
 def dies(monkeypatch: pytest.MonkeyPatch) -> Dies:
     """Has every instance die, as it seems from outside, before it tells of certain outcomes; the calls of those."""
-    tell = Teller.tell
+    tell = Notifier.tell
 
     def before(which: Callable[[Outcome], bool]) -> list[str]:
         died: list[str] = []
 
-        def tell_or_die(self: Teller, outcome: Outcome, *args: Any, **more: Any) -> None:
+        def tell_or_die(self: Notifier, outcome: Outcome, *args: Any, **more: Any) -> None:
             if which(outcome):
                 died.append(outcome.call.call)
                 raise Late
             tell(self, outcome, *args, **more)
 
-        monkeypatch.setattr(Teller, "tell", tell_or_die)
+        monkeypatch.setattr(Notifier, "tell", tell_or_die)
         return died
 
     return before

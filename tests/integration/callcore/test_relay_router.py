@@ -186,7 +186,7 @@ async def test_a_lane_that_was_not_told_reads_before_it_refuses(
     await world.online("bob", "phone", "tab")
     call = (await world.initiate("ann-phone", "bob")).call
     monkeypatch.setattr(
-        relay_router.Lanes, "_learn_at_once", lambda *_: True
+        relay_router.RelayRouter, "_learn_at_once", lambda *_: True
     )  # the announcement does not arrive
     await world.accept("bob-phone", call)
     await world.relay("bob-phone", "ann", "call:answer", call, {"answer": {}})
@@ -203,7 +203,7 @@ async def test_a_lane_trusts_what_it_knows_for_a_few_seconds_only(
     await relay_many(world, "ann-phone", "bob", call, range(1))
     await world.until(lambda: candidates(world, "bob-phone") == [0])
     monkeypatch.setattr(
-        relay_router.Lanes, "_learn_at_once", lambda *_: True
+        relay_router.RelayRouter, "_learn_at_once", lambda *_: True
     )  # the announcement does not arrive
     await world.end("bob-phone", call)
     await asyncio.sleep(0.3)

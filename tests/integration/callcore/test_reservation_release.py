@@ -11,7 +11,7 @@ from shared.clock import now_ms
 from shared.contracts.calls import Hold
 from shared.contracts.presence import Session
 from shared.errors import CallNotFound, Unavailable, UserNotFound
-from shared.messaging.rpc import Client
+from shared.messaging.rpc import RpcClient
 from shared.nats.kv import ABSENT
 from tests.integration.callcore.conftest import Start, World
 
@@ -22,7 +22,7 @@ TRY_SECONDS = 0.5
 async def hasty(world: World, callcore: Start) -> World:
     """One instance, and a gateway whose tries are short."""
     await callcore()
-    world.client = Client(world.bus, timeout=TRY_SECONDS)
+    world.client = RpcClient(world.bus, timeout=TRY_SECONDS)
     for user in ("ann", "bob", "cem"):
         await world.online(user, "phone")
     return world
@@ -93,7 +93,7 @@ async def test_the_last_try_gives_up_what_an_earlier_one_took(
         raise Unavailable
 
     await held_by_an_earlier_try(hasty, "c1", "ann", "bob")
-    monkeypatch.setattr("services.callcore.calls.call_setup.Placing._form", fails)
+    monkeypatch.setattr("services.callcore.calls.call_setup.CallSetup._form", fails)
     with pytest.raises(Unavailable):
         await hasty.initiate("ann-phone", "bob", call="c1")
     assert await hasty.held("ann"), "another try may be at it"

@@ -12,7 +12,7 @@ from shared.clock import now_ms
 from shared.errors import RateLimited
 from shared.nats.connection import Bus
 from shared.nats.kv import Bucket
-from shared.observability.limit_hits import Hits
+from shared.observability.limit_hits import LimitHits
 from shared.token_bucket import Rate
 
 MANY = Rate(1000, 60)
@@ -20,8 +20,8 @@ INSTANCES, ATTEMPTS = 4, 40
 
 
 @pytest.fixture
-def hits() -> Iterator[Hits]:
-    counted = Hits()
+def hits() -> Iterator[LimitHits]:
+    counted = LimitHits()
     yield counted
     counted.stop()
 
@@ -69,7 +69,7 @@ async def _refused(limiter: RingLimiter, caller: str, callee: str) -> float:
     return told.value.retry_after_ms / 1000
 
 
-async def test_several_instances_admit_no_more_than_one_would(bucket: Bucket, hits: Hits) -> None:
+async def test_several_instances_admit_no_more_than_one_would(bucket: Bucket, hits: LimitHits) -> None:
     instances = [RingLimiter(bucket, _limits(per_caller=Rate(5, 20)), hits) for _ in range(INSTANCES)]
     outcomes = await asyncio.gather(
         *(instances[n % INSTANCES].attempt("caller", f"callee-{n}") for n in range(ATTEMPTS)),
@@ -80,7 +80,7 @@ async def test_several_instances_admit_no_more_than_one_would(bucket: Bucket, hi
     assert hits.counts == {"rings_per_caller": ATTEMPTS - 5}
 
 
-async def test_a_refused_attempt_writes_nothing(bucket: Bucket, hits: Hits) -> None:
+async def test_a_refused_attempt_writes_nothing(bucket: Bucket, hits: LimitHits) -> None:
     limiter = RingLimiter(bucket, _limits(per_caller=Rate(2, 60)), hits)
     for callee in ("a", "b"):
         await limiter.attempt("caller", callee)
@@ -91,7 +91,7 @@ async def test_a_refused_attempt_writes_nothing(bucket: Bucket, hits: Hits) -> N
     assert (await bucket.get(subjects.key_rings("callee", "c"))).value is None
 
 
-async def test_counts_expire(bucket: Bucket, hits: Hits) -> None:
+async def test_counts_expire(bucket: Bucket, hits: LimitHits) -> None:
     limiter = RingLimiter(bucket, _limits(per_caller=Rate(1, 1), per_callee=Rate(2, 1)), hits)
     await limiter.attempt("caller", "callee")
     await _refused(limiter, "caller", "callee")
@@ -103,7 +103,7 @@ async def test_counts_expire(bucket: Bucket, hits: Hits) -> None:
 
 
 async def test_a_callee_who_is_rung_too_often_can_still_be_rung_by_somebody_new(
-    bucket: Bucket, hits: Hits
+    bucket: Bucket, hits: LimitHits
 ) -> None:
     limiter = RingLimiter(bucket, _limits(per_callee=Rate(4, 60)), hits)
     for _ in range(2):
@@ -117,7 +117,9 @@ async def test_a_callee_who_is_rung_too_often_can_still_be_rung_by_somebody_new(
     await _ring(limiter, "h1", "another")
 
 
-async def test_a_caller_who_is_answered_is_not_bound_by_the_callees_limit(bucket: Bucket, hits: Hits) -> None:
+async def test_a_caller_who_is_answered_is_not_bound_by_the_callees_limit(
+    bucket: Bucket, hits: LimitHits
+) -> None:
     limiter = RingLimiter(bucket, _limits(per_callee=Rate(2, 60)), hits)
     for _ in range(5):
         await _ring(limiter, "friend", "callee", answered=True)
@@ -125,7 +127,7 @@ async def test_a_caller_who_is_answered_is_not_bound_by_the_callees_limit(bucket
 
 
 async def test_waits_grow_with_each_unanswered_ring_of_the_same_callee_only(
-    bucket: Bucket, hits: Hits
+    bucket: Bucket, hits: LimitHits
 ) -> None:
     limiter = RingLimiter(bucket, _limits(backoff=0.4, longest=1.0), hits)
     for _ in range(UNANSWERED_FREE):
@@ -142,7 +144,7 @@ async def test_waits_grow_with_each_unanswered_ring_of_the_same_callee_only(
     await _ring(limiter, "bob", "ann")
 
 
-async def test_an_answered_call_ends_the_waits(bucket: Bucket, hits: Hits) -> None:
+async def test_an_answered_call_ends_the_waits(bucket: Bucket, hits: LimitHits) -> None:
     limiter = RingLimiter(bucket, _limits(backoff=0.4), hits)
     for _ in range(UNANSWERED_FREE):
         await _ring(limiter, "ann", "bob")
@@ -152,7 +154,7 @@ async def test_an_answered_call_ends_the_waits(bucket: Bucket, hits: Hits) -> No
         await _ring(limiter, "ann", "bob")
 
 
-async def test_of_two_ends_of_one_ring_one_is_counted(bucket: Bucket, hits: Hits) -> None:
+async def test_of_two_ends_of_one_ring_one_is_counted(bucket: Bucket, hits: LimitHits) -> None:
     limiter = RingLimiter(bucket, _limits(backoff=5), hits)
     await _ring(limiter, "ann", "bob")
     stale, fresh = NEVER_UNANSWERED, await limiter.attempt("ann", "bob")

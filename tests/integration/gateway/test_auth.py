@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from services.gateway.auth import authenticator as auth
-from services.gateway.auth.jwks_client import Jwks
+from services.gateway.auth.jwks_client import JwksClient
 from shared.contracts.client import TOKEN_MAX
 from tests.integration.gateway.conftest import Connect, Services, Start
 from tests.support.issuer import SECRET, Issuer, Pair, claims, hs256, unsigned
@@ -229,14 +229,14 @@ async def test_before_the_join_there_is_nothing_to_refresh(gateway: Start, conne
 async def test_nothing_is_kept_of_who_is_gone(
     gateway: Start, show: Show, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[auth.Auth] = []
-    create = auth.Auth.__init__
+    made: list[auth.Authenticator] = []
+    create = auth.Authenticator.__init__
 
-    def noted(self: auth.Auth, *args: Any, **more: Any) -> None:
+    def noted(self: auth.Authenticator, *args: Any, **more: Any) -> None:
         create(self, *args, **more)
         made.append(self)
 
-    monkeypatch.setattr(auth.Auth, "__init__", noted)
+    monkeypatch.setattr(auth.Authenticator, "__init__", noted)
     url = await gateway(**JWT)
     (door,) = made
     joined = await show(url, auth={"token": hs256(claims("alice"))})
@@ -267,7 +267,7 @@ async def test_a_public_key_will_do(gateway: Start, connect: Connect, algorithm:
 async def test_published_keys_will_do_and_while_they_are_not_there_clients_are_to_come_again(
     gateway: Start, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(Jwks.__init__.__kwdefaults__, "again", 0.1)
+    monkeypatch.setitem(JwksClient.__init__.__kwdefaults__, "again", 0.1)
     issuer, pair = Issuer(), Pair("ES256", "one")
     async with issuer.running():
         pass

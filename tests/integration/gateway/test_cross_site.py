@@ -6,7 +6,7 @@ from collections import Counter
 import aiohttp
 import pytest
 
-from shared.observability.limit_hits import Hits
+from shared.observability.limit_hits import LimitHits
 from tests.integration.gateway.conftest import Services, Start
 from tests.integration.gateway.test_edges import said
 
@@ -14,7 +14,7 @@ from tests.integration.gateway.test_edges import said
 @pytest.fixture
 def hits(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     found: Counter[str] = Counter()
-    monkeypatch.setattr(Hits, "hit", lambda _, limit: found.update([limit]))
+    monkeypatch.setattr(LimitHits, "hit", lambda _, limit: found.update([limit]))
     return found
 
 

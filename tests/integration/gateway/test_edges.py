@@ -18,7 +18,7 @@ from services.gateway.websocket import heartbeat
 from shared import subjects
 from shared.clock import now_ms
 from shared.nats.connection import Bus
-from shared.observability.limit_hits import Hits
+from shared.observability.limit_hits import LimitHits
 from tests.integration.gateway.conftest import GATEWAY, Connect, Services, Start
 from tests.integration.gateway.test_garbage import Polling
 from tests.support.logged import Logged
@@ -146,7 +146,7 @@ async def test_sizes_and_times_are_counted_where_they_are_hit(
     gateway: Start, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted: Counter[str] = Counter()
-    monkeypatch.setattr(Hits, "hit", lambda _, limit: counted.update([limit]))
+    monkeypatch.setattr(LimitHits, "hit", lambda _, limit: counted.update([limit]))
     url = await gateway(join_timeout_seconds=0.5, metadata_max_bytes=10, json_depth_max=10)
     alice = await connect(url, "alice")
     call = {"to": "bob", "callType": "audio"}

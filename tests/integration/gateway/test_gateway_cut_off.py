@@ -9,11 +9,11 @@ import pytest_asyncio
 from nats.aio.msg import Msg
 
 from services.callcore.notify import redelivery
-from services.callcore.notify.redelivery import Told
-from services.callcore.relay.ack_batcher import Acknowledger
-from services.callcore.relay.sequence_tracker import Ledger
+from services.callcore.notify.redelivery import RedeliveryBuffer
+from services.callcore.relay.ack_batcher import AckBatcher
+from services.callcore.relay.sequence_tracker import SequenceTracker
 from shared import subjects
-from shared.messaging.mailbox import Postman
+from shared.messaging.mailbox import MailboxPublisher
 from shared.nats.connection import Bus
 from signalling.run.nats_server import EmbeddedNats
 from tests.integration.gateway.conftest import GATEWAY, Connect, Start
@@ -36,19 +36,22 @@ async def way(nats_url: str) -> AsyncIterator[Proxy]:
 
 
 @pytest_asyncio.fixture
-async def teller(bus: Bus) -> AsyncIterator[Told]:
+async def notifier(bus: Bus) -> AsyncIterator[RedeliveryBuffer]:
     """What a callcore remembers of what it has told, and what says so when its own connection was lost."""
-    teller, acknowledger = Told(bus, Postman(bus)), Acknowledger(bus, Ledger(), "cc")
-    await teller.start()
+    notifier, acknowledger = (
+        RedeliveryBuffer(bus, MailboxPublisher(bus)),
+        AckBatcher(bus, SequenceTracker(), "cc"),
+    )
+    await notifier.start()
     acknowledger.start()
-    yield teller
+    yield notifier
     await acknowledger.stop()
-    await teller.stop()
+    await notifier.stop()
 
 
-def deliver(teller: Told, client: RawClient, event: str, call: str = "c") -> None:
+def deliver(notifier: RedeliveryBuffer, client: RawClient, event: str, call: str = "c") -> None:
     payload = b'{"callId":"%b","by":"alice"}' % call.encode()
-    teller.deliver(GATEWAY, f"s-{client.socket_id}", event, payload)
+    notifier.deliver(GATEWAY, f"s-{client.socket_id}", event, payload)
 
 
 async def connected(bus: Bus) -> None:
@@ -75,14 +78,14 @@ async def test_a_gateway_that_was_cut_off_alone_tells_everybody_to_doubt(
 
 
 async def test_what_was_on_its_way_to_a_gateway_that_was_cut_off_alone_is_told_again(
-    bus: Bus, way: Proxy, gateway: Start, connect: Connect, teller: Told
+    bus: Bus, way: Proxy, gateway: Start, connect: Connect, notifier: RedeliveryBuffer
 ) -> None:
     url = await gateway(nats_url=way.url.replace("http", "nats"))
     bob = await connect(url, "bob")
-    deliver(teller, bob, "call:incoming")
+    deliver(notifier, bob, "call:incoming")
     await bob.expect("call:incoming")
     way.half_open()
-    deliver(teller, bob, "call:ended")
+    deliver(notifier, bob, "call:ended")
     await asyncio.sleep(0.1)  # it has left, and gets stuck on the way
     way.cut()
     await bob.expect("call:ended")
@@ -90,14 +93,14 @@ async def test_what_was_on_its_way_to_a_gateway_that_was_cut_off_alone_is_told_a
 
 
 async def test_what_was_on_its_way_when_nats_was_killed_is_told_again(
-    nats_server: EmbeddedNats, bus: Bus, gateway: Start, connect: Connect, teller: Told
+    nats_server: EmbeddedNats, bus: Bus, gateway: Start, connect: Connect, notifier: RedeliveryBuffer
 ) -> None:
     bob = await connect(await gateway(), "bob")
-    deliver(teller, bob, "call:incoming")
+    deliver(notifier, bob, "call:incoming")
     await bob.expect("call:incoming")
     freeze(nats_server)
-    deliver(teller, bob, "call:accepted")
-    deliver(teller, bob, "call:ended")
+    deliver(notifier, bob, "call:accepted")
+    deliver(notifier, bob, "call:ended")
     await asyncio.sleep(0.2)  # they have left
     nats_server.kill()
     nats_server.start()
@@ -108,7 +111,7 @@ async def test_what_was_on_its_way_when_nats_was_killed_is_told_again(
 
 @pytest.mark.parametrize("told_meanwhile", [False, True])
 async def test_an_outage_that_is_longer_than_the_memory_does_not_count(
-    nats_server: EmbeddedNats, bus: Bus, gateway: Start, connect: Connect, teller: Told,
+    nats_server: EmbeddedNats, bus: Bus, gateway: Start, connect: Connect, notifier: RedeliveryBuffer,
     monkeypatch: pytest.MonkeyPatch, told_meanwhile: bool,
 ) -> None:  # fmt: skip
     """``told_meanwhile``: something else is told after NATS is back, before what may be lost is told again."""
@@ -116,20 +119,20 @@ async def test_an_outage_that_is_longer_than_the_memory_does_not_count(
     monkeypatch.setattr(redelivery, "GATHER_SECONDS", 0.05)
     bob = await connect(await gateway(), "bob")
     freeze(nats_server)
-    deliver(teller, bob, "call:ended")
+    deliver(notifier, bob, "call:ended")
     await asyncio.sleep(0.1)  # it has left
     nats_server.kill()
     await asyncio.sleep(2 * KEEP_SECONDS)
     nats_server.start()
     if told_meanwhile:
         await connected(bus)
-        deliver(teller, bob, "call:incoming", "another")
+        deliver(notifier, bob, "call:incoming", "another")
     ended = await bob.expect("call:ended")
     assert ended["callId"] == "c"
 
 
 async def test_what_was_told_long_before_is_not_told_again(
-    bus: Bus, teller: Told, monkeypatch: pytest.MonkeyPatch
+    bus: Bus, notifier: RedeliveryBuffer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(redelivery, "KEEP_SECONDS", KEEP_SECONDS)
     monkeypatch.setattr(redelivery, "GATHER_SECONDS", 0.05)
@@ -137,12 +140,12 @@ async def test_what_was_told_long_before_is_not_told_again(
     await bus.subscribe_direct(subjects.deliver_all(GATEWAY), lambda _s, _r, letter, _h: heard.append(letter))
     await asyncio.sleep(2 * KEEP_SECONDS)  # an instance that has just connected remembers all
     for n in range(2):
-        teller.deliver(GATEWAY, "s", "call:accepted", b'{"callId":"c%d"}' % n)
+        notifier.deliver(GATEWAY, "s", "call:accepted", b'{"callId":"c%d"}' % n)
         await asyncio.sleep(n * KEEP_SECONDS + 0.1)
     bus.publish(subjects.DOUBT)
     await asyncio.sleep(0.3)
     assert len(heard) == 2
-    teller.deliver(GATEWAY, "s", "call:accepted", b'{"callId":"c3"}')
+    notifier.deliver(GATEWAY, "s", "call:accepted", b'{"callId":"c3"}')
     bus.publish(subjects.DOUBT)
     async with asyncio.timeout(5):
         while len(heard) < 4:
@@ -153,14 +156,14 @@ async def test_what_was_told_long_before_is_not_told_again(
 async def test_the_memory_of_what_was_told_is_bounded(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redelivery, "KEEP_MAX", 3)
     monkeypatch.setattr(redelivery, "GATHER_SECONDS", 0.05)
-    teller, heard = Told(bus, Postman(bus)), []
+    notifier, heard = RedeliveryBuffer(bus, MailboxPublisher(bus)), []
     await bus.subscribe_direct(subjects.deliver_all(GATEWAY), lambda _s, _r, letter, _h: heard.append(letter))
-    await teller.start()
+    await notifier.start()
     for n in range(5):
-        teller.deliver(GATEWAY, "s", "call:accepted", b'{"callId":"c%d"}' % n)
+        notifier.deliver(GATEWAY, "s", "call:accepted", b'{"callId":"c%d"}' % n)
     bus.publish(subjects.DOUBT)
     async with asyncio.timeout(5):
         while len(heard) < 8:
             await asyncio.sleep(0.02)
     assert heard[5:] == heard[2:5], "the last ones"
-    await teller.stop()
+    await notifier.stop()

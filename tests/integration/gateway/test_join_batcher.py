@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from services.gateway.sessions.join_batcher import COMPANY_MAX, Company
+from services.gateway.sessions.join_batcher import COMPANY_MAX, JoinBatcher
 from shared.contracts.presence import JoinReply, JoinsRequest
 from shared.errors import NotSent, RateLimited, SignallingError, Unavailable
-from shared.messaging.rpc import Client
+from shared.messaging.rpc import RpcClient
 from shared.nats.connection import Bus
 from tests.integration.gateway.conftest import Services
 
@@ -32,8 +32,8 @@ def answer(user: str, *also: Any) -> dict[str, Any]:
     return {**told, "also": outcomes} if also else told
 
 
-async def all_of(company: Company, *requests: JoinsRequest) -> list[JoinReply | BaseException]:
-    return await asyncio.gather(*(company.join(request) for request in requests), return_exceptions=True)
+async def all_of(join_batcher: JoinBatcher, *requests: JoinsRequest) -> list[JoinReply | BaseException]:
+    return await asyncio.gather(*(join_batcher.join(request) for request in requests), return_exceptions=True)
 
 
 def joined(replies: list[JoinReply | BaseException]) -> list[str]:
@@ -47,7 +47,9 @@ def alone(services: Services) -> list[str]:
 
 async def test_each_hears_of_itself(bus: Bus, services: Services) -> None:
     services.answers["join"] = answer("alice", "bob", "!rate_limited", "dave")
-    replies = await all_of(Company(Client(bus, timeout=2)), *map(asks, ("alice", "bob", "carol", "dave")))
+    replies = await all_of(
+        JoinBatcher(RpcClient(bus, timeout=2)), *map(asks, ("alice", "bob", "carol", "dave"))
+    )
     assert joined(replies) == ["s-alice", "s-bob", "RateLimited", "s-dave"]
     assert [reply.busy for reply in replies if isinstance(reply, JoinReply)] == [False, True, False]
     ((verb, request),) = services.asked
@@ -60,18 +62,18 @@ async def test_each_hears_of_itself(bus: Bus, services: Services) -> None:
 async def test_who_comes_later_or_alone_or_resumes_does_not_wait_for_others(
     bus: Bus, services: Services
 ) -> None:
-    company = Company(Client(bus, timeout=2))
+    join_batcher = JoinBatcher(RpcClient(bus, timeout=2))
     services.slow["join"] = 0.2
-    first = asyncio.create_task(company.join(asks("alice")))
+    first = asyncio.create_task(join_batcher.join(asks("alice")))
     await services.wait_for("join")
     back = asks("carol", resume_session="s", resume_token="t")
-    assert joined(await all_of(company, asks("bob"), back)) == ["s-of-bob", "s-of-carol"]
+    assert joined(await all_of(join_batcher, asks("bob"), back)) == ["s-of-bob", "s-of-carol"]
     await first
     assert sorted(alone(services)) == ["alice", "bob", "carol"]
 
 
 async def test_presence_that_knows_nothing_of_company_is_asked_for_each(bus: Bus, services: Services) -> None:
-    replies = await all_of(Company(Client(bus, timeout=2)), *map(asks, ("alice", "bob", "carol")))
+    replies = await all_of(JoinBatcher(RpcClient(bus, timeout=2)), *map(asks, ("alice", "bob", "carol")))
     assert joined(replies) == ["s-of-alice", "s-of-bob", "s-of-carol"]
     assert sorted(alone(services)) == ["bob", "carol"]
 
@@ -79,14 +81,14 @@ async def test_presence_that_knows_nothing_of_company_is_asked_for_each(bus: Bus
 async def test_a_refusal_of_the_first_is_not_one_of_the_others(
     bus: Bus, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    company = Company(Client(bus, timeout=2))
+    join_batcher = JoinBatcher(RpcClient(bus, timeout=2))
     usual: Callable[[str, dict[str, Any]], Any] = services._usual
 
     def full(verb: str, request: dict[str, Any]) -> Any:
         return ("rate_limited", "Too many sessions") if "also" in request else usual(verb, request)
 
     monkeypatch.setattr(services, "_usual", full)
-    first, other = await all_of(company, asks("alice"), asks("bob"))
+    first, other = await all_of(join_batcher, asks("alice"), asks("bob"))
     assert isinstance(first, RateLimited)
     assert isinstance(other, JoinReply) and other.session == "s-of-bob"
 
@@ -96,10 +98,10 @@ async def test_what_nobody_answers_is_unavailable_to_all_and_not_asked_anew(
     bus: Bus, services: Services, there: bool
 ) -> None:
     services.slow["join"] = 5
-    company = Company(Client(bus, timeout=0.2))
+    join_batcher = JoinBatcher(RpcClient(bus, timeout=0.2))
     if not there:
         await bus.client.close()
-    replies = await all_of(company, *map(asks, ("alice", "bob", "carol")))
+    replies = await all_of(join_batcher, *map(asks, ("alice", "bob", "carol")))
     expected: type[SignallingError] = Unavailable if there else NotSent
     assert [type(reply) for reply in replies] == [expected] * 3
     assert alone(services) == []
@@ -108,9 +110,9 @@ async def test_what_nobody_answers_is_unavailable_to_all_and_not_asked_anew(
 
 async def test_others_hear_it_when_the_first_is_cancelled(bus: Bus, services: Services) -> None:
     services.slow["join"] = 5
-    company = Company(Client(bus, timeout=2))
-    first = asyncio.create_task(company.join(asks("alice")))
-    other = asyncio.create_task(company.join(asks("bob")))
+    join_batcher = JoinBatcher(RpcClient(bus, timeout=2))
+    first = asyncio.create_task(join_batcher.join(asks("alice")))
+    other = asyncio.create_task(join_batcher.join(asks("bob")))
     await services.wait_for("join")
     first.cancel()
     with pytest.raises(Unavailable):
@@ -118,8 +120,8 @@ async def test_others_hear_it_when_the_first_is_cancelled(bus: Bus, services: Se
     with pytest.raises(asyncio.CancelledError):
         await first
     # Also before anything was asked.
-    first = asyncio.create_task(company.join(asks("alice")))
-    other = asyncio.create_task(company.join(asks("bob")))
+    first = asyncio.create_task(join_batcher.join(asks("alice")))
+    other = asyncio.create_task(join_batcher.join(asks("bob")))
     await asyncio.sleep(0)
     first.cancel()
     with pytest.raises(Unavailable):
@@ -128,7 +130,7 @@ async def test_others_hear_it_when_the_first_is_cancelled(bus: Bus, services: Se
 
 async def test_a_company_has_its_size(bus: Bus, services: Services) -> None:
     many = [f"u{n}" for n in range(COMPANY_MAX + 3)]
-    replies = await all_of(Company(Client(bus, timeout=2)), *map(asks, many))
+    replies = await all_of(JoinBatcher(RpcClient(bus, timeout=2)), *map(asks, many))
     assert joined(replies) == [f"s-of-{user}" for user in many]
     first, second = (request for _, request in services.asked if "also" in request)
     assert (len(first["also"]), len(second["also"])) == (COMPANY_MAX, 1)

@@ -9,8 +9,8 @@ import jwt
 import pytest
 
 from services.gateway.auth import jwks_client as module
-from services.gateway.auth.jwks_client import Jwks
-from services.gateway.auth.jwt_verifier import Key, Refused, Verifier
+from services.gateway.auth.jwks_client import JwksClient
+from services.gateway.auth.jwt_verifier import InvalidToken, Key, Verifier
 from shared.errors import Unavailable
 from tests.support.issuer import Issuer, Pair, claims, hs256
 
@@ -19,8 +19,8 @@ ONE, TWO = Pair("RS256", "one"), Pair("ES256", "two")
 
 
 @asynccontextmanager
-async def reading(issuer: Issuer, *, refresh: float = 60, again: float = AGAIN) -> AsyncIterator[Jwks]:
-    keys = Jwks(issuer.url, refresh=refresh, again=again)
+async def reading(issuer: Issuer, *, refresh: float = 60, again: float = AGAIN) -> AsyncIterator[JwksClient]:
+    keys = JwksClient(issuer.url, refresh=refresh, again=again)
     keys.start()
     try:
         yield keys
@@ -28,7 +28,7 @@ async def reading(issuer: Issuer, *, refresh: float = 60, again: float = AGAIN) 
         await keys.stop()
 
 
-async def gone(keys: Jwks, kid: str) -> None:
+async def gone(keys: JwksClient, kid: str) -> None:
     """Wait until a key does not count any more."""
     async with asyncio.timeout(5):
         while True:
@@ -40,7 +40,7 @@ async def gone(keys: Jwks, kid: str) -> None:
             await asyncio.sleep(0.02)
 
 
-async def has(keys: Jwks, kid: str | None) -> Key | None:
+async def has(keys: JwksClient, kid: str | None) -> Key | None:
     """The key; there may be none to ask yet, or not so soon again."""
     async with asyncio.timeout(5):
         while True:
@@ -57,14 +57,14 @@ async def test_keys_by_their_id_each_with_its_own_algorithm() -> None:
         verifier = Verifier(keys)
         for pair in (ONE, TWO):
             assert (await verifier.verify(pair.sign(claims()))).user == "alice"
-        with pytest.raises(Refused, match="wrong algorithm"):
+        with pytest.raises(InvalidToken, match="wrong algorithm"):
             await verifier.verify(ONE.sign(claims(), kid="two"))
-        with pytest.raises(Refused, match="wrong algorithm"):
+        with pytest.raises(InvalidToken, match="wrong algorithm"):
             await verifier.verify(hs256(claims(), ONE.pem, kid="one"))
         with pytest.raises(Unavailable):
             await verifier.verify(ONE.sign(claims(), kid="three"))
         await asyncio.sleep(AGAIN)
-        with pytest.raises(Refused, match="unknown key"):
+        with pytest.raises(InvalidToken, match="unknown key"):
             await verifier.verify(ONE.sign(claims(), kid="three"))
 
 
@@ -74,7 +74,7 @@ async def test_a_token_without_an_id_needs_a_single_key() -> None:
         assert (await Verifier(keys).verify(nameless)).user == "alice"
     async with Issuer(ONE, TWO).running() as issuer, reading(issuer) as keys:
         assert await has(keys, "one")
-        with pytest.raises(Refused, match="unknown key"):
+        with pytest.raises(InvalidToken, match="unknown key"):
             await Verifier(keys).verify(nameless)
 
 
@@ -99,7 +99,7 @@ async def test_a_key_that_was_looked_for_is_unknown_until_the_next_look() -> Non
         assert await has(keys, "one")
         await asyncio.sleep(0.3)
         for _ in range(3):
-            with pytest.raises(Refused, match="unknown key"):
+            with pytest.raises(InvalidToken, match="unknown key"):
                 await verifier.verify(TWO.sign(claims()))
         assert issuer.asked == 2
         with pytest.raises(Unavailable):
@@ -152,7 +152,7 @@ async def test_a_new_key_counts_as_soon_as_a_token_names_it_and_a_withdrawn_one_
 async def test_while_the_issuer_is_away_what_was_known_counts() -> None:
     issuer = Issuer(ONE)
     async with issuer.running():
-        keys = Jwks(issuer.url, refresh=0.1, again=0.1)
+        keys = JwksClient(issuer.url, refresh=0.1, again=0.1)
         keys.start()
         assert await has(keys, "one")
     try:

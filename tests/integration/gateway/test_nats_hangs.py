@@ -10,7 +10,7 @@ import aiohttp
 import uvloop
 
 from shared.nats.connection import Bus
-from shared.nats.hang_detector import EVERY_SECONDS, LATE_SECONDS, Pulse
+from shared.nats.hang_detector import EVERY_SECONDS, LATE_SECONDS, HangDetector
 from signalling.run.nats_server import EmbeddedNats
 from tests.integration.gateway.conftest import Connect, Services, Start
 from tests.support.hanging_nats import freeze
@@ -59,7 +59,7 @@ def test_a_pause_of_the_service_itself_is_no_pause_of_nats(tmp_path: Path) -> No
 
     async def pause_after_each_ping() -> None:
         bus = await Bus.connect(server.url, name="test")
-        pulse, ping = Pulse(bus), bus.ping
+        hang_detector, ping = HangDetector(bus), bus.ping
         alarms: list[bool] = []
 
         async def ping_and_pause() -> asyncio.Future[bool] | None:
@@ -68,9 +68,9 @@ def test_a_pause_of_the_service_itself_is_no_pause_of_nats(tmp_path: Path) -> No
             return pong
 
         bus.ping, bus.hangs = ping_and_pause, alarms.append  # type: ignore[method-assign]
-        pulse.start()
+        hang_detector.start()
         await asyncio.sleep(4 * (EVERY_SECONDS + LATE_SECONDS * 1.5))
-        await pulse.stop()
+        await hang_detector.stop()
         await bus.close()
         assert True not in alarms
 

@@ -26,7 +26,7 @@ class Callcore:
         self.name = name
         self.answer: bytes | None = b""
         self.acks = True
-        self.got: list[tuple[subjects.Relay, bytes, str]] = []
+        self.got: list[tuple[subjects.RelaySubject, bytes, str]] = []
         self.messages = 0
         """How many messages they came in."""
 

@@ -630,8 +630,8 @@ async def test_every_answer_may_be_read_by_pages_that_may_connect(
             await one.open()
             request = request.replace("SID", one.url.partition("&sid=")[2])
         if case == "draining":
-            monkeypatch.setattr(module.Polling, "_alive", lambda *_: None)
-            server = "services.gateway.transport.socketio_server.Transport"
+            monkeypatch.setattr(module.HttpPolling, "_alive", lambda *_: None)
+            server = "services.gateway.transport.socketio_server.SocketIOServer"
             monkeypatch.setattr(
                 f"{server}.draining", property(lambda _: True, lambda *_: None), raising=False
             )

@@ -14,11 +14,11 @@ import pytest
 import pytest_asyncio
 
 from services.gateway.settings import Settings
-from services.gateway.transport.sender import Sending
+from services.gateway.transport.sender import Sender
 from services.gateway.websocket.send_queue import Tally
 from shared import subjects
 from shared.nats.connection import Bus
-from shared.observability.limit_hits import Hits
+from shared.observability.limit_hits import LimitHits
 from tests.integration.gateway.conftest import GATEWAY, Services, Start
 from tests.integration.gateway.test_garbage import Polling
 from tests.integration.gateway.test_websocket import REQUEST, Wire, frame, letter
@@ -32,21 +32,21 @@ LONG = {"ping_interval_seconds": 60, "ping_timeout_seconds": 60, **QUICK}
 @pytest.fixture
 def hits(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     found: Counter[str] = Counter()
-    monkeypatch.setattr(Hits, "hit", lambda _, limit: found.update([limit]))
+    monkeypatch.setattr(LimitHits, "hit", lambda _, limit: found.update([limit]))
     return found
 
 
 @pytest.fixture
-def sending(monkeypatch: pytest.MonkeyPatch) -> list[Sending]:
+def sending(monkeypatch: pytest.MonkeyPatch) -> list[Sender]:
     """The one of the gateway, once it has started."""
-    made: list[Sending] = []
-    init = Sending.__init__
+    made: list[Sender] = []
+    init = Sender.__init__
 
-    def note(self: Sending, *args: Any, **kwargs: Any) -> None:
+    def note(self: Sender, *args: Any, **kwargs: Any) -> None:
         made.append(self)
         init(self, *args, **kwargs)
 
-    monkeypatch.setattr(Sending, "__init__", note)
+    monkeypatch.setattr(Sender, "__init__", note)
     return made
 
 
@@ -136,7 +136,7 @@ async def lost(services: Services, session: str, timeout: float) -> float:
 
 
 async def test_the_kernel_keeps_little(
-    gateway: Start, services: Services, deaf: Join, bus: Bus, sending: list[Sending]
+    gateway: Start, services: Services, deaf: Join, bus: Bus, sending: list[Sender]
 ) -> None:
     client = await deaf(await gateway(**LONG), "bob")
     client.stop_reading()
@@ -152,7 +152,7 @@ async def test_a_byte_waits_no_longer_than_its_age(
     deaf: Join,
     bus: Bus,
     hits: Counter[str],
-    sending: list[Sending],
+    sending: list[Sender],
     tally: list[Tally],
 ) -> None:
     url = await gateway(unread_seconds=2, **LONG)
@@ -177,7 +177,7 @@ async def test_all_together_have_a_share(
     deaf: Join,
     bus: Bus,
     hits: Counter[str],
-    sending: list[Sending],
+    sending: list[Sender],
     tally: list[Tally],
 ) -> None:
     url = await gateway(unread_seconds=60, unread_total_mb=4, unread_max_kb=2048, **LONG)
@@ -216,7 +216,7 @@ async def test_all_together_have_a_share(
 
 
 async def test_pongs_to_pings_that_are_not_written_keep_nobody(
-    gateway: Start, services: Services, deaf: Join, bus: Bus, hits: Counter[str], sending: list[Sending]
+    gateway: Start, services: Services, deaf: Join, bus: Bus, hits: Counter[str], sending: list[Sender]
 ) -> None:
     url = await gateway(unread_seconds=60, ping_interval_seconds=1, ping_timeout_seconds=1, **QUICK)
     client = await deaf(url, "bob")
@@ -231,7 +231,7 @@ async def test_pongs_to_pings_that_are_not_written_keep_nobody(
 
 
 async def test_who_posts_pongs_and_does_not_poll_is_gone(
-    gateway: Start, services: Services, sending: list[Sending]
+    gateway: Start, services: Services, sending: list[Sender]
 ) -> None:
     url = await gateway(unread_seconds=60, ping_interval_seconds=1, ping_timeout_seconds=1, **QUICK)
     async with aiohttp.ClientSession() as http:
@@ -245,7 +245,7 @@ async def test_who_posts_pongs_and_does_not_poll_is_gone(
 
 
 async def test_who_polls_and_answers_pings_stays(
-    gateway: Start, services: Services, sending: list[Sending], tally: list[Tally]
+    gateway: Start, services: Services, sending: list[Sender], tally: list[Tally]
 ) -> None:
     url = await gateway(unread_seconds=1, ping_interval_seconds=1, ping_timeout_seconds=1, **QUICK)
     async with aiohttp.ClientSession() as http:
@@ -263,7 +263,7 @@ async def test_what_waits_for_a_poll_has_an_age(
     services: Services,
     bus: Bus,
     hits: Counter[str],
-    sending: list[Sending],
+    sending: list[Sender],
     tally: list[Tally],
 ) -> None:
     url = await gateway(unread_seconds=2, **LONG)
@@ -298,7 +298,7 @@ async def test_answers_that_are_not_read_are_counted_and_have_an_age(
     services: Services,
     bus: Bus,
     hits: Counter[str],
-    sending: list[Sending],
+    sending: list[Sender],
     tally: list[Tally],
 ) -> None:
     """One at a time is kept: a client that polls again has given the answer before up."""

@@ -17,7 +17,7 @@ from engineio.async_socket import AsyncSocket
 
 from shared import subjects
 from shared.nats.connection import Bus
-from shared.observability.limit_hits import Hits
+from shared.observability.limit_hits import LimitHits
 from tests.integration.gateway.conftest import GATEWAY, Connect, Services, Start
 
 REQUEST = (
@@ -233,7 +233,7 @@ async def test_what_a_client_does_not_read_waits_within_its_limit(
     gateway: Start, services: Services, wire: Open, bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hits = Counter[str]()
-    monkeypatch.setattr(Hits, "hit", lambda _, limit: hits.update([limit]))
+    monkeypatch.setattr(LimitHits, "hit", lambda _, limit: hits.update([limit]))
     client = await wire(await gateway(unread_max_kb=UNREAD_KB))
     await client.join("bob")
     session = "s-" + (await services.wait_for("join"))["socket"]

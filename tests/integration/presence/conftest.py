@@ -22,7 +22,7 @@ from shared.contracts.presence import (
 )
 from shared.contracts.rpc import Done
 from shared.ids import new_id
-from shared.messaging.rpc import Client
+from shared.messaging.rpc import RpcClient
 from shared.nats.connection import Bus
 
 Start = Callable[..., Awaitable[None]]
@@ -48,7 +48,7 @@ class Gateway:
 
     def __init__(self, bus: Bus, name: str) -> None:
         self.name = name
-        self._client = Client(bus, timeout=5.0)
+        self._client = RpcClient(bus, timeout=5.0)
 
     async def join(
         self, user: str, socket: str, *, device: str | None = None, resume: JoinReply | None = None

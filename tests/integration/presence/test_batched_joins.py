@@ -8,7 +8,7 @@ from shared import subjects
 from shared.contracts.presence import JoinReply, JoinRequest, JoinsReply, JoinsRequest
 from shared.errors import RateLimited
 from shared.ids import new_id
-from shared.messaging.rpc import Client
+from shared.messaging.rpc import RpcClient
 from shared.nats.connection import Bus
 from shared.nats.kv import Bucket
 from tests.integration.presence.conftest import Gateway, Start
@@ -24,7 +24,7 @@ def asks(user: str, *, socket: str = "") -> JoinRequest:
 async def ask(bus: Bus, first: JoinRequest, *others: JoinRequest, attempt: int = 1) -> JoinsReply:
     request = JoinsRequest(**{**first.model_dump(), "also": others})
     if attempt == 1:
-        return await Client(bus, timeout=5.0).ask("presence", "join", request, JoinsReply)
+        return await RpcClient(bus, timeout=5.0).ask("presence", "join", request, JoinsReply)
     again = request.model_copy(update={"attempt": attempt})
     answer = await bus.request(subjects.rpc("presence", "join"), again.dump(), timeout=5.0)
     return JoinsReply.model_validate_json(answer.data.removeprefix(b'{"ok":true,"result":')[:-1])

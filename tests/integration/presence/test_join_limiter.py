@@ -11,7 +11,7 @@ from shared import subjects
 from shared.errors import RateLimited
 from shared.nats.connection import Bus
 from shared.nats.kv import NOTHING, Bucket
-from shared.observability.limit_hits import Hits
+from shared.observability.limit_hits import LimitHits
 from shared.token_bucket import Rate
 from tests.integration.presence.conftest import Gateway, Start
 
@@ -19,8 +19,8 @@ RATE = Rate(20, 600)
 
 
 @pytest.fixture
-def hits() -> Iterator[Hits]:
-    counted = Hits()
+def hits() -> Iterator[LimitHits]:
+    counted = LimitHits()
     yield counted
     counted.stop()
 
@@ -33,10 +33,10 @@ async def bucket(bus: Bus) -> Bucket:
 
 async def _join(limiter: JoinLimiter, user: str) -> None:
     if not limiter.admits_at_once(user):
-        await limiter.charge(user)
+        await limiter.call_owner(user)
 
 
-async def test_ordinary_joins_ask_nothing(bucket: Bucket, hits: Hits) -> None:
+async def test_ordinary_joins_ask_nothing(bucket: Bucket, hits: LimitHits) -> None:
     limiter = JoinLimiter(bucket, RATE, hits)
     for _ in range(FREE.events):
         assert limiter.admits_at_once("u")
@@ -45,7 +45,7 @@ async def test_ordinary_joins_ask_nothing(bucket: Bucket, hits: Hits) -> None:
     assert limiter.admits_at_once("somebody else")
 
 
-async def test_several_instances_allow_no_more_than_one(bucket: Bucket, hits: Hits) -> None:
+async def test_several_instances_allow_no_more_than_one(bucket: Bucket, hits: LimitHits) -> None:
     limiters = [JoinLimiter(bucket, RATE, hits) for _ in range(3)]
     admitted, waits = 0, []
     for n in range(120):
@@ -61,14 +61,14 @@ async def test_several_instances_allow_no_more_than_one(bucket: Bucket, hits: Hi
     await _join(limiters[0], "honest")
 
 
-async def test_joins_at_once_count_too(bucket: Bucket, hits: Hits) -> None:
+async def test_joins_at_once_count_too(bucket: Bucket, hits: LimitHits) -> None:
     limiters = [JoinLimiter(bucket, RATE, hits) for _ in range(2)]
     done = await asyncio.gather(*(_join(limiters[n % 2], "u") for n in range(80)), return_exceptions=True)
     assert sum(each is None for each in done) <= RATE.events + 2 * FREE.events
     assert all(each is None or isinstance(each, RateLimited) for each in done)
 
 
-async def test_the_free_ones_come_back(bucket: Bucket, hits: Hits) -> None:
+async def test_the_free_ones_come_back(bucket: Bucket, hits: LimitHits) -> None:
     now = 1000.0
     limiter = JoinLimiter(bucket, RATE, hits, clock=lambda: now)
     for _ in range(50):
@@ -77,7 +77,7 @@ async def test_the_free_ones_come_back(bucket: Bucket, hits: Hits) -> None:
         now += FREE.seconds
 
 
-async def test_memory_is_bounded(bucket: Bucket, hits: Hits, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_memory_is_bounded(bucket: Bucket, hits: LimitHits, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(join_limiter, "USERS_MAX", 100)
     limiter = JoinLimiter(bucket, RATE, hits)
     for n in range(1000):
@@ -85,7 +85,7 @@ async def test_memory_is_bounded(bucket: Bucket, hits: Hits, monkeypatch: pytest
     assert len(limiter._users) == 100
 
 
-async def test_off(bucket: Bucket, hits: Hits) -> None:
+async def test_off(bucket: Bucket, hits: LimitHits) -> None:
     limiter = JoinLimiter(bucket, None, hits)
     assert all(limiter.admits_at_once("u") for _ in range(1000))
 

@@ -11,7 +11,7 @@ from shared.contracts.calls import Hold
 from shared.contracts.presence import Session, Sessions
 from shared.nats.connection import Bus
 from shared.nats.kv import Bucket
-from shared.nats.pending_requests import Asking
+from shared.nats.pending_requests import PendingRequest
 from tests.integration.presence.conftest import Gateway, Start
 from tests.integration.presence.test_grace import index, sessions
 
@@ -29,7 +29,7 @@ async def test_a_call_that_takes_the_user_just_before_the_session_is_written_is_
         await gw1.join("alice", "s1")
     put = Bucket.put
 
-    def after_a_hold(self: Bucket, key: str, value: bytes, revision: int, **more: Any) -> Asking[int]:
+    def after_a_hold(self: Bucket, key: str, value: bytes, revision: int, **more: Any) -> PendingRequest[int]:
         if self.name == subjects.BUCKET_SESSIONS and key == subjects.key_user("alice"):
             hold = Hold(call="c1", peer="bob", since=now_ms())
             Bucket(self._bus, subjects.BUCKET_CALLS).set(subjects.key_user("alice"), hold.dump())
@@ -94,7 +94,7 @@ async def test_a_join_that_lost_its_race_leaves_no_note_of_the_session_that_did_
     await presence()
     create = Store.create
 
-    def second(self: Store, record: Sessions) -> Asking[int]:
+    def second(self: Store, record: Sessions) -> PendingRequest[int]:
         """The earlier try's record is there already."""
         monkeypatch.setattr(Store, "create", create)
         first = record.sessions[0].model_copy(update={"session": "first", "resume_token": "t"})

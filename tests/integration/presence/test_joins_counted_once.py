@@ -5,13 +5,13 @@ import asyncio
 import pytest
 from nats.aio.msg import Msg
 
-from services.gateway.sessions.join_batcher import Company
+from services.gateway.sessions.join_batcher import JoinBatcher
 from services.presence.join_limiter import FREE
 from shared import subjects
 from shared.contracts.presence import JoinReply, JoinsRequest
 from shared.errors import RateLimited
 from shared.ids import new_id
-from shared.messaging.rpc import Client
+from shared.messaging.rpc import RpcClient
 from shared.nats.connection import Bus
 from shared.nats.kv import NOTHING, Bucket
 from shared.token_bucket import Rate
@@ -34,8 +34,8 @@ def _plain(user: str, socket: str, gateway: str = "gw9") -> JoinsRequest:
     return JoinsRequest(request_id=new_id(), user=user, gateway=gateway, socket=socket)
 
 
-async def _all(company: Company, *requests: JoinsRequest) -> list[JoinReply]:
-    return await asyncio.gather(*(company.join(each) for each in requests))
+async def _all(join_batcher: JoinBatcher, *requests: JoinsRequest) -> list[JoinReply]:
+    return await asyncio.gather(*(join_batcher.join(each) for each in requests))
 
 
 async def test_companions_of_a_request_that_is_tried_again(bus: Bus, presence: Start) -> None:
@@ -72,10 +72,10 @@ async def test_a_join_that_is_to_be_asked_for_alone(
     await bus.subscribe(subjects.control_all("gw1"), lives)
     await bus.subscribe(subjects.rpc("calls", "left"), left)
     await bus.flush()
-    company, gw9 = Company(Client(bus, timeout=5)), Gateway(bus, "gw9")
+    join_batcher, gw9 = JoinBatcher(RpcClient(bus, timeout=5)), Gateway(bus, "gw9")
     for n in range(ROUNDS):
         alice, other = _plain("alice", f"s{n}"), _plain(f"other-{n}", f"t{n}")
-        joined = await _all(company, *((alice, other) if leads else (other, alice)))
+        joined = await _all(join_batcher, *((alice, other) if leads else (other, alice)))
         (mine,) = [one for one in joined if one.busy]
         assert mine.session != old.session
         await gw9.leave("alice", mine.session, f"s{n}")
@@ -86,10 +86,10 @@ async def test_a_join_that_is_to_be_asked_for_alone(
 async def test_companions_of_one_that_is_refused(bus: Bus, presence: Start, gw1: Gateway) -> None:
     await presence(sessions_per_user=1)
     await gw1.join("full", "s")
-    company, gw9 = Company(Client(bus, timeout=5)), Gateway(bus, "gw9")
+    join_batcher, gw9 = JoinBatcher(RpcClient(bus, timeout=5)), Gateway(bus, "gw9")
     for n in range(ROUNDS):
         requests = _plain("full", f"f{n}"), _plain("alice", f"s{n}")
-        refused, alice = await asyncio.gather(*map(company.join, requests), return_exceptions=True)
+        refused, alice = await asyncio.gather(*map(join_batcher.join, requests), return_exceptions=True)
         assert isinstance(refused, RateLimited) and isinstance(alice, JoinReply)
         assert [one.session for one in await sessions(bus, "alice")] == [alice.session]
         await gw9.leave("alice", alice.session, f"s{n}")
@@ -100,11 +100,11 @@ async def test_companions_of_one_that_is_refused_get_past_no_limit(bus: Bus, pre
     """All of one user come at once, the first over the limit: none of the others is taken for one that was counted."""
     limit = Rate(FREE.events, 600)
     await presence(sessions_per_user=100, joins_per_user=limit)
-    company = Company(Client(bus, timeout=5))
+    join_batcher = JoinBatcher(RpcClient(bus, timeout=5))
     admitted = 0
     for turn in range(4):
         requests = [_plain("alice", f"s{turn}-{n}") for n in range(8)]
-        done = await asyncio.gather(*map(company.join, requests), return_exceptions=True)
+        done = await asyncio.gather(*map(join_batcher.join, requests), return_exceptions=True)
         assert all(isinstance(one, JoinReply | RateLimited) for one in done)
         admitted += sum(isinstance(one, JoinReply) for one in done)
     assert FREE.events <= admitted <= limit.events + FREE.events

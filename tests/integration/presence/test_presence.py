@@ -21,8 +21,8 @@ from shared.contracts.calls import FORMING_MS, Hold, LeftRequest, Released
 from shared.contracts.presence import JoinRequest, LeaveRequest, Session, Sessions, StatusRequest
 from shared.contracts.rpc import Done
 from shared.errors import RateLimited, Unavailable
-from shared.messaging.membership import Members
-from shared.messaging.rpc import Client
+from shared.messaging.membership import Membership
+from shared.messaging.rpc import RpcClient
 from shared.nats.connection import Bus
 from shared.nats.kv import ABSENT, Bucket
 from tests.integration.presence.conftest import Gateway, Start
@@ -57,7 +57,7 @@ async def test_twenty_devices_at_once_on_two_processes(nats_url: str, bus: Bus, 
         for _ in range(2)
     ]
     try:
-        members = Members(bus, "presence")
+        members = Membership(bus, "presence")
         await members.start()
 
         async def both() -> bool:
@@ -217,7 +217,7 @@ async def test_a_leave_that_ended_a_call_and_was_not_answered_is_told_again(
     leave = LeaveRequest(
         request_id="leave 1", user=USER, session=joined.session, gateway="gw1", socket="s1", reason="hangup"
     )
-    client = Client(bus, timeout=2)
+    client = RpcClient(bus, timeout=2)
     await client.ask("presence", "leave", leave.model_copy(update={"request_id": "leave 2"}), Done)
     assert not heard
     await client.ask("presence", "leave", leave, Done)
@@ -239,7 +239,7 @@ async def test_two_tries_of_call_control_end_before_the_leave_that_they_are_for(
     leave = LeaveRequest(
         request_id="r", user=USER, session=joined.session, gateway="gw1", socket="s1", reason="hangup"
     )
-    client = Client(bus, timeout=2)
+    client = RpcClient(bus, timeout=2)
     begun = asyncio.get_running_loop().time()
     with pytest.raises(Unavailable):
         await client.ask("presence", "leave", leave, Done)
@@ -298,7 +298,7 @@ async def test_what_happened_is_recorded_once(bus: Bus, presence: Start, gw1: Ga
 
 
 async def test_it_says_goodbye_when_it_stops(nats_url: str, bus: Bus, gw1: Gateway) -> None:
-    members = Members(bus, "presence")
+    members = Membership(bus, "presence")
     await members.start()
     async with start(Settings(nats_url=nats_url), "presence-x"):
         assert await members.wait_for("presence", 30)

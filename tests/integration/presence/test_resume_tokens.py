@@ -6,7 +6,7 @@ from services.presence.resume_tokens import HASHED
 from shared import subjects
 from shared.contracts.presence import JoinReply, JoinRequest, JoinsReply, JoinsRequest, Sessions
 from shared.ids import new_id
-from shared.messaging.rpc import Client
+from shared.messaging.rpc import RpcClient
 from shared.nats.connection import Bus
 from shared.nats.kv import Bucket
 from tests.integration.presence.conftest import Gateway, Start
@@ -26,9 +26,9 @@ async def test_nothing_that_is_written_holds_a_token_that_a_client_was_given(
     for subject in ("$KV.sessions.>", "event.>", "deadline.>"):
         await bus.subscribe_direct(subject, lambda _subject, _reply, data, *_: written.append(bytes(data)))
     await bus.flush()
-    company = JoinRequest(request_id=new_id(), user="bob", gateway="gw1", socket="b1")
-    request = JoinsRequest(request_id=new_id(), user=USER, gateway="gw1", socket="s1", also=(company,))
-    both = await Client(bus, timeout=5.0).ask("presence", "join", request, JoinsReply)
+    join_batcher = JoinRequest(request_id=new_id(), user="bob", gateway="gw1", socket="b1")
+    request = JoinsRequest(request_id=new_id(), user=USER, gateway="gw1", socket="s1", also=(join_batcher,))
+    both = await RpcClient(bus, timeout=5.0).ask("presence", "join", request, JoinsReply)
     assert both.also is not None and both.also[0].reply is not None
     first: JoinReply = both
     again = await gw1.join(USER, "s1")

@@ -14,7 +14,7 @@ from nats.errors import OutboundBufferLimitError
 from services.callcore.app import start
 from services.callcore.settings import Settings
 from shared.errors import Unavailable
-from shared.messaging.membership import Members
+from shared.messaging.membership import Membership
 from shared.nats import streams
 from shared.nats.connection import UNSENT_BYTES, Bus
 from signalling.run.nats_server import EmbeddedNats
@@ -70,7 +70,7 @@ async def test_who_is_not_answered_in_time_is_told_and_nothing_is_kept_of_who_we
 async def test_services_and_streams_are_there_again_after_a_restart(
     nats_server: EmbeddedNats, nats_url: str, bus: Bus
 ) -> None:
-    members = Members(bus, "callcore")
+    members = Membership(bus, "callcore")
     await members.start()
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(start(Settings.model_validate({"nats_url": nats_url}), "cc-1"))

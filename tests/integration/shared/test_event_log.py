@@ -7,7 +7,7 @@ import pytest
 
 from shared.contracts.wire import Wire
 from shared.messaging import event_log
-from shared.messaging.event_log import Recorder
+from shared.messaging.event_log import EventLog
 from shared.nats import streams
 from shared.nats.connection import Bus
 from signalling.run.nats_server import EmbeddedNats
@@ -30,43 +30,43 @@ class Numbered(Wire):
     n: int
 
 
-def record(recorder: Recorder, number: int) -> None:
-    recorder.record("event.call.x.ended", f"x.{number}", Numbered(n=number))
+def record(event_log: EventLog, number: int) -> None:
+    event_log.record("event.call.x.ended", f"x.{number}", Numbered(n=number))
 
 
 async def test_each_is_there_once_however_often_it_is_told(bus: Bus) -> None:
     await make(bus)
-    recorder = Recorder(bus)
+    event_log = EventLog(bus)
     for number in (1, 2, 1, 3, 2):
-        record(recorder, number)
-    await recorder.drain(5)
+        record(event_log, number)
+    await event_log.drain(5)
     assert await recorded(bus) == [1, 2, 3]
 
 
 async def test_what_happens_before_there_is_a_stream_is_told_again(bus: Bus) -> None:
-    recorder = Recorder(bus)
-    record(recorder, 1)
+    event_log = EventLog(bus)
+    record(event_log, 1)
     await asyncio.sleep(0.3)
     await make(bus)
-    await recorder.drain(5)
+    await event_log.drain(5)
     assert await recorded(bus) == [1]
 
 
 async def test_what_happens_around_a_restart_of_nats_is_not_lost(nats_server: EmbeddedNats, bus: Bus) -> None:
     await make(bus)
-    recorder = Recorder(bus)
+    event_log = EventLog(bus)
     for number in range(50):
-        record(recorder, number)
+        record(event_log, number)
     await bus.flush()
     nats_server.kill()
     for number in range(50, 100):
-        record(recorder, number)
+        record(event_log, number)
     async with asyncio.timeout(10):
         while bus.connected:
             await asyncio.sleep(0.01)
-    record(recorder, 100)
+    record(event_log, 100)
     nats_server.start()
-    await recorder.drain(20)
+    await event_log.drain(20)
     assert sorted(await recorded(bus)) == list(range(101))
 
 
@@ -83,13 +83,13 @@ async def test_what_is_not_acknowledged_in_time_is_sent_again(
             bus.publish(reply, b'{"stream":"EVENTS","seq":1}')
 
     await bus.subscribe_direct("event.>", hear)
-    recorder = Recorder(bus)
-    record(recorder, 1)
+    event_log = EventLog(bus)
+    record(event_log, 1)
     async with asyncio.timeout(5):
         while len(heard) < 3:
             await asyncio.sleep(0.01)
     answering = True
-    await recorder.drain(5)
+    await event_log.drain(5)
     count = len(heard)
     await asyncio.sleep(0.5)
     assert len(heard) == count, "acknowledged, and sent again"
@@ -100,9 +100,9 @@ async def test_what_cannot_be_recorded_is_given_up_and_too_much_refused(
 ) -> None:
     monkeypatch.setattr(event_log, "TRY_SECONDS", 0.3)
     monkeypatch.setattr(event_log, "WAITING_MAX", 2)
-    recorder = Recorder(bus)
+    event_log = EventLog(bus)
     for number in range(3):
-        record(recorder, number)
+        record(event_log, number)
     assert logged.count("event dropped") == 1
-    await recorder.drain(5)
+    await event_log.drain(5)
     assert logged.count("event lost") == 2

@@ -84,7 +84,7 @@ async def test_of_several_replicas_the_leader_is_asked(tmp_path: Path) -> None:
             node.wait()
         bus = await Bus.connect(servers.joint_url(nodes), name="test")
         try:
-            made = streams.Keeper(bus, lambda: Bucket.create(bus, "calls", replicas=3))
+            made = streams.StreamKeeper(bus, lambda: Bucket.create(bus, "calls", replicas=3))
             await made.start()
             calls = Bucket(bus, "calls")
             await _asked_of_the_leader(bus, calls, 5)

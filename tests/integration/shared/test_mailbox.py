@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from services.gateway.sessions.resume import Recoveries, Recovery
+from services.gateway.sessions.resume import ResumingSession, ResumingSessions
 from shared import subjects
 from shared.clock import now_ms
 from shared.errors import Unavailable
 from shared.messaging import mailbox
-from shared.messaging.mailbox import Postman, Reach
+from shared.messaging.mailbox import MailboxPublisher, MailboxReach
 from shared.nats import streams
 from shared.nats.connection import Bus
 from signalling.run.nats_server import EmbeddedNats
@@ -34,7 +34,7 @@ async def test_it_is_read_up_to_what_was_sent(
     late: list[tuple[str, bytes]] = []
     with monkeypatch.context() as slow:
         slow.setattr(bus, "publish", lambda subject, payload, *_: late.append((subject, payload)))
-        Postman(bus).deliver("gw", "s", "call:ended", b'{"callId":"c"}')
+        MailboxPublisher(bus).deliver("gw", "s", "call:ended", b'{"callId":"c"}')
         end = mailbox.settle(bus, "s")
     reading = asyncio.create_task(mailbox.read(bus, "s", upto=end))
     await asyncio.sleep(0.3)
@@ -51,14 +51,14 @@ async def test_what_is_never_stored_is_not_waited_for_long(
 ) -> None:
     monkeypatch.setattr(mailbox, "READ_SECONDS", SECONDS)
     await _make(bus)
-    never = mailbox.Letter(subjects.SETTLED, b'{"id":"never","seq":0}')
+    never = mailbox.MailboxMessage(subjects.SETTLED, b'{"id":"never","seq":0}')
     with pytest.raises(Unavailable):
         await mailbox.read(bus, "s", upto=never)
 
 
 async def _reaches(bus: Bus, since_ms: int) -> bool:
     """What somebody who asks now is told."""
-    return await Reach(bus).covers(since_ms)
+    return await MailboxReach(bus).covers(since_ms)
 
 
 async def test_a_full_stream_does_not_reach_back_to_what_it_has_dropped(
@@ -71,13 +71,13 @@ async def test_a_full_stream_does_not_reach_back_to_what_it_has_dropped(
     made = now_ms()
     assert await _reaches(bus, made), "it is new, and made before"
     assert not await _reaches(bus, begun - 1_000), "what was sent before there was one is not in it"
-    postman = Postman(bus)
+    mailbox_publisher = MailboxPublisher(bus)
     for _ in range(30):
-        postman.deliver("gw", "s", "call:offer", b'{"offer":"%b"}' % (b"x" * 16_384))
+        mailbox_publisher.deliver("gw", "s", "call:offer", b'{"offer":"%b"}' % (b"x" * 16_384))
     await bus.flush()
     assert await _reaches(bus, made), "there is room"
     for _ in range(100):
-        postman.deliver("gw", "s", "call:offer", b'{"offer":"%b"}' % (b"x" * 16_384))
+        mailbox_publisher.deliver("gw", "s", "call:offer", b'{"offer":"%b"}' % (b"x" * 16_384))
     await bus.flush()
     await mailbox.read(bus, "s", upto=mailbox.settle(bus, "s"))
     assert not await _reaches(bus, made)
@@ -99,7 +99,7 @@ async def test_the_reach_is_asked_for_at_most_once_a_second(
     nats_server: EmbeddedNats, bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await _make(bus)
-    asked, api, reach = 0, streams.api, Reach(bus)
+    asked, api, reach = 0, streams.api, MailboxReach(bus)
 
     async def counted(*args: Any, **more: Any) -> dict[str, Any]:
         nonlocal asked
@@ -119,11 +119,11 @@ async def test_the_reach_is_asked_for_at_most_once_a_second(
 async def test_a_flood_evicts_what_is_its_own_sessions_and_shows(bus: Bus) -> None:
     """One session's mailbox is full of one event; what was sent to another one before that is still there."""
     await _make(bus)
-    postman = Postman(bus)
-    postman.deliver("gw", "quiet", "ice:candidate", b'{"n":0}')
-    postman.deliver("gw", "loud", "call:accepted", b'{"callId":"c"}')
+    mailbox_publisher = MailboxPublisher(bus)
+    mailbox_publisher.deliver("gw", "quiet", "ice:candidate", b'{"n":0}')
+    mailbox_publisher.deliver("gw", "loud", "call:accepted", b'{"callId":"c"}')
     for n in range(streams.MAILBOX_MAX + 10):
-        postman.deliver("gw", "loud", "ice:candidate", b'{"n":%d}' % n)
+        mailbox_publisher.deliver("gw", "loud", "ice:candidate", b'{"n":%d}' % n)
     (letter,) = await mailbox.read(bus, "quiet", upto=mailbox.settle(bus, "quiet"))
     assert letter.payload.startswith(b'{"n":0,')
     assert not mailbox.crowded([letter])
@@ -131,6 +131,8 @@ async def test_a_flood_evicts_what_is_its_own_sessions_and_shows(bus: Bus) -> No
     assert len(loud) == streams.MAILBOX_MAX + 1 and loud[0].event == "call:accepted"
     assert loud[1].payload.startswith(b'{"n":10,')
     assert mailbox.crowded(loud), "a resume must not be told that nothing is missing"
-    recovery = Recovery("loud", direct=True)
-    missed = await Recoveries(bus, _nobody_knows).look(recovery, last_seq=loud[0].seq, lost_at=None, since=0)
+    recovery = ResumingSession("loud", direct=True)
+    missed = await ResumingSessions(bus, _nobody_knows).look(
+        recovery, last_seq=loud[0].seq, lost_at=None, since=0
+    )
     assert not missed.complete

@@ -2,13 +2,13 @@
 
 import asyncio
 
-from shared.messaging.membership import Beacon, Members
+from shared.messaging.membership import Beacon, Membership
 from shared.nats.connection import Bus
 
 
 async def test_beats_of_others_are_not_even_delivered(bus: Bus, nats_url: str) -> None:
     listener = await Bus.connect(nats_url, name="listener")
-    members = Members(listener, "callcore", "presence")
+    members = Membership(listener, "callcore", "presence")
     await members.start()
     beacons = [Beacon(bus, service, f"{service}-1", "0") for service in ("callcore", "presence", "gateway")]
     for beacon in beacons:

@@ -130,7 +130,7 @@ async def test_in_a_cluster_too(tmp_path: Path) -> None:
             await streams.ensure_events(bus, replicas=3, max_age_hours=72, max_mb=max_mb)
 
         most = int(MOST["events_max_mb"])
-        keeper = streams.Keeper(bus, lambda: ensure(most))
+        keeper = streams.StreamKeeper(bus, lambda: ensure(most))
         await keeper.start()
         await ensure(most)
         with pytest.raises(Unavailable, match=r"^EVENTS_MAX_MB=65: "):

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from shared import subjects
-from shared.messaging.timers import Deadlines
+from shared.messaging.timers import Timers
 from shared.nats import streams
 from shared.nats.connection import Bus
 
@@ -22,7 +22,7 @@ async def test_they_stop_at_any_moment_also_when_an_answer_comes_in_it(bus: Bus)
     await streams.ensure_deadlines(bus, replicas=1)
     moments = random.Random(1)
     for _ in range(300):
-        deadlines = Deadlines(bus, subjects.GRACE, nothing)
+        deadlines = Timers(bus, subjects.GRACE, nothing)
         deadlines.start()
         await asyncio.sleep(moments.uniform(0, 0.004))
         for _ in range(moments.randrange(3)):

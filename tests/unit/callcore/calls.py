@@ -1,6 +1,6 @@
 """Calls in every state, and the people around them, for the tests of the machine."""
 
-from services.callcore.state.model import Address, Call, Happening, Kind, State
+from services.callcore.state.model import Address, Call, CallInput, InputKind, State
 
 NOW = 1_000_000
 
@@ -41,6 +41,6 @@ def ended() -> Call:
     )
 
 
-def by(user: str, at: Address, kind: Kind, reason: str | None = None, cause: str = "r1") -> Happening:
+def by(user: str, at: Address, kind: InputKind, reason: str | None = None, cause: str = "r1") -> CallInput:
     """What ``user`` does at ``at``."""
-    return Happening(kind, cause, user, at, reason)
+    return CallInput(kind, cause, user, at, reason)

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from services.callcore.calls.call_owner import Charge, Deed
-from services.callcore.state.model import Happening, Kind
+from services.callcore.calls.call_owner import CallCommand, CallOwner
+from services.callcore.state.model import CallInput, InputKind
 from tests.unit.callcore.calls import BOB, accepted
 
 
@@ -13,12 +13,12 @@ class Peers:
     """The instance in charge: notes what it is asked to do."""
 
     def __init__(self) -> None:
-        self.deeds: list[Deed] = []
+        self.deeds: list[CallCommand] = []
 
     timeout = 2.0
 
-    async def ask(self, _service: str, _verb: str, deed: Deed, reply: type[Any], **_: Any) -> Any:
-        self.deeds.append(Deed.model_validate_json(deed.dump()))
+    async def ask(self, _service: str, _verb: str, deed: CallCommand, reply: type[Any], **_: Any) -> Any:
+        self.deeds.append(CallCommand.model_validate_json(deed.dump()))
         return reply(call=accepted(), relay_to=(BOB,))
 
 
@@ -26,17 +26,17 @@ class Peers:
 @pytest.mark.parametrize("reason", [None, "busy"])
 async def test_nothing_of_it_is_lost_on_the_way(resumed: bool, reason: str | None) -> None:
     peers = Peers()
-    charge = Charge("one", lambda _: "two", peers)  # type: ignore[arg-type]
-    happening = Happening(Kind.ATTACHED, "r1", "bob", BOB, reason, resumed)
-    outcome = await charge.pass_on("c1", happening, initiated=resumed)
+    call_owner = CallOwner("one", lambda _: "two", peers)  # type: ignore[arg-type]
+    call_input = CallInput(InputKind.ATTACHED, "r1", "bob", BOB, reason, resumed)
+    outcome = await call_owner.pass_on("c1", call_input, initiated=resumed)
     (deed,) = peers.deeds
-    assert deed.happening() == happening
+    assert deed.call_input() == call_input
     assert (deed.call, deed.initiated) == ("c1", resumed)
     assert outcome is not None and (outcome.call, outcome.relay_to) == (accepted(), (BOB,))
 
 
 async def test_what_is_this_instances_own_is_not_passed_on() -> None:
     peers = Peers()
-    charge = Charge("one", lambda _: "one", peers)  # type: ignore[arg-type]
-    assert await charge.pass_on("c1", Happening(Kind.END, "r1", "bob", BOB), initiated=False) is None
+    call_owner = CallOwner("one", lambda _: "one", peers)  # type: ignore[arg-type]
+    assert await call_owner.pass_on("c1", CallInput(InputKind.END, "r1", "bob", BOB), initiated=False) is None
     assert not peers.deeds

@@ -14,17 +14,25 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from services.callcore.calls import call_service, call_setup
-from services.callcore.calls.call_owner import Charge
-from services.callcore.calls.call_service import Control
-from services.callcore.calls.call_setup import Placing
-from services.callcore.calls.reconciler import Sweep
-from services.callcore.notify.notifier import Teller
-from services.callcore.state.model import NEVER_UNANSWERED, Address, Call, Happening, Kind, State, Unanswered
+from services.callcore.calls.call_owner import CallOwner
+from services.callcore.calls.call_service import CallService
+from services.callcore.calls.call_setup import CallSetup
+from services.callcore.calls.reconciler import Reconciler
+from services.callcore.notify.notifier import Notifier
+from services.callcore.state.model import (
+    NEVER_UNANSWERED,
+    Address,
+    Call,
+    CallInput,
+    InputKind,
+    State,
+    Unanswered,
+)
 from services.callcore.store import FORMING_MS, Found, Store
 from shared.contracts.calls import Hold, InitiateRequest
 from shared.contracts.presence import Session, Sessions
 from shared.errors import SignallingError
-from shared.messaging.policy_client import Policy
+from shared.messaging.policy_client import PolicyClient
 from shared.nats.kv import Conflict, Entry
 from tests.support.gated_bucket import Gate, GatedBucket
 
@@ -70,32 +78,32 @@ class World:
         monkeypatch.setattr("services.callcore.calls.reconciler.SECOND_LOOK_SECONDS", 0.0)
         self.calls.lost_race = self._lost_race
         state = Store(self.calls, self.sessions)  # type: ignore[arg-type]
-        policy = Policy(None, "off")  # type: ignore[arg-type]  # nobody is asked
-        self._controls: list[Control] = []
-        self._placings: list[Placing] = []
+        policy = PolicyClient(None, "off")  # type: ignore[arg-type]  # nobody is asked
+        self._controls: list[CallService] = []
+        self._placings: list[CallSetup] = []
         # Each thinks that it is in charge of every call, and goes by what it has told of it itself: the worst that can
         # happen to the order of things.
         for name in ("one", "two", "three"):
-            charge = Charge(name, lambda _, name=name: name, None)  # type: ignore
+            call_owner = CallOwner(name, lambda _, name=name: name, None)  # type: ignore
             memory = Memory()
-            teller = Teller(memory.announce, self, self)  # type: ignore[arg-type]
-            its = Control(state, teller, charge, memory.calls.get, lambda _: None, lambda _: None)
+            notifier = Notifier(memory.announce, self, self)  # type: ignore[arg-type]
+            its = CallService(state, notifier, call_owner, memory.calls.get, lambda _: None, lambda _: None)
             self._controls.append(its)
             self._placings.append(
-                Placing(state, teller, its, charge, policy, self._deadline, _admit, ring_timeout=45)
+                CallSetup(state, notifier, its, call_owner, policy, self._deadline, _admit, ring_timeout=45)
             )
-        self.sweep = Sweep(state, self.control, lambda _: True, seconds=15)
+        self.sweep = Reconciler(state, self.control, lambda _: True, seconds=15)
         for user, sessions in USERS.items():
             self._write_sessions(user, sessions)
 
     @property
-    def control(self) -> Control:
+    def control(self) -> CallService:
         """One instance after the other."""
         self._turn += 1
         return self._controls[self._turn % 3]
 
     @property
-    def placing(self) -> Placing:
+    def call_setup(self) -> CallSetup:
         """One instance after the other."""
         self._turn += 1
         return self._placings[self._turn % 3]
@@ -193,23 +201,23 @@ class World:
             to=to,
             call_type="audio",
         )
-        self._spawn(self.placing.initiate(request), request)
+        self._spawn(self.call_setup.initiate(request), request)
 
-    def happen(self, session: str, kind: Kind) -> None:
+    def happen(self, session: str, kind: InputKind) -> None:
         user = OWNER[session]
         hold = self.hold(user)
         if hold is not None:
             self.count += 1
-            event = Happening(kind, f"r{self.count}", user, Address(session=session, gateway="gw"))
+            event = CallInput(kind, f"r{self.count}", user, Address(session=session, gateway="gw"))
             self._spawn(self.control.happen(hold.call, event))
 
     def leave(self, session: str) -> None:
-        self._change_sessions(session, there=False, kind=Kind.LEFT)
+        self._change_sessions(session, there=False, kind=InputKind.LEFT)
 
     def join(self, session: str) -> None:
-        self._change_sessions(session, there=True, kind=Kind.ATTACHED)
+        self._change_sessions(session, there=True, kind=InputKind.ATTACHED)
 
-    def _change_sessions(self, session: str, *, there: bool, kind: Kind) -> None:
+    def _change_sessions(self, session: str, *, there: bool, kind: InputKind) -> None:
         user = OWNER[session]
         entry = self.sessions.entries[f"user.{user}"]
         now = [s.session for s in Sessions.model_validate_json(entry.value).sessions] if entry.value else []
@@ -217,7 +225,7 @@ class World:
             return
         self._write_sessions(user, tuple([*now, session] if there else [s for s in now if s != session]))
         self.count += 1
-        event = Happening(kind, f"r{self.count}", user, Address(session=session, gateway="gw"))
+        event = CallInput(kind, f"r{self.count}", user, Address(session=session, gateway="gw"))
         self._spawn(self.control.happen_to_user(event))
 
     def time_out(self) -> None:
@@ -234,7 +242,8 @@ class World:
             if request is not None:
                 self.now += 2001
                 self._spawn(
-                    self.placing.initiate(request.model_copy(update={"expires_at": self.now + 2000})), request
+                    self.call_setup.initiate(request.model_copy(update={"expires_at": self.now + 2000})),
+                    request,
                 )
 
     def overtake(self, index: int) -> None:
@@ -244,14 +253,14 @@ class World:
             request = running[index % len(running)]
             self.now = max(self.now, request.expires_at + 1)
             self._spawn(
-                self.placing.initiate(request.model_copy(update={"expires_at": self.now + 2000})), request
+                self.call_setup.initiate(request.model_copy(update={"expires_at": self.now + 2000})), request
             )
 
     def settle(self, request_id: str) -> None:
         """The gateway of a call being placed has given it up."""
         request = next(r for _, r in self.tasks if r is not None and r.request_id == request_id)
         until = {"settle": True, "expires_at": self.now + 2000}
-        self._spawn(self.placing.initiate(request.model_copy(update=until)), None)
+        self._spawn(self.call_setup.initiate(request.model_copy(update=until)), None)
 
     async def finish(self) -> None:
         """Let everything that waits happen, oldest first."""
@@ -270,7 +279,9 @@ class World:
 sessions = st.sampled_from(sorted(OWNER))
 actions = st.one_of(
     st.tuples(st.just("initiate"), sessions, st.sampled_from(sorted(USERS))),
-    st.tuples(st.just("happen"), sessions, st.sampled_from([Kind.ACCEPT, Kind.REJECT, Kind.END])),
+    st.tuples(
+        st.just("happen"), sessions, st.sampled_from([InputKind.ACCEPT, InputKind.REJECT, InputKind.END])
+    ),
     st.tuples(st.just("leave"), sessions),
     st.tuples(st.just("join"), sessions),
     st.tuples(st.just("time_out")),

@@ -4,7 +4,7 @@ import pytest
 
 from services.callcore.state import machine
 from services.callcore.state.actions import place
-from services.callcore.state.model import Happening, Kind, Outcome, Role, State
+from services.callcore.state.model import CallInput, InputKind, Outcome, Role, State
 from shared.errors import CallNotFound, InvalidState, ReceiverNotFound
 from tests.unit.callcore.calls import ALICE, ALICE_TAB, BOB, BOB_TAB, EVE, NOW, accepted, by, ended, ringing
 
@@ -20,28 +20,28 @@ R, A, E = State.RINGING, State.ACCEPTED, State.ENDED
 
 # (state, role, kind) → the refusal, or (state afterwards, reason of the end, who is told what, where relays go)
 Told = list[tuple[str, str]]
-CELLS: dict[tuple[State, Role, Kind], object] = {
-    (R, Role.CALLER, Kind.ACCEPT): INVALID,
-    (R, Role.CALLER, Kind.REJECT): INVALID,
-    (R, Role.CALLER, Kind.END): (
+CELLS: dict[tuple[State, Role, InputKind], object] = {
+    (R, Role.CALLER, InputKind.ACCEPT): INVALID,
+    (R, Role.CALLER, InputKind.REJECT): INVALID,
+    (R, Role.CALLER, InputKind.END): (
         E,
         "cancelled",
         [("alice-phone", "call:ended"), ("bob-phone", "call:ended"), ("bob-tab", "call:ended")],
         [],
     ),
-    (R, Role.CALLER, Kind.OFFER): (R, None, [], ["bob-phone", "bob-tab"]),
-    (R, Role.CALLER, Kind.ANSWER): INVALID,
-    (R, Role.CALLER, Kind.CANDIDATE): (R, None, [], ["bob-phone", "bob-tab"]),
-    (R, Role.CALLER, Kind.ATTACHED): (R, None, [("alice-phone", "call:initiated")], []),
-    (R, Role.CALLER, Kind.LEFT): (
+    (R, Role.CALLER, InputKind.OFFER): (R, None, [], ["bob-phone", "bob-tab"]),
+    (R, Role.CALLER, InputKind.ANSWER): INVALID,
+    (R, Role.CALLER, InputKind.CANDIDATE): (R, None, [], ["bob-phone", "bob-tab"]),
+    (R, Role.CALLER, InputKind.ATTACHED): (R, None, [("alice-phone", "call:initiated")], []),
+    (R, Role.CALLER, InputKind.LEFT): (
         E,
         "connection_lost",
         [("bob-phone", "call:ended"), ("bob-tab", "call:ended")],
         [],
     ),
-    (R, Role.CALLER_DEVICE, Kind.ACCEPT): INVALID,
-    (R, Role.CALLER_DEVICE, Kind.REJECT): INVALID,
-    (R, Role.CALLER_DEVICE, Kind.END): (
+    (R, Role.CALLER_DEVICE, InputKind.ACCEPT): INVALID,
+    (R, Role.CALLER_DEVICE, InputKind.REJECT): INVALID,
+    (R, Role.CALLER_DEVICE, InputKind.END): (
         E,
         "cancelled",
         [
@@ -52,94 +52,99 @@ CELLS: dict[tuple[State, Role, Kind], object] = {
         ],
         [],
     ),
-    (R, Role.CALLER_DEVICE, Kind.OFFER): UNHEARD,
-    (R, Role.CALLER_DEVICE, Kind.ANSWER): UNHEARD,
-    (R, Role.CALLER_DEVICE, Kind.CANDIDATE): UNHEARD,
-    (R, Role.CALLER_DEVICE, Kind.ATTACHED): (R, None, [], []),
-    (R, Role.CALLER_DEVICE, Kind.LEFT): (R, None, [], []),
-    (R, Role.CALLEE, Kind.ACCEPT): (
+    (R, Role.CALLER_DEVICE, InputKind.OFFER): UNHEARD,
+    (R, Role.CALLER_DEVICE, InputKind.ANSWER): UNHEARD,
+    (R, Role.CALLER_DEVICE, InputKind.CANDIDATE): UNHEARD,
+    (R, Role.CALLER_DEVICE, InputKind.ATTACHED): (R, None, [], []),
+    (R, Role.CALLER_DEVICE, InputKind.LEFT): (R, None, [], []),
+    (R, Role.CALLEE, InputKind.ACCEPT): (
         A,
         None,
         [("alice-phone", "call:accepted"), ("bob-phone", "call:accepted"), ("bob-tab", "call:ended")],
         ["alice-phone"],
     ),
-    (R, Role.CALLEE, Kind.REJECT): (
+    (R, Role.CALLEE, InputKind.REJECT): (
         E,
         "rejected",
         [("alice-phone", "call:rejected"), ("bob-phone", "call:rejected"), ("bob-tab", "call:ended")],
         [],
     ),
-    (R, Role.CALLEE, Kind.END): (
+    (R, Role.CALLEE, InputKind.END): (
         E,
         "rejected",
         [("alice-phone", "call:ended"), ("bob-phone", "call:ended"), ("bob-tab", "call:ended")],
         [],
     ),
-    (R, Role.CALLEE, Kind.OFFER): (R, None, [], ["alice-phone"]),
-    (R, Role.CALLEE, Kind.ANSWER): (
+    (R, Role.CALLEE, InputKind.OFFER): (R, None, [], ["alice-phone"]),
+    (R, Role.CALLEE, InputKind.ANSWER): (
         A,
         None,
         [("alice-phone", "call:accepted"), ("bob-phone", "call:accepted"), ("bob-tab", "call:ended")],
         ["alice-phone"],
     ),
-    (R, Role.CALLEE, Kind.CANDIDATE): (R, None, [], ["alice-phone"]),
-    (R, Role.CALLEE, Kind.ATTACHED): (R, None, [("bob-phone", "call:incoming")], []),
-    (R, Role.CALLEE, Kind.LEFT): (R, None, [], []),
-    (R, Role.SERVER, Kind.TIMEOUT): (
+    (R, Role.CALLEE, InputKind.CANDIDATE): (R, None, [], ["alice-phone"]),
+    (R, Role.CALLEE, InputKind.ATTACHED): (R, None, [("bob-phone", "call:incoming")], []),
+    (R, Role.CALLEE, InputKind.LEFT): (R, None, [], []),
+    (R, Role.SERVER, InputKind.TIMEOUT): (
         E,
         "timeout",
         [("alice-phone", "call:ended"), ("bob-phone", "call:ended"), ("bob-tab", "call:ended")],
         [],
     ),
-    (A, Role.SERVER, Kind.TIMEOUT): (A, None, [], []),
-    (E, Role.SERVER, Kind.TIMEOUT): (E, "hangup", [], []),
+    (A, Role.SERVER, InputKind.TIMEOUT): (A, None, [], []),
+    (E, Role.SERVER, InputKind.TIMEOUT): (E, "hangup", [], []),
 }
 for _role, _peer, _own in (
     (Role.CALLER, "bob-phone", "alice-phone"),
     (Role.CALLEE, "alice-phone", "bob-phone"),
 ):
     CELLS |= {
-        (A, _role, Kind.ACCEPT): INVALID,
-        (A, _role, Kind.REJECT): INVALID,
-        (A, _role, Kind.END): (E, "hangup", [("alice-phone", "call:ended"), ("bob-phone", "call:ended")], []),
-        (A, _role, Kind.OFFER): (A, None, [], [_peer]),
-        (A, _role, Kind.ANSWER): (A, None, [], [_peer]),
-        (A, _role, Kind.CANDIDATE): (A, None, [], [_peer]),
-        (A, _role, Kind.ATTACHED): (A, None, [], []),
-        (A, _role, Kind.LEFT): (E, "connection_lost", [(_peer, "call:ended")], []),
+        (A, _role, InputKind.ACCEPT): INVALID,
+        (A, _role, InputKind.REJECT): INVALID,
+        (A, _role, InputKind.END): (
+            E,
+            "hangup",
+            [("alice-phone", "call:ended"), ("bob-phone", "call:ended")],
+            [],
+        ),
+        (A, _role, InputKind.OFFER): (A, None, [], [_peer]),
+        (A, _role, InputKind.ANSWER): (A, None, [], [_peer]),
+        (A, _role, InputKind.CANDIDATE): (A, None, [], [_peer]),
+        (A, _role, InputKind.ATTACHED): (A, None, [], []),
+        (A, _role, InputKind.LEFT): (E, "connection_lost", [(_peer, "call:ended")], []),
     }
 for _role, _own in ((Role.CALLER_DEVICE, "alice-tab"), (Role.CALLEE_DEVICE, "bob-tab")):
     CELLS |= {
-        (A, _role, Kind.ACCEPT): INVALID,
-        (A, _role, Kind.REJECT): INVALID,
-        (A, _role, Kind.END): (
+        (A, _role, InputKind.ACCEPT): INVALID,
+        (A, _role, InputKind.REJECT): INVALID,
+        (A, _role, InputKind.END): (
             E,
             "hangup",
             [("alice-phone", "call:ended"), ("bob-phone", "call:ended"), (_own, "call:ended")],
             [],
         ),
-        (A, _role, Kind.OFFER): UNHEARD,
-        (A, _role, Kind.ANSWER): UNHEARD,
-        (A, _role, Kind.CANDIDATE): UNHEARD,
-        (A, _role, Kind.ATTACHED): (A, None, [], []),
-        (A, _role, Kind.LEFT): (A, None, [], []),
+        (A, _role, InputKind.OFFER): UNHEARD,
+        (A, _role, InputKind.ANSWER): UNHEARD,
+        (A, _role, InputKind.CANDIDATE): UNHEARD,
+        (A, _role, InputKind.ATTACHED): (A, None, [], []),
+        (A, _role, InputKind.LEFT): (A, None, [], []),
     }
 for _role in (Role.CALLER, Role.CALLER_DEVICE, Role.CALLEE, Role.CALLEE_DEVICE):
     CELLS |= {
-        (E, _role, Kind.ACCEPT): GONE,
-        (E, _role, Kind.REJECT): GONE,
-        (E, _role, Kind.END): GONE,
-        (E, _role, Kind.OFFER): UNHEARD,
-        (E, _role, Kind.ANSWER): UNHEARD,
-        (E, _role, Kind.CANDIDATE): UNHEARD,
-        (E, _role, Kind.ATTACHED): (E, "hangup", [], []),
-        (E, _role, Kind.LEFT): (E, "hangup", [], []),
+        (E, _role, InputKind.ACCEPT): GONE,
+        (E, _role, InputKind.REJECT): GONE,
+        (E, _role, InputKind.END): GONE,
+        (E, _role, InputKind.OFFER): UNHEARD,
+        (E, _role, InputKind.ANSWER): UNHEARD,
+        (E, _role, InputKind.CANDIDATE): UNHEARD,
+        (E, _role, InputKind.ATTACHED): (E, "hangup", [], []),
+        (E, _role, InputKind.LEFT): (E, "hangup", [], []),
     }
 
 
-def happening(role: Role, kind: Kind) -> Happening:
+def call_input(role: Role, kind: InputKind) -> CallInput:
     if role is Role.SERVER:
-        return Happening(kind, "r1")
+        return CallInput(kind, "r1")
     user, at = PEOPLE[role]
     return by(user, at, kind)
 
@@ -159,10 +164,10 @@ def test_the_table_and_this_test_have_the_same_cells() -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda c: f"{c[0].value}-{c[1].value}-{c[2].value}")
-def test_cell(cell: tuple[State, Role, Kind]) -> None:
+def test_cell(cell: tuple[State, Role, InputKind]) -> None:
     state, role, kind = cell
     call, expected = CALLS[state](), CELLS[cell]
-    event = happening(role, kind)
+    event = call_input(role, kind)
     assert machine.role_of(call, event) is role
     if isinstance(expected, type):
         with pytest.raises(expected):
@@ -175,8 +180,8 @@ def test_cell(cell: tuple[State, Role, Kind]) -> None:
 
 
 @pytest.mark.parametrize("state", State)
-@pytest.mark.parametrize("kind", [kind for kind in Kind if kind is not Kind.TIMEOUT])
-def test_a_stranger_finds_no_call(state: State, kind: Kind) -> None:
+@pytest.mark.parametrize("kind", [kind for kind in InputKind if kind is not InputKind.TIMEOUT])
+def test_a_stranger_finds_no_call(state: State, kind: InputKind) -> None:
     with pytest.raises(CallNotFound):
         machine.step(CALLS[state](), by("eve", EVE, kind), NOW)
 
@@ -200,13 +205,13 @@ def test_a_new_call_rings_every_device() -> None:
 @pytest.mark.parametrize(
     ("call", "event", "reason"),
     [
-        (ringing(), by("alice", ALICE, Kind.END, "ice_failed"), "ice_failed"),
-        (ringing(), by("alice", ALICE, Kind.LEFT, "hangup"), "cancelled"),
-        (ringing(), by("alice", ALICE, Kind.LEFT, "connection_lost"), "connection_lost"),
-        (ringing(), by("bob", BOB, Kind.REJECT, "busy"), "busy"),
-        (ringing(BOB), by("bob", BOB, Kind.LEFT, "hangup"), "connection_lost"),
-        (accepted(), by("bob", BOB, Kind.END, "media_failed"), "media_failed"),
-        (accepted(), by("bob", BOB, Kind.LEFT, "hangup"), "hangup"),
+        (ringing(), by("alice", ALICE, InputKind.END, "ice_failed"), "ice_failed"),
+        (ringing(), by("alice", ALICE, InputKind.LEFT, "hangup"), "cancelled"),
+        (ringing(), by("alice", ALICE, InputKind.LEFT, "connection_lost"), "connection_lost"),
+        (ringing(), by("bob", BOB, InputKind.REJECT, "busy"), "busy"),
+        (ringing(BOB), by("bob", BOB, InputKind.LEFT, "hangup"), "connection_lost"),
+        (accepted(), by("bob", BOB, InputKind.END, "media_failed"), "media_failed"),
+        (accepted(), by("bob", BOB, InputKind.LEFT, "hangup"), "hangup"),
     ],
 )
 def test_reasons(call, event, reason) -> None:  # type: ignore[no-untyped-def]
@@ -215,7 +220,7 @@ def test_reasons(call, event, reason) -> None:  # type: ignore[no-untyped-def]
 
 
 def test_others_are_told_that_it_was_answered_elsewhere() -> None:
-    outcome = machine.step(ringing(), by("bob", BOB_TAB, Kind.ACCEPT), NOW)
+    outcome = machine.step(ringing(), by("bob", BOB_TAB, InputKind.ACCEPT), NOW)
     assert outcome.call.callee_at == BOB_TAB
     last = outcome.sends[-1]
     assert last.to == BOB
@@ -224,9 +229,11 @@ def test_others_are_told_that_it_was_answered_elsewhere() -> None:
 
 def test_a_device_that_joins_rings_and_one_that_moved_rings_where_it_is_now() -> None:
     late = BOB_TAB.model_copy(update={"gateway": "gw9"})
-    rung = machine.step(ringing(BOB), by("bob", late, Kind.ATTACHED), NOW).call
+    rung = machine.step(ringing(BOB), by("bob", late, InputKind.ATTACHED), NOW).call
     assert rung.ringing == (BOB, late)
-    moved = machine.step(rung, by("bob", BOB.model_copy(update={"gateway": "gw9"}), Kind.ATTACHED), NOW).call
+    moved = machine.step(
+        rung, by("bob", BOB.model_copy(update={"gateway": "gw9"}), InputKind.ATTACHED), NOW
+    ).call
     assert [at.gateway for at in moved.ringing] == ["gw9", "gw9"]
 
 
@@ -234,7 +241,7 @@ def test_a_caller_that_resumes_is_not_told_of_its_call_again() -> None:
     call = ringing()
     moved = ALICE.model_copy(update={"gateway": "gw9"})
     for at, changes in ((ALICE, False), (moved, True)):
-        outcome = machine.step(call, Happening(Kind.ATTACHED, "x", "alice", at, resumed=True), NOW)
+        outcome = machine.step(call, CallInput(InputKind.ATTACHED, "x", "alice", at, resumed=True), NOW)
         assert (outcome.sends, outcome.call.caller_at, outcome.call is not call) == ((), at, changes)
 
 
@@ -247,29 +254,29 @@ def test_who_holds_a_call() -> None:
         held = call.held_by(at.session)
         assert held is not None and (held.peer, held.state, held.party) == expected
     assert talk.held_by(BOB_TAB.session) is None and ring.held_by(EVE.session) is None
-    over = machine.step(talk, by("bob", BOB, Kind.END), NOW).call
+    over = machine.step(talk, by("bob", BOB, InputKind.END), NOW).call
     assert over.held_by(BOB.session) is None
 
 
 @pytest.mark.parametrize(("user", "at", "field"), [("alice", ALICE, "caller_at"), ("bob", BOB, "callee_at")])
 def test_a_bound_session_that_moves_takes_the_call_along(user, at, field) -> None:  # type: ignore[no-untyped-def]
     there = at.model_copy(update={"gateway": "gw9"})
-    assert getattr(machine.step(accepted(), by(user, there, Kind.ATTACHED), NOW).call, field) == there
+    assert getattr(machine.step(accepted(), by(user, there, InputKind.ATTACHED), NOW).call, field) == there
 
 
 @pytest.mark.parametrize(
     ("call", "event"),
     [
-        (ringing(), by("bob", BOB, Kind.ACCEPT)),
-        (ringing(), by("bob", BOB, Kind.REJECT, "busy")),
-        (ringing(), by("bob", BOB, Kind.END)),
-        (ringing(), by("alice", ALICE, Kind.END)),
-        (ringing(), Happening(Kind.TIMEOUT, "t")),
-        (ringing(), by("bob", EVE, Kind.ATTACHED)),
-        (ringing(), by("alice", ALICE, Kind.ATTACHED)),
-        (ringing(BOB), by("bob", BOB, Kind.LEFT, "connection_lost")),
-        (accepted(), by("alice", ALICE, Kind.END)),
-        (accepted(), by("bob", BOB, Kind.LEFT, "hangup")),
+        (ringing(), by("bob", BOB, InputKind.ACCEPT)),
+        (ringing(), by("bob", BOB, InputKind.REJECT, "busy")),
+        (ringing(), by("bob", BOB, InputKind.END)),
+        (ringing(), by("alice", ALICE, InputKind.END)),
+        (ringing(), CallInput(InputKind.TIMEOUT, "t")),
+        (ringing(), by("bob", EVE, InputKind.ATTACHED)),
+        (ringing(), by("alice", ALICE, InputKind.ATTACHED)),
+        (ringing(BOB), by("bob", BOB, InputKind.LEFT, "connection_lost")),
+        (accepted(), by("alice", ALICE, InputKind.END)),
+        (accepted(), by("bob", BOB, InputKind.LEFT, "hangup")),
     ],
 )
 def test_a_request_tried_again_tells_the_same_again(call, event) -> None:  # type: ignore[no-untyped-def]

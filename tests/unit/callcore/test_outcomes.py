@@ -6,7 +6,7 @@ import pytest
 
 from services.callcore.state import actions, machine
 from services.callcore.state.machine import again, role_of, step
-from services.callcore.state.model import Address, Call, Happening, Kind, Outcome, Role
+from services.callcore.state.model import Address, Call, CallInput, InputKind, Outcome, Role
 from shared.errors import CallNotFound, InvalidState, ReceiverNotFound, SignallingError
 from tests.unit.callcore.calls import ALICE, ALICE_TAB, BOB, BOB_TAB, EVE, NOW, accepted, by, ended, ringing
 
@@ -42,10 +42,10 @@ INCOMING = {
 }  # fmt: skip
 REJECTED_ELSEWHERE = ("bob-tab", "call:ended", end("bob", "rejected_elsewhere"))
 
-CASES: dict[str, tuple[Call, Happening, dict[str, Any], Told]] = {
+CASES: dict[str, tuple[Call, CallInput, dict[str, Any], Told]] = {
     "accept": (
         ringing(),
-        by("bob", BOB, Kind.ACCEPT),
+        by("bob", BOB, InputKind.ACCEPT),
         {"state": "accepted", "callee_at": BOB, "accepted_at": NOW, "caused_by": "r1"},
         [
             ("alice-phone", "call:accepted", {"callId": "c1", "by": "bob"}),
@@ -55,7 +55,7 @@ CASES: dict[str, tuple[Call, Happening, dict[str, Any], Told]] = {
     ),
     "reject": (
         ringing(),
-        by("bob", BOB, Kind.REJECT),
+        by("bob", BOB, InputKind.REJECT),
         over("bob", "rejected"),
         [
             ("alice-phone", "call:rejected", {"callId": "c1", "by": "bob"}),
@@ -65,7 +65,7 @@ CASES: dict[str, tuple[Call, Happening, dict[str, Any], Told]] = {
     ),
     "reject with a reason": (
         ringing(BOB),
-        by("bob", BOB, Kind.REJECT, "busy"),
+        by("bob", BOB, InputKind.REJECT, "busy"),
         over("bob", "busy"),
         [
             ("alice-phone", "call:rejected", {"callId": "c1", "by": "bob", "reason": "busy"}),
@@ -74,19 +74,19 @@ CASES: dict[str, tuple[Call, Happening, dict[str, Any], Told]] = {
     ),
     "cancel": (
         ringing(),
-        by("alice", ALICE, Kind.END),
+        by("alice", ALICE, InputKind.END),
         over("alice", "cancelled"),
         [(s, "call:ended", end("alice", "cancelled")) for s in ("alice-phone", "bob-phone", "bob-tab")],
     ),
     "cancel from another device": (
         ringing(BOB),
-        by("alice", ALICE_TAB, Kind.END, "late"),
+        by("alice", ALICE_TAB, InputKind.END, "late"),
         over("alice", "late"),
         [(s, "call:ended", end("alice", "late")) for s in ("alice-phone", "bob-phone", "alice-tab")],
     ),
     "refuse by end": (
         ringing(),
-        by("bob", BOB, Kind.END),
+        by("bob", BOB, InputKind.END),
         over("bob", "rejected"),
         [
             ("alice-phone", "call:ended", end("bob", "rejected")),
@@ -96,81 +96,81 @@ CASES: dict[str, tuple[Call, Happening, dict[str, Any], Told]] = {
     ),
     "hang up": (
         accepted(),
-        by("bob", BOB, Kind.END),
+        by("bob", BOB, InputKind.END),
         over("bob", "hangup"),
         [(s, "call:ended", end("bob", "hangup")) for s in ("alice-phone", "bob-phone")],
     ),
     "hang up from another device": (
         accepted(),
-        by("bob", BOB_TAB, Kind.END, "ice_failed"),
+        by("bob", BOB_TAB, InputKind.END, "ice_failed"),
         over("bob", "ice_failed"),
         [(s, "call:ended", end("bob", "ice_failed")) for s in ("alice-phone", "bob-phone", "bob-tab")],
     ),
     "time out": (
         ringing(),
-        Happening(Kind.TIMEOUT, "r1"),
+        CallInput(InputKind.TIMEOUT, "r1"),
         over("server", "timeout"),
         [(s, "call:ended", end("server", "timeout")) for s in ("alice-phone", "bob-phone", "bob-tab")],
     ),
     "the caller's connection is lost": (
         ringing(),
-        by("alice", ALICE, Kind.LEFT),
+        by("alice", ALICE, InputKind.LEFT),
         over("alice", "connection_lost"),
         [(s, "call:ended", end("alice", "connection_lost")) for s in ("bob-phone", "bob-tab")],
     ),
     "the caller goes": (
         ringing(BOB),
-        by("alice", ALICE, Kind.LEFT, "hangup"),
+        by("alice", ALICE, InputKind.LEFT, "hangup"),
         over("alice", "cancelled"),
         [("bob-phone", "call:ended", end("alice", "cancelled"))],
     ),
-    "one ringing device goes": (ringing(), by("bob", BOB, Kind.LEFT), {"ringing": (BOB_TAB,), "moved_by": "r1"}, []),
+    "one ringing device goes": (ringing(), by("bob", BOB, InputKind.LEFT), {"ringing": (BOB_TAB,), "moved_by": "r1"}, []),
     "the last ringing device goes": (
         ringing(BOB),
-        by("bob", BOB, Kind.LEFT, "hangup"),
+        by("bob", BOB, InputKind.LEFT, "hangup"),
         over("bob", "connection_lost"),
         [("alice-phone", "call:ended", end("bob", "connection_lost"))],
     ),
-    "a device that does not ring goes": (ringing(BOB), by("bob", BOB_TAB, Kind.LEFT), {}, []),
+    "a device that does not ring goes": (ringing(BOB), by("bob", BOB_TAB, InputKind.LEFT), {}, []),
     "a party goes": (
         accepted(),
-        by("alice", ALICE, Kind.LEFT),
+        by("alice", ALICE, InputKind.LEFT),
         over("alice", "connection_lost"),
         [("bob-phone", "call:ended", end("alice", "connection_lost"))],
     ),
     "one more device rings": (
         ringing(BOB),
-        by("bob", BOB_TAB, Kind.ATTACHED),
+        by("bob", BOB_TAB, InputKind.ATTACHED),
         {"ringing": (BOB, BOB_TAB), "moved_by": "r1", "rung_by": ("r1",)},
         [("bob-tab", "call:incoming", INCOMING)],
     ),
     "a device that rang rings again": (
         ringing(),
-        by("bob", BOB, Kind.ATTACHED),
+        by("bob", BOB, InputKind.ATTACHED),
         {"ringing": (BOB_TAB, BOB), "moved_by": "r1"},
         [("bob-phone", "call:incoming", INCOMING)],
     ),
     "the calling session moves": (
         accepted(),
-        by("alice", Address(session="alice-phone", gateway="gw9"), Kind.ATTACHED),
+        by("alice", Address(session="alice-phone", gateway="gw9"), InputKind.ATTACHED),
         {"caller_at": Address(session="alice-phone", gateway="gw9"), "moved_by": "r1"},
         [],
     ),
     "the accepting session moves": (
         accepted(),
-        by("bob", Address(session="bob-phone", gateway="gw9"), Kind.ATTACHED),
+        by("bob", Address(session="bob-phone", gateway="gw9"), InputKind.ATTACHED),
         {"callee_at": Address(session="bob-phone", gateway="gw9"), "moved_by": "r1"},
         [],
     ),
-    "the calling session is where it was": (accepted(), by("alice", ALICE, Kind.ATTACHED), {}, []),
-    "the accepting session is where it was": (accepted(), by("bob", BOB, Kind.ATTACHED), {}, []),
+    "the calling session is where it was": (accepted(), by("alice", ALICE, InputKind.ATTACHED), {}, []),
+    "the accepting session is where it was": (accepted(), by("bob", BOB, InputKind.ATTACHED), {}, []),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_rule_in_full(name: str) -> None:
-    call, happening, changed, messages = CASES[name]
-    outcome = step(call, happening, NOW)
+    call, call_input, changed, messages = CASES[name]
+    outcome = step(call, call_input, NOW)
     assert changes(call, outcome) == changed
     assert told(outcome) == messages
     if not changed:
@@ -179,9 +179,9 @@ def test_a_rule_in_full(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case[2]])
 def test_a_request_tried_again_is_told_the_same(name: str) -> None:
-    call, happening, _, messages = CASES[name]
-    first = step(call, happening, NOW)
-    repeated = again(first.call, happening)
+    call, call_input, _, messages = CASES[name]
+    first = step(call, call_input, NOW)
+    repeated = again(first.call, call_input)
     assert repeated.call is first.call
     sent = told(repeated)
     assert sent == messages or name == "the last ringing device goes"  # which of its devices rang is gone
@@ -191,7 +191,7 @@ def test_a_request_tried_again_is_told_the_same(name: str) -> None:
 @pytest.mark.parametrize("knows_by", ["where it was", "elsewhere"])
 def test_a_ringing_device_that_resumed_is_not_told_again(knows_by: str) -> None:
     at = BOB if knows_by == "where it was" else Address(session="bob-phone", gateway="gw9")
-    call, event = ringing(), Happening(Kind.ATTACHED, "r1", "bob", at, resumed=True)
+    call, event = ringing(), CallInput(InputKind.ATTACHED, "r1", "bob", at, resumed=True)
     outcome = step(call, event, NOW)
     assert not outcome.sends
     if at is BOB:
@@ -201,7 +201,7 @@ def test_a_ringing_device_that_resumed_is_not_told_again(knows_by: str) -> None:
 
 
 def test_a_device_that_resumed_but_did_not_ring_is_told() -> None:
-    event = Happening(Kind.ATTACHED, "r1", "bob", BOB_TAB, resumed=True)
+    event = CallInput(InputKind.ATTACHED, "r1", "bob", BOB_TAB, resumed=True)
     assert told(step(ringing(BOB), event, NOW)) == [("bob-tab", "call:incoming", INCOMING)]
 
 
@@ -215,7 +215,7 @@ def test_a_birth_in_full() -> None:
 
 
 def test_who_accepts_by_calling_back_hears_of_a_call_that_they_placed() -> None:
-    event = by("bob", BOB, Kind.ACCEPT)
+    event = by("bob", BOB, InputKind.ACCEPT)
     outcome = step(ringing(BOB), event, NOW)
     as_initiated = actions.as_initiated(outcome, event)
     first, *rest = told(as_initiated)
@@ -232,11 +232,11 @@ def test_who_accepts_by_calling_back_hears_of_a_call_that_they_placed() -> None:
     )
 
 
-@pytest.mark.parametrize("kind", [Kind.OFFER, Kind.ANSWER, Kind.CANDIDATE])
-def test_where_relays_go(kind: Kind) -> None:
+@pytest.mark.parametrize("kind", [InputKind.OFFER, InputKind.ANSWER, InputKind.CANDIDATE])
+def test_where_relays_go(kind: InputKind) -> None:
     assert step(accepted(), by("alice", ALICE, kind), NOW).relay_to == (BOB,)
     assert step(accepted(), by("bob", BOB, kind), NOW).relay_to == (ALICE,)
-    if kind is not Kind.ANSWER:
+    if kind is not InputKind.ANSWER:
         assert step(ringing(), by("alice", ALICE, kind), NOW).relay_to == (BOB, BOB_TAB)
         assert step(ringing(), by("bob", BOB_TAB, kind), NOW).relay_to == (ALICE,)
     else:
@@ -252,33 +252,33 @@ ELSEWHERE = "The call was accepted on another device"
 @pytest.mark.parametrize(
     ("call", "event", "error", "message"),
     [
-        (ringing(), by("alice", ALICE, Kind.ACCEPT), InvalidState, NOT_CALLER),
-        (ringing(), by("alice", ALICE, Kind.REJECT), InvalidState, NOT_CALLER),
-        (ringing(), by("alice", ALICE, Kind.ANSWER), InvalidState, NOT_CALLER),
-        (accepted(), by("bob", BOB, Kind.ACCEPT), InvalidState, NOT_RINGING),
-        (accepted(), by("bob", BOB, Kind.REJECT), InvalidState, NOT_RINGING),
-        (accepted(), by("bob", BOB_TAB, Kind.ACCEPT), InvalidState, ELSEWHERE),
-        (accepted(), by("bob", BOB_TAB, Kind.OFFER), ReceiverNotFound, "Receiver not found"),
-        (ended(), by("bob", BOB, Kind.ACCEPT), CallNotFound, "Call not found or expired"),
-        (ended(), by("alice", ALICE, Kind.REJECT), CallNotFound, "Call not found or expired"),
-        (ended(), by("bob", BOB_TAB, Kind.END), CallNotFound, "Call not found or expired"),
-        (ended(), by("bob", BOB, Kind.OFFER), ReceiverNotFound, "Receiver not found"),
-        (ended(), by("bob", BOB, Kind.ANSWER), ReceiverNotFound, "Receiver not found"),
-        (ended(), by("bob", BOB, Kind.CANDIDATE), ReceiverNotFound, "Receiver not found"),
-        (ringing(), by("eve", EVE, Kind.ACCEPT), CallNotFound, "Call not found or expired"),
+        (ringing(), by("alice", ALICE, InputKind.ACCEPT), InvalidState, NOT_CALLER),
+        (ringing(), by("alice", ALICE, InputKind.REJECT), InvalidState, NOT_CALLER),
+        (ringing(), by("alice", ALICE, InputKind.ANSWER), InvalidState, NOT_CALLER),
+        (accepted(), by("bob", BOB, InputKind.ACCEPT), InvalidState, NOT_RINGING),
+        (accepted(), by("bob", BOB, InputKind.REJECT), InvalidState, NOT_RINGING),
+        (accepted(), by("bob", BOB_TAB, InputKind.ACCEPT), InvalidState, ELSEWHERE),
+        (accepted(), by("bob", BOB_TAB, InputKind.OFFER), ReceiverNotFound, "Receiver not found"),
+        (ended(), by("bob", BOB, InputKind.ACCEPT), CallNotFound, "Call not found or expired"),
+        (ended(), by("alice", ALICE, InputKind.REJECT), CallNotFound, "Call not found or expired"),
+        (ended(), by("bob", BOB_TAB, InputKind.END), CallNotFound, "Call not found or expired"),
+        (ended(), by("bob", BOB, InputKind.OFFER), ReceiverNotFound, "Receiver not found"),
+        (ended(), by("bob", BOB, InputKind.ANSWER), ReceiverNotFound, "Receiver not found"),
+        (ended(), by("bob", BOB, InputKind.CANDIDATE), ReceiverNotFound, "Receiver not found"),
+        (ringing(), by("eve", EVE, InputKind.ACCEPT), CallNotFound, "Call not found or expired"),
     ],
 )
-def test_a_refusal_in_full(call: Call, event: Happening, error: type[SignallingError], message: str) -> None:
+def test_a_refusal_in_full(call: Call, event: CallInput, error: type[SignallingError], message: str) -> None:
     with pytest.raises(error) as refused:
         step(call, event, NOW)
     assert (refused.value.message, refused.value.call_id) == (message, "c1")
 
 
-@pytest.mark.parametrize("kind", [Kind.ATTACHED, Kind.LEFT])
+@pytest.mark.parametrize("kind", [InputKind.ATTACHED, InputKind.LEFT])
 @pytest.mark.parametrize(
     ("user", "at"), [("alice", ALICE), ("alice", ALICE_TAB), ("bob", BOB), ("bob", BOB_TAB)]
 )
-def test_nothing_comes_of_what_comes_after_the_end(user: str, at: Address, kind: Kind) -> None:
+def test_nothing_comes_of_what_comes_after_the_end(user: str, at: Address, kind: InputKind) -> None:
     call = ended()
     outcome = step(call, by(user, at, kind), NOW)
     assert (outcome.call is call, outcome.sends, outcome.relay_to) == (True, (), ())
@@ -286,19 +286,19 @@ def test_nothing_comes_of_what_comes_after_the_end(user: str, at: Address, kind:
 
 @pytest.mark.parametrize("call", [accepted(), ended()])
 def test_a_deadline_that_comes_too_late_does_nothing(call: Call) -> None:
-    assert step(call, Happening(Kind.TIMEOUT, "r1"), NOW).call is call
+    assert step(call, CallInput(InputKind.TIMEOUT, "r1"), NOW).call is call
 
 
 def test_who_somebody_is_to_a_call() -> None:
     roles = [
-        (accepted(), by("alice", ALICE, Kind.END), Role.CALLER),
-        (accepted(), by("alice", ALICE_TAB, Kind.END), Role.CALLER_DEVICE),
-        (accepted(), by("bob", BOB, Kind.END), Role.CALLEE),
-        (accepted(), by("bob", BOB_TAB, Kind.END), Role.CALLEE_DEVICE),
-        (ringing(), by("bob", BOB_TAB, Kind.END), Role.CALLEE),
-        (accepted(), Happening(Kind.TIMEOUT, "r1"), Role.SERVER),
-        (accepted(), Happening(Kind.TIMEOUT, "r1", "alice"), Role.SERVER),
-        (accepted(), Happening(Kind.TIMEOUT, "r1", None, ALICE), Role.SERVER),
+        (accepted(), by("alice", ALICE, InputKind.END), Role.CALLER),
+        (accepted(), by("alice", ALICE_TAB, InputKind.END), Role.CALLER_DEVICE),
+        (accepted(), by("bob", BOB, InputKind.END), Role.CALLEE),
+        (accepted(), by("bob", BOB_TAB, InputKind.END), Role.CALLEE_DEVICE),
+        (ringing(), by("bob", BOB_TAB, InputKind.END), Role.CALLEE),
+        (accepted(), CallInput(InputKind.TIMEOUT, "r1"), Role.SERVER),
+        (accepted(), CallInput(InputKind.TIMEOUT, "r1", "alice"), Role.SERVER),
+        (accepted(), CallInput(InputKind.TIMEOUT, "r1", None, ALICE), Role.SERVER),
     ]
     assert [role_of(call, event) for call, event, _ in roles] == [role for *_, role in roles]
 

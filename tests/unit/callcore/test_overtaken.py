@@ -147,7 +147,7 @@ async def test_a_call_whose_creation_was_not_answered_keeps_its_users(world: Cal
     await w.gate.settle()
     assert w.hold("ann") is not None and w.hold("bob") is not None and not w.told
     assert request is not None
-    w._spawn(w.placing.initiate(request.model_copy(update={"attempt": 2})), request)
+    w._spawn(w.call_setup.initiate(request.model_copy(update={"attempt": 2})), request)
     await w.finish()
     assert [call.call for call in w.live()] == ["call1"] and told(w, "call1")["b1", "call:incoming"] == 1
 

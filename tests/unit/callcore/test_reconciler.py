@@ -5,8 +5,8 @@ from collections import Counter
 
 import pytest
 
-from services.callcore.calls.reconciler import AT_ONCE, Sweep
-from services.callcore.state.model import Address, Call, Happening, State
+from services.callcore.calls.reconciler import AT_ONCE, Reconciler
+from services.callcore.state.model import Address, Call, CallInput, State
 from services.callcore.store import Found, Held
 from shared.clock import now_ms
 from shared.contracts.calls import Hold
@@ -83,12 +83,12 @@ class Ends:
     def __init__(self) -> None:
         self.ended: list[str] = []
 
-    async def happen(self, call: str, _: Happening) -> None:
+    async def happen(self, call: str, _: CallInput) -> None:
         self.ended.append(call)
 
 
-def sweep(store: Reads, ends: Ends | None = None) -> Sweep:
-    return Sweep(store, ends, lambda _: True, seconds=15)  # type: ignore[arg-type]
+def sweep(store: Reads, ends: Ends | None = None) -> Reconciler:
+    return Reconciler(store, ends, lambda _: True, seconds=15)  # type: ignore[arg-type]
 
 
 async def test_a_call_that_lives_costs_three_reads_a_few_at_a_time() -> None:

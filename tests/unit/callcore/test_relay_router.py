@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from services.callcore.relay import slow_path
-from services.callcore.relay.relay_router import Lanes
-from services.callcore.state.model import Call, Happening, Outcome
+from services.callcore.relay.relay_router import RelayRouter
+from services.callcore.state.model import Call, CallInput, Outcome
 from services.callcore.store import Found
 from shared import subjects
 from shared.messaging import mailbox
-from shared.messaging.mailbox import Letter
-from shared.observability.limit_hits import Hits
+from shared.messaging.mailbox import MailboxMessage
+from shared.observability.limit_hits import LimitHits
 from tests.unit.callcore.calls import ALICE, BOB, BOB_TAB, accepted, ended, ringing
 
 INSTANCE = "cc"
@@ -64,13 +64,15 @@ class World:
     """The lanes of one instance."""
 
     def __init__(self) -> None:
-        self.bus, self.postman, self.store = FakeBus(), FakePostman(), GatedStore()
-        self.lanes = Lanes(self.bus, self.store, self.postman, INSTANCE, lambda _: INSTANCE, None, Hits())  # type: ignore[arg-type]
-        self.accepting: list[Happening] = []
+        self.bus, self.mailbox_publisher, self.store = FakeBus(), FakePostman(), GatedStore()
+        self.relay_router = RelayRouter(
+            self.bus, self.store, self.mailbox_publisher, INSTANCE, lambda _: INSTANCE, None, LimitHits()
+        )  # type: ignore[arg-type]
+        self.accepting: list[CallInput] = []
         self._number = 0
 
-    async def accept(self, _call: str, happening: Happening) -> Outcome:
-        self.accepting.append(happening)
+    async def accept(self, _call: str, call_input: CallInput) -> Outcome:
+        self.accepting.append(call_input)
         return Outcome(accepted(), relay_to=(ALICE,))
 
     def relay(self, n: int, *, size: int = 0) -> None:
@@ -97,36 +99,36 @@ async def settle() -> None:
 
 @pytest.fixture
 async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
-    async def nothing(*_: Any, **__: Any) -> list[Letter]:
+    async def nothing(*_: Any, **__: Any) -> list[MailboxMessage]:
         return []
 
     monkeypatch.setattr(mailbox, "read", nothing)
     world = World()
-    await world.lanes.start(world.accept)
+    await world.relay_router.start(world.accept)
     yield world
     for read in world.store.reads:
         read.cancel()
-    world.lanes._subscription = None
-    await world.lanes.stop(1.0)
+    world.relay_router._subscription = None
+    await world.relay_router.stop(1.0)
 
 
 async def test_a_state_waits_for_the_relays_that_came_before_it(world: World) -> None:
     """What was sent while it rang goes to all devices that rang, also if the call is accepted meanwhile."""
     world.relay(1)
     await settle()
-    world.lanes.announce(accepted(), 2)
+    world.relay_router.announce(accepted(), 2)
     world.relay(2)
     await world.answer_read(ringing(), 1)
-    assert world.postman.delivered == [(BOB.session, 1), (BOB_TAB.session, 1), (BOB.session, 2)]
+    assert world.mailbox_publisher.delivered == [(BOB.session, 1), (BOB_TAB.session, 1), (BOB.session, 2)]
 
 
 async def test_an_end_waits_for_the_relays_that_came_before_it(world: World) -> None:
     world.relay(1)
     await settle()
-    world.lanes.announce(ended(), 3)
+    world.relay_router.announce(ended(), 3)
     await world.answer_read(accepted(), 2)
-    assert world.postman.delivered == [(BOB.session, 1)]
-    assert world.lanes.known("c1") is None, "the end was learned last"
+    assert world.mailbox_publisher.delivered == [(BOB.session, 1)]
+    assert world.relay_router.known("c1") is None, "the end was learned last"
 
 
 async def test_a_line_that_is_never_empty_drops_nothing_within_its_bounds(
@@ -136,10 +138,10 @@ async def test_a_line_that_is_never_empty_drops_nothing_within_its_bounds(
     world.relay(0, size=500)
     for n in range(1, 20):
         world.relay(n, size=500)
-        assert world.lanes.long_way.depths()[0] == 1, "it is never empty"
+        assert world.relay_router.long_way.depths()[0] == 1, "it is never empty"
         await world.answer_read(None)  # no such call: it is refused, and the next one is read
     await world.answer_read(None)
-    assert world.lanes.long_way.dropped == 0
+    assert world.relay_router.long_way.dropped == 0
     assert sum(subject.startswith("receipt.") for subject, _ in world.bus.published) == 20
 
 
@@ -152,18 +154,18 @@ async def test_a_relay_past_the_bounds_of_a_line_is_dropped(
         world.relay(n, size=size)
         await settle()
     # One is in hand, two wait.
-    assert world.lanes.long_way.depths() == (1, 2)
-    assert world.lanes.long_way.dropped == 2
+    assert world.relay_router.long_way.depths() == (1, 2)
+    assert world.relay_router.long_way.dropped == 2
     await world.answer_read(accepted())
-    assert world.postman.delivered == [(BOB.session, n) for n in range(3)]
+    assert world.mailbox_publisher.delivered == [(BOB.session, n) for n in range(3)]
 
 
 async def test_a_late_announcement_revives_no_call(world: World) -> None:
-    world.lanes.announce(accepted(), 2)
-    world.lanes.announce(ended(), 3)
-    world.lanes.announce(accepted(), 2)
+    world.relay_router.announce(accepted(), 2)
+    world.relay_router.announce(ended(), 3)
+    world.relay_router.announce(accepted(), 2)
     world.relay(1)
     await world.answer_read(ended(), 3)
-    assert not world.postman.delivered
+    assert not world.mailbox_publisher.delivered
     (refusal,) = [payload for subject, payload in world.bus.published if subject.startswith("receipt.")]
     assert json.loads(refusal)["code"] == "receiver_not_found"

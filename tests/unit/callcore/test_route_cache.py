@@ -3,17 +3,17 @@
 import pytest
 
 from services.callcore.relay import route_cache
-from services.callcore.relay.route_cache import Known, Route, targets_of
+from services.callcore.relay.route_cache import Route, RouteCache, targets_of
 from services.callcore.state.model import Call
 from shared.ids import encode
-from shared.messaging.mailbox import Letter
+from shared.messaging.mailbox import MailboxMessage
 from tests.unit.callcore.calls import ALICE, BOB, BOB_TAB, accepted, ended, ringing
 
 NOW = 100.0
 
 
 def test_a_late_announcement_does_not_bring_an_older_state_back() -> None:
-    known = Known()
+    known = RouteCache()
     now = known.learn(accepted(), 7, NOW, [])
     assert known.learn(ringing(), 6, NOW, []) is now
     found = known.get("c1")
@@ -22,7 +22,7 @@ def test_a_late_announcement_does_not_bring_an_older_state_back() -> None:
 
 def test_a_late_announcement_does_not_revive_a_call_that_has_ended() -> None:
     """It would have relays passed on into a dead call until it is read again."""
-    known = Known()
+    known = RouteCache()
     known.learn(accepted(), 7, NOW, [])
     known.learn(ended(), 8, NOW, [])
     assert known.learn(accepted(), 7, NOW, []) is None
@@ -30,14 +30,14 @@ def test_a_late_announcement_does_not_revive_a_call_that_has_ended() -> None:
 
 
 def test_a_late_announcement_does_not_revive_a_call_whose_end_is_the_first_that_is_heard_of_it() -> None:
-    known = Known()
+    known = RouteCache()
     known.learn(ended(), 8, NOW, [])
     assert known.learn(accepted(), 7, NOW, []) is None
     assert known.get("c1") is None
 
 
 def test_a_late_end_does_not_take_a_newer_state() -> None:
-    known = Known()
+    known = RouteCache()
     known.learn(accepted(), 7, NOW, [])
     assert known.learn(ended(), 6, NOW, []) is not None
     assert known.get("c1") is not None
@@ -45,7 +45,7 @@ def test_a_late_end_does_not_take_a_newer_state() -> None:
 
 def test_ended_calls_are_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(route_cache, "ENDED_MAX", 2)
-    known = Known()
+    known = RouteCache()
     for n in range(4):
         known.learn(_as(ended(), f"c{n}"), 8, NOW, [])
     revived = [known.learn(_as(accepted(), f"c{n}"), 7, NOW, []) is not None for n in range(4)]
@@ -53,7 +53,7 @@ def test_ended_calls_are_remembered_within_bounds(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_state_keeps_the_lane_warm_for_a_while() -> None:
-    known = Known()
+    known = RouteCache()
     found = known.learn(accepted(), 7, NOW, [])
     assert found is not None and found.warm_until == NOW + route_cache.WARM_SECONDS
     found.stay_warm(NOW + 3)
@@ -61,8 +61,8 @@ def test_a_state_keeps_the_lane_warm_for_a_while() -> None:
 
 
 def test_early_media_belongs_to_a_ringing_call_only() -> None:
-    early = [Letter("call:offer", b"12345"), Letter("ice:candidate", b"123")]
-    known = Known()
+    early = [MailboxMessage("call:offer", b"12345"), MailboxMessage("ice:candidate", b"123")]
+    known = RouteCache()
     rings = known.learn(ringing(), 7, NOW, early)
     assert rings is not None and (rings.early, rings.early_bytes) == (early, 8)
     up = known.learn(accepted(), 8, NOW, early)
@@ -71,7 +71,7 @@ def test_early_media_belongs_to_a_ringing_call_only() -> None:
 
 def test_what_was_heard_of_longest_ago_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(route_cache, "LANES_MAX", 2)
-    known = Known()
+    known = RouteCache()
     for name in ("c1", "c2", "c1", "c3"):
         known.learn(_as(accepted(), name), 7, NOW, [])
     assert len(known) == 2
@@ -80,7 +80,7 @@ def test_what_was_heard_of_longest_ago_is_forgotten_first(monkeypatch: pytest.Mo
 
 def test_routes_go_with_what_they_were_found_by(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(route_cache, "LANES_MAX", 1)
-    known = Known()
+    known = RouteCache()
 
     def open_() -> None:
         found = known.get("c1") or known.learn(accepted(), 7, NOW, [])

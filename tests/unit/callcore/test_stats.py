@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.callcore.calls.stats import Counts
+from services.callcore.calls.stats import CallStats
 from services.callcore.state.model import Address, Call, Reason, State
 
 AT = Address(session="s", gateway="g")
@@ -22,7 +22,7 @@ def call(state: State, **values: object) -> Call:
 
 
 def test_a_call_that_is_answered_and_ends() -> None:
-    counts = Counts()
+    counts = CallStats()
     counts.placed(call(State.RINGING))
     accepted = call(State.ACCEPTED, accepted_at=4_500)
     counts.turned(State.RINGING, accepted)
@@ -46,7 +46,7 @@ def test_a_call_that_is_answered_and_ends() -> None:
     ],
 )
 def test_the_reasons_of_calls_that_nobody_answered(reason: str | None, counted: str) -> None:
-    counts = Counts()
+    counts = CallStats()
     counts.turned(State.RINGING, call(State.ENDED, ended_at=46_000, reason=reason))
     assert counts.ended == {("unanswered", counted): 1}
     assert (counts.rang["unanswered"].count, counts.rang["unanswered"].sum) == (1, 45.0)

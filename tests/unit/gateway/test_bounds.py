@@ -4,19 +4,21 @@ import pytest
 
 from services.gateway.relay import send_buffer
 from services.gateway.relay import send_window as flows
-from services.gateway.relay.batch import Bundle
-from services.gateway.relay.send_buffer import Outbox
-from services.gateway.relay.send_window import WINDOW, WINDOW_SECONDS, Flow, Sent
+from services.gateway.relay.batch import Batch
+from services.gateway.relay.send_buffer import SendBuffer
+from services.gateway.relay.send_window import WINDOW, WINDOW_SECONDS, OutstandingRelay, SendWindow
 from shared.contracts.relays import TOGETHER_BYTES, TOGETHER_MAX
 from shared.errors import Unavailable
 
 
-def sent(number: int, payload: bytes = b"{}", *, event: str = "ice:candidate", wanted: bool = False) -> Sent:
-    return Sent(number, event, "tail", payload, wanted, 0.0)
+def sent(
+    number: int, payload: bytes = b"{}", *, event: str = "ice:candidate", wanted: bool = False
+) -> OutstandingRelay:
+    return OutstandingRelay(number, event, "tail", payload, wanted, 0.0)
 
 
 def test_a_client_is_held_up_only_past_the_window_and_only_for_a_while() -> None:
-    flow = Flow("s", "c", 100, 10.0)
+    flow = SendWindow("s", "c", 100, 10.0)
     flow.acked = 100
     flow.last = 100 + WINDOW - 1
     assert not flow.crowded(10.0)
@@ -26,7 +28,7 @@ def test_a_client_is_held_up_only_past_the_window_and_only_for_a_while() -> None
 
 
 def test_a_flow_owes_only_what_is_to_get_through() -> None:
-    box = Outbox()
+    box = SendBuffer()
     flow = box.open("s", "c", 1, 0.0)
     assert not flow.owes()
     first, second = sent(1), sent(2)
@@ -41,7 +43,7 @@ def test_a_flow_owes_only_what_is_to_get_through() -> None:
 
 
 def test_the_subject_of_a_relay_is_found_once_for_each_receiver_and_event() -> None:
-    flow = Flow("s", "c", 1, 0.0)
+    flow = SendWindow("s", "c", 1, 0.0)
     tail = flow.tail("ann", "bob", "call:offer")
     assert tail == "c.ann.s.bob.call:offer"
     flow.tails["bob", "call:offer"] = "remembered"
@@ -54,8 +56,8 @@ def test_the_subject_of_a_relay_is_found_once_for_each_receiver_and_event() -> N
 REPLY = "receipt.gw-1.s.7-0s"
 
 
-def bundle(first: Sent, marks: str = "0s") -> Bundle:
-    return Bundle("relay.x", REPLY, first, marks, b"message")
+def bundle(first: OutstandingRelay, marks: str = "0s") -> Batch:
+    return Batch("relay.x", REPLY, first, marks, b"message")
 
 
 def test_what_joins_a_message_says_how_many_there_are() -> None:
@@ -77,7 +79,7 @@ def test_what_joins_a_message_says_how_many_there_are() -> None:
         ("relay.x", sent(8, b""), "0f"),
     ],
 )
-def test_what_does_not_follow_does_not_join(subject: str, relay: Sent, marks: str) -> None:
+def test_what_does_not_follow_does_not_join(subject: str, relay: OutstandingRelay, marks: str) -> None:
     assert bundle(sent(7)).joined(subject, relay, marks) is None
 
 
@@ -108,14 +110,14 @@ def test_a_message_has_bounds() -> None:
     ],
 )
 def test_only_new_candidates_of_which_nobody_waits_to_hear_begin_one(
-    relay: Sent, marks: str, may: bool
+    relay: OutstandingRelay, marks: str, may: bool
 ) -> None:
-    assert Bundle.may_begin(relay, marks) is may
+    assert Batch.may_begin(relay, marks) is may
 
 
 def test_a_flow_has_room_up_to_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(send_buffer, "FLOW_MAX", 3)
-    box = Outbox()
+    box = SendBuffer()
     flow = box.open("s", "c", 10, 0.0)
     for n in range(10, 13):
         box.check_room("s", flow, 2)
@@ -129,7 +131,7 @@ def test_a_flow_has_room_up_to_its_bound(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_session_has_its_share_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(send_buffer, "RELAYS_MAX", 16)
-    box = Outbox()
+    box = SendBuffer()
     mine, others = box.open("s", "c", 1, 0.0), box.open("t", "c", 100, 0.0)
     for n in range(100, 107):
         box.check_room("t", others, 2)
@@ -146,7 +148,7 @@ def test_a_session_has_its_share_of_what_is_free(monkeypatch: pytest.MonkeyPatch
 
 def test_a_session_has_its_share_of_the_bytes_that_are_free(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(send_buffer, "BYTES_MAX", 1_000)
-    box = Outbox()
+    box = SendBuffer()
     flow = box.open("s", "c", 1, 0.0)
     box.check_room("s", flow, 500)
     box.add(flow, sent(1, b"x" * 100), 0.0)
@@ -164,7 +166,7 @@ def test_what_is_acknowledged_makes_room(monkeypatch: pytest.MonkeyPatch) -> Non
     """Looked for once, and then only now and then."""
     monkeypatch.setattr(send_buffer, "RELAYS_MAX", 8)
     monkeypatch.setattr(send_buffer, "LOOK_EVERY", 3)
-    box = Outbox()
+    box = SendBuffer()
     done, flow = box.open("t", "c", 1, 0.0), box.open("s", "c", 100, 0.0)
     for n in range(1, 5):
         box.add(done, sent(n), 0.0)
@@ -185,11 +187,11 @@ def test_what_is_acknowledged_makes_room(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize(("clock", "number"), [(5, 201), (500, 500)])
 def test_numbers_after_a_move_are_above_all_others(clock: int, number: int) -> None:
-    box = Outbox()
+    box = SendBuffer()
     flow, other = box.open("s", "c", 10, 0.0), box.open("t", "c", 200, 0.0)
     box.add(flow, sent(10), 0.0)
     box.add(other, sent(200), 0.0)
     assert box.number_after_move(flow, clock) == number
     assert box.number_after_move(other, clock) == number
-    lone = Outbox()
+    lone = SendBuffer()
     assert lone.number_after_move(lone.open("s", "c", 50, 0.0), 3) == 50

@@ -9,7 +9,7 @@ import pytest_asyncio
 
 from services.gateway.websocket.framing import Writing
 from services.gateway.websocket.heartbeat import Heartbeat
-from services.gateway.websocket.send_queue import Outgoing
+from services.gateway.websocket.send_queue import SendQueue
 from services.gateway.websocket.writer import Stage
 from tests.unit.gateway.test_websocket_writer import Line
 
@@ -22,7 +22,7 @@ class Beat(Heartbeat):
 
     def __init__(self) -> None:
         server = SimpleNamespace(ping_interval=INTERVAL, ping_timeout=TIMEOUT)
-        connection = SimpleNamespace(queue=Outgoing(), closed=False, server=server, last_ping=None)
+        connection = SimpleNamespace(queue=SendQueue(), closed=False, server=server, last_ping=None)
         super().__init__(connection, Stage.OPEN, Writing())
         self.line = Line()
         self._transport = cast(Any, self.line)

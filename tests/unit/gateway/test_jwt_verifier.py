@@ -9,7 +9,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from services.gateway.auth.jwt_verifier import KeyUnusable, OneKey, PublicKey, Refused, SecretKey, Verifier
+from services.gateway.auth.jwt_verifier import (
+    InvalidToken,
+    KeyUnusable,
+    PublicKey,
+    SecretKey,
+    SingleKey,
+    Verifier,
+)
 from shared.contracts.client import TOKEN_MAX
 from tests.support.issuer import ALGORITHMS, SECRET, Pair, claims, hs256, unsigned
 
@@ -18,7 +25,7 @@ PAIRS = {name: Pair(name) for name in ALGORITHMS}
 
 def verifier(key: str = "HS256", **options: Any) -> Verifier:
     known = SecretKey.of(SECRET) if key == "HS256" else PublicKey.from_pem(PAIRS[key].pem)
-    return Verifier(OneKey(known), **options)
+    return Verifier(SingleKey(known), **options)
 
 
 def sign(key: str, says: dict[str, Any]) -> str:
@@ -32,7 +39,7 @@ async def test_a_good_token_says_who_and_until_when(key: str) -> None:
 
 
 async def refused(token: str, why: str, key: str = "HS256", **options: Any) -> None:
-    with pytest.raises(Refused) as raised:
+    with pytest.raises(InvalidToken) as raised:
         await verifier(key, **options).verify(token)
     assert str(raised.value) == why
 
@@ -120,10 +127,10 @@ async def test_issuer_and_audience_are_checked_where_they_are_set() -> None:
     assert await verifier(**strict).verify(hs256(claims(**good)))
     assert await verifier(**strict).verify(hs256(claims(**{**good, "aud": ["calls", "chat"]})))
     for wrong in ("https://id.example/", "https://evil.example", ["https://id.example"], ""):
-        with pytest.raises(Refused):
+        with pytest.raises(InvalidToken):
             await verifier(**strict).verify(hs256(claims(**{**good, "iss": wrong})))
     for wrong in ("chat", ["chat"], [], "Calls", {"calls": 1}):
-        with pytest.raises(Refused):
+        with pytest.raises(InvalidToken):
             await verifier(**strict).verify(hs256(claims(**{**good, "aud": wrong})))
     await refused(hs256(claims(aud="calls")), "claim missing", **strict)
     await refused(hs256(claims(iss="https://id.example")), "claim missing", **strict)
@@ -144,7 +151,7 @@ def _nested(depth: int) -> str:
     ids=len,  # by themselves they would have the time in their names
 )  # fmt: skip
 async def test_what_is_no_token_is_refused(token: str) -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(InvalidToken):
         await verifier().verify(token)
 
 
@@ -158,7 +165,7 @@ async def test_a_giant_token_is_not_even_read(monkeypatch: pytest.MonkeyPatch) -
     "payload", [b"[" * 2500 + b"]" * 2500, b'{"sub":' + b"[" * 2500, b"", b"null", b"\xff"]
 )
 async def test_a_payload_that_nobody_means_is_refused_although_it_is_signed(payload: bytes) -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(InvalidToken):
         await verifier().verify(hs256(payload))
 
 

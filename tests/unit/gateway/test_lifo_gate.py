@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 
-from services.gateway.limits.lifo_gate import Doorway, Turns
+from services.gateway.limits.lifo_gate import Doorway, LifoGate
 
 
 async def _arrive(door: Doorway, name: int, log: list[int], *, there: bool = True) -> bool:
@@ -62,7 +62,7 @@ async def test_too_many_are_sent_away_who_waited_longest_first() -> None:
 
 
 async def test_so_many_at_a_time() -> None:
-    turns, order, now, most = Turns(3), list[int](), 0, 0
+    turns, order, now, most = LifoGate(3), list[int](), 0, 0
 
     async def work(n: int) -> None:
         nonlocal now, most
@@ -78,7 +78,7 @@ async def test_so_many_at_a_time() -> None:
 
 
 async def test_a_turn_is_given_back_whatever_happens() -> None:
-    turns = Turns(1)
+    turns = LifoGate(1)
     with pytest.raises(ZeroDivisionError):
         async with turns.turn():
             raise ZeroDivisionError

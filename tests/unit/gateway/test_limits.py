@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from services.gateway.limits import connection_limits, rate_limiter
-from services.gateway.limits.rate_limiter import Rates, TooManyCandidates
-from services.gateway.limits.strike_counter import STRIKE_WINDOW_SECONDS, Strikes
+from services.gateway.limits.rate_limiter import RateLimiter, TooManyCandidates
+from services.gateway.limits.strike_counter import STRIKE_WINDOW_SECONDS, StrikeCounter
 from services.gateway.protocol import packets
 from services.gateway.protocol.event_class import EventClass, class_of
 from services.gateway.protocol.packets import Malformed
 from services.gateway.settings import Settings
 from shared.errors import RateLimited
-from shared.observability.limit_hits import Hits
+from shared.observability.limit_hits import LimitHits
 from shared.token_bucket import Rate
 
 
@@ -38,8 +38,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-def make(clock: Clock) -> Callable[..., Rates]:
-    return lambda **settings: Rates(Settings(_env_file=None, **settings), Hits(), clock)  # type: ignore[call-arg]
+def make(clock: Clock) -> Callable[..., RateLimiter]:
+    return lambda **settings: RateLimiter(Settings(_env_file=None, **settings), LimitHits(), clock)  # type: ignore[call-arg]
 
 
 def test_a_rate_is_read_and_written() -> None:
@@ -50,7 +50,7 @@ def test_a_rate_is_read_and_written() -> None:
             Settings(_env_file=None, rate_status=wrong or "x")  # type: ignore[call-arg,arg-type]
 
 
-def test_a_burst_and_what_comes_back(make: Callable[..., Rates], clock: Clock) -> None:
+def test_a_burst_and_what_comes_back(make: Callable[..., RateLimiter], clock: Clock) -> None:
     socket = make(rate_status="10/5").socket()
     assert socket is not None
     assert [socket.take(EventClass.STATUS) for _ in range(12)] == [True] * 10 + [False] * 2
@@ -67,7 +67,7 @@ def test_a_burst_and_what_comes_back(make: Callable[..., Rates], clock: Clock) -
 
 
 async def test_bytes_are_charged_to_the_user_and_coming_back_does_not_help(
-    make: Callable[..., Rates], clock: Clock
+    make: Callable[..., RateLimiter], clock: Clock
 ) -> None:
     gateway = make(rate_user_kb="10/5")
     for allowed in (7, 3, 0):
@@ -97,7 +97,7 @@ async def test_bytes_are_charged_to_the_user_and_coming_back_does_not_help(
 
 
 def test_sockets_of_a_user_share_and_coming_back_does_not_help(
-    make: Callable[..., Rates], clock: Clock
+    make: Callable[..., RateLimiter], clock: Clock
 ) -> None:
     gateway = make(rate_status="10/5", rate_user_factor="2")
     for allowed in (10, 10, 0):
@@ -115,7 +115,7 @@ def test_sockets_of_a_user_share_and_coming_back_does_not_help(
     assert set(gateway._users) == {"bob", "cem"}, "who has been away for long is forgotten"
 
 
-async def test_sockets_of_a_user_are_counted(make: Callable[..., Rates]) -> None:
+async def test_sockets_of_a_user_are_counted(make: Callable[..., RateLimiter]) -> None:
     gateway = make(connections_per_user="2")
     first, second, third = (gateway.socket() for _ in range(3))
     for socket in (first, second):
@@ -129,7 +129,7 @@ async def test_sockets_of_a_user_are_counted(make: Callable[..., Rates]) -> None
     gateway.joined(third, "ann")
 
 
-async def test_candidates_of_a_call(make: Callable[..., Rates]) -> None:
+async def test_candidates_of_a_call(make: Callable[..., RateLimiter]) -> None:
     gateway = make(candidates_per_call="4")
     socket = gateway.socket()
     assert socket is not None
@@ -156,7 +156,7 @@ async def test_candidates_of_a_call(make: Callable[..., Rates]) -> None:
         (b'{"candidates":[{"candidate":"x","sdpMid":null},{"candidate":"y"},null],"from":"ann"}', 3),
     ],
 )
-async def test_each_null_is_a_candidate(make: Callable[..., Rates], payload: bytes, count: int) -> None:
+async def test_each_null_is_a_candidate(make: Callable[..., RateLimiter], payload: bytes, count: int) -> None:
     gateway = make(candidates_per_call="100")
     socket = gateway.socket()
     assert socket is not None
@@ -169,7 +169,7 @@ async def test_each_null_is_a_candidate(make: Callable[..., Rates], payload: byt
         socket.count_candidates("c", payload)
 
 
-def test_off(make: Callable[..., Rates]) -> None:
+def test_off(make: Callable[..., RateLimiter]) -> None:
     gateway = make(rate_limit="off", connections_per_user="1")
     assert gateway.socket() is None
     for _ in range(3):
@@ -184,7 +184,7 @@ def test_every_event_has_a_kind() -> None:
 
 def test_strikes_wait_longer_each_time() -> None:
     clock = Clock()
-    strikes = Strikes(5, clock, step=0.1, longest=0.25, free=1)
+    strikes = StrikeCounter(5, clock, step=0.1, longest=0.25, free=1)
     waits = []
     for _ in range(4):
         assert not strikes.strike("c")
@@ -246,7 +246,7 @@ def test_depth() -> None:
 
 
 async def test_a_user_who_left_and_came_back_is_not_forgotten(
-    make: Callable[..., Rates], clock: Clock
+    make: Callable[..., RateLimiter], clock: Clock
 ) -> None:
     """Neither when its time away would have been over, nor by the sockets that come then."""
     gateway = make(rate_status="10/5", rate_user_factor="1", connections_per_user=2)
@@ -272,7 +272,7 @@ async def test_a_user_who_left_and_came_back_is_not_forgotten(
     assert third.take(EventClass.STATUS)
 
 
-def test_a_user_who_is_away_for_long_is_forgotten(make: Callable[..., Rates], clock: Clock) -> None:
+def test_a_user_who_is_away_for_long_is_forgotten(make: Callable[..., RateLimiter], clock: Clock) -> None:
     gateway = make(rate_others="10/5", rate_status="10/5")
     socket = gateway.socket()
     for n in range(50):

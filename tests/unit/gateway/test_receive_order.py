@@ -4,14 +4,14 @@ import pytest
 
 from services.gateway.clients.registry import Socket
 from services.gateway.clients.relay_positions import SENDERS_MAX
-from services.gateway.relay.receive_order import Heard
+from services.gateway.relay.receive_order import ReceiveOrder
 from shared.contracts.relays import stamp
 from shared.subjects import receipt
 
 
 class Receiver:
     def __init__(self) -> None:
-        self.heard = Heard()
+        self.heard = ReceiveOrder()
         self.socket = Socket("sid", "eio")
         self.seq = 0
 

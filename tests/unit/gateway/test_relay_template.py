@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from services.gateway.protocol.relay_template import ENVELOPES_MAX, Envelopes
+from services.gateway.protocol.relay_template import ENVELOPES_MAX, RelayTemplates
 from services.gateway.protocol.validation import TooLarge, validate
 from shared.contracts.client import RELAYED, Event, Sizes
 from tests.support.relay_paths import CALL, event_of, long_way, short_way, try_both
@@ -23,9 +23,9 @@ def frame(event: str, payload: Any) -> bytes:
     return b"42" + text.encode("utf-8", "surrogatepass")
 
 
-def taught(raw: bytes) -> Envelopes:
+def taught(raw: bytes) -> RelayTemplates:
     """A socket that has sent this frame the long way."""
-    envelopes = Envelopes()
+    envelopes = RelayTemplates()
     assert short_way(envelopes, raw) is None
     if (read := long_way(raw)) is not None:
         envelopes.learn(event_of(raw), read[0])
@@ -198,7 +198,7 @@ def test_an_envelope_is_known_by_every_byte_of_it() -> None:
 
 
 def test_no_more_envelopes_are_kept_than_a_call_needs() -> None:
-    envelopes = Envelopes()
+    envelopes = RelayTemplates()
     for n in range(ENVELOPES_MAX * 3):
         raw = frame("ice:candidate", {"from": "ann", "to": f"bob{n}", "candidate": CANDIDATE})
         assert short_way(envelopes, raw) is None
@@ -273,7 +273,7 @@ def test_no_way_takes_more_than_the_settings_say() -> None:
     sizes = Sizes(sdp=1000, candidate=600, metadata=0)
     small, large = ({"candidate": "x" * n} for n in (500, 600))
     raw = frame("ice:candidate", {"candidate": small, **_BASE})
-    envelopes = Envelopes(sizes)
+    envelopes = RelayTemplates(sizes)
     assert short_way(envelopes, raw) is None
     read = long_way(raw)
     assert read is not None

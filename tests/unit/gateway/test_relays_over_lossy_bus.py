@@ -10,12 +10,12 @@ from typing import NamedTuple
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from services.callcore.relay.sequence_tracker import Ledger, Turn
+from services.callcore.relay.sequence_tracker import SequenceCheck, SequenceTracker
 from services.gateway.clients.registry import Socket
-from services.gateway.relay.batch import Bundle
-from services.gateway.relay.receive_order import Heard
-from services.gateway.relay.send_buffer import GIVE_UP_SECONDS, Outbox
-from services.gateway.relay.send_window import KEEP_SECONDS, Flow, Sent
+from services.gateway.relay.batch import Batch
+from services.gateway.relay.receive_order import ReceiveOrder
+from services.gateway.relay.send_buffer import GIVE_UP_SECONDS, SendBuffer
+from services.gateway.relay.send_window import KEEP_SECONDS, OutstandingRelay, SendWindow
 from shared import subjects
 from shared.contracts.relays import LINE, Acks, stamp, stamped, without_first
 from shared.subjects import receipt, receipt_of
@@ -36,33 +36,35 @@ class World:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.outbox = Outbox()
-        self.flow: Flow | None = None
+        self.send_buffer = SendBuffer()
+        self.flow: SendWindow | None = None
         self.owner = "cc-1"
         self.sent = 0
-        self.ledgers = {name: Ledger() for name in CALLCORES}
+        self.ledgers = {name: SequenceTracker() for name in CALLCORES}
         self.relays: dict[str, deque[Message]] = {name: deque() for name in CALLCORES}
         self.letters: dict[str, deque[Message]] = {name: deque() for name in CALLCORES}
         self.acks: dict[str, deque[Acks]] = {name: deque() for name in CALLCORES}
-        self.heard = Heard()
+        self.heard = ReceiveOrder()
         self.socket = Socket("sid", "eio")
         self.written: list[int] = []
         self.doubtful_since: float | None = None
         self.gathers = False
         """Whether relays join the one before them while that has not left."""
-        self._bundle: Bundle | None = None
+        self._bundle: Batch | None = None
         self._seq = 0
 
     # --- the sending gateway, as in services/gateway/relay/service.py, pump.py and tending.py ---
 
     def send(self) -> None:
-        flow = self.outbox.get("s", "c")
+        flow = self.send_buffer.get("s", "c")
         if flow is None:
-            flow = self.flow = self.outbox.open("s", "c", 1, self.now)
+            flow = self.flow = self.send_buffer.open("s", "c", 1, self.now)
         number = flow.last + 1
-        sent = Sent(number, "ice:candidate", "", stamp(b'{"n":%d}' % self.sent, "s", number), False, self.now)
+        sent = OutstandingRelay(
+            number, "ice:candidate", "", stamp(b'{"n":%d}' % self.sent, "s", number), False, self.now
+        )
         self.sent += 1
-        marks = self.outbox.add(flow, sent, self.now)
+        marks = self.send_buffer.add(flow, sent, self.now)
         if flow.owner != self.owner:
             flow.behind, flow.owner = flow.waiting, self.owner
         if flow.behind:
@@ -74,7 +76,7 @@ class World:
         for _ in range(count):
             self.send()
 
-    def _publish(self, flow: Flow, sent: Sent, marks: str) -> None:
+    def _publish(self, flow: SendWindow, sent: OutstandingRelay, marks: str) -> None:
         assert flow.owner is not None
         relays, bundle = self.relays[flow.owner], self._bundle
         if self.gathers and relays and bundle is not None and bundle.message is relays[-1].payload:
@@ -86,12 +88,12 @@ class World:
         message = Message(sent.payload, receipt("g", "s", sent.number, marks))
         relays.append(message)
         self._bundle = (
-            Bundle(flow.owner, message.reply, sent, marks, message.payload)
-            if Bundle.may_begin(sent, marks)
+            Batch(flow.owner, message.reply, sent, marks, message.payload)
+            if Batch.may_begin(sent, marks)
             else None
         )
 
-    def pump(self, flow: Flow) -> None:
+    def pump(self, flow: SendWindow) -> None:
         flow.begin(self.now)
         for n, (before, sent) in enumerate(flow.after(flow.acked)):
             self._publish(flow, sent, flow.marks(sent, before, follows=n > 0))
@@ -101,29 +103,29 @@ class World:
         if self.doubtful_since is not None and self.now > self.doubtful_since + KEEP_SECONDS / 2:
             self.doubt()
         if self.heard.take_missed() and self.flow is not None:
-            self.outbox.doubt(self.flow)
-        for flow in self.outbox.waiting(self.now):
+            self.send_buffer.doubt(self.flow)
+        for flow in self.send_buffer.waiting(self.now):
             if flow.owner != self.owner and flow.waiting:
                 flow.owner, flow.behind = self.owner, True
             if flow.behind or flow.stalled(self.now):
                 self.pump(flow)
-            assert not self.outbox.give_up(flow, self.now - GIVE_UP_SECONDS)
-            self.outbox.trim(flow, self.now)
-        self.outbox.tidy(self.now)
+            assert not self.send_buffer.give_up(flow, self.now - GIVE_UP_SECONDS)
+            self.send_buffer.trim(flow, self.now)
+        self.send_buffer.tidy(self.now)
 
     def doubt(self) -> None:
         self.doubtful_since = None
-        for flow in self.outbox:
-            self.outbox.doubt(flow)
+        for flow in self.send_buffer:
+            self.send_buffer.doubt(flow)
 
     def hear_ack(self, name: str) -> None:
         if self.acks[name]:
             acks = self.acks[name].popleft()
             for session, call, number, attempt in acks.done:
-                if flow := self.outbox.get(session, call):
+                if flow := self.send_buffer.get(session, call):
                     flow.acknowledge(number, attempt, self.now)
             for session, call in acks.gaps:
-                if flow := self.outbox.get(session, call):
+                if flow := self.send_buffer.get(session, call):
                     flow.missed = True
 
     # --- call control, as in services/callcore/relay/relay_router.py ---
@@ -131,19 +133,23 @@ class World:
     def pass_on(self, name: str) -> None:
         if self.relays[name]:
             message = self.relays[name].popleft()
-            ledger, receipt = self.ledgers[name], receipt_of(message.reply)
+            sequence_tracker, receipt = self.ledgers[name], receipt_of(message.reply)
             key = (receipt.session, "c")
-            turn = ledger.turn(key, receipt)
-            if turn in (Turn.ITS, Turn.AGAIN):
+            turn = sequence_tracker.turn(key, receipt)
+            if turn in (SequenceCheck.ITS, SequenceCheck.AGAIN):
                 reply, payload = message.reply, message.payload
-                if receipt.more and turn is Turn.ITS and (over := ledger.over(key, receipt)):
+                if (
+                    receipt.more
+                    and turn is SequenceCheck.ITS
+                    and (over := sequence_tracker.over(key, receipt))
+                ):
                     reply, payload = without_first(reply, payload, over)
                 letters = []
                 for line in payload.split(LINE):
                     self._seq += 1
                     letters.append(b'%b,"seq":%d}' % (line[:-1], self._seq))
                 self.letters[name].append(Message(LINE.join(letters), reply + subjects.LETTER))
-                ledger.done(key, receipt)
+                sequence_tracker.done(key, receipt)
 
     def tell(self, name: str) -> None:
         for _, acks in self.ledgers[name].to_tell(name):
@@ -164,7 +170,7 @@ class World:
 
     def kill(self, name: str) -> None:
         """What NATS has taken from it arrives all the same."""
-        self.ledgers[name] = Ledger()
+        self.ledgers[name] = SequenceTracker()
         self.relays[name].clear()
 
     def cut(self, name: str, left: int) -> None:
@@ -232,4 +238,4 @@ def test_every_relay_once_and_in_order(steps: list[tuple[object, ...]]) -> None:
             getattr(world, str(what))(*arguments)
     world.run()
     assert world.written == list(range(world.sent))
-    assert world.outbox.count == world.outbox.size == 0 and not list(world.outbox)
+    assert world.send_buffer.count == world.send_buffer.size == 0 and not list(world.send_buffer)

@@ -7,13 +7,13 @@ from typing import Any, cast
 import pytest
 
 from services.gateway.clients.registry import Socket
-from services.gateway.relay.receive_order import Heard
-from services.gateway.sessions.delivery import Outbound
-from services.gateway.sessions.resume import MARGIN_MS, Recoveries, Recovery
+from services.gateway.relay.receive_order import ReceiveOrder
+from services.gateway.sessions.delivery import Delivery
+from services.gateway.sessions.resume import MARGIN_MS, ResumingSession, ResumingSessions
 from shared.contracts.relays import stamp
 from shared.errors import Unavailable
 from shared.messaging import mailbox
-from shared.messaging.mailbox import Letter, Reach
+from shared.messaging.mailbox import MailboxMessage, MailboxReach
 from shared.nats.connection import Bus
 
 
@@ -40,10 +40,10 @@ def _covers(whether: bool) -> Any:
 
 @pytest.mark.parametrize("failures", [0, 3, None])
 async def test_it_is_tried_again(monkeypatch: pytest.MonkeyPatch, failures: int | None) -> None:
-    letters = [Letter("call:ended", b'{"callId":"c","seq":%d}' % seq) for seq in (1_000, 2_000)]
+    letters = [MailboxMessage("call:ended", b'{"callId":"c","seq":%d}' % seq) for seq in (1_000, 2_000)]
     tries = 0
 
-    async def read(*_: Any, **__: Any) -> list[Letter]:
+    async def read(*_: Any, **__: Any) -> list[MailboxMessage]:
         nonlocal tries
         tries += 1
         if failures is None or tries <= failures:
@@ -51,19 +51,19 @@ async def test_it_is_tried_again(monkeypatch: pytest.MonkeyPatch, failures: int 
         return letters
 
     monkeypatch.setattr(mailbox, "read", read)
-    monkeypatch.setattr(sys.modules[Recoveries.__module__], "TRY_AGAIN_SECONDS", (0.0, 0.01))
-    monkeypatch.setattr(sys.modules[Recoveries.__module__], "PATIENCE_SECONDS", 0.2)
-    here = Recovery("s", direct=True)
-    recoveries = Recoveries(cast(Bus, None), _nobody_knows)
-    monkeypatch.setattr(Reach, "covers", _covers(True))
+    monkeypatch.setattr(sys.modules[ResumingSessions.__module__], "TRY_AGAIN_SECONDS", (0.0, 0.01))
+    monkeypatch.setattr(sys.modules[ResumingSessions.__module__], "PATIENCE_SECONDS", 0.2)
+    here = ResumingSession("s", direct=True)
+    resuming = ResumingSessions(cast(Bus, None), _nobody_knows)
+    monkeypatch.setattr(MailboxReach, "covers", _covers(True))
     if failures is None:
         with pytest.raises(Unavailable):
-            await recoveries.look(here, last_seq=1_000, lost_at=None, since=0)
+            await resuming.look(here, last_seq=1_000, lost_at=None, since=0)
         assert tries > 3
-        missed = await recoveries.look(here, last_seq=None, lost_at=5, since=0)
+        missed = await resuming.look(here, last_seq=None, lost_at=5, since=0)
         assert (missed.missed, missed.complete) == ([], False), "it would not know anyway"
         return
-    missed = await recoveries.look(here, last_seq=1_000, lost_at=None, since=0)
+    missed = await resuming.look(here, last_seq=1_000, lost_at=None, since=0)
     assert (missed.missed, missed.complete) == (letters[1:], True)
     assert tries == failures + 1
 
@@ -74,18 +74,18 @@ async def test_what_is_told_again_does_not_make_a_new_mailbox_complete(
 ) -> None:
     """After NATS has forgotten everything, a turn of before is there again, behind what came since."""
     since, again = (
-        Letter("ice:candidate", b'{"candidate":{},"seq":2000}'),
-        Letter("call:accepted", b'{"seq":1000}'),
+        MailboxMessage("ice:candidate", b'{"candidate":{},"seq":2000}'),
+        MailboxMessage("call:accepted", b'{"seq":1000}'),
     )
-    newer = Letter("call:ended", b'{"callId":"c","seq":3000}')
+    newer = MailboxMessage("call:ended", b'{"callId":"c","seq":3000}')
 
-    async def read(*_: Any, **__: Any) -> list[Letter]:
+    async def read(*_: Any, **__: Any) -> list[MailboxMessage]:
         return [since, again, newer] if not reaches else [again, since, newer]
 
     monkeypatch.setattr(mailbox, "read", read)
-    monkeypatch.setattr(Reach, "covers", _covers(reaches))
-    look = Recoveries(cast(Bus, None), _nobody_knows).look(
-        Recovery("s", direct=True), last_seq=1_000, lost_at=None, since=0
+    monkeypatch.setattr(MailboxReach, "covers", _covers(reaches))
+    look = ResumingSessions(cast(Bus, None), _nobody_knows).look(
+        ResumingSession("s", direct=True), last_seq=1_000, lost_at=None, since=0
     )
     missed = await look
     assert (missed.missed, missed.complete) == ([since, newer], reaches)
@@ -100,7 +100,9 @@ def test_what_is_told_again_after_that_is_not_heard_again() -> None:
         def send_ringing(self, _connection: str, _event: str, payload: bytes) -> None:
             sent.append(payload)
 
-    outbound = Outbound("gw", *cast(Any, (None, None, SimpleNamespace(sending=Sending()), None, Heard())))
+    outbound = Delivery(
+        "gw", *cast(Any, (None, None, SimpleNamespace(sending=Sending()), None, ReceiveOrder()))
+    )
     socket = Socket("sid", "eio", session="s", overtaken=1_000, caught_up=False)
     old, new = b'{"callId":"c","seq":1000}', b'{"callId":"c","seq":2000}'
     for letter in (old, new):
@@ -114,16 +116,18 @@ async def test_turns_from_before_the_mailbox_was_read_are_not_heard_again_after_
     """Call control tells turns of the last 30 s again; a resume reads back ten seconds only."""
     last = 60_000_000
 
-    heard, missed_ = (Letter("call:ended", b'{"callId":"c","seq":%d}' % seq) for seq in (last, last + 9))
-    again = Letter("call:ended", b'{"callId":"b","seq":%d}' % (last - 20_000_000))
+    heard, missed_ = (
+        MailboxMessage("call:ended", b'{"callId":"c","seq":%d}' % seq) for seq in (last, last + 9)
+    )
+    again = MailboxMessage("call:ended", b'{"callId":"b","seq":%d}' % (last - 20_000_000))
 
-    async def read(*_: Any, **__: Any) -> list[Letter]:
+    async def read(*_: Any, **__: Any) -> list[MailboxMessage]:
         return [heard, again, missed_]
 
     monkeypatch.setattr(mailbox, "read", read)
-    monkeypatch.setattr(Reach, "covers", _covers(True))
-    look = Recoveries(cast(Bus, None), _nobody_knows).look
-    missed = await look(Recovery("s", direct=True), last_seq=last, lost_at=None, since=0)
+    monkeypatch.setattr(MailboxReach, "covers", _covers(True))
+    look = ResumingSessions(cast(Bus, None), _nobody_knows).look
+    missed = await look(ResumingSession("s", direct=True), last_seq=last, lost_at=None, since=0)
     assert (missed.missed, missed.complete) == ([missed_], True), "told again while the client was away"
     assert last - MARGIN_MS * 1000 <= missed.overtaken < last, "clocks of callcores may differ"
 
@@ -133,27 +137,27 @@ async def test_a_mailbox_that_is_newer_than_what_a_client_heard_brings_no_turn_a
 ) -> None:
     """NATS lost the mailbox 6 s before the client's last letter; call control tells the turns of that time again."""
     last, made_ms = 60_000_000, 54_000
-    heard = Letter("call:ended", b'{"callId":"c","seq":%d}' % last)
-    again = Letter("call:ended", b'{"callId":"b","seq":%d}' % (last - 5_500_000))
-    missed_ = Letter("call:ended", b'{"callId":"d","seq":%d}' % (last + 9))
+    heard = MailboxMessage("call:ended", b'{"callId":"c","seq":%d}' % last)
+    again = MailboxMessage("call:ended", b'{"callId":"b","seq":%d}' % (last - 5_500_000))
+    missed_ = MailboxMessage("call:ended", b'{"callId":"d","seq":%d}' % (last + 9))
 
-    async def read(*_: Any, **__: Any) -> list[Letter]:
+    async def read(*_: Any, **__: Any) -> list[MailboxMessage]:
         return [heard, again, missed_]
 
     async def covers(_: Any, since_ms: int) -> bool:
         return since_ms >= made_ms
 
     monkeypatch.setattr(mailbox, "read", read)
-    monkeypatch.setattr(Reach, "covers", covers)
-    missed = await Recoveries(cast(Bus, None), _nothing_was_heard).look(
-        Recovery("s", direct=True), last_seq=last, lost_at=None, since=0
+    monkeypatch.setattr(MailboxReach, "covers", covers)
+    missed = await ResumingSessions(cast(Bus, None), _nothing_was_heard).look(
+        ResumingSession("s", direct=True), last_seq=last, lost_at=None, since=0
     )
     assert (missed.missed, missed.complete) == ([missed_], True)
     assert missed.overtaken >= last - 2_000_000, "and none that is told live"
 
 
-def _relay(number: int, seq: int) -> Letter:
-    return Letter("ice:candidate", b'%b,"seq":%d}' % (stamp(b'{"n":1}', "s", number)[:-1], seq))
+def _relay(number: int, seq: int) -> MailboxMessage:
+    return MailboxMessage("ice:candidate", b'%b,"seq":%d}' % (stamp(b'{"n":1}', "s", number)[:-1], seq))
 
 
 class _Asked:
@@ -193,23 +197,23 @@ async def test_who_cannot_know_which_relays_were_heard_does_not_say_that_the_res
     monkeypatch: pytest.MonkeyPatch,
     made_ms: int,
     heard: dict[str, int] | None,
-    letters: list[Letter],
+    letters: list[MailboxMessage],
     *,
     busy: bool,
     complete: bool,
     asked: bool,
 ) -> None:
-    async def read(*_: Any, **__: Any) -> list[Letter]:
+    async def read(*_: Any, **__: Any) -> list[MailboxMessage]:
         return letters
 
     async def covers(_: Any, since_ms: int) -> bool:
         return since_ms >= made_ms
 
     monkeypatch.setattr(mailbox, "read", read)
-    monkeypatch.setattr(Reach, "covers", covers)
+    monkeypatch.setattr(MailboxReach, "covers", covers)
     gateways = _Asked(heard)
-    missed = await Recoveries(cast(Bus, None), gateways).look(
-        Recovery("s", direct=True), last_seq=60_000_000, lost_at=None, since=0, busy=busy
+    missed = await ResumingSessions(cast(Bus, None), gateways).look(
+        ResumingSession("s", direct=True), last_seq=60_000_000, lost_at=None, since=0, busy=busy
     )
     assert missed.complete is complete
     assert missed.heard == (heard if asked else None)
@@ -220,15 +224,15 @@ async def test_a_relay_that_was_lost_at_first_is_missed_before_later_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Call control was cut off: 6 and 7 got lost, 8 came, then all of them came again."""
-    turn = Letter("call:accepted", b'{"callId":"c","seq":5500}')
+    turn = MailboxMessage("call:accepted", b'{"callId":"c","seq":5500}')
     letters = [_relay(5, 5_000), _relay(8, 5_300), turn, _relay(6, 6_000), _relay(7, 6_001), _relay(8, 6_002)]
 
-    async def read(*_: Any, **__: Any) -> list[Letter]:
+    async def read(*_: Any, **__: Any) -> list[MailboxMessage]:
         return letters
 
     monkeypatch.setattr(mailbox, "read", read)
-    monkeypatch.setattr(Reach, "covers", _covers(True))
-    missed = await Recoveries(cast(Bus, None), _nobody_knows).look(
-        Recovery("s", direct=True), last_seq=5_000, lost_at=None, since=0
+    monkeypatch.setattr(MailboxReach, "covers", _covers(True))
+    missed = await ResumingSessions(cast(Bus, None), _nobody_knows).look(
+        ResumingSession("s", direct=True), last_seq=5_000, lost_at=None, since=0
     )
     assert missed.complete and missed.missed == [letters[3], turn, letters[4], letters[1]]

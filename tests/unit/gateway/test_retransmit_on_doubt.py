@@ -11,10 +11,10 @@ import pytest_asyncio
 
 from services.gateway.clients.registry import Registry
 from services.gateway.relay import feedback, publisher, retransmitter, service
-from services.gateway.relay.receive_order import Heard
+from services.gateway.relay.receive_order import ReceiveOrder
 from services.gateway.relay.send_buffer import GIVE_UP_SECONDS
 from services.gateway.relay.send_window import AGAIN_SECONDS, RESEND_SECONDS
-from services.gateway.relay.service import Relays
+from services.gateway.relay.service import RelayService
 from shared import subjects
 from shared.contracts.client import Event
 from shared.contracts.relays import Acks
@@ -75,9 +75,9 @@ class World:
         members = SimpleNamespace(
             generation=1, owner=lambda *_: OWNER, drop=lambda _, name: self.dropped.append(name)
         )
-        self.relays = Relays(
+        self.relays = RelayService(
             GATEWAY,
-            *(self.bus, members, self.registry, self.replies, None, Heard()),  # type: ignore[arg-type]
+            *(self.bus, members, self.registry, self.replies, None, ReceiveOrder()),  # type: ignore[arg-type]
             ack_seconds=5.0,
         )
         self.socket = self.registry.add("sid", "eio")
@@ -86,7 +86,7 @@ class World:
     def send(self, call: str, n: int = 0) -> int:
         """The client sends an offer; the number of the relay."""
         assert self.relays.pass_on(self.socket, Event.OFFER, "bob", call, b'{"n":%d}' % n)
-        flow = self.relays.outbox.get("s", encode(call))
+        flow = self.relays.send_buffer.get("s", encode(call))
         assert flow is not None
         return flow.last
 
@@ -217,7 +217,7 @@ async def test_a_callcore_that_asks_for_what_it_missed_is_not_dropped(world: Wor
     await world.ticks()
     assert world.dropped == []
     world.acknowledge("c1", number, attempt=1)
-    flow = world.relays.outbox.get("s", encode("c1"))
+    flow = world.relays.send_buffer.get("s", encode("c1"))
     assert flow is not None and not flow.waiting
 
 

@@ -5,11 +5,11 @@ import asyncio
 import pytest
 from engineio.packet import MESSAGE, Packet
 
-from services.gateway.websocket.send_queue import PACKET_BYTES, PACKETS_PER_POLL, Outgoing, Tally, Waiting
+from services.gateway.websocket.send_queue import PACKET_BYTES, PACKETS_PER_POLL, SendQueue, Tally, Waiting
 
 
 async def test_a_poll_gets_what_waits_in_order_and_not_too_much() -> None:
-    queue = Outgoing()
+    queue = SendQueue()
     poll = asyncio.create_task(queue.get())
     await asyncio.sleep(0)
     for n in range(PACKETS_PER_POLL + 3):
@@ -23,7 +23,7 @@ async def test_a_poll_gets_what_waits_in_order_and_not_too_much() -> None:
 
 
 async def test_join_waits_until_all_is_taken() -> None:
-    queue = Outgoing()
+    queue = SendQueue()
     queue.put_nowait(None)
     joining = asyncio.create_task(queue.join())
     await asyncio.sleep(0)
@@ -35,7 +35,7 @@ async def test_join_waits_until_all_is_taken() -> None:
 
 
 async def test_a_poll_that_is_given_up_loses_nothing() -> None:
-    queue = Outgoing()
+    queue = SendQueue()
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(queue.get(), 0.01)
     queue.put_nowait(None)
@@ -44,7 +44,7 @@ async def test_a_poll_that_is_given_up_loses_nothing() -> None:
 
 async def test_nothing_follows_a_gap() -> None:
     """A poll gets what waited before, and then nothing but the end."""
-    queue = Outgoing()
+    queue = SendQueue()
     queue.put_nowait(Packet(MESSAGE, "before"))
     queue.cut()
     queue.cut()
@@ -72,7 +72,7 @@ class Buffer:
 
 async def test_bytes_are_counted_in_memory_not_in_characters() -> None:
     tally = Tally()
-    one, other = Outgoing(tally), Outgoing(tally)
+    one, other = SendQueue(tally), SendQueue(tally)
     text = "é🙂"
     one.put_nowait(Waiting(text.encode()))
     other.put_nowait(Packet(MESSAGE, "12"))
@@ -87,7 +87,7 @@ async def test_bytes_are_counted_in_memory_not_in_characters() -> None:
 async def test_more_than_the_share_is_told() -> None:
     told: list[int] = []
     tally = Tally(2 * PACKET_BYTES, lambda: told.append(tally.size))
-    queue = Outgoing(tally)
+    queue = SendQueue(tally)
     queue.put_nowait(Waiting(b""))
     queue.put_nowait(Waiting(b""))
     assert not told
@@ -98,7 +98,7 @@ async def test_more_than_the_share_is_told() -> None:
 
 
 async def test_an_answer_that_is_not_read_is_ended_by_the_next_one() -> None:
-    queue, first, second = Outgoing(), Buffer(), Buffer()
+    queue, first, second = SendQueue(), Buffer(), Buffer()
     queue.stalls(first, 1000)
     assert queue.unread == queue.tally.size == 1000
     queue.stalls(second, 300)
@@ -111,7 +111,7 @@ async def test_an_answer_that_is_not_read_is_ended_by_the_next_one() -> None:
 
 
 async def test_the_oldest_byte_and_when_the_client_read_last() -> None:
-    queue, loop = Outgoing(), asyncio.get_running_loop()
+    queue, loop = SendQueue(), asyncio.get_running_loop()
     assert queue.oldest() is None and queue.stuck_since() is None
     begun = loop.time()
     queue.put_nowait(Waiting(b"1"))
@@ -133,7 +133,7 @@ async def test_the_oldest_byte_and_when_the_client_read_last() -> None:
 
 
 def test_each_pong_answers_one_ping() -> None:
-    queue = Outgoing()
+    queue = SendQueue()
     assert not queue.ponged()
     queue.pinged()
     queue.pinged(100)

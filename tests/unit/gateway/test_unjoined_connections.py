@@ -3,11 +3,11 @@
 import random
 from collections import Counter
 
-from services.gateway.limits.unjoined_connections import Unjoined
+from services.gateway.limits.unjoined_connections import UnjoinedConnections
 
 
 def test_the_oldest_of_the_busiest_address_makes_room() -> None:
-    unjoined = Unjoined()
+    unjoined = UnjoinedConnections()
     for connection, address in (("a1", "a"), ("b1", "b"), ("a2", "a"), ("b2", "b"), ("a3", "a")):
         unjoined.add(connection, address)
     assert unjoined.makes_room("c") == "a1" == unjoined.makes_room("b")
@@ -21,11 +21,11 @@ def test_the_oldest_of_the_busiest_address_makes_room() -> None:
 
 
 def test_nobody_makes_room_where_nobody_is() -> None:
-    assert Unjoined().makes_room("a") is None
+    assert UnjoinedConnections().makes_room("a") is None
 
 
 def test_it_is_what_a_count_of_all_says() -> None:
-    chance, unjoined, model = random.Random(7), Unjoined(), {}
+    chance, unjoined, model = random.Random(7), UnjoinedConnections(), {}
     for n in range(5000):
         if model and chance.random() < 0.45:
             gone = chance.choice(list(model))

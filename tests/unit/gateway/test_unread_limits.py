@@ -8,7 +8,7 @@ import pytest
 
 from services.gateway.transport.unread_limits import UnreadLimits
 from services.gateway.transport.unread_limits import __name__ as module
-from services.gateway.websocket.send_queue import PACKET_BYTES, Outgoing, Tally, Waiting
+from services.gateway.websocket.send_queue import PACKET_BYTES, SendQueue, Tally, Waiting
 
 READS = 0.05
 EACH = 1000
@@ -23,8 +23,8 @@ class Crowd:
         self.broken: list[tuple[str, str]] = []
         self.limits = UnreadLimits(self.connections, self.tally, self._break_off, seconds=seconds)
 
-    def client(self, name: str, messages: int = 0) -> Outgoing:
-        queue = Outgoing(self.tally)
+    def client(self, name: str, messages: int = 0) -> SendQueue:
+        queue = SendQueue(self.tally)
         self.connections[name] = SimpleNamespace(queue=queue)
         for _ in range(messages):
             queue.put_nowait(Waiting(b"x" * (EACH - PACKET_BYTES)))

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from services.gateway.websocket.framing import Writing, framed
-from services.gateway.websocket.send_queue import PACKET_BYTES, Outgoing, Waiting
+from services.gateway.websocket.send_queue import PACKET_BYTES, SendQueue, Waiting
 from services.gateway.websocket.writer import UNWRITTEN_BYTES, Outlet, Stage
 
 TEXT = 0x81
@@ -36,7 +36,7 @@ class Client:
     """An open websocket of a client. ``line``: what reaches it."""
 
     def __init__(self, stage: Stage = Stage.OPEN) -> None:
-        self.queue, self.line = Outgoing(), Line()
+        self.queue, self.line = SendQueue(), Line()
         self.connection = SimpleNamespace(queue=self.queue, closed=False)
         self.outlet = Outlet(self.connection, stage, Writing())
         self.outlet._transport = cast(Any, self.line)

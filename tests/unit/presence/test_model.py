@@ -11,7 +11,7 @@ from services.presence.model import (
     SPENT_MAX,
     Joined,
     Minted,
-    Policy,
+    SessionPolicy,
     Silent,
     expire,
     join,
@@ -25,7 +25,7 @@ from services.presence.resume_tokens import hash_token
 from shared.contracts.presence import JoinRequest, LeaveRequest, ReassertRequest, Session, Sessions
 from shared.errors import RateLimited
 
-MULTI = Policy(single=False, limit=3, grace_ms=30_000)
+MULTI = SessionPolicy(single=False, limit=3, grace_ms=30_000)
 SINGLE = MULTI._replace(single=True)
 NOW = 1_000_000
 
@@ -53,7 +53,7 @@ def joins(
     gateway: str = "gw2",
     device: str | None = None,
     resume: tuple[str, str] | None = None,
-    policy: Policy = MULTI,
+    policy: SessionPolicy = MULTI,
     token: str = "new-token",
 ) -> Joined:
     request = JoinRequest(
@@ -365,7 +365,7 @@ def test_any_sequence_keeps_ids_devices_and_addresses_unique(
         _check(now, policy)
 
 
-def _check(now: Sessions | None, policy: Policy) -> None:
+def _check(now: Sessions | None, policy: SessionPolicy) -> None:
     if now is None:
         return
     sessions = now.sessions

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nats.errors import ProtocolError
 from nats.protocol.parser import Parser
 
-from shared.nats.fast_parser import Reader
+from shared.nats.fast_parser import FastParser
 
 Seen = tuple[int, str, str, bytes, bytes]
 """(subscription, subject, reply, payload, headers)"""
@@ -65,7 +65,7 @@ def test_it_reads_what_nats_py_reads(sent: list[bytes], sizes: list[int]) -> Non
 
     async def read() -> tuple[Client, Client]:
         ours, theirs = Client(), Client()
-        reader, parser = Reader(ours), Parser(theirs)  # type: ignore[arg-type]
+        reader, parser = FastParser(ours), Parser(theirs)  # type: ignore[arg-type]
         for sid in (1, 2):  # 3 takes nats-py's way
 
             def direct(subject: str, reply: str, payload: bytes, head: bytes, sid: int = sid) -> None:
@@ -92,7 +92,7 @@ def test_it_reads_the_same_as_it_comes_from_the_network(
 
     async def read() -> tuple[Client, Client]:
         ours, theirs = Client(), Client()
-        reader, parser = Reader(ours), Parser(theirs)  # type: ignore[arg-type]
+        reader, parser = FastParser(ours), Parser(theirs)  # type: ignore[arg-type]
         for sid in (1, 2):
 
             def direct(subject: str, reply: str, payload: bytes, head: bytes, sid: int = sid) -> None:
@@ -127,7 +127,7 @@ def test_it_reads_the_same_as_it_comes_from_the_network(
 
 def test_messages_are_handled_without_a_turn_of_the_loop() -> None:
     async def read() -> list[bytes]:
-        reader, network, seen = Reader(Client()), asyncio.StreamReader(), []  # type: ignore[arg-type,var-annotated]
+        reader, network, seen = FastParser(Client()), asyncio.StreamReader(), []  # type: ignore[arg-type,var-annotated]
         reader.direct[b"1"] = lambda _subject, _reply, payload, _head: seen.append(payload)
         reader.read_at_once(network)
         waiting = asyncio.create_task(network.read(64))
@@ -144,7 +144,7 @@ def test_messages_are_handled_without_a_turn_of_the_loop() -> None:
 @pytest.mark.parametrize("garbage", [b"MSG a 1 x\r\n", b"NONSENSE\r\n", b"x" * 5_000])
 def test_what_is_no_nats_is_refused(garbage: bytes) -> None:
     async def read() -> None:
-        await Reader(Client()).parse(garbage)  # type: ignore[arg-type]
+        await FastParser(Client()).parse(garbage)  # type: ignore[arg-type]
 
     if garbage.startswith(b"x"):
         asyncio.run(
@@ -157,7 +157,7 @@ def test_what_is_no_nats_is_refused(garbage: bytes) -> None:
 
 def test_a_handler_that_fails_does_not_stop_the_reading() -> None:
     async def read() -> list[bytes]:
-        reader, seen = Reader(Client()), []  # type: ignore[arg-type,var-annotated]
+        reader, seen = FastParser(Client()), []  # type: ignore[arg-type,var-annotated]
 
         def handle(_subject: str, _reply: str, payload: bytes, _head: bytes) -> None:
             seen.append(payload)
@@ -177,7 +177,7 @@ def test_half_a_message_of_a_connection_that_broke_is_forgotten(cut: int, at_onc
     """It would go before the first message of the new connection: garbage, or a message that is lost."""
 
     async def read() -> list[bytes]:
-        reader, seen = Reader(Client()), []  # type: ignore[arg-type,var-annotated]
+        reader, seen = FastParser(Client()), []  # type: ignore[arg-type,var-annotated]
         reader.direct[b"1"] = lambda _subject, _reply, payload, _head: seen.append(payload)
         old, new = message(1, "", b"of the old", b"")[:cut], message(1, "", b"of the new", b"")
         if at_once:

@@ -14,12 +14,12 @@ from shared import subjects
 from shared.clock import SeqClock
 from shared.contracts.liveness import Beat
 from shared.messaging import membership as members_module
-from shared.messaging.membership import SILENT_SECONDS, Members
+from shared.messaging.membership import SILENT_SECONDS, Membership
 from shared.nats.connection import Bus
 
 
-def members(*names: str) -> Members:
-    found = Members(Bus.__new__(Bus), "callcore")
+def members(*names: str) -> Membership:
+    found = Membership(Bus.__new__(Bus), "callcore")
     found._lists["callcore"] = names
     return found
 
@@ -72,13 +72,15 @@ class FakeBus:
 
 
 @pytest_asyncio.fixture
-async def watched(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[FakeBus, Members, SimpleNamespace]]:
+async def watched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[tuple[FakeBus, Membership, SimpleNamespace]]:
     """Members that look whom to drop in each turn of the event loop, by a clock that the test moves."""
     clock = SimpleNamespace(now=100.0)
     monkeypatch.setattr(members_module, "time", SimpleNamespace(monotonic=lambda: clock.now))
     monkeypatch.setattr(members_module, "BEAT_SECONDS", 0)
     bus = FakeBus()
-    found = Members(bus, "callcore")  # type: ignore[arg-type]
+    found = Membership(bus, "callcore")  # type: ignore[arg-type]
     await found.start()
     yield bus, found, clock
     await found.stop()
@@ -90,7 +92,7 @@ async def turns() -> None:
 
 
 async def test_an_instance_that_falls_silent_is_dropped(
-    watched: tuple[FakeBus, Members, SimpleNamespace],
+    watched: tuple[FakeBus, Membership, SimpleNamespace],
 ) -> None:
     bus, found, clock = watched
     await bus.beat("cc-1")
@@ -103,7 +105,7 @@ async def test_an_instance_that_falls_silent_is_dropped(
 
 
 async def test_nobody_is_dropped_for_an_outage_of_nats(
-    watched: tuple[FakeBus, Members, SimpleNamespace],
+    watched: tuple[FakeBus, Membership, SimpleNamespace],
 ) -> None:
     """Right after it, before the first beat: whoever is asked for an owner then must find one."""
     bus, found, clock = watched
@@ -120,7 +122,7 @@ async def test_nobody_is_dropped_for_an_outage_of_nats(
 
 
 async def test_an_instance_that_says_goodbye_is_dropped_at_once(
-    watched: tuple[FakeBus, Members, SimpleNamespace],
+    watched: tuple[FakeBus, Membership, SimpleNamespace],
 ) -> None:
     bus, found, _ = watched
     for name in ("cc-1", "cc-2"):

@@ -13,8 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from shared.observability import loop_lag, metrics
 from shared.observability.metrics import (
     Histogram,
-    Kind,
     Metric,
+    MetricKind,
     counter,
     gauge,
     histogram,
@@ -79,7 +79,7 @@ def test_metrics_are_read_when_they_are_asked_for() -> None:
 
 
 async def test_a_loop_that_is_held_up_shows() -> None:
-    late = loop_lag.Lag()
+    late = loop_lag.LoopLag()
     late.start()
     await asyncio.sleep(0.25)
     assert late.late.count == 2
@@ -96,8 +96,8 @@ async def test_a_loop_that_is_held_up_shows() -> None:
 @pytest.mark.parametrize("metric", DECLARED, ids=lambda metric: metric.name)
 def test_what_metrics_are_called(metric: Metric) -> None:
     assert re.fullmatch(r"signalling_[a-z_]+", metric.name)
-    assert metric.name.endswith("_total") is (metric.kind is Kind.COUNTER)
-    assert metric.kind is not Kind.HISTOGRAM or metric.name.endswith("_seconds")
+    assert metric.name.endswith("_total") is (metric.kind is MetricKind.COUNTER)
+    assert metric.kind is not MetricKind.HISTOGRAM or metric.name.endswith("_seconds")
     assert set(metric.labels) <= LABELS
     assert metric.help.endswith(".")
     assert [other for other in DECLARED if other.name == metric.name] == [metric]

@@ -7,8 +7,8 @@ import pytest
 
 from shared.contracts.rpc import Done, Request
 from shared.errors import CallNotFound, NotSent, Unavailable
-from shared.messaging.rpc import Client
-from shared.nats.pending_requests import Answer
+from shared.messaging.rpc import RpcClient
+from shared.nats.pending_requests import Reply
 
 
 class FakeBus:
@@ -20,17 +20,17 @@ class FakeBus:
         self._outcomes = list(outcomes)
         self.asked: list[Request] = []
 
-    async def request(self, _subject: str, payload: bytes, **_: Any) -> Answer:
+    async def request(self, _subject: str, payload: bytes, **_: Any) -> Reply:
         self.asked.append(Request.model_validate_json(payload))
         outcome = self._outcomes.pop(0)
         if isinstance(outcome, Exception):
             raise outcome
-        return Answer(outcome, b"")
+        return Reply(outcome, b"")
 
 
 async def ask(*outcomes: Exception | bytes, at: str | None = None) -> tuple[FakeBus, Exception | Done]:
     bus = FakeBus(outcomes)
-    client = Client(bus, timeout=1.0)  # type: ignore[arg-type]
+    client = RpcClient(bus, timeout=1.0)  # type: ignore[arg-type]
     try:
         return bus, await client.ask("calls", "end", Request(request_id="r"), Done, at=at)
     except (Unavailable, CallNotFound) as error:

@@ -13,7 +13,7 @@ import pytest
 from shared.errors import CallNotFound, Unavailable
 from shared.ids import could_be_minted, new_id
 from shared.observability import traces
-from shared.observability.otel_tracing import BATCH_MAX, SPANS_MAX, Tracing, _family
+from shared.observability.otel_tracing import BATCH_MAX, SPANS_MAX, Tracer, _family
 from tests.support.collector import Collector, collecting
 from tests.support.logged import Logged
 
@@ -28,9 +28,9 @@ def collector() -> Iterator[Collector]:
 
 
 @pytest.fixture
-def tracing(collector: Collector) -> Iterator[Tracing]:
+def tracing(collector: Collector) -> Iterator[Tracer]:
     level = logging.getLogger("opentelemetry").level
-    tracing = Tracing(collector.url, 1.0, "gateway", "gw-1", "1.0")
+    tracing = Tracer(collector.url, 1.0, "gateway", "gw-1", "1.0")
     yield tracing
     tracing.close(5)
     logging.getLogger("opentelemetry").setLevel(level)
@@ -60,7 +60,7 @@ def test_what_is_no_id_of_a_call_has_no_trace(text: str) -> None:
 
 
 def test_a_call_that_an_event_brings_about_has_the_id_of_its_trace(
-    tracing: Tracing, collector: Collector
+    tracing: Tracer, collector: Collector
 ) -> None:
     with tracing.event("call:initiate", None):
         call = tracing.call_id()
@@ -79,7 +79,7 @@ def test_a_call_that_an_event_brings_about_has_the_id_of_its_trace(
     assert head == f"NATS/1.0\r\ntraceparent: 00-{initiate.trace}-{initiate.id}-03\r\n\r\n".encode()
 
 
-def test_only_errors_of_ours_count_as_such(tracing: Tracing, collector: Collector) -> None:
+def test_only_errors_of_ours_count_as_such(tracing: Tracer, collector: Collector) -> None:
     for error in (CallNotFound("of alice"), Unavailable("of alice"), KeyError("alice")):
         with pytest.raises(type(error)), tracing.event("call:end", None):
             raise error
@@ -95,7 +95,7 @@ def said(logged: Logged) -> list[MutableMapping[str, Any]]:
 
 
 def test_a_collector_that_is_away_for_a_moment_gets_the_spans_later(
-    said: list[MutableMapping[str, Any]], tracing: Tracing, collector: Collector
+    said: list[MutableMapping[str, Any]], tracing: Tracer, collector: Collector
 ) -> None:
     collector.refusals = [503]
     with tracing.event("call:end", None):
@@ -107,7 +107,7 @@ def test_a_collector_that_is_away_for_a_moment_gets_the_spans_later(
 
 
 def test_spans_that_a_collector_does_not_want_are_not_sent_again(
-    said: list[MutableMapping[str, Any]], tracing: Tracing, collector: Collector
+    said: list[MutableMapping[str, Any]], tracing: Tracer, collector: Collector
 ) -> None:
     collector.refusals = [400, 400]
     with tracing.event("call:end", None):
@@ -120,7 +120,7 @@ def test_spans_that_a_collector_does_not_want_are_not_sent_again(
     collector.refusals = []
 
 
-def test_what_waits_for_a_slow_collector_is_bounded(tracing: Tracing, collector: Collector) -> None:
+def test_what_waits_for_a_slow_collector_is_bounded(tracing: Tracer, collector: Collector) -> None:
     collector.open.clear()
     for _ in range(3 * SPANS_MAX):
         with tracing.event("call:end", None):
@@ -149,7 +149,7 @@ def test_what_waits_for_a_slow_collector_is_bounded(tracing: Tracing, collector:
     ],
 )
 async def test_a_request_is_answered_whatever_its_headers_say(
-    head: bytes, above: bool, tracing: Tracing, collector: Collector
+    head: bytes, above: bool, tracing: Tracer, collector: Collector
 ) -> None:
     async def handle() -> int:
         await asyncio.sleep(0)

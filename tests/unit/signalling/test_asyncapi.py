@@ -14,7 +14,7 @@ from services.presence.handlers import Handlers as PresenceHandlers
 from shared.contracts.client import INBOUND, OUTBOUND, RELAYED, Event
 from shared.contracts.rpc import Done
 from shared.errors import BY_CODE
-from shared.messaging.rpc import Server
+from shared.messaging.rpc import RpcServer
 from shared.subjects import TABLE
 from signalling.docgen.asyncapi.bus_channels import REQUESTS, REQUESTS_AT
 from signalling.docgen.asyncapi.schemas import plain
@@ -134,7 +134,7 @@ async def test_every_endpoint_is_there_with_what_it_takes_and_answers() -> None:
             returns = inspect.get_annotations(handler, eval_str=True)["return"]
             served[service, verb, at is not None] = (model, returns)
 
-    server = cast(Server, Listening())
+    server = cast(RpcServer, Listening())
     # As they are without anything that handling takes.
     await CallcoreHandlers.__new__(CallcoreHandlers).register(server, "cc-1")
     await PresenceHandlers.__new__(PresenceHandlers).register(server)

@@ -4,12 +4,12 @@ import pytest
 
 from signalling.monitor import tables
 from signalling.monitor.history import duration
-from signalling.monitor.snapshot import LiveCall, Nats, View
+from signalling.monitor.snapshot import LiveCall, Nats, Snapshot
 from signalling.monitor.tables import Order
 
 OLD = LiveCall("c1", "ringing", "alice", "bob", "audio", 30.0)
 NEW = LiveCall("c2", "accepted", "carol", "dave", "video", 10.0, 5.0)
-VIEW = View(0.0, (), 4, 4, (NEW, OLD), 0, {"rpc": 1.4}, Nats(1, 7, 2, 70_000, "cc-1"), ())
+VIEW = Snapshot(0.0, (), 4, 4, (NEW, OLD), 0, {"rpc": 1.4}, Nats(1, 7, 2, 70_000, "cc-1"), ())
 
 
 @pytest.mark.parametrize(
