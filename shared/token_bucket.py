@@ -60,7 +60,7 @@ class ByteRate:
         """Return the rate of which a setting says the KiB and the seconds."""
         return cls(rate.events * 1024, rate.seconds)
 
-    def call_owner(self, full_at: float, now: float, size: int) -> float:
+    def charge(self, full_at: float, now: float, size: int) -> float:
         """Return when the bucket is full again after ``size`` bytes at ``now``.
 
         More than :attr:`seconds` from now: they are not allowed, and ``full_at`` stays.

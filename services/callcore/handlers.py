@@ -2,8 +2,7 @@
 
 from contextlib import suppress
 
-from services.callcore.calls.call_owner import CallCommand, CallOwner
-from services.callcore.calls.call_owner import CommandResult as DeedDone
+from services.callcore.calls.call_owner import CallCommand, CallOwner, CommandResult
 from services.callcore.calls.call_service import CallService
 from services.callcore.calls.call_setup import CallSetup
 from services.callcore.state.model import Address, CallInput, InputKind, Outcome
@@ -49,11 +48,11 @@ class Handlers:
         there = await self._call_owner.pass_on_initiate(request) if not request.settle else None
         return there or await self.initiate_here(request)
 
-    async def happen_here(self, deed: CallCommand) -> DeedDone:
+    async def happen_here(self, deed: CallCommand) -> CommandResult:
         outcome = await self._control.happen_here(
             deed.call, deed.call_input(), expires_at=deed.expires_at, initiated=deed.initiated
         )
-        return DeedDone(call=outcome.call, relay_to=outcome.relay_to)
+        return CommandResult(call=outcome.call, relay_to=outcome.relay_to)
 
     async def initiate_here(self, request: InitiateRequest) -> InitiateReply:
         call = await self._call_setup.initiate(request)

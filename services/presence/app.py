@@ -18,7 +18,7 @@ from shared import subjects
 from shared.messaging import rpc, time_budget
 from shared.messaging.event_log import EventLog
 from shared.messaging.membership import Beacon
-from shared.messaging.policy_client import SessionPolicy as Contacts
+from shared.messaging.policy_client import PolicyClient
 from shared.messaging.timers import Timers
 from shared.nats import streams
 from shared.nats.connection import Bus
@@ -47,7 +47,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         notifier = Notifier(bus, event_log, calls, store.concerned)
         graces = GracePeriods(bus, store, notifier, policy)
         leases = Leases(bus, store, graces)
-        contacts = Contacts(bus, "required" if settings.status_visibility == "contacts" else "off")
+        contacts = PolicyClient(bus, "required" if settings.status_visibility == "contacts" else "off")
         hits, lag = LimitHits(), LoopLag()
         # A question, and what comes before and after it, fit in the time that a gateway waits for one try.
         connections = ConnectionCheck(bus, most=settings.request_timeout_seconds / 2)

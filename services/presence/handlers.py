@@ -24,7 +24,7 @@ from shared.contracts.presence import (
 from shared.contracts.rpc import Done
 from shared.messaging import time_budget
 from shared.messaging.policy_client import TIMEOUT_SECONDS as POLICY_SECONDS
-from shared.messaging.policy_client import PolicyClient as Contacts
+from shared.messaging.policy_client import PolicyClient
 from shared.messaging.rpc import RpcServer
 from shared.observability import logs
 from shared.together import all_of
@@ -42,7 +42,7 @@ class Handlers:
         graces: GracePeriods,
         leases: Leases,
         joins: JoinService,
-        contacts: Contacts,
+        contacts: PolicyClient,
     ) -> None:
         self._store = store
         self._notifier = notifier

@@ -63,7 +63,7 @@ class JoinLimiter:
         joiner.uncharged = min(joiner.uncharged + 1, FREE.events)
         return True
 
-    async def call_owner(self, user: str) -> None:
+    async def charge(self, user: str) -> None:
         """Charge a join that is not free. Raises :class:`RateLimited`, and :class:`shared.errors.Unavailable`."""
         rate = self._rate
         assert rate is not None

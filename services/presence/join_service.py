@@ -152,7 +152,7 @@ class JoinService:
         ``free``: this join is not charged. One that is refused changes nothing: its session may be resumed later.
         """
         if not free:
-            await self._limiter.call_owner(request.user)
+            await self._limiter.charge(request.user)
         try:
             joined = await self._join(request, minted, noted, alone=alone)
         except RateLimited:

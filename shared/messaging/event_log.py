@@ -98,7 +98,7 @@ class EventLog:
 class _Record:
     """One that is not acknowledged. ``due``: when it is to be sent again; ``tried_until``: when it is given up."""
 
-    __slots__ = ("_pause", "_recorder", "due", "head", "payload", "subject", "token", "tried_until", "until")
+    __slots__ = ("_event_log", "_pause", "due", "head", "payload", "subject", "token", "tried_until", "until")
 
     def __init__(self, event_log: EventLog, subject: str, id_: str, payload: bytes) -> None:
         self._event_log = event_log

@@ -61,7 +61,7 @@ class PendingRequest(asyncio.Future[R]):
         read: Callable[[bytes, bytes], R],
         until: float,
         loop: asyncio.AbstractEventLoop,
-        nobody_there: "Callable[[], Asking[R]] | None" = None,
+        nobody_there: "Callable[[], PendingRequest[R]] | None" = None,
     ) -> None:
         super().__init__(loop=loop)
         self._read = read

@@ -106,7 +106,7 @@ class Tracer:
         """An event of a client, about ``call`` if it names one: below what brought that call about."""
         return self._scope(name, SpanKind.SERVER, self._of_call(call), {"call.id": call} if call else None)
 
-    def call_input(self, name: str, call: str) -> "_Scope":
+    def happening(self, name: str, call: str) -> "_Scope":
         """Something that happens to a call and that no request brings."""
         return self._scope(name, SpanKind.INTERNAL, self._of_call(call), {"call.id": call})
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from shared.observability.otel_tracing import Tracer
 
-active: "Tracing | None" = None
+active: "Tracer | None" = None
 """What makes spans in this process; ``None`` while traces are off."""
 
 

@@ -11,16 +11,16 @@ from typing import Any, NamedTuple
 
 _MODULES = {
     "call_setup": "services.callcore.calls.call_setup",
-    "control": "services.callcore.calls.call_service",
+    "call_service": "services.callcore.calls.call_service",
     "store": "services.callcore.store",
-    "sweep": "services.callcore.calls.reconciler",
+    "reconciler": "services.callcore.calls.reconciler",
     "notifier": "services.callcore.notify.notifier",
     "handlers": "services.callcore.handlers",
-    "joins": "services.presence.join_service",
-    "leaves": "services.presence.handlers",
-    "presence": "services.presence.store",
-    "announcer": "services.presence.notifier",
-    "budget": "shared.messaging.time_budget",
+    "join_service": "services.presence.join_service",
+    "presence_handlers": "services.presence.handlers",
+    "presence_store": "services.presence.store",
+    "presence_notifier": "services.presence.notifier",
+    "time_budget": "shared.messaging.time_budget",
 }
 
 
@@ -61,6 +61,6 @@ def load(now_ms: Callable[[], int], changes: tuple[Change, ...] = ()) -> Any:
         loaded[short] = SimpleNamespace(**space)
         loaded[short].space = space  # what the functions of the module see as their globals
     for module in loaded.values():
-        if "budget" in module.space:
-            module.space["budget"] = loaded["budget"]
+        if "time_budget" in module.space:
+            module.space["time_budget"] = loaded["time_budget"]
     return SimpleNamespace(**loaded)

@@ -135,13 +135,13 @@ FAULTS = (
         "the callee's device joins",
         (
             Change(
-                "joins",
+                "join_service",
                 "        came = await self._bring_in(all_)\n",
                 "        early = await self._store.busy_each(each.user for each in all_)\n"
                 "        came = await self._bring_in(all_)\n",
             ),
             Change(
-                "joins",
+                "join_service",
                 "        busy = await self._store.busy_each(each.user for each in all_)\n",
                 "        busy = early\n",
             ),
@@ -172,7 +172,7 @@ FAULTS = (
         "two devices accept",
         (
             Change(
-                "control",
+                "call_service",
                 "            except Conflict:\n                await self._store.lost_race(attempt)\n"
                 "        raise Unavailable\n\n"
                 "    async def _happen_to(",
@@ -186,7 +186,7 @@ FAULTS = (
         "accepted where it was placed, cancelled",
         (
             Change(
-                "control",
+                "call_service",
                 "            return await self._become(outcome, known, call_input, expires_at, initiated)\n"
                 "        except Conflict:\n            return None",
                 "            return await self._become(outcome, known, call_input, expires_at, initiated)\n"
@@ -199,7 +199,7 @@ FAULTS = (
         "death while accepting",
         (
             Change(
-                "control",
+                "call_service",
                 "            if _is_its_deed(found.call, call_input):\n"
                 "                return await self._repeat(found, call_input, expires_at, initiated)\n",
                 "",
@@ -211,10 +211,10 @@ FAULTS = (
         "death while accepting",
         (
             Change(
-                "control",
-                "            outcome = rules.as_initiated(outcome, call_input)\n"
+                "call_service",
+                "            outcome = actions.as_initiated(outcome, call_input)\n"
                 "        self._notifier.tell(outcome, found.revision,",
-                "            outcome = rules.as_initiated(outcome, call_input)\n"
+                "            outcome = actions.as_initiated(outcome, call_input)\n"
                 "        (lambda *_, **__: None)(outcome, found.revision,",
             ),
         ),
@@ -222,7 +222,7 @@ FAULTS = (
     Fault(
         "death between end and release: a request tried again releases nobody",
         "death while ending",
-        (Change("control", "            await self._store.let_both_go(call)\n", "            pass\n"),),
+        (Change("call_service", "            await self._store.let_both_go(call)\n", "            pass\n"),),
     ),
     Fault(
         "a try that was overtaken releases what the other try needs",

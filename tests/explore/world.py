@@ -12,8 +12,7 @@ from services.callcore.relay.route_cache import RouteCache
 from services.callcore.state.model import NEVER_UNANSWERED, Call, State, Unanswered
 from services.callcore.store import FORMING_MS, Found
 from services.presence.join_limiter import JoinLimiter
-from services.presence.model import Minted
-from services.presence.model import PolicyClient as Sessionpolicy
+from services.presence.model import Minted, SessionPolicy
 from shared.contracts.calls import Hold
 from shared.contracts.presence import Session, Sessions
 from shared.errors import SignallingError
@@ -95,25 +94,27 @@ class Instance:
         self.world, self.number = world, number
         self.known = RouteCache()
         store = code.store.Store(world.calls, world.sessions)
-        notifier = code.notifier.Teller(self._announce, world, world)
+        notifier = code.notifier.Notifier(self._announce, world, world)
         call_owner = _Charge(world, f"i{number}")
-        control = code.control.Control(
+        control = code.call_service.CallService(
             store, notifier, call_owner, self._known, lambda _: None, lambda _: None
         )
-        call_setup = code.call_setup.Placing(
+        call_setup = code.call_setup.CallSetup(
             store, notifier, control, call_owner, _ALL_MAY, world.set_deadline, _admit, ring_timeout=45
         )
         self.control, self.store = control, store
         self.calls = code.handlers.Handlers(call_setup, control, call_owner)
-        self.sweep = code.sweep.Sweep(store, control, lambda _: True, seconds=15)
-        records = code.presence.Store(None)
-        announcer = code.announcer.Teller(_Nowhere(), _Nowhere(), self, records.concerned)
-        policy = Sessionpolicy(single=False, limit=8, grace_ms=30_000)
+        self.sweep = code.reconciler.Reconciler(store, control, lambda _: True, seconds=15)
+        records = code.presence_store.Store(None)
+        announcer = code.presence_notifier.Notifier(_Nowhere(), _Nowhere(), self, records.concerned)
+        policy = SessionPolicy(single=False, limit=8, grace_ms=30_000)
         limiter = JoinLimiter(None, None, _Nowhere())  # type: ignore[arg-type]  # no limit
-        self.joins = code.joins.Joins(
+        self.joins = code.join_service.JoinService(
             records, announcer, _Nowhere(), _Answering(), limiter, policy, _Nowhere()
         )
-        self.presence = code.leaves.Handlers(records, announcer, _Nowhere(), _Nowhere(), self.joins, _ALL_MAY)
+        self.presence = code.presence_handlers.Handlers(
+            records, announcer, _Nowhere(), _Nowhere(), self.joins, _ALL_MAY
+        )
 
     timeout = 1.0
     """Of what presence asks call control, in seconds; time passes only when the world says so."""
@@ -177,7 +178,7 @@ class World:
         self.now = BEGIN_MS
         self.calls = SteppedBucket("calls", self._begun, self._check_write, self._lost_race)
         self.sessions = SteppedBucket("sessions", self._begun, None, self._lost_race)
-        code.presence.space["Bucket"] = lambda _, name: self.calls if name == "calls" else self.sessions
+        code.presence_store.space["Bucket"] = lambda _, name: self.calls if name == "calls" else self.sessions
         self.told: Counter[tuple[str, str, str, str]] = Counter()
         """(session, event, call, by and reason) → how often."""
         self.turns: dict[str, tuple[tuple[State, str, str], ...]] = {}
@@ -760,9 +761,9 @@ class Maker:
     def __init__(self, spec: Spec, changes: tuple[Change, ...] = ()) -> None:
         self._spec = spec
         self._code = load(lambda: self._code.now(), changes)
-        self._code.sweep.space["SECOND_LOOK_SECONDS"] = 0.0
-        self._code.sweep.space["new_id"] = lambda: f"sweep {ACTOR.get()}"
-        self._code.joins.space["_mint"] = lambda: Minted(ACTOR.get(), "t")
+        self._code.reconciler.space["SECOND_LOOK_SECONDS"] = 0.0
+        self._code.reconciler.space["new_id"] = lambda: f"sweep {ACTOR.get()}"
+        self._code.join_service.space["_mint"] = lambda: Minted(ACTOR.get(), "t")
         self._past: World | None = None
 
     def __call__(self) -> World:

@@ -47,7 +47,7 @@ def test_the_list_is_read() -> None:
     ("name", "function"),
     [
         (
-            "services.gateway.relay.send_window.xǁFlowǁcrowded__mutmut_1",
+            "services.gateway.relay.send_window.xǁSendWindowǁcrowded__mutmut_1",
             "services.gateway.relay.send_window.SendWindow.crowded",
         ),
         ("services.presence.model.x_join__mutmut_56", "services.presence.model.join"),

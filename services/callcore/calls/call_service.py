@@ -188,7 +188,7 @@ class CallService:
             if traces.active is None:
                 await self.happen(call, timeout)
             else:
-                with traces.active.call_input("ring timeout", call):
+                with traces.active.happening("ring timeout", call):
                     await self.happen(call, timeout)
         except CallNotFound:
             log.debug("deadline without a call", call=call)

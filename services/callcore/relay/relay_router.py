@@ -229,7 +229,7 @@ class RelayRouter:
         if (rate := self._call_bytes) is None:
             return
         now, side = time.monotonic(), targets[0] != lane.call.caller_at
-        full_at = rate.call_owner(lane.bytes_full_at[side], now, size * len(targets))
+        full_at = rate.charge(lane.bytes_full_at[side], now, size * len(targets))
         if (wait := rate.wait(full_at, now)) > 0:
             self._hits.hit("rate_call_kb")
             text = f"Too much in one call: {rate.size // 1024} KiB at once"

@@ -275,7 +275,7 @@ class SlowPath:
             raise ReceiverNotFound
         if traces.active is None:
             return await self.accept(call, event)
-        with traces.active.call_input(Event.ANSWER, call):  # which accepts the call
+        with traces.active.happening(Event.ANSWER, call):  # which accepts the call
             return await self.accept(call, event)
 
 

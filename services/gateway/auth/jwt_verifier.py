@@ -125,7 +125,9 @@ class Verifier:
         self._leeway = leeway
 
     async def verify(self, token: str) -> Claims:
-        """Return what it says. Raises :class:`InvalidToken` for a token that is not good, :class:`ExpiredToken` if it was.
+        """Return the claims of a valid token.
+
+        Raises :class:`InvalidToken`, and :class:`ExpiredToken` for one that is valid but for its time.
 
         Raises :class:`shared.errors.Unavailable` if the keys are away.
         """

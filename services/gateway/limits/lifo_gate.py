@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 
-class Doorway:
+class TickGate:
     """Lets one through in each turn of the event loop, so that no turn takes much longer than one does."""
 
     def __init__(self, most: int) -> None:

@@ -76,7 +76,7 @@ class SocketLimiter:
         if (user := self.user) is None:
             return
         rate = self._rates.user_bytes
-        full_at = rate.call_owner(user.bytes_full_at, now, size)
+        full_at = rate.charge(user.bytes_full_at, now, size)
         if (wait := rate.wait(full_at, now)) > 0:
             self._rates.hits.hit("rate_user_kb")
             raise RateLimited(f"Too much at once: {rate.size // 1024} KiB", retry_after_ms=milliseconds(wait))

@@ -13,7 +13,7 @@ from engineio.packet import CLOSE, PING, Packet
 from engineio.payload import Payload
 
 from services.gateway.limits.connection_limits import ConnectionLimits
-from services.gateway.limits.lifo_gate import Doorway
+from services.gateway.limits.lifo_gate import TickGate
 from services.gateway.protocol import packets
 from services.gateway.protocol.packets import Malformed
 from services.gateway.transport.host_check import HostAllowed
@@ -93,7 +93,7 @@ class HttpPolling:
         self._hits = hits
         self._unread_seconds = unread_seconds
         self._of_engineio: Callable[[web.Request], Awaitable[web.StreamResponse]] = eio.handle_request
-        self._gate = Doorway(WAITING_MAX)
+        self._gate = TickGate(WAITING_MAX)
         self._posting: dict[str, asyncio.Event] = {}
         """Connections whose client is sending a polling request; set when it is done with."""
         self._answers: dict[str, _Answer] = {}

@@ -4,8 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from services.callcore.calls.call_owner import CallCommand
-from services.callcore.calls.call_owner import CommandResult as DeedDone
+from services.callcore.calls.call_owner import CallCommand, CommandResult
 from services.callcore.relay.slow_path import StateAnnouncement
 from services.callcore.state.model import Call
 from shared.contracts import calls, client, events, liveness, policy, presence, relays
@@ -45,11 +44,11 @@ REQUESTS: dict[tuple[str, str], tuple[type[Wire], type[Wire]]] = {
 
 REQUESTS_AT: dict[tuple[str, str], tuple[type[Wire], type[Wire]]] = {
     ("calls", "initiate"): (calls.InitiateRequest, calls.InitiateReply),
-    ("calls", "happen"): (CallCommand, DeedDone),
+    ("calls", "happen"): (CallCommand, CommandResult),
 }
 """The same of one instance by name."""
 
-_NAMES: dict[type[Wire], str] = {DeedDone: "DeedDone"}
+_NAMES: dict[type[Wire], str] = {CommandResult: "CommandResult"}
 """Models that have a name in common with others."""
 
 _POLICY: dict[str, type[Wire]] = {"may_call": policy.MayCall, "may_see": policy.MaySee}

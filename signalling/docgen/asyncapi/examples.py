@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from services.callcore.calls.call_owner import CallCommand
-from services.callcore.calls.call_owner import CommandResult as DeedDone
+from services.callcore.calls.call_owner import CallCommand, CommandResult
 from services.callcore.relay.slow_path import StateAnnouncement
 from services.callcore.state.model import Address, Call, InputKind, State
 from services.presence.resume_tokens import hash_token
@@ -140,7 +139,7 @@ _MADE: tuple[Wire, ...] = (
         user="bob",
         at=Address(session=BOB_AT, gateway=OTHER_GATEWAY),
     ),
-    DeedDone(call=_RINGING),
+    CommandResult(call=_RINGING),
     rpc.Done(),
     policy.MayCall(caller="alice@1", callee="bob"),
     policy.MaySee(asker="alice@1", user="bob"),

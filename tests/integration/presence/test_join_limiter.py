@@ -33,7 +33,7 @@ async def bucket(bus: Bus) -> Bucket:
 
 async def _join(limiter: JoinLimiter, user: str) -> None:
     if not limiter.admits_at_once(user):
-        await limiter.call_owner(user)
+        await limiter.charge(user)
 
 
 async def test_ordinary_joins_ask_nothing(bucket: Bucket, hits: LimitHits) -> None:

@@ -30,43 +30,43 @@ class Numbered(Wire):
     n: int
 
 
-def record(event_log: EventLog, number: int) -> None:
-    event_log.record("event.call.x.ended", f"x.{number}", Numbered(n=number))
+def record(events: EventLog, number: int) -> None:
+    events.record("event.call.x.ended", f"x.{number}", Numbered(n=number))
 
 
 async def test_each_is_there_once_however_often_it_is_told(bus: Bus) -> None:
     await make(bus)
-    event_log = EventLog(bus)
+    events = EventLog(bus)
     for number in (1, 2, 1, 3, 2):
-        record(event_log, number)
-    await event_log.drain(5)
+        record(events, number)
+    await events.drain(5)
     assert await recorded(bus) == [1, 2, 3]
 
 
 async def test_what_happens_before_there_is_a_stream_is_told_again(bus: Bus) -> None:
-    event_log = EventLog(bus)
-    record(event_log, 1)
+    events = EventLog(bus)
+    record(events, 1)
     await asyncio.sleep(0.3)
     await make(bus)
-    await event_log.drain(5)
+    await events.drain(5)
     assert await recorded(bus) == [1]
 
 
 async def test_what_happens_around_a_restart_of_nats_is_not_lost(nats_server: EmbeddedNats, bus: Bus) -> None:
     await make(bus)
-    event_log = EventLog(bus)
+    events = EventLog(bus)
     for number in range(50):
-        record(event_log, number)
+        record(events, number)
     await bus.flush()
     nats_server.kill()
     for number in range(50, 100):
-        record(event_log, number)
+        record(events, number)
     async with asyncio.timeout(10):
         while bus.connected:
             await asyncio.sleep(0.01)
-    record(event_log, 100)
+    record(events, 100)
     nats_server.start()
-    await event_log.drain(20)
+    await events.drain(20)
     assert sorted(await recorded(bus)) == list(range(101))
 
 
@@ -83,13 +83,13 @@ async def test_what_is_not_acknowledged_in_time_is_sent_again(
             bus.publish(reply, b'{"stream":"EVENTS","seq":1}')
 
     await bus.subscribe_direct("event.>", hear)
-    event_log = EventLog(bus)
-    record(event_log, 1)
+    events = EventLog(bus)
+    record(events, 1)
     async with asyncio.timeout(5):
         while len(heard) < 3:
             await asyncio.sleep(0.01)
     answering = True
-    await event_log.drain(5)
+    await events.drain(5)
     count = len(heard)
     await asyncio.sleep(0.5)
     assert len(heard) == count, "acknowledged, and sent again"
@@ -100,9 +100,9 @@ async def test_what_cannot_be_recorded_is_given_up_and_too_much_refused(
 ) -> None:
     monkeypatch.setattr(event_log, "TRY_SECONDS", 0.3)
     monkeypatch.setattr(event_log, "WAITING_MAX", 2)
-    event_log = EventLog(bus)
+    events = EventLog(bus)
     for number in range(3):
-        record(event_log, number)
+        record(events, number)
     assert logged.count("event dropped") == 1
-    await event_log.drain(5)
+    await events.drain(5)
     assert logged.count("event lost") == 2

@@ -124,7 +124,12 @@ CASES: dict[str, tuple[Call, CallInput, dict[str, Any], Told]] = {
         over("alice", "cancelled"),
         [("bob-phone", "call:ended", end("alice", "cancelled"))],
     ),
-    "one ringing device goes": (ringing(), by("bob", BOB, InputKind.LEFT), {"ringing": (BOB_TAB,), "moved_by": "r1"}, []),
+    "one ringing device goes": (
+        ringing(),
+        by("bob", BOB, InputKind.LEFT),
+        {"ringing": (BOB_TAB,), "moved_by": "r1"},
+        [],
+    ),
     "the last ringing device goes": (
         ringing(BOB),
         by("bob", BOB, InputKind.LEFT, "hangup"),

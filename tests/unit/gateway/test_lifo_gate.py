@@ -5,10 +5,10 @@ import itertools
 
 import pytest
 
-from services.gateway.limits.lifo_gate import Doorway, LifoGate
+from services.gateway.limits.lifo_gate import LifoGate, TickGate
 
 
-async def _arrive(door: Doorway, name: int, log: list[int], *, there: bool = True) -> bool:
+async def _arrive(door: TickGate, name: int, log: list[int], *, there: bool = True) -> bool:
     through = await door.through(lambda: there)
     if through:
         log.append(name)
@@ -16,7 +16,7 @@ async def _arrive(door: Doorway, name: int, log: list[int], *, there: bool = Tru
 
 
 async def test_one_in_each_turn_of_the_loop_the_last_one_first() -> None:
-    door, let_in = Doorway(100), list[int]()
+    door, let_in = TickGate(100), list[int]()
     tasks = [asyncio.create_task(_arrive(door, n, let_in)) for n in range(10)]
     counts = []
     while len(let_in) < 10:
@@ -31,7 +31,7 @@ async def test_one_in_each_turn_of_the_loop_the_last_one_first() -> None:
 
 
 async def test_who_comes_later_goes_before_those_who_wait() -> None:
-    door, let_in = Doorway(1_000), list[int]()
+    door, let_in = TickGate(1_000), list[int]()
     herd = [asyncio.create_task(_arrive(door, n, let_in)) for n in range(500)]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -45,7 +45,7 @@ async def test_who_comes_later_goes_before_those_who_wait() -> None:
 
 
 async def test_who_has_gone_meanwhile_takes_nobodys_turn() -> None:
-    door, let_in = Doorway(100), list[int]()
+    door, let_in = TickGate(100), list[int]()
     gone = [asyncio.create_task(_arrive(door, n, let_in, there=n in (0, 1))) for n in range(50)]
     assert [n for n, through in enumerate(await asyncio.gather(*gone)) if through] == [0, 1]
     cancelled = [asyncio.create_task(_arrive(door, n, let_in)) for n in range(3)]
@@ -55,7 +55,7 @@ async def test_who_has_gone_meanwhile_takes_nobodys_turn() -> None:
 
 
 async def test_too_many_are_sent_away_who_waited_longest_first() -> None:
-    door, let_in = Doorway(5), list[int]()
+    door, let_in = TickGate(5), list[int]()
     tasks = [asyncio.create_task(_arrive(door, n, let_in)) for n in range(10)]
     through = await asyncio.gather(*tasks)
     assert [n for n, yes in enumerate(through) if not yes] == [1, 2, 3, 4]
