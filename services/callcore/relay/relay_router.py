@@ -216,7 +216,7 @@ class RelayRouter:
                 raise RateLimited("Too much sent before the call is accepted", retry_after_ms=1000)
         if first and (early or kind != Event.CANDIDATE):
             # Candidates of an accepted call come in bundles; gateways count those, and their bytes.
-            self._call_owner(lane, targets, len(payload))
+            self._charge(lane, targets, len(payload))
         reply += subjects.LETTER
         for at in targets:
             self._mailbox_publisher.deliver(at.gateway, at.session, kind, payload, reply)
@@ -224,12 +224,12 @@ class RelayRouter:
             lane.early.append(MailboxMessage(kind, payload))
             lane.early_bytes += size
 
-    def _call_owner(self, lane: CachedCall, targets: tuple[Address, ...], size: int) -> None:
+    def _charge(self, lane: CachedCall, targets: tuple[Address, ...], size: int) -> None:
         """Charge a relay to the side that sends it, for each device it goes to. Raises :class:`RateLimited`."""
         if (rate := self._call_bytes) is None:
             return
         now, side = time.monotonic(), targets[0] != lane.call.caller_at
-        full_at = rate.call_owner(lane.bytes_full_at[side], now, size * len(targets))
+        full_at = rate.charge(lane.bytes_full_at[side], now, size * len(targets))
         if (wait := rate.wait(full_at, now)) > 0:
             self._hits.hit("rate_call_kb")
             text = f"Too much in one call: {rate.size // 1024} KiB at once"
