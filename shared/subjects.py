@@ -239,6 +239,20 @@ def settled(session: str) -> str:
     return deliver(NOBODY, session, SETTLED)
 
 
+MARK = "mark"
+"""The event of a mark: see :mod:`shared.messaging.mailbox_marks`."""
+
+
+def mark(run: str, part: int) -> str:
+    """Put by call control into the stream DELIVER, once a second. ``part``: so that no subject has too many of them."""
+    return deliver(NOBODY, f"{run}-{part}", MARK)
+
+
+def marks() -> str:
+    """All marks: a filter on the stream DELIVER."""
+    return deliver(NOBODY, "*", MARK)
+
+
 def parse_deliver(subject: str) -> tuple[str, str]:
     """``(session, event)`` of a deliver subject."""
     _, _, session, event = subject.split(".")
@@ -493,7 +507,8 @@ TABLE: tuple[Row, ...] = (
         "callcore",
         "gateway",
         "one client-visible event to one session, or candidates that came together, each on a line of its own; "
-        "`deliver.-.<session>.settled` is for no client, gateways see by it that what came before is stored",
+        "`deliver.-.<session>.settled` is for no client, gateways see by it that what came before is stored; "
+        "`deliver.-.<run>.mark` neither, call control numbers it, so that it shows if nothing was stored for a while",
     ),
     Row("control.<gateway>.<session>.replaced", "publish", "presence", "gateway", "close the socket named"),
     Row(

@@ -21,6 +21,7 @@ from shared import subjects
 from shared.messaging import rpc
 from shared.messaging.event_log import EventLog
 from shared.messaging.mailbox import MailboxPublisher
+from shared.messaging.mailbox_marks import Marker
 from shared.messaging.membership import Beacon, Membership
 from shared.messaging.policy_client import PolicyClient
 from shared.messaging.timers import Timers, cancel_deadline, set_deadline
@@ -86,6 +87,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         )
         deadlines = Timers(bus, subjects.RING, ring_due)
         sweep = Reconciler(store, control, lambda id_: owner(id_) == instance, seconds=settings.sweep_seconds)
+        marker = Marker(bus)
         beacon = Beacon(bus, SERVICE, instance, distribution_version())
 
         await members.start()
@@ -96,6 +98,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         await bus.flush()  # NATS knows the endpoints before anybody hears of this instance
         deadlines.start()
         sweep.start()
+        marker.start()
         watched = registry_of(
             process_metrics.of_process(
                 SERVICE,
@@ -121,6 +124,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             yield
         finally:
             await beacon.stop()
+            await marker.stop()
             await sweep.stop()
             hits.stop()
             await deadlines.stop()

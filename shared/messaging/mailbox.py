@@ -16,6 +16,7 @@ from shared.clock import SeqClock
 from shared.contracts.relays import LINE
 from shared.errors import Unavailable
 from shared.ids import new_id
+from shared.messaging.mailbox_marks import Marks
 from shared.nats import streams
 from shared.nats.connection import Bus
 from shared.observability import traces
@@ -175,6 +176,8 @@ class MailboxReach:
         self._bus = bus
         self._known: tuple[float, int, int] | None = None
         self._lossy_until = 0
+        self._marks = Marks(bus)
+        self._looking = asyncio.Lock()
 
     def lossy(self) -> None:
         """Note that the stream does not store what is sent now: what is older is not known to be complete."""
@@ -186,11 +189,14 @@ class MailboxReach:
         What is older than that has been read or given up: it is kept for longer than a session may be resumed.
         Raises :class:`Unavailable`.
         """
-        now = time.monotonic()
-        if self._known is None or now - self._known[0] > _LOOK_SECONDS:
-            self._known = (now, *_reach(await _info(self._bus)))
+        async with self._looking:
+            if self._known is None or time.monotonic() - self._known[0] > _LOOK_SECONDS:
+                info = await _info(self._bus)
+                await self._marks.look(_millis(info["created"]))
+                self._known = (time.monotonic(), *_reach(info))
         _, complete_since, max_age = self._known
-        return max(complete_since, self._lossy_until) <= max(since_ms, int(time.time() * 1000) - max_age)
+        complete_since = max(complete_since, self._lossy_until, self._marks.complete_since)
+        return complete_since <= max(since_ms, int(time.time() * 1000) - max_age)
 
 
 async def _info(bus: Bus) -> dict[str, Any]:

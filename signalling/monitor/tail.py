@@ -18,7 +18,7 @@ from signalling.monitor.stream_reader import scan
 FAMILIES = ("event.>", "rpc.>", "relay.>", "deliver.>", "control.>")
 """What is followed unless a subject is named: all but receipts, acknowledgements and beats."""
 NOISE = frozenset({subjects.rpc("presence", "renew")})
-"""What every gateway sends all the time; not shown unless a subject is named."""
+"""What every gateway sends all the time; like marks, not shown unless a subject is named."""
 SESSIONS_MAX = 100_000
 _RECENT_MAX = 1_000
 
@@ -58,7 +58,7 @@ class Tail:
             return  # no such stream yet: nobody has joined
 
     async def _on_message(self, msg: Msg) -> None:
-        if msg.subject in NOISE and not self._all:
+        if not self._all and _is_noise(msg.subject):
             return
         self._learn(msg.subject, msg.data)
         owner = self._owner(msg.subject)
@@ -85,6 +85,10 @@ class Tail:
             case ["deliver" | "control", _, session, _]:
                 return self._whose.get(session)
         return None
+
+
+def _is_noise(subject: str) -> bool:
+    return subject in NOISE or (subject.startswith("deliver.") and subject.endswith(f".{subjects.MARK}"))
 
 
 async def follow(

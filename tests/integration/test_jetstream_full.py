@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
+from shared.messaging.mailbox_marks import MARK_SECONDS
 from shared.nats import streams
 from shared.nats.connection import Bus
 from signalling.run.nats_server import EmbeddedNats
@@ -142,6 +143,45 @@ async def test_full_memory(small_nats: EmbeddedNats, *, in_call: bool) -> None:
         again = await client.ok("user:join", {"userId": "alice", "resume": resume})
         assert "impaired" not in (await _readyz(port))[1], again
         assert not again["resumed"], "what was sent meanwhile is lost"
+    finally:
+        await system.stop()
+        await bus.close()
+
+
+async def test_memory_that_was_full_while_nobody_resumed(small_nats: EmbeddedNats) -> None:
+    """What was sent to a client that was away is lost, and there is room again when it is back: it must be told."""
+    system, bus = System(small_nats.url), await Bus.connect(small_nats.url, name="filler")
+    limits = {"events_max_mb": 1, "resume_window_seconds": 30}
+    try:
+        await system.start("presence-1", **limits)
+        await system.start("callcore-1", deliver_max_mb=1, **limits)
+        for name in ("gateway-1", "gateway-2"):
+            await system.start(name, resume_window_seconds=30, join_timeout_seconds=20)
+        for url in system.urls:
+            await ready(url)
+        alice, bob = await system.join("alice"), await system.join("bob")
+        call = (await alice.ok("call:initiate", {"to": "bob", "callType": "audio"}))["callId"]
+        await bob.ok("call:accept", {"callId": call})
+        heard = (await alice.expect("call:accepted"))["seq"]
+        joined = alice.joined  # type: ignore[attr-defined]
+        await alice.tear()
+        filler = Filler(bus, "memory")
+        await filler.fill()
+        lost = {"candidate": {"candidate": "lost"}, "from": "bob", "to": "alice", "callId": call}
+        await bob.emit("ice:candidate", lost)
+        await asyncio.sleep(2 * MARK_SECONDS)
+        await filler.empty()
+        client = RawClient("alice")
+        system.clients.append(client)
+        await client.connect(system.urls[1])
+        resume = {
+            "sessionId": joined["sessionId"],
+            "token": joined["resume"]["token"],
+            "lastSeq": heard,
+        }
+        again = await client.ok("user:join", {"userId": "alice", "resume": resume})
+        assert again["sessionId"] == joined["sessionId"], "the session goes on"
+        assert not again["resumed"], "a candidate is missing"
     finally:
         await system.stop()
         await bus.close()

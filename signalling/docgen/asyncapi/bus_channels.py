@@ -223,6 +223,15 @@ def _deliveries(schemas: Schemas) -> Iterator[Message]:
     }
     text = "`settled`, at gateway `-`: for no client; once it is stored, so is all that was sent before."
     yield Message("deliver.settled", text, mark, ({"id": "ZD3WKMf0ezstlt23108kBQ", "seq": 0},))
+    number: Schema = {"type": "integer", "minimum": 0}
+    numbered: Schema = {
+        "type": "object",
+        "properties": {"run": {"type": "string"}, "number": number, "at": number},
+        "required": ["run", "number", "at"],
+        "additionalProperties": False,
+    }
+    text = "`mark`, at gateway `-`: for no client; one a second, numbered, so that a gap in what is stored shows."
+    yield Message("deliver.mark", text, numbered, ({"run": "ZD3WKMf0ezstlt23108kBQ", "number": 7, "at": AT},))
 
 
 def _of_services(schemas: Schemas, rows: dict[str, Row]) -> Iterator[Channel]:

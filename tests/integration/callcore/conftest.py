@@ -66,6 +66,8 @@ class World:
 
     async def _on_deliver(self, msg: Msg) -> None:
         session, event = subjects.parse_deliver(msg.subject)
+        if event == subjects.MARK:
+            return
         lines = [json.loads(line) for line in msg.data.split(LINE)]
         self.seen += [Seen(session, event, body, msg.reply) for body in lines]
         self._bundles.append((session, lines))
