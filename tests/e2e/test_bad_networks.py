@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from shared.seldom import SECONDS as SAID_SECONDS
+from shared.observability.log_throttle import SECONDS as SAID_SECONDS
 from tests.support.cluster import Cluster
 from tests.support.clusters import Clusters
 from tests.support.limits_hit import limits_hit
