@@ -15,10 +15,10 @@ import pytest_asyncio
 
 from shared.observability.log_throttle import SECONDS as SAID_SECONDS
 from tests.support.cluster import Cluster
-from tests.support.clusters import Clusters
-from tests.support.limits_hit import limits_hit
+from tests.support.limit_metrics import limits_hit
 from tests.support.phone import Phone
 from tests.support.raw_client import RawClient
+from tests.support.shared_clusters import Clusters
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180), pytest.mark.large]
 

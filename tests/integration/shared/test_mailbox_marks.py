@@ -10,7 +10,7 @@ import pytest
 
 from shared.clock import now_ms
 from shared.messaging import mailbox, mailbox_marks
-from shared.messaging.mailbox import Reach
+from shared.messaging.mailbox import MailboxReach
 from shared.messaging.mailbox_marks import MARKS_PER_SUBJECT, Marker, Marks
 from shared.nats import streams
 from shared.nats.connection import Bus
@@ -47,7 +47,7 @@ async def test_a_stream_that_was_full_for_a_while_shows_afterwards(
         await streams.ensure_deliver(bus, replicas=1, max_age_seconds=60, max_mb=1)
         async with _marking(bus):
             await asyncio.sleep(4 * EVERY)
-            known, before = Reach(bus), now_ms()
+            known, before = MailboxReach(bus), now_ms()
             assert await known.covers(before)
             filler = Filler(bus, "memory")
             await filler.fill()
@@ -55,7 +55,7 @@ async def test_a_stream_that_was_full_for_a_while_shows_afterwards(
             await filler.empty()
             await asyncio.sleep(10 * EVERY)
             after = now_ms()
-            for reach in (known, Reach(bus)):  # a gateway that has just started knows it, too
+            for reach in (known, MailboxReach(bus)):  # a gateway that has just started knows it, too
                 assert not await reach.covers(before), "what was sent meanwhile is lost"
                 assert await reach.covers(after)
     finally:
@@ -66,7 +66,7 @@ async def test_a_stream_that_was_full_for_a_while_shows_afterwards(
 async def test_the_mark_after_a_gap_is_waited_for(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
     """The stream stores again, but the mark that shows what it did not store is not there yet."""
     await streams.ensure_deliver(bus, replicas=1, max_age_seconds=60, max_mb=1)
-    marker, reach, before = Marker(bus), Reach(bus), now_ms()
+    marker, reach, before = Marker(bus), MailboxReach(bus), now_ms()
     marker.mark()
     await asyncio.sleep(mailbox_marks._OVERDUE_MS / 1000)
     marker._number += 1  # this one was not stored
@@ -104,7 +104,7 @@ async def test_an_instance_that_stops_and_another_that_starts_leave_no_gap(bus: 
         async with _marking(bus):
             await asyncio.sleep(4 * EVERY)
         await asyncio.sleep(10 * EVERY)
-    assert await Reach(bus).covers(begun)
+    assert await MailboxReach(bus).covers(begun)
 
 
 def _mark(run: str, number: int, at: int) -> dict[str, object]:
