@@ -4,6 +4,7 @@ The sender's gateway sends relays of the last seconds again, because they may ha
 """
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,22 @@ MORE = 5
 
 
 @pytest_asyncio.fixture
-async def system(nats_server: EmbeddedNats, tmp_path: Path) -> Any:
+async def system(nats_server: EmbeddedNats, tmp_path: Path) -> AsyncIterator[System]:
     system = System(nats_server, tmp_path)
     try:
         await system.start()
         yield system
     finally:
         await system.stop()
+
+
+@pytest_asyncio.fixture
+async def clients() -> AsyncIterator[list[RawClient]]:
+    """Alice, bob, and bob when he comes back."""
+    clients = [RawClient("alice"), RawClient("bob"), RawClient("bob")]
+    yield clients
+    for client in clients:
+        await client.close()
 
 
 def _numbers(client: RawClient) -> list[int]:
@@ -57,9 +67,9 @@ async def _resume(client: RawClient, known: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("gateway", [0, 1], ids=["at another gateway", "at the same gateway"])
 @pytest.mark.parametrize("heard", [SENT, 12], ids=["all heard", "some heard"])
 async def test_each_relay_comes_once_when_nats_has_lost_the_mailbox(
-    system: System, gateway: int, heard: int
+    system: System, clients: list[RawClient], gateway: int, heard: int
 ) -> None:
-    alice, bob, back = RawClient("alice"), RawClient("bob"), RawClient("bob")
+    alice, bob, back = clients
     for client, at in ((alice, 0), (bob, 1)):
         await client.connect(system.gateways[at].url)
     await alice.join("alice")
@@ -97,5 +107,3 @@ async def test_each_relay_comes_once_when_nats_has_lost_the_mailbox(
     # What the client had not heard may be lost: that is what `resumed: false` says.
     assert numbers == sorted(set(numbers)), numbers
     assert numbers[0] >= heard and numbers[-MORE:] == list(range(SENT, SENT + MORE)), numbers
-    for client in (alice, back):
-        await client.close()
