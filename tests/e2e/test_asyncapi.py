@@ -276,6 +276,11 @@ async def test_everything_is_as_documented(tmp_path: Path) -> None:
                 async with cluster.access.connect("monitor", zone="presence") as monitor:
                     count = CountRequest(request_id=new_id())
                     await monitor.request(subjects.rpc("presence", "count"), count.dump(), PATIENCE_SECONDS)
+                async with cluster.access.connect("monitor", zone="gateway") as other:
+                    # As a gateway asks that cannot read in the mailbox what a client has heard.
+                    joined = next(told.data for told in alice.inbox.all if told.event == "user:joined")
+                    seq = str(max(told.data.get("seq", 0) for told in alice.inbox.all))
+                    await other.request(subjects.heard(joined["sessionId"]), seq.encode(), PATIENCE_SECONDS)
                 cluster.pause_one("gw-2")  # its lease runs out, so it is asked whether it lives
                 await asyncio.sleep(8)
                 cluster.resume_one("gw-2")
