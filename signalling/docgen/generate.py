@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from shared import subjects
 from shared.nats.kv import MARKER_TTL_SECONDS
 from shared.observability import metrics
-from signalling.docgen import dashboard, typescript
+from signalling.docgen import bounds, dashboard, typescript
 from signalling.docgen.asyncapi import bus_side, client_side
 
 FOLDER = Path(__file__).resolve().parents[2]
@@ -276,6 +276,16 @@ def _json(document: Callable[[], dict[str, Any]]) -> str:
     return json.dumps(document(), indent=2, ensure_ascii=False) + "\n"
 
 
+def _spliced(name: str, section: str, content: Callable[[], str]) -> str:
+    """Return the page ``name`` with what is between the two comments of ``section`` written anew."""
+    begin, end = f"<!-- {section}: generated -->\n", f"<!-- {section}: end -->\n"
+    before, _, rest = (FOLDER / name).read_text(encoding="utf-8").partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise ValueError(f"{name} has no section {section}")
+    return f"{before}{begin}\n{content()}\n{end}{after}"
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "docs/settings.md": settings_page,
     "docs/subjects.md": subjects_page,
@@ -285,6 +295,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "docs/asyncapi/socketio.json": partial(_json, client_side.document),
     "docs/asyncapi/nats.json": partial(_json, bus_side.document),
     "web/client/src/contracts.ts": typescript.contracts,
+    "SECURITY.md": partial(_spliced, "SECURITY.md", "bounds", bounds.table),
 }
 
 
