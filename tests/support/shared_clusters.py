@@ -4,7 +4,7 @@ import pytest
 
 from tests.support.cluster import RING_SECONDS, Cluster
 
-KEPT = 4
+KEPT = 3
 """Clusters that run at a time: each takes a few hundredths of a processor, whether anybody uses it or not."""
 
 
