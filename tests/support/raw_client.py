@@ -94,7 +94,9 @@ class RawClient(Client):
 
     async def tear(self) -> None:
         assert self._ws is not None
-        self._ws._response.connection.transport.abort()  # type: ignore[union-attr]
+        connection = self._ws._response.connection
+        if connection is not None and connection.transport is not None:  # the server may have closed it
+            connection.transport.abort()
 
     async def close(self) -> None:
         """Close the transport."""

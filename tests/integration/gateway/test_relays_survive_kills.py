@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from nats.aio.msg import Msg
 
+from shared import subjects
+from shared.nats.connection import Bus
 from signalling.run.nats_server import EmbeddedNats
 from tests.support.cluster import Gateway
 from tests.support.raw_client import RawClient
@@ -41,10 +44,30 @@ class System:
     async def start(self) -> None:
         for service in self.services:
             service.start()
+        await self._all_heard()
         async with asyncio.timeout(PATIENCE):
             for gateway in self.gateways:
                 while not await asyncio.to_thread(gateway.ready):
                     await asyncio.sleep(0.05)
+
+    async def _all_heard(self) -> None:
+        """Wait for every callcore and presence: one that starts later makes streams anew that a test has deleted."""
+        silent = {service.name for service in self.services if service not in self.gateways}
+        bus = await Bus.connect(self.nats.url, name="test")
+        changed = asyncio.Event()
+
+        async def on_beat(msg: Msg) -> None:
+            silent.discard(subjects.parse_live(msg.subject)[1])
+            changed.set()
+
+        try:
+            await bus.subscribe(subjects.live("*", "*"), on_beat)
+            async with asyncio.timeout(PATIENCE):
+                while silent:
+                    changed.clear()
+                    await changed.wait()
+        finally:
+            await bus.close()
 
     async def stop(self) -> None:
         await asyncio.gather(*(asyncio.to_thread(service.stop) for service in self.services))
