@@ -88,13 +88,17 @@ class Store:
         """Release users who are still held at these revisions, as far as that is possible now."""
         await together(*(self.release(user, revision) for user, revision in taken.items()))
 
-    async def let_go(self, user: str, call: str, revision: int | None = None, note: bytes = b"") -> None:
-        """Let a user go if it is ``call`` that holds them. ``revision`` saves the read where it is right."""
+    async def let_go(self, user: str, call: str, revision: int | None = None, note: bytes = b"") -> bool:
+        """Release a user if ``call`` holds them. Return whether that was so.
+
+        ``revision`` saves the read where it is right.
+        """
         if revision and await self.release(user, revision, note):
-            return
+            return True
         held = await self.held(user)
         if held.hold is not None and held.hold.call == call:
-            await self.release(user, held.revision, note)
+            return await self.release(user, held.revision, note)
+        return False
 
     async def void(self, hold: Hold, now: int) -> bool:
         """Whether the hold is void at ``now``; if it is, its call cannot come about any more."""

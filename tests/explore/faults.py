@@ -98,7 +98,7 @@ FAULTS = (
             ),
             Change(
                 "store",
-                "        if revision and await self.release(user, revision, note):\n            return\n",
+                "        if revision and await self.release(user, revision, note):\n            return True\n",
                 "",
             ),
         ),

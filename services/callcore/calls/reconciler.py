@@ -187,14 +187,16 @@ class Reconciler:
         held = await self._store.held(user)
         if held.hold is None:
             return
-        found = await self._store.call(held.hold.call)
-        if found is not None and now_ms() < (found.call.ended_at or 0) + LATE_MS:
-            return  # whoever ended it is about to let the user go
+        call, peer = held.hold.call, held.hold.peer
+        found = await self._store.call(call)
+        # One that lives may end before it is read once more. Whoever ends it is about to let the user go.
+        if found is not None and (found.call.ended_at is None or now_ms() < found.call.ended_at + LATE_MS):
+            return
         if await self._store.void(held.hold, now_ms()):
-            self.swept["hold"] += 1
-            log.warning("swept: hold without a call", user=user, call=held.hold.call)
-            for held_by_it in (user, held.hold.peer):
-                await self._store.let_go(held_by_it, held.hold.call)
+            released = [await self._store.let_go(held_by_it, call) for held_by_it in (user, peer)]
+            if any(released):
+                self.swept["hold"] += 1
+                log.warning("swept: hold without a call", user=user, call=call)
 
 
 async def _for_each(ids: Sequence[T], look: Callable[[T], Awaitable[None]]) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 
@@ -30,6 +31,10 @@ class Reads:
         """Users without a session."""
         self.changed: set[str] = set()
         """Calls of which somebody is told just after they were read."""
+        self.void_ones: set[str] = set()
+        """Calls that have ended when it is asked whether their holds are void."""
+        self.released_before: set[str] = set()
+        """Users whom somebody else lets go first."""
         self.holds = {
             user: Hold(call=c, peer="x", since=1) for c in self.ids for user in (f"a-{c}", f"b-{c}")
         }
@@ -71,10 +76,11 @@ class Reads:
         return Held(self.holds[user], 1)
 
     async def void(self, hold: Hold, _now: int) -> bool:
-        return hold.call not in self.ids
+        return hold.call not in self.ids or hold.call in self.void_ones
 
-    async def let_go(self, user: str, _call: str) -> None:
+    async def let_go(self, user: str, _call: str) -> bool:
         self.released.append(user)
+        return user not in self.released_before
 
 
 class Ends:
@@ -87,8 +93,8 @@ class Ends:
         self.ended.append(call)
 
 
-def sweep(store: Reads, ends: Ends | None = None) -> Reconciler:
-    return Reconciler(store, ends, lambda _: True, seconds=15)  # type: ignore[arg-type]
+def sweep(store: Reads, ends: Ends | None = None, mine: Callable[[str], bool] = lambda _: True) -> Reconciler:
+    return Reconciler(store, ends, mine, seconds=15)  # type: ignore[arg-type]
 
 
 async def test_a_call_that_lives_costs_three_reads_a_few_at_a_time() -> None:
@@ -125,6 +131,24 @@ async def test_holds_of_no_call_are_still_looked_at() -> None:
     await found.round()
     assert store.released == ["left", "peer"]
     assert found.swept["hold"] == 1
+
+
+async def test_a_call_of_another_instance_that_ends_at_this_moment_is_left_to_who_ended_it() -> None:
+    store = Reads()
+    store.void_ones = set(store.ids)
+    found = sweep(store, mine=lambda id_: id_ not in store.ids)
+    await found.round()
+    assert store.counts == {"held": 2 * CALLS, "call": 2 * CALLS}
+    assert not store.released and not any(found.swept.values())
+
+
+async def test_a_hold_that_is_let_go_meanwhile_does_not_count() -> None:
+    store = Reads()
+    store.holds["left"] = Hold(call="gone", peer="peer", since=1)
+    store.released_before = {"left", "peer"}
+    found = sweep(store)
+    await found.round()
+    assert store.released == ["left", "peer"] and not any(found.swept.values())
 
 
 async def test_it_is_put_off_where_something_cannot_be_read() -> None:
