@@ -412,6 +412,24 @@ async def origins(attack: Attack) -> None:
         await asyncio.sleep(PACE_SECONDS)
 
 
+async def _handshakes(attack: Attack, headers: dict[str, str]) -> None:
+    http = attack.from_somewhere()
+    while attack.on():
+        async with http.get(attack.urls[0] + OPEN + "polling", headers=headers) as answer:
+            attack.done[f"http {answer.status}"] += 1
+        await asyncio.sleep(PACE_SECONDS)
+
+
+async def hosts(attack: Attack) -> None:
+    """A page whose own name leads to the gateway: DNS rebinding."""
+    await _handshakes(attack, {"Host": "evil.example"})
+
+
+async def embedded(attack: Attack) -> None:
+    """A page of another site that has its visitor's browser open connections, as images."""
+    await _handshakes(attack, {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"})
+
+
 async def unread(attack: Attack) -> None:
     """A peer that reads nothing of what its friend sends it."""
     caller, callee = [
@@ -572,6 +590,8 @@ ATTACKS: dict[str, Callable[[Attack], Awaitable[None]]] = {
     "candidates_of_a_call": candidates_of_a_call,
     "bad_tokens": bad_tokens,
     "origins": origins,
+    "hosts": hosts,
+    "embedded": embedded,
     "unread": unread,
     "slow": slow,
     "polls": polls,
