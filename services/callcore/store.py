@@ -7,17 +7,18 @@ has ended, or has not come about within :data:`FORMING_MS`, is void and may be t
 makes sure that the call cannot come about any more.
 """
 
+import asyncio
 from asyncio import Future
 from collections.abc import Callable
 from typing import NamedTuple
 
 from services.callcore.state.model import SERVER, Address, Call, Reason, State
 from shared import subjects
+from shared.concurrency import finish_all
 from shared.contracts.calls import FORMING_MS, Hold, Released
 from shared.contracts.presence import Session, Sessions
 from shared.nats.kv import ABSENT, Bucket, Conflict, Entry
 from shared.observability import logs
-from shared.together import all_of, together
 
 log = logs.get(__name__)
 
@@ -86,7 +87,9 @@ class Store:
 
     async def give_back(self, taken: dict[str, int]) -> None:
         """Release users who are still held at these revisions, as far as that is possible now."""
-        await together(*(self.release(user, revision) for user, revision in taken.items()))
+        await asyncio.gather(
+            *(self.release(user, revision) for user, revision in taken.items()), return_exceptions=True
+        )
 
     async def let_go(self, user: str, call: str, revision: int | None = None, note: bytes = b"") -> bool:
         """Release a user if ``call`` holds them. Return whether that was so.
@@ -121,7 +124,7 @@ class Store:
             found = await self.call(hold.call)
             if found is None or found.call.state is not State.ENDED:
                 return False
-        await all_of(self.let_go(user, hold.call), self.let_go(hold.peer, hold.call))
+        await finish_all(self.let_go(user, hold.call), self.let_go(hold.peer, hold.call))
         return True
 
     async def _prevent(self, hold: Hold, now: int) -> bool:
@@ -167,7 +170,7 @@ class Store:
     async def let_both_go(self, call: Call) -> None:
         """Let both users of an ended call go. Safe to do again."""
         note = Released(call=call.call, cause=call.caused_by).dump()
-        await all_of(
+        await finish_all(
             self.let_go(call.caller, call.call, call.holds[0], note),
             self.let_go(call.callee, call.call, call.holds[1], note),
         )

@@ -1,5 +1,7 @@
 """Requests to presence, a few lines each."""
 
+import asyncio
+
 from services.presence import model
 from services.presence.grace_periods import GracePeriods
 from services.presence.join_service import JoinService
@@ -27,7 +29,6 @@ from shared.messaging.policy_client import TIMEOUT_SECONDS as POLICY_SECONDS
 from shared.messaging.policy_client import PolicyClient
 from shared.messaging.rpc import RpcServer
 from shared.observability import logs
-from shared.together import all_of
 
 log = logs.get(__name__)
 
@@ -119,7 +120,7 @@ class Handlers:
 
     async def status(self, request: StatusRequest) -> Status:
         """Whether a user is connected now, and in a call; neither, as for a user that is not there, to a stranger."""
-        known, sessions, in_call = await all_of(
+        known, sessions, in_call = await asyncio.gather(
             self._known(request),
             self._store.sessions(request.user),
             self._store.in_call(request.user),

@@ -1,5 +1,6 @@
 """How users come in: one, or several of one gateway in one request."""
 
+import asyncio
 import secrets
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -25,7 +26,6 @@ from shared.errors import FirstRefused, JoinAlone, RateLimited, SignallingError,
 from shared.nats.kv import Conflict
 from shared.nats.pending_requests import PendingRequest
 from shared.observability.limit_hits import LimitHits
-from shared.together import together
 
 ASKED_MAX = 8
 """Connections that one join may ask about: a session that moves on each time is somebody else's race."""
@@ -126,11 +126,12 @@ class JoinService:
             except SignallingError as error:
                 came.append(error)
         if later:
-            done = await together(
+            done = await asyncio.gather(
                 *(
                     self._come(requests[number], minted, noted, alone=len(requests) == 1, free=free[number])
                     for number, minted, noted in later
-                )
+                ),
+                return_exceptions=True,
             )
             for (number, _, _), outcome in zip(later, done, strict=True):
                 came[number] = outcome

@@ -8,8 +8,9 @@ All reads are answered by the stream's leader. A decision that writes would be s
 write would fail; a decision that there is nothing to write is not.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from shared import subjects
 from shared.clock import now_ms
@@ -19,7 +20,6 @@ from shared.errors import Unavailable
 from shared.nats.connection import Bus
 from shared.nats.kv import ABSENT, Bucket, Conflict, Entry, NoBucket
 from shared.nats.pending_requests import PendingRequest
-from shared.together import together
 
 TRIES = 30
 """Lost races before the client is told to try again: enough for dozens of devices of one user at once."""
@@ -140,7 +140,11 @@ class Store:
     async def busy_each(self, users: Iterable[str]) -> list[bool | Unavailable]:
         """The same of several, asked at once; what could not be read is among them."""
         asked = (self._calls.get(subjects.key_user(user), fresh=True, read=_is_there) for user in users)
-        return [False if isinstance(held, NoBucket) else held for held in await together(*asked)]
+        results = await asyncio.gather(*asked, return_exceptions=True)
+        # A read raises nothing but Unavailable, of which NoBucket is one.
+        return [
+            False if isinstance(held, NoBucket) else held for held in cast(list[bool | Unavailable], results)
+        ]
 
     # --- gateways -------------------------------------------------------------------------------------------------
 

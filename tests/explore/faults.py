@@ -109,8 +109,13 @@ FAULTS = (
         (
             Change(
                 "call_setup",
-                "_, revision = await together(self._set_deadline(call), self._store.create(call))",
-                "(revision,) = await together(self._store.create(call)); self._set_deadline(call)",
+                "deadline, creation = self._set_deadline(call), self._store.create(call)",
+                "creation = self._store.create(call)",
+            ),
+            Change(
+                "call_setup",
+                "_, revision = await asyncio.gather(deadline, creation, return_exceptions=True)",
+                "(revision,) = await asyncio.gather(creation, return_exceptions=True); self._set_deadline(call)",
             ),
         ),
     ),
@@ -125,7 +130,7 @@ FAULTS = (
             ),
             Change(
                 "store",
-                "        await all_of(self.let_go(user, hold.call), self.let_go(hold.peer, hold.call))\n",
+                "        await finish_all(self.let_go(user, hold.call), self.let_go(hold.peer, hold.call))\n",
                 "",
             ),
         ),
@@ -153,7 +158,7 @@ FAULTS = (
         (
             Change(
                 "call_setup",
-                "        mine, theirs = await all_of(\n"
+                "        mine, theirs = await asyncio.gather(\n"
                 "            self._store.sessions(request.user, fresh=True), "
                 "self._store.sessions(request.to, fresh=True)\n        )\n",
                 "        mine, theirs = self.early\n",
@@ -161,7 +166,7 @@ FAULTS = (
             Change(
                 "call_setup",
                 "        _in_time(request)\n        since = now_ms()",
-                "        self.early = await all_of(self._store.sessions(request.user, fresh=True), "
+                "        self.early = await asyncio.gather(self._store.sessions(request.user, fresh=True), "
                 "self._store.sessions(request.to, fresh=True))\n"
                 "        _in_time(request)\n        since = now_ms()",
             ),

@@ -10,7 +10,7 @@ from shared.nats.kv import Conflict, Entry
 from tests.support.gated_bucket import Gate, GatedBucket
 
 ACTOR: ContextVar[str] = ContextVar("actor")
-"""The actor whose code runs; tasks and the coroutines of ``together`` inherit it."""
+"""The actor whose code runs; tasks inherit it."""
 
 
 class SteppedLoop(asyncio.AbstractEventLoop):

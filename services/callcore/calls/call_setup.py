@@ -1,5 +1,6 @@
 """How a call comes about: both users are taken, or neither; and of two calls of one pair, one comes of it."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 from services.callcore.calls.call_owner import CallOwner
@@ -28,7 +29,6 @@ from shared.messaging.policy_client import PolicyClient
 from shared.messaging.rpc import TRIES as TRIES_OF_A_REQUEST
 from shared.nats.kv import Conflict
 from shared.observability import logs
-from shared.together import all_of, together
 
 log = logs.get(__name__)
 
@@ -71,7 +71,7 @@ class CallSetup:
         allowed: bool | None = None
         unanswered: Unanswered | None = None
         for attempt in range(TRIES):
-            mine, theirs, sessions = await all_of(
+            mine, theirs, sessions = await asyncio.gather(
                 self._store.held(request.user),
                 self._store.held(request.to),
                 self._store.sessions(request.to, fresh=False),
@@ -195,11 +195,12 @@ class CallSetup:
         try:
             # Sent together, and taken by the server in this order. A hold that an earlier try of this request left is
             # taken anew: that fences the earlier try off.
-            revisions = await together(
+            revisions = await asyncio.gather(
                 *(
                     self._store.hold(user, Hold(call=request.call, peer=peer, since=since), held.revision)
                     for user, peer, held in wanted
-                )
+                ),
+                return_exceptions=True,
             )
             failed = next((result for result in revisions if isinstance(result, BaseException)), None)
             taken = {
@@ -225,7 +226,7 @@ class CallSetup:
         self, request: InitiateRequest, since: int, holds: tuple[int, int], unanswered: Unanswered
     ) -> Call:
         # Read after the holds are written: a device that joins now either is in this answer or sees its user held.
-        mine, theirs = await all_of(
+        mine, theirs = await asyncio.gather(
             self._store.sessions(request.user, fresh=True), self._store.sessions(request.to, fresh=True)
         )
         if not theirs:
@@ -250,7 +251,8 @@ class CallSetup:
 
     async def _bring_about(self, call: Call, request: InitiateRequest) -> Call:
         # The deadline goes first, on the same connection: one without a call does nothing, a call without one rings on.
-        _, revision = await together(self._set_deadline(call), self._store.create(call))
+        deadline, creation = self._set_deadline(call), self._store.create(call)
+        _, revision = await asyncio.gather(deadline, creation, return_exceptions=True)
         if isinstance(revision, Conflict):
             # An earlier try of this request got here first; or it was given up.
             found = await self._store.call(call.call)

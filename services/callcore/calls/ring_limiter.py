@@ -4,6 +4,7 @@ All counts are in the bucket ``calls``, so they hold for all gateways and callco
 TTL after which it is as if nothing had happened. A refused attempt writes nothing. See ADR 13.
 """
 
+import asyncio
 import json
 import math
 from typing import NamedTuple
@@ -11,11 +12,11 @@ from typing import NamedTuple
 from services.callcore.state.model import NEVER_UNANSWERED, Call, State, Unanswered
 from shared import subjects
 from shared.clock import now_ms
+from shared.concurrency import finish_all
 from shared.errors import RateLimited, Unavailable
 from shared.nats.kv import NOTHING, Bucket, Conflict, Entry
 from shared.observability import logs
 from shared.observability.limit_hits import LimitHits
-from shared.together import all_of
 from shared.token_bucket import Rate, milliseconds
 
 log = logs.get(__name__)
@@ -67,7 +68,7 @@ class RingLimiter:
         if (limits := self._limits) is None:
             return NEVER_UNANSWERED
         key_caller, key_callee = subjects.key_rings("caller", caller), subjects.key_rings("callee", callee)
-        pair, of_caller, of_callee = await all_of(
+        pair, of_caller, of_callee = await asyncio.gather(
             self._calls.get(subjects.key_pair(caller, callee), fresh=True),
             self._calls.get(key_caller),
             self._calls.get(key_callee),
@@ -81,7 +82,7 @@ class RingLimiter:
         rang_lately = ended_at > now - limits.per_callee.seconds
         if rang_lately and (wait := _allowed_at(of_callee) - now) > 0:
             self._refuse("rings_per_callee", wait)
-        await all_of(
+        await finish_all(
             self._take(key_caller, of_caller, limits.per_caller, "rings_per_caller", bound=True),
             self._take(key_callee, of_callee, limits.per_callee, "rings_per_callee", bound=rang_lately),
         )
