@@ -10,7 +10,7 @@ import time
 
 import socketio
 
-from services.gateway.transport.client_manager import ClientManager
+from services.gateway.compat.socketio_compat import OneRoomManager
 
 LEAVING = 500
 
@@ -28,7 +28,7 @@ async def _cost(manager: socketio.AsyncManager, count: int) -> float:
 def main() -> None:
     """Measure and print."""
     for count in (1_000, 5_000, 20_000):
-        ours, theirs = (asyncio.run(_cost(make(), count)) for make in (ClientManager, socketio.AsyncManager))
+        ours, theirs = (asyncio.run(_cost(make(), count)) for make in (OneRoomManager, socketio.AsyncManager))
         print(f"{count} clients: {ours:.0f} us, python-socketio's own {theirs:.0f} us")
 
 

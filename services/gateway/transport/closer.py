@@ -2,8 +2,8 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
 
+from services.gateway.compat.engineio_compat import Connection, Server
 from services.gateway.websocket.connection import LAST_WORDS_SECONDS, WebSocket
 from services.gateway.websocket.send_queue import SendQueue
 
@@ -12,7 +12,7 @@ class Closer:
     """Closes connections of Engine.IO (``eio``). ``owes``: whether an answer to a client is still to come."""
 
     def __init__(
-        self, eio: Any, websockets: dict[str, WebSocket], owes: Callable[[str], Awaitable[bool]]
+        self, eio: Server, websockets: dict[str, WebSocket], owes: Callable[[str], Awaitable[bool]]
     ) -> None:
         self._eio = eio
         self._websockets = websockets
@@ -58,7 +58,7 @@ class Closer:
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
-    async def _end(self, connection: Any) -> None:
+    async def _end(self, connection: Connection) -> None:
         """End a connection of a client that polls."""
         await connection.close(wait=False, abort=True, reason=self._eio.reason.TRANSPORT_ERROR)
         if self._eio.sockets.get(connection.sid) is connection:

@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 from urllib.parse import parse_qs
 
 from aiohttp import web
@@ -12,6 +12,8 @@ from engineio.exceptions import QueueEmpty
 from engineio.packet import CLOSE, PING, Packet
 from engineio.payload import Payload
 
+from services.gateway.compat import engineio_compat
+from services.gateway.compat.engineio_compat import Connection, WebSocketApp
 from services.gateway.limits.connection_limits import ConnectionLimits
 from services.gateway.limits.lifo_gate import TickGate
 from services.gateway.protocol import packets
@@ -74,12 +76,12 @@ class HttpPolling:
 
     def __init__(
         self,
-        eio: Any,
+        eio: engineio_compat.Server,
         server: EngineServer,
         origin_allowed: Callable[[str | None, str | None], bool],
         host_allowed: HostAllowed | None,
         connections: ConnectionLimits,
-        upgrade: Callable[[Any], Callable[[dict[str, Any]], Awaitable[web.StreamResponse]]],
+        upgrade: Callable[[Connection], WebSocketApp],
         hits: LimitHits,
         *,
         unread_seconds: float,
@@ -92,7 +94,6 @@ class HttpPolling:
         self._upgrade = upgrade
         self._hits = hits
         self._unread_seconds = unread_seconds
-        self._of_engineio: Callable[[web.Request], Awaitable[web.StreamResponse]] = eio.handle_request
         self._gate = TickGate(WAITING_MAX)
         self._posting: dict[str, asyncio.Event] = {}
         """Connections whose client is sending a polling request; set when it is done with."""
@@ -166,10 +167,10 @@ class HttpPolling:
         if request.method == "POST":
             return await self._post(request, eio_sid, connection, key)
         if transport == "websocket":
-            return await self._upgrade(connection)({"aiohttp.request": request})
+            return await self._upgrade(connection)(engineio_compat.environ_of(request))
         return await self._poll(request, eio_sid, connection, key)
 
-    def _alive(self, eio_sid: str) -> Any:
+    def _alive(self, eio_sid: str) -> Connection:
         """Return the connection of a session id. Raises HTTP 400 for one that is unknown or closed."""
         connection = self._eio.sockets.get(eio_sid)
         if connection is None or connection.closed:
@@ -190,10 +191,10 @@ class HttpPolling:
         if not await self._gate.through(lambda: _is_there(request)) or self._server.draining:
             raise web.HTTPServiceUnavailable(text="Too many at once", headers={"Retry-After": "1"})
         self._connections.make_room(request)  # and looks again: others were let in meanwhile
-        return await self._of_engineio(request)
+        return await self._eio.handle_request(request)
 
     async def _poll(
-        self, request: web.Request, eio_sid: str, connection: Any, key: str
+        self, request: web.Request, eio_sid: str, connection: Connection, key: str
     ) -> web.StreamResponse:
         """Answer with what waits, or comes. ``key``: of this poll and no other; "" for none.
 
@@ -219,7 +220,7 @@ class HttpPolling:
         return await self._write(request, eio_sid, connection, answer, payload)
 
     async def _write(
-        self, request: web.Request, eio_sid: str, connection: Any, answer: "_Answer", payload: str
+        self, request: web.Request, eio_sid: str, connection: Connection, answer: "_Answer", payload: str
     ) -> web.StreamResponse:
         """Write the answer to a poll. Until the client has read all but what its kernel keeps, it counts as unread."""
         response, transport = _answer(payload), request.transport
@@ -245,7 +246,9 @@ class HttpPolling:
             queue.moves(transport)
         return response
 
-    async def _post(self, request: web.Request, eio_sid: str, connection: Any, key: str) -> web.Response:
+    async def _post(
+        self, request: web.Request, eio_sid: str, connection: Connection, key: str
+    ) -> web.Response:
         """Handle one body at a time: two would pass by the pauses, and each other.
 
         A body that an HTTP client sends again by itself, with the same ``key``, is handled once.
@@ -276,7 +279,7 @@ class HttpPolling:
             posting.set()
         return web.Response(text="OK")
 
-    async def _take(self, eio_sid: str, connection: Any, frames: list[str]) -> bool:
+    async def _take(self, eio_sid: str, connection: Connection, frames: list[str]) -> bool:
         """Handle frames in order. Return True if the connection lived long enough for all of them.
 
         The connection may close during any of them; what comes after a close is not handled.

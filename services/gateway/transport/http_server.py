@@ -9,8 +9,8 @@ import socket
 from typing import cast
 
 from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
 
+from services.gateway.compat import aiohttp_compat
 from services.gateway.limits.connection_limits import ConnectionLimits
 from shared.observability import logs, response_headers
 
@@ -26,54 +26,37 @@ UNSENT_BYTES = 128 * 1024
 """What the kernel keeps for a client that takes nothing, where it can be told so. Unasked it keeps some megabytes."""
 
 
-class HttpServer(web.AppRunner):
-    """Runs ``app``. Connections of the network are counted by ``connections``."""
+class HttpServer(aiohttp_compat.HttpRunner):
+    """Run ``app`` over HTTP. TCP connections are counted by ``connections``."""
 
     def __init__(self, app: web.Application, connections: ConnectionLimits) -> None:
         super().__init__(
             app,
+            lambda server: _Connection(server, connections),
             access_log=None,
             shutdown_timeout=2.0,
             keepalive_timeout=IDLE_SECONDS,
-            auto_decompress=False,  # nobody has a use for it but those who send a little that becomes a lot
+            auto_decompress=False,  # a small body could become a large one
         )
-        self._of = connections
 
     async def listen(self, host: str, port: int, *, backlog: int) -> web.TCPSite:
-        """Take connections from now on. Raises ``OSError`` for a port that is taken."""
+        """Accept connections from now on. Raises ``OSError`` for a port that is taken."""
         site = web.TCPSite(self, host, port, backlog=backlog)
         await site.start()
         if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # Linux and macOS
-            for listening in cast(asyncio.Server, site._server).sockets:  # connections inherit it
+            for listening in aiohttp_compat.listening_sockets(site):  # connections inherit it
                 listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
         return site
 
-    async def _make_server(self) -> web.Server:
-        made = await super()._make_server()
-        return _Server(made, self._of)
 
-
-class _Server(web.Server):
-    """As aiohttp made it, with our own connections."""
-
-    def __init__(self, made: web.Server, connections: ConnectionLimits) -> None:
-        super().__init__(
-            made.request_handler, request_factory=made.request_factory, loop=made._loop, **made._kwargs
-        )
-        self.counted = connections
-
-    def __call__(self) -> RequestHandler:
-        return _Connection(self)
-
-
-class _Connection(RequestHandler):
-    """One connection of the network."""
+class _Connection(aiohttp_compat.HttpConnection):
+    """One TCP connection: counted, and closed if its first request does not arrive in time."""
 
     __slots__ = ("_address", "_counted")
 
-    def __init__(self, server: _Server) -> None:
-        super().__init__(server, loop=server._loop, **server._kwargs)
-        self._counted = server.counted
+    def __init__(self, server: web.Server, counted: ConnectionLimits) -> None:
+        super().__init__(server)
+        self._counted = counted
         self._address: str | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -85,10 +68,7 @@ class _Connection(RequestHandler):
             return
         self._address = remote
         super().connection_made(transport)
-        if self._keepalive_handle is not None:
-            self._keepalive_handle.cancel()
-        self._next_keepalive_close_time = self._loop.time() + HEADERS_SECONDS
-        self._keepalive_handle = self._loop.call_at(self._next_keepalive_close_time, self._process_keepalive)
+        self.limit_first_request(HEADERS_SECONDS)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         if self._address is not None:

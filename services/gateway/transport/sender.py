@@ -3,10 +3,10 @@
 import asyncio
 import json
 from collections import Counter
-from typing import Any
 
 from engineio.packet import PING, Packet
 
+from services.gateway.compat.engineio_compat import Connection
 from services.gateway.protocol.ring_time import with_ms_left
 from services.gateway.transport.closer import Closer
 from services.gateway.websocket.connection import WebSocket
@@ -31,7 +31,7 @@ class Sender:
 
     def __init__(
         self,
-        connections: dict[str, Any],
+        connections: dict[str, Connection],
         websockets: dict[str, WebSocket],
         closing: Closer,
         *,
@@ -137,13 +137,13 @@ class Sender:
     def answered_at(self, eio_sid: str) -> int | None:
         """Return when a client last answered a ping (ms since the epoch); ``None`` if it has not yet."""
         connection = self._connections.get(eio_sid)
-        return getattr(connection, "answered_at", None)
+        return None if connection is None else connection.queue.answered_at
 
     def answered(self, eio_sid: str) -> None:
         """Note that a pong has come that answers a ping. They come in the order of the pings, the heartbeat's too."""
         connection = self._connections.get(eio_sid)
         if connection is not None:
-            connection.answered_at = now_ms()
+            connection.queue.answered_at = now_ms()
         for ping in self._pings.get(eio_sid, ()):
             ping.pongs -= 1
             if ping.pongs == 0:

@@ -9,11 +9,14 @@ from collections.abc import Coroutine
 from typing import Any, Protocol
 
 import socketio
+from aiohttp import web
 
+from services.gateway.compat import engineio_compat
+from services.gateway.compat.engineio_compat import Environ
+from services.gateway.compat.socketio_compat import LibraryHandlers, Manager, OneRoomManager
 from services.gateway.limits.connection_limits import ConnectionLimits
 from services.gateway.protocol import packets
 from services.gateway.protocol.packets import DisconnectPacket, EventPacket, ForeignPacket, Malformed
-from services.gateway.transport.client_manager import ClientManager
 from services.gateway.transport.closer import Closer
 from services.gateway.transport.host_check import HostAllowed
 from services.gateway.transport.http_polling import HttpPolling
@@ -70,6 +73,8 @@ class SocketIOServer(socketio.AsyncServer):  # type: ignore[misc]  # untyped
     """The Socket.IO server. Give it its ``receiver`` before it is attached to an application."""
 
     receiver: Receiver
+    eio: engineio_compat.Server
+    manager: Manager
 
     def __init__(
         self,
@@ -95,7 +100,7 @@ class SocketIOServer(socketio.AsyncServer):  # type: ignore[misc]  # untyped
             max_http_buffer_size=max_frame,
             http_compression=False,
             monitor_clients=False,  # a task and a timer for each client in turn; see Polling
-            client_manager=ClientManager(),
+            client_manager=OneRoomManager(),
             logger=LibraryLogger("socketio"),
             engineio_logger=LibraryLogger("engineio"),
         )
@@ -133,14 +138,21 @@ class SocketIOServer(socketio.AsyncServer):  # type: ignore[misc]  # untyped
             unread_seconds=unread_seconds,
         )
         self.posted, self.polls_no_more = self._polling.posted, self._polling.forget
-        self.eio._async = {
-            **self.eio._async,
-            "websocket": lambda handler, _eio: WebSocket(handler.__self__, self),
-        }
-        self.eio.create_queue = lambda: SendQueue(self.tally)
-        self.eio.handle_request = self._polling.handle
+        engineio_compat.replace_parts(
+            self.eio, lambda connection: WebSocket(connection, self), lambda: SendQueue(self.tally)
+        )
+        self._library = LibraryHandlers(self.eio)
+        self.eio.on("connect", self._connection_opened)
+        self.eio.on("disconnect", self._connection_closed)
         self.on("connect", self._on_connect)
         self.on("disconnect", self._on_disconnect)
+
+    def attach(self, app: web.Application, socketio_path: str = PATH) -> None:
+        """Answer requests below a path."""
+        path = f"/{socketio_path}/"
+        app.router.add_get(path, self._polling.handle)
+        app.router.add_post(path, self._polling.handle)
+        app.router.add_options(path, self._polling.handle)
 
     def start(self) -> None:
         """Look after clients, from now on."""
@@ -165,17 +177,17 @@ class SocketIOServer(socketio.AsyncServer):  # type: ignore[misc]  # untyped
             return False
         return self.receiver.at_once(eio_sid, frame)
 
-    async def _handle_eio_connect(self, eio_sid: str, environ: dict[str, Any]) -> None:
-        self._connections.opened(eio_sid, environ["aiohttp.request"])
-        if "HTTP_UPGRADE" in environ:
+    async def _connection_opened(self, eio_sid: str, environ: Environ) -> None:
+        self._connections.opened(eio_sid, engineio_compat.request_of(environ))
+        if engineio_compat.asks_for_websocket(environ):
             self.eio.sockets[
                 eio_sid
             ].last_ping = None  # else Engine.IO would ask it, too, whether it is there
-        await super()._handle_eio_connect(eio_sid, environ)
+        await self._library.connected(eio_sid, environ)
         self.receiver.opened(eio_sid)
 
-    async def _handle_eio_disconnect(self, eio_sid: str, reason: str) -> None:
-        await super()._handle_eio_disconnect(eio_sid, reason)
+    async def _connection_closed(self, eio_sid: str, reason: str) -> None:
+        await self._library.disconnected(eio_sid, reason)
         if (connection := self.eio.sockets.get(eio_sid)) is not None:
             connection.queue.release()  # a poll that hangs ends now
             if not connection.upgraded:
@@ -202,7 +214,7 @@ class SocketIOServer(socketio.AsyncServer):  # type: ignore[misc]  # untyped
                         raise Malformed("Not connected to the namespace")
                     await self._in_turn(eio_sid, self.receiver.event(sid, packet))
                 elif isinstance(packet, DisconnectPacket):
-                    await self._handle_disconnect(eio_sid, "/", self.reason.CLIENT_DISCONNECT)
+                    await self._library.disconnect_packet(eio_sid)
                     self.close_soon(eio_sid)
                 elif isinstance(packet, ForeignPacket):
                     if packet.connect:
@@ -220,7 +232,7 @@ class SocketIOServer(socketio.AsyncServer):  # type: ignore[misc]  # untyped
     async def _connect(self, eio_sid: str, data: str) -> None:
         if self.manager.sid_from_eio_sid(eio_sid, "/") is not None:
             raise Malformed("Connected already")
-        await super()._handle_eio_message(eio_sid, data)
+        await self._library.connect_packet(eio_sid, data)
         sid = self.manager.sid_from_eio_sid(eio_sid, "/")
         if sid is not None:
             await self._in_turn(eio_sid, self.receiver.after_connect(sid))
@@ -233,7 +245,7 @@ class SocketIOServer(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         finally:
             self._in_hand.discard(eio_sid)
 
-    async def _on_connect(self, sid: str, environ: dict[str, Any], auth: object = None) -> None:
+    async def _on_connect(self, sid: str, environ: Environ, auth: object = None) -> None:
         environ.clear()  # kept for as long as the connection, and not needed any more
         self.receiver.connected(sid, self.manager.eio_sid_from_sid(sid, "/"), auth)
 

@@ -5,8 +5,8 @@ A connection that is broken loses nothing: its session goes into its grace, and 
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
 
+from services.gateway.compat.engineio_compat import Connection
 from services.gateway.websocket.send_queue import Tally
 from shared.observability import logs
 
@@ -29,7 +29,7 @@ class UnreadLimits:
 
     def __init__(
         self,
-        connections: dict[str, Any],
+        connections: dict[str, Connection],
         tally: Tally,
         break_off: Callable[[str, str], None],
         *,

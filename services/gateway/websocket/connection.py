@@ -11,6 +11,7 @@ from typing import Any
 from aiohttp import WSCloseCode, WSMsgType, web
 from aiohttp.http_websocket import WS_CLOSED_MESSAGE
 
+from services.gateway.compat.engineio_compat import Connection, Environ, request_of
 from services.gateway.protocol import packets
 from services.gateway.protocol.packets import Malformed
 from services.gateway.websocket.framing import CLOSE, PONG, TEXT
@@ -33,17 +34,17 @@ class WebSocket(Intake):
 
     __slots__ = ("_ended",)
 
-    def __init__(self, connection: Any, server: ConnectionServer) -> None:
+    def __init__(self, connection: Connection, server: ConnectionServer) -> None:
         super().__init__(connection, Stage.PROBING if connection.connected else Stage.OPEN, server)
         self._ended: asyncio.Event | None = None
 
-    async def __call__(self, environ: dict[str, Any]) -> web.StreamResponse:
+    async def __call__(self, environ: Environ) -> web.StreamResponse:
         handshake, connection = Handshake(compress=False), self._connection
         if connection.upgrading:
             raise web.HTTPBadRequest(text="One upgrade at a time")
         connection.upgrading = self._stage is Stage.PROBING
         try:
-            transport, read = await handshake.hand_over(environ["aiohttp.request"], self)
+            transport, read = await handshake.hand_over(request_of(environ), self)
         except web.HTTPException:
             connection.upgrading = False
             if self._stage is Stage.OPEN:  # else it goes on polling

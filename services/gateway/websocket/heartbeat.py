@@ -1,8 +1,8 @@
 """Whether the client of a websocket is there, which it is asked, and how much it may say that means nothing."""
 
 import asyncio
-from typing import Any
 
+from services.gateway.compat.engineio_compat import Connection
 from services.gateway.websocket.framing import Writing
 from services.gateway.websocket.writer import Outlet, Stage
 
@@ -15,7 +15,7 @@ class Heartbeat(Outlet):
 
     __slots__ = ("_asked", "_chatter", "_chatter_since", "_reading_paused", "_timer")
 
-    def __init__(self, connection: Any, stage: Stage, writing: Writing) -> None:
+    def __init__(self, connection: Connection, stage: Stage, writing: Writing) -> None:
         super().__init__(connection, stage, writing)
         self._reading_paused = False
         self._timer: asyncio.TimerHandle | None = None

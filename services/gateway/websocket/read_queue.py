@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any, Protocol
 
-from aiohttp._websocket.reader import WebSocketDataQueue
+from services.gateway.compat.aiohttp_compat import WebSocketDataQueue, has_fields, has_messages
 
 UNREAD_BYTES = 64 * 1024
 """Half of what may wait before nothing more is read; 128 for each frame are added."""
@@ -46,7 +46,7 @@ class ReadQueue(WebSocketDataQueue):
     def __init__(self, taker: Taker) -> None:
         self._taker = taker
         self._made = False
-        if not hasattr(self, "_size"):  # the reader without C has no fields before that
+        if not has_fields(self):  # the reader without C has no fields before that
             self._make()
 
     def feed_data(self, data: Any, size: int) -> None:
@@ -63,7 +63,7 @@ class ReadQueue(WebSocketDataQueue):
 
     def empty(self) -> bool:
         """Whether nothing waits."""
-        return not self._made or not self._buffer
+        return not self._made or not has_messages(self)
 
     def _make(self) -> None:
         self._made = True

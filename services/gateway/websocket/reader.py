@@ -5,8 +5,9 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aiohttp import WebSocketError, WSCloseCode, WSMsgType
-from aiohttp._websocket.reader import WebSocketReader
 
+from services.gateway.compat.aiohttp_compat import WebSocketReader
+from services.gateway.compat.engineio_compat import Connection
 from services.gateway.protocol.relay_template import PREFIXES
 from services.gateway.websocket.framing import Writing
 from services.gateway.websocket.heartbeat import Heartbeat
@@ -60,7 +61,7 @@ class Intake(Heartbeat):
 
     __slots__ = ("_frames", "_over", "_reader", "_server", "_sid", "_task")
 
-    def __init__(self, connection: Any, stage: Stage, server: ConnectionServer) -> None:
+    def __init__(self, connection: Connection, stage: Stage, server: ConnectionServer) -> None:
         super().__init__(connection, stage, server.writing)
         self._sid: str = connection.sid
         self._server = server

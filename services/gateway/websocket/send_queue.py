@@ -76,8 +76,8 @@ class SendQueue:
     """
 
     __slots__ = (
-        "_getter", "_joined", "_pings", "_read_at", "_released", "_taken", "_unfinished", "held", "holder", "items",
-        "size", "stalled_at", "tally", "websocket",
+        "_getter", "_joined", "_pings", "_read_at", "_released", "_taken", "_unfinished", "answered_at", "held",
+        "holder", "items", "size", "stalled_at", "tally", "websocket",
     )  # fmt: skip
 
     def __init__(self, tally: Tally | None = None) -> None:
@@ -92,6 +92,8 @@ class SendQueue:
         """When the client last read a part of what waits, in loop time."""
         self._pings: list[int] | None = None
         """Pings that have not been answered, by how many bytes of a websocket went before their end."""
+        self.answered_at: int | None = None
+        """When the client last answered a ping, in ms since the epoch; ``None`` before that."""
         self.websocket: Flusher | None = None
         """Where it all goes; ``None`` while the client polls."""
         self.items: deque[Any] | None = None

@@ -2,11 +2,11 @@
 
 import asyncio
 from enum import Enum, auto
-from typing import Any
 
 from aiohttp import WSCloseCode
 from engineio.packet import PING, Packet
 
+from services.gateway.compat.engineio_compat import Connection
 from services.gateway.websocket.framing import TEXT, Writing, framed
 from services.gateway.websocket.send_queue import SendQueue, Waiting
 
@@ -34,7 +34,7 @@ class Outlet(asyncio.Protocol):
         "_connection", "_flushed", "_full", "_out", "_out_size", "_queue", "_stage", "_transport", "_writing",
     )  # fmt: skip
 
-    def __init__(self, connection: Any, stage: Stage, writing: Writing) -> None:
+    def __init__(self, connection: Connection, stage: Stage, writing: Writing) -> None:
         self._connection = connection
         self._queue: SendQueue = connection.queue
         self._stage = stage
