@@ -22,6 +22,7 @@ from shared.observability.metrics import (
     with_zeros,
 )
 from signalling.docgen import dashboard
+from tests.support.virtual_time import VirtualTimeLoop, virtual_time
 
 ROOT = Path(__file__).parents[3]
 SERVICES = ("gateway", "callcore", "presence")
@@ -78,12 +79,15 @@ def test_metrics_are_read_when_they_are_asked_for() -> None:
     assert samples["process_resident_memory_bytes",] > 0
 
 
+@virtual_time
 async def test_a_loop_that_is_held_up_shows() -> None:
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualTimeLoop)
     late = loop_lag.LoopLag()
     late.start()
     await asyncio.sleep(0.25)
     assert late.late.count == 2
-    time.sleep(0.4)
+    loop.hold_up(0.4)
     await asyncio.sleep(0.01)
     late.stop()
     over = dict(late.late.buckets())
