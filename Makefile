@@ -24,6 +24,7 @@ BIN := .venv/bin
 JS := tests/e2e/js
 BENCH_JS := bench/node
 JOBS ?= 4
+LARGE_JOBS ?= 3
 SLOWEST := --durations=20
 CLIENT := web/client
 PAGE := web/page
@@ -46,7 +47,7 @@ ifdef ARGS
 	$(BIN)/python -m pytest $(ARGS)
 else
 	$(BIN)/python -m pytest -q -m "not alone and not large" -n $(JOBS) $(SLOWEST)
-	$(BIN)/python -m pytest -q -m "large and not alone" -n 2 $(SLOWEST)
+	$(BIN)/python -m pytest -q -m "large and not alone" -n $(LARGE_JOBS) $(SLOWEST)
 	$(BIN)/python -m pytest -m alone $(SLOWEST)
 endif
 

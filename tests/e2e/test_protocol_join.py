@@ -20,7 +20,7 @@ async def test_join_is_answered_with_joined(stage: Stage) -> None:
     assert joined["resumed"] is False
     assert joined["sessionId"] and joined["sessionId"] != joined["socketId"]
     assert set(joined["resume"]) == {"token", "windowSeconds"}
-    assert joined["resume"]["token"] and joined["resume"]["windowSeconds"] == 30
+    assert joined["resume"]["token"] and joined["resume"]["windowSeconds"] == stage.cluster.window_seconds
     assert all("urls" in server for server in joined["iceServers"])
     assert ack | {"seq": 0} == joined | {"ok": True, "seq": 0}
     client.user = user

@@ -22,7 +22,7 @@ from signalling.nats_users import MONITOR, Passwords
 from tests.stack.engine import REPOSITORY, compose_command, docker, environment, inspect, inspect_one, run
 from tests.stack.images import Images
 from tests.support import stored_records
-from tests.support.cluster import QUIET_SECONDS, RING_SECONDS, free_port
+from tests.support.cluster import QUIET_SECONDS, RING_SECONDS, WINDOW_SECONDS, free_port
 from tests.support.nats_users import Access
 from tests.support.service_process import alarms
 
@@ -79,6 +79,7 @@ class Stack:
     def __init__(self, folder: Path, images: Images, **settings: str) -> None:
         self.folder = folder
         self.ring_seconds = float(settings.get("RING_TIMEOUT_SECONDS", RING_SECONDS))
+        self.window_seconds = int(settings.get("RESUME_WINDOW_SECONDS", WINDOW_SECONDS))
         self.project = f"signalling-test-{secrets.token_hex(3)}"
         self.port = free_port()
         self.gateways = [Door(f"http://127.0.0.1:{self.port}")]

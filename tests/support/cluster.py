@@ -22,6 +22,8 @@ from tests.support.service_process import Service, clean_environment
 START_SECONDS = 60.0
 QUIET_SECONDS = 20.0
 RING_SECONDS = 45
+WINDOW_SECONDS = 30
+"""The default of ``RESUME_WINDOW_SECONDS``."""
 PORTS = range(10_000, 30_000)
 """Below those that Linux gives for port 0, as to the NATS servers of other tests, and to clients."""
 
@@ -66,6 +68,7 @@ class Cluster:
     ) -> None:
         self.folder = folder
         self.ring_seconds = ring_seconds
+        self.window_seconds = int(settings.get("RESUME_WINDOW_SECONDS", WINDOW_SECONDS))
         self._counts = {"callcore": callcores, "presence": presences, "gateway": gateways}
         self._settings = {
             "RING_TIMEOUT_SECONDS": str(ring_seconds),
