@@ -9,7 +9,7 @@ from shared.token_bucket import Rate, RateSetting
 
 
 class Settings(BackendSettings):
-    """What call control can be told."""
+    """The settings of one instance of call control."""
 
     ring_timeout_seconds: float = Field(
         default=45.0, ge=1, le=600, description="How long a call rings before it ends with `timeout`."
@@ -23,19 +23,18 @@ class Settings(BackendSettings):
     )
     rings_per_callee: RateSetting = Field(
         default=Rate(30, 60),
-        description="How often a user may be rung by everybody together. Over it, only callers whose last ring of this "
-        "user went unanswered within that time are refused.",
+        description="How often a user may be rung by all callers together. Over it, only callers whose last ring of "
+        "this user went unanswered within that time are refused.",
     )
     ring_backoff_seconds: float = Field(
         default=5.0,
         ge=0,
         le=3600,
-        description="How long a caller waits before ringing the same user again after the third ring in a row that was "
-        "not answered; twice as long after each further one. An answered call, or an hour without a ring, ends it. "
-        "0: off.",
+        description="Seconds that a caller waits before ringing the same user again after the third unanswered ring "
+        "in a row; doubled by each further one. An answered call, or an hour without a ring, resets it. 0: off.",
     )
     ring_backoff_max_seconds: float = Field(
-        default=600.0, ge=1, le=86_400, description="The longest such wait."
+        default=600.0, ge=1, le=86_400, description="The longest such wait, in seconds."
     )
     rate_call_kb: RateSetting = Field(
         default=Rate(1024, 60),
@@ -44,14 +43,14 @@ class Settings(BackendSettings):
     )
     policy: Literal["off", "optional", "required"] = Field(
         default="off",
-        description="Whether `rpc.policy.may_call` is asked before a call rings. `optional`: what nobody answers "
-        "within 300 ms is allowed. `required`: it is refused with `unavailable`.",
+        description="Whether `rpc.policy.may_call` is requested before a call rings. Without a reply within 300 ms, "
+        "`optional` allows the call and `required` refuses it with `unavailable`.",
     )
     sweep_seconds: float = Field(
         default=15.0,
         ge=1,
         le=3600,
-        description="How often each instance looks for calls and holds left behind.",
+        description="Seconds between two reconciliations, which end calls and release reservations left behind.",
     )
     deliver_max_age_seconds: int = Field(
         default=0,

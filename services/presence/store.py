@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 from shared import subjects
 from shared.clock import now_ms
-from shared.contracts.calls import FORMING_MS, CallState, Hold, Released
+from shared.contracts.calls import FORMING_MS, CallState, Released, Reservation
 from shared.contracts.presence import Lease, Session, Sessions
 from shared.errors import Unavailable
 from shared.nats.connection import Bus
@@ -39,8 +39,8 @@ def _is_there(entry: Entry) -> bool:
     return bool(entry.value)
 
 
-def _hold(entry: Entry) -> Hold | None:
-    return Hold.model_validate_json(entry.value) if entry.value else None
+def _hold(entry: Entry) -> Reservation | None:
+    return Reservation.model_validate_json(entry.value) if entry.value else None
 
 
 def _lives(entry: Entry) -> bool:
@@ -128,7 +128,7 @@ class Store:
 
         def call_of(entry: Entry) -> str | None:
             if entry.value:
-                return Hold.model_validate_json(entry.value).call
+                return Reservation.model_validate_json(entry.value).call
             released = Released.model_validate_json(entry.note) if entry.note else None
             return released.call if released is not None and released.cause == cause else None
 

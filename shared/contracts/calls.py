@@ -105,7 +105,7 @@ class LeftRequest(ByClient):
     call: str | None = None
 
 
-class Hold(Wire):
+class Reservation(Wire):
     """Value of ``user.<user>`` in bucket ``calls``: the user is in this call, or about to be.
 
     ``since``: when the hold was taken. A hold whose call has not come about after :data:`FORMING_MS` is void.

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from services.callcore.calls.ring_limiter import RingLimits
-from services.callcore.relay.relay_router import EARLY_MAX, EARLY_MAX_BYTES
+from services.callcore.relay.delivery import EARLY_MAX, EARLY_MAX_BYTES
 from services.callcore.settings import Settings as CallcoreSettings
 from services.gateway.settings import Settings as GatewaySettings
 from services.presence.join_limiter import FREE

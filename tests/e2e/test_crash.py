@@ -22,7 +22,7 @@ RING_SECONDS = 8
 TRIES = 5
 PATIENCE = 60.0
 # What a service may say when its neighbour was killed: all of it is a warning, and the sweep may have work.
-ALLOWED = ("swept: ",)
+ALLOWED = ("reconciled: ",)
 
 
 @pytest_asyncio.fixture(loop_scope="session")

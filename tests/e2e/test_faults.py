@@ -46,7 +46,7 @@ async def _clean(cluster: Cluster) -> None:
     """Nothing is left of the test, and no log complains."""
     await cluster.ready()
     await cluster.assert_quiet(30)
-    cluster.allowed = ("swept: ",)
+    cluster.allowed = ("reconciled: ",)
     cluster.check_logs()
     try:
         async with asyncio.timeout(30):

@@ -25,7 +25,7 @@ async def stage(clusters: Clusters, driver: NodeDriver | None) -> AsyncIterator[
     async for stage in Stage.crowd(cluster, driver):
         yield stage
         # A server killed without replicas can forget a deletion; the sweep puts that right.
-        cluster.allowed = ("swept: ",)
+        cluster.allowed = ("reconciled: ",)
 
 
 async def _statuses(url: str) -> tuple[int, int]:

@@ -294,7 +294,7 @@ async def test_a_mailbox_that_does_not_reach_back(stage: Stage) -> None:
     for client in (carol, dave2):
         await client.expect("call:rejected", callId=rung)
     await end(alice, bob2, call=talked)
-    stage.cluster.allowed = ("swept: ",)
+    stage.cluster.allowed = ("reconciled: ",)
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -442,7 +442,7 @@ async def test_sessions_outlive_every_service_and_nats(short: Stage) -> None:
     for client in (alice, bob, carol, dave, erin):
         assert len(await cluster.events(f"event.user.{client.user}.left")) == 1
         client.inbox.forget()
-    cluster.allowed = ("swept: ",)
+    cluster.allowed = ("reconciled: ",)
 
 
 async def test_gateways_that_hang_have_their_sessions_back(stage: Stage) -> None:

@@ -236,7 +236,7 @@ async def test_probe_fails_where_services_do_not_answer(stage: Stage) -> None:
     told = json.loads(out)
     assert told["ok"] is False and told["steps"][-1]["name"] == "call:initiate"
     assert told["steps"][-1]["error"]
-    stage.cluster.allowed = ("swept",)
+    stage.cluster.allowed = ("reconciled",)
 
 
 # --- monitor ---

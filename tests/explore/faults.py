@@ -15,19 +15,28 @@ class Fault(NamedTuple):
 
 FAULTS = (
     Fault(
-        "the fence is skipped: holds of an earlier try are not taken anew",
+        "the fence is skipped: reservations of an earlier try are not written anew",
         "overtaken as the callee blinks",
         (
             Change(
                 "call_setup",
-                "self._store.hold(user, Hold(call=request.call, peer=peer, since=since), held.revision)",
-                "self._store.hold(user, Hold(call=request.call, peer=peer, since=since), held.revision)\n"
-                "                    if held.hold is None or held.hold.call != request.call else self._kept(held)",
+                "self._store.reserve(\n"
+                "                        user, Reservation(call=request.call, peer=peer, since=since), entry.revision\n"
+                "                    )\n",
+                "(\n"
+                "                        self._store.reserve(\n"
+                "                            user, Reservation(call=request.call, peer=peer, since=since), "
+                "entry.revision\n"
+                "                        )\n"
+                "                        if entry.reservation is None or entry.reservation.call != request.call\n"
+                "                        else self._kept(entry)\n"
+                "                    )\n",
             ),
             Change(
                 "call_setup",
-                "    async def _form(",
-                "    async def _kept(self, held: Held) -> int:\n        return held.revision\n\n    async def _form(",
+                "    async def _build(",
+                "    async def _kept(self, entry: ReservationEntry) -> int:\n        return entry.revision\n\n"
+                "    async def _build(",
             ),
         ),
     ),
@@ -37,13 +46,13 @@ FAULTS = (
         (Change("call_setup", "if not last or await self._abandon(request):", "if True:"),),
     ),
     Fault(
-        "a hold is taken whoever has it",
+        "a user is reserved although another call reserves them",
         "two callers of one callee",
         (
             Change(
                 "store",
-                "return self._calls.put(subjects.key_user(user), hold.dump(), revision)",
-                "return self._calls.set(subjects.key_user(user), hold.dump())",
+                "return self._calls.put(subjects.key_user(user), reservation.dump(), revision)",
+                "return self._calls.set(subjects.key_user(user), reservation.dump())",
             ),
         ),
     ),
@@ -67,34 +76,38 @@ FAULTS = (
                 "store",
                 "        ended = call.state is State.ENDED\n",
                 "        ended = call.state is State.ENDED\n"
-                "        if ended:\n            await self.let_both_go(call)\n",
+                "        if ended:\n            await self.release_both(call)\n",
             ),
         ),
     ),
     Fault(
-        "no tombstone: a hold that took too long is taken over, and its call may come about yet",
+        "no tombstone: a reservation that took too long is replaced, and its call may still be created",
         "overtaken as it looks around",
         (
             Change(
                 "store",
-                "            await self.create(_tombstone(hold, now), ttl=ENDED_TTL_SECONDS)\n",
+                "            await self.create(_tombstone(reservation, now), ttl=ENDED_TTL_SECONDS)\n",
                 "            pass\n",
             ),
         ),
     ),
     Fault(
-        "a hold that is being formed counts as void",
+        "a reservation whose call is being created counts as void",
         "two callers of one callee",
-        (Change("store", "        if now - hold.since < FORMING_MS:\n            return False\n", ""),),
+        (
+            Change(
+                "store", "        if now - reservation.since < FORMING_MS:\n            return False\n", ""
+            ),
+        ),
     ),
     Fault(
-        "whoever is released is not asked which call holds them",
+        "a user is released although another call reserves them",
         "cancelled and placed by another",
         (
             Change(
                 "store",
-                "if held.hold is not None and held.hold.call == call:",
-                "if held.hold is not None:",
+                "if entry.reservation is not None and entry.reservation.call == call:",
+                "if entry.reservation is not None:",
             ),
             Change(
                 "store",
@@ -120,23 +133,26 @@ FAULTS = (
         ),
     ),
     Fault(
-        "what a try that is refused has taken is not given back",
+        "reservations of a refused try are not released",
         "two callers of one callee",
         (
             Change(
                 "call_setup",
-                "                await self._store.give_back(taken)\n",
+                "                await self._store.release_all(taken)\n",
                 "                pass\n",
             ),
             Change(
                 "store",
-                "        await finish_all(self.let_go(user, hold.call), self.let_go(hold.peer, hold.call))\n",
+                "        await finish_all(\n"
+                "            self.release_from(user, reservation.call), "
+                "self.release_from(reservation.peer, reservation.call)\n"
+                "        )\n",
                 "",
             ),
         ),
     ),
     Fault(
-        "who joins is asked whether they are held before the session is written",
+        "a joining user is checked for a reservation before the session is written",
         "the callee's device joins",
         (
             Change(
@@ -153,7 +169,7 @@ FAULTS = (
         ),
     ),
     Fault(
-        "devices are read before their user is held",
+        "devices are read before their user is reserved",
         "the callee's device joins",
         (
             Change(
@@ -165,87 +181,85 @@ FAULTS = (
             ),
             Change(
                 "call_setup",
-                "        _in_time(request)\n        since = now_ms()",
+                "        _check_time(request)\n        since = now_ms()",
                 "        self.early = await asyncio.gather(self._store.sessions(request.user, fresh=True), "
                 "self._store.sessions(request.to, fresh=True))\n"
-                "        _in_time(request)\n        since = now_ms()",
+                "        _check_time(request)\n        since = now_ms()",
             ),
         ),
     ),
     Fault(
-        "a lost race is taken for won",
+        "a lost race counts as won",
         "two devices accept",
         (
             Change(
                 "call_service",
                 "            except Conflict:\n                await self._store.lost_race(attempt)\n"
                 "        raise Unavailable\n\n"
-                "    async def _happen_to(",
+                "    async def _apply_cached(",
                 "            except Conflict:\n                return outcome\n        raise Unavailable\n\n"
-                "    async def _happen_to(",
+                "    async def _apply_cached(",
             ),
         ),
     ),
     Fault(
-        "what this instance has heard last counts without being compared",
+        "the cached call counts without compare-and-set",
         "accepted where it was placed, cancelled",
         (
             Change(
                 "call_service",
-                "            return await self._become(outcome, known, call_input, expires_at, initiated)\n"
+                "            return await self._commit(outcome, cached, call_input, expires_at, initiated)\n"
                 "        except Conflict:\n            return None",
-                "            return await self._become(outcome, known, call_input, expires_at, initiated)\n"
+                "            return await self._commit(outcome, cached, call_input, expires_at, initiated)\n"
                 "        except Conflict:\n            return outcome",
             ),
         ),
     ),
     Fault(
-        "a request tried again is another request",
+        "a repeated request counts as another request",
         "death while accepting",
         (
             Change(
                 "call_service",
-                "            if _is_its_deed(found.call, call_input):\n"
-                "                return await self._repeat(found, call_input, expires_at, initiated)\n",
+                "            if _is_cause_of(found.call, call_input):\n"
+                "                return await self._redeliver(found, call_input, expires_at, initiated)\n",
                 "",
             ),
         ),
     ),
     Fault(
-        "a request tried again tells nobody",
+        "a repeated request notifies no session",
         "death while accepting",
         (
             Change(
                 "call_service",
-                "            outcome = actions.as_initiated(outcome, call_input)\n"
-                "        self._notifier.tell(outcome, found.revision,",
-                "            outcome = actions.as_initiated(outcome, call_input)\n"
-                "        (lambda *_, **__: None)(outcome, found.revision,",
+                "        self._notifier.notify(\n            outcome, found.revision,",
+                "        (lambda *_, **__: None)(\n            outcome, found.revision,",
             ),
         ),
     ),
     Fault(
-        "death between end and release: a request tried again releases nobody",
+        "death between end and release: a repeated request releases no user",
         "death while ending",
-        (Change("call_service", "            await self._store.let_both_go(call)\n", "            pass\n"),),
+        (Change("call_service", "            await self._store.release_both(call)\n", "            pass\n"),),
     ),
     Fault(
-        "a try that was overtaken releases what the other try needs",
+        "an overtaken try releases reservations that the other try needs",
         "overtaken as the caller is gone",
         (Change("call_setup", "if not (created or again):", "if not created:"),),
     ),
     Fault(
-        "who left is looked for by what holds them only",
+        "a leave is applied only to the call that reserves the user now",
         "death while one leaves",
         (Change("handlers", "if request.attempt > 1 and request.call is not None:", "if False:"),),
     ),
     Fault(
-        "a call that was given up for dead is answered as if it rang",
+        "an abandoned call is answered as if it rang",
         "overtaken as it looks around",
         (
             Change(
                 "call_setup",
-                "        _not_abandoned(found.call)\n        if found.call.state is State.RINGING",
+                "        _check_not_abandoned(found.call)\n        if found.call.state is State.RINGING",
                 "        if found.call.state is State.RINGING",
             ),
         ),

@@ -13,7 +13,7 @@ from services.callcore.state.model import NEVER_UNANSWERED, Call, State, Unanswe
 from services.callcore.store import FORMING_MS, Found
 from services.presence.join_limiter import JoinLimiter
 from services.presence.model import Minted, SessionPolicy
-from shared.contracts.calls import Hold
+from shared.contracts.calls import Reservation
 from shared.contracts.presence import Session, Sessions
 from shared.errors import SignallingError
 from shared.messaging.policy_client import PolicyClient
@@ -92,19 +92,21 @@ class Instance:
     def __init__(self, world: "World", number: int) -> None:
         code = world.code
         self.world, self.number = world, number
-        self.known = RouteCache()
+        self.route_cache = RouteCache()
         store = code.store.Store(world.calls, world.sessions)
         notifier = code.notifier.Notifier(self._announce, world, world)
         call_owner = _Charge(world, f"i{number}")
-        control = code.call_service.CallService(
-            store, notifier, call_owner, self._known, lambda _: None, lambda _: None
+        call_service = code.call_service.CallService(
+            store, notifier, call_owner, self._cached_call, lambda _: None, lambda _: None
         )
         call_setup = code.call_setup.CallSetup(
-            store, notifier, control, call_owner, _ALL_MAY, world.set_deadline, _admit, ring_timeout=45
+            store, notifier, call_service, call_owner, _ALL_MAY, world.set_deadline, _admit, ring_timeout=45
         )
-        self.control, self.store = control, store
-        self.calls = code.handlers.Handlers(call_setup, control, call_owner)
-        self.sweep = code.reconciler.Reconciler(store, control, lambda _: True, seconds=15)
+        self.call_service, self.store = call_service, store
+        self.calls = code.handlers.Handlers(call_setup, call_service, call_owner)
+        self.sweep = code.reconciler.Reconciler(
+            store, call_service, lambda _: True, seconds=15, second_check_seconds=0.0
+        )
         records = code.presence_store.Store(None)
         announcer = code.presence_notifier.Notifier(_Nowhere(), _Nowhere(), self, records.concerned)
         policy = SessionPolicy(single=False, limit=8, grace_ms=30_000)
@@ -133,14 +135,14 @@ class Instance:
         other = self.world.instances[(self.number + 1) % len(self.world.instances)]
         return await getattr(other.calls, verb)(request.model_copy(update={"attempt": 2}))
 
-    def _known(self, call: str) -> Found | None:
+    def _cached_call(self, call: str) -> Found | None:
         self.world.touch(("known", self.number, call), "r")
-        lane = self.known.get(call)
-        return Found(lane.call, lane.revision) if lane is not None else None
+        cached = self.route_cache.get(call)
+        return Found(cached.call, cached.revision) if cached is not None else None
 
     def _announce(self, call: Call, revision: int, **_: Any) -> None:
         self.world.touch(("known", self.number, call.call), "w")
-        self.known.learn(call, revision, 0.0, [])
+        self.route_cache.update(call, revision, 0.0, [])
 
 
 class _Running:
@@ -217,8 +219,8 @@ class World:
             self.answers.update(past.answers)
             for mine, its in zip(self.instances, past.instances, strict=True):
                 for call in past.turns:
-                    if (lane := its.known.get(call)) is not None:
-                        mine.known.learn(lane.call, lane.revision, 0.0, [])
+                    if (cached := its.route_cache.get(call)) is not None:
+                        mine.route_cache.update(cached.call, cached.revision, 0.0, [])
 
     def close(self) -> None:
         for running in self._running.values():
@@ -312,10 +314,10 @@ class World:
                 frozenset(self.turns.items()),
                 frozenset(self.deadlines),
                 tuple(
-                    (lane.revision, lane.call.state)
+                    (cached.revision, cached.call.state)
                     for instance in self.instances
                     for call in sorted(self.turns)
-                    if (lane := instance.known.get(call)) is not None
+                    if (cached := instance.route_cache.get(call)) is not None
                 ),
                 self.now,
                 self._crashed,
@@ -408,7 +410,7 @@ class World:
             if one.attempt.number == 1 and not (self._overtaken and name == self.spec.overtaken):
                 self._again[name + "'"] = one.actor
         self._footprint |= dict.fromkeys((("known", number, call) for call in self.turns), "w")
-        instance.known = RouteCache()
+        instance.route_cache = RouteCache()
 
     def _may_retry(self, one: _Running) -> bool:
         return one.backing_off is not None and one.retries <= RETRIES_FREE and self._has_changed(one)
@@ -488,10 +490,10 @@ class World:
         entry = self.calls.entries.get(f"call.{id_}")
         return Call.model_validate_json(entry.value) if entry is not None and entry.value else None
 
-    def hold(self, user: str) -> Hold | None:
+    def reservation(self, user: str) -> Reservation | None:
         """What holds a user."""
         entry = self.calls.entries.get(f"user.{user}")
-        return Hold.model_validate_json(entry.value) if entry is not None and entry.value else None
+        return Reservation.model_validate_json(entry.value) if entry is not None and entry.value else None
 
     def heard(self, session: str, event: str, call: str) -> bool:
         """True if a session has been told of a call."""
@@ -551,8 +553,10 @@ class World:
         live = self._live()
         for call in live:
             for user in (call.caller, call.callee):
-                hold = self.hold(user)
-                assert hold is not None and hold.call == call.call, f"{call.call} lives, {user} is not held"
+                reservation = self.reservation(user)
+                assert reservation is not None and reservation.call == call.call, (
+                    f"{call.call} lives, {user} is not held"
+                )
         users = [user for call in live for user in (call.caller, call.callee)]
         assert len(set(users)) == len(users), f"a user is in two calls: {sorted(users)}"
 
@@ -588,8 +592,8 @@ class World:
     def _check_nobody_held(self) -> None:
         live = {call.call for call in self._live()}
         for user in USERS.values():
-            hold = self.hold(user)
-            assert hold is None or hold.call in live, f"{user} is held without a call"
+            reservation = self.reservation(user)
+            assert reservation is None or reservation.call in live, f"{user} is held without a call"
 
     def _check_nobody_missing(self) -> None:
         leaving = {actor.name for actor in self.spec.actors}
@@ -597,10 +601,10 @@ class World:
             at = call.callee_at
             there = self.there(call.caller), self.there(call.callee)
             # For the sweep to find: a session that is gone without a word, an acceptance after its device has left.
-            swept = f"gone-{call.caller_at.session}" in leaving and not self._finishing
-            assert swept or call.caller_at.session in there[0], f"{call.call} goes on without its caller"
-            swept = at is not None and f"leave-{at.session}" in leaving and not self._finishing
-            assert at is None or swept or at.session in there[1], f"{call.call} goes on without its callee"
+            repaired = f"gone-{call.caller_at.session}" in leaving and not self._finishing
+            assert repaired or call.caller_at.session in there[0], f"{call.call} goes on without its caller"
+            repaired = at is not None and f"leave-{at.session}" in leaving and not self._finishing
+            assert at is None or repaired or at.session in there[1], f"{call.call} goes on without its callee"
             if call.state is State.RINGING:
                 for session in there[1]:
                     assert self.heard(session, "call:incoming", call.call), f"{session} does not ring"
@@ -716,7 +720,7 @@ class _Charge(CallOwner):
         self._name = name
         self._locks: dict[str, _Lock] = {}
 
-    def turn(self, call: str) -> asyncio.Lock:
+    def lock(self, call: str) -> asyncio.Lock:
         if call not in self._locks:
             self._locks[call] = _Lock(lambda: self._world.touch(("lock", self._name, call), "w"))
         return self._locks[call]
@@ -749,10 +753,10 @@ _NONE = Entry(None, 0)
 
 
 def _time_out(call: str) -> Actor:
-    return Actor(f"deadline of {call}", 2, lambda world, at: at.instance.control.time_out(call))
+    return Actor(f"deadline of {call}", 2, lambda world, at: at.instance.call_service.time_out(call))
 
 
-_SWEEP = Actor("last sweep", 2, lambda world, at: at.instance.sweep.round())
+_SWEEP = Actor("last sweep", 2, lambda world, at: at.instance.sweep.run_once())
 
 
 class Maker:
@@ -761,7 +765,6 @@ class Maker:
     def __init__(self, spec: Spec, changes: tuple[Change, ...] = ()) -> None:
         self._spec = spec
         self._code = load(lambda: self._code.now(), changes)
-        self._code.reconciler.space["SECOND_LOOK_SECONDS"] = 0.0
         self._code.reconciler.space["new_id"] = lambda: f"sweep {ACTOR.get()}"
         self._code.join_service.space["_mint"] = lambda: Minted(ACTOR.get(), "t")
         self._past: World | None = None

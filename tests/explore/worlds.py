@@ -78,7 +78,7 @@ def deadline(call: str, instance: int) -> Actor:
     return Actor(
         f"deadline-{call}",
         instance,
-        lambda _, at: at.instance.control.time_out(call),
+        lambda _, at: at.instance.call_service.time_out(call),
         ready,
         (("calls", f"call.{call}"),),
         request=f"timeout {call}",
@@ -145,7 +145,7 @@ def blink(session: str) -> Actor:
 
 def sweep(instance: int) -> Actor:
     """An instance looks around."""
-    return Actor(f"sweep-{instance}", instance, lambda _, at: at.instance.sweep.round())
+    return Actor(f"sweep-{instance}", instance, lambda _, at: at.instance.sweep.run_once())
 
 
 _X, _Y = initiate("x", "a1", "bob", 0), initiate("y", "c1", "bob", 1)

@@ -58,7 +58,7 @@ async def test_a_container_is_killed_and_comes_back(stack: Stack, service: str) 
     await stack.ready()
     await talk.begin(2)
     await talk.finish(exactly=EXACTLY[service])
-    stack.allowed = ("swept: ",)
+    stack.allowed = ("reconciled: ",)
     stack.check_logs()
 
 
@@ -75,5 +75,5 @@ async def test_calls_outlive_all_containers(stack: Stack) -> None:
     await talk.finish(exactly=False, resumed=False)
     for pair in talk.pairs:
         assert await stack.events(f"event.call.{pair.call}.accepted"), "what happened is on disk"
-    stack.allowed = ("swept: ",)
+    stack.allowed = ("reconciled: ",)
     stack.check_logs()

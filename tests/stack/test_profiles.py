@@ -103,7 +103,7 @@ async def test_calls_go_on_while_any_one_nats_server_is_replaced(everything: Eve
         await everything.ready()
         await talk.everybody_spoke()
     await talk.finish(exactly=True)
-    everything.allowed = ("swept: ",)
+    everything.allowed = ("reconciled: ",)
     everything.check_logs()
 
 

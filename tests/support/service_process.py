@@ -18,9 +18,9 @@ ALARMS = (
     "Task was destroyed",
     "ermissions Violation",
     "ermissions violation",
-    "swept: ",
+    "reconciled: ",
 )
-"""What no log line of a service says as long as nothing breaks; ``swept`` is the net below the acrobat."""
+"""What no log line of a service says as long as nothing breaks; ``reconciled``: an instance left something behind."""
 
 
 class Service:

@@ -1,8 +1,8 @@
-"""Who is in charge of a call: the instance that its relays go through also decides about it, one deed at a time.
+"""Forward each command to the call's owner, the instance that its relays go through, and run one command at a time.
 
-So everything that a call makes clients hear leaves from one place, in the order in which it was decided. It is not
-what keeps calls right: where the instance in charge is out of reach, any other does the deed, and compare-and-set
-decides between the two.
+So all that clients receive about a call is sent by one instance, in the order of its transitions. Ownership is not what
+keeps calls correct: if the owner is out of reach, any other instance runs the command, and compare-and-set decides
+between the two.
 """
 
 import asyncio
@@ -27,9 +27,9 @@ R = TypeVar("R", bound=Wire)
 
 
 class CallCommand(Request):
-    """``rpc.calls.happen.<callcore>``: something that happens to a call, to be done there. ``request_id`` is its cause.
+    """``rpc.calls.happen.<callcore>``: apply an input to a call there. ``request_id`` is the cause of the input.
 
-    ``initiated``: whoever does it placed a call of their own and is told of this one as if it were that (glare).
+    ``initiated``: send the author ``call:initiated`` first, because their own call became this one (glare).
     """
 
     call: CallId
@@ -41,48 +41,52 @@ class CallCommand(Request):
     initiated: bool = False
 
     def call_input(self) -> CallInput:
-        """What it is to the machine."""
+        """Return the input of the call machine."""
         return CallInput(self.kind, self.request_id, self.user, self.at, self.reason, self.resumed)
 
 
 class CommandResult(Wire):
-    """What the deed made of the call, and where a relay that came with it goes."""
+    """The call after the command, and the targets of the relay that came with it."""
 
     call: Call
     relay_to: tuple[Address, ...] = ()
 
 
 class CallOwner:
-    """Knows the instance in charge, passes deeds on to it, and keeps the deeds of one call apart on this one."""
+    """Finds the owner of a call, forwards commands to it, and serialises the commands of a call on this instance.
 
-    def __init__(self, instance: str, owner: Callable[[str], str | None], client: RpcClient) -> None:
+    ``owner_of``: returns the owner of a call id, ``None`` if no instance is known.
+    """
+
+    def __init__(self, instance: str, owner_of: Callable[[str], str | None], client: RpcClient) -> None:
         self._instance = instance
-        self._owner = owner
+        self._owner_of = owner_of
         self._client = client
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    def turn(self, call: str) -> asyncio.Lock:
-        """Held by whoever decides about the call and tells of it."""
-        lock = self._turns.get(call)
+    def lock(self, call: str) -> asyncio.Lock:
+        """Return the lock that is held while a transition of the call is decided, stored and sent."""
+        lock = self._locks.get(call)
         if lock is None:
-            lock = self._turns[call] = asyncio.Lock()
+            lock = self._locks[call] = asyncio.Lock()
         return lock
 
-    def _elsewhere(self, call: str) -> str | None:
-        owner = self._owner(call)
+    def _other_owner(self, call: str) -> str | None:
+        owner = self._owner_of(call)
         return owner if owner != self._instance else None
 
-    async def pass_on(
+    async def forward(
         self, call: str, call_input: CallInput, *, initiated: bool, expires_at: int = 0
     ) -> Outcome | None:
-        """Have it done by the instance in charge; ``None`` if that is this one, or is out of reach.
+        """Have the owner apply an input; ``None`` if this instance is the owner, or the owner is out of reach.
 
-        ``expires_at``: when its asker stops waiting (ms, 0 for never); it is back in time for the deed to be done here.
+        ``expires_at``: when the requester stops waiting (ms, 0 for never). Enough of that time is left on return to
+        apply the input here.
         """
-        there = self._elsewhere(call)
-        if there is None:
+        owner = self._other_owner(call)
+        if owner is None:
             return None
-        deed = CallCommand(
+        command = CallCommand(
             request_id=call_input.cause,
             call=call,
             kind=call_input.kind,
@@ -93,26 +97,24 @@ class CallOwner:
             initiated=initiated,
         )
         try:
-            done = await self._ask(there, "happen", deed, CommandResult, expires_at)
+            done = await self._request(owner, "happen", command, CommandResult, expires_at)
         except Unavailable:
-            log.warning("done here: the instance in charge does not answer", call=call, callcore=there)
+            log.warning("applying here: the owner does not answer", call=call, callcore=owner)
             return None
         return Outcome(done.call, relay_to=done.relay_to)
 
-    async def pass_on_initiate(self, request: InitiateRequest) -> InitiateReply | None:
-        """The same for a call that is yet to be placed."""
-        there = self._elsewhere(request.call)
-        if there is None or request.attempt > 1:
+    async def forward_initiate(self, request: InitiateRequest) -> InitiateReply | None:
+        """Have the owner set up a call; ``None`` as for :meth:`forward`, and for a repeated request."""
+        owner = self._other_owner(request.call)
+        if owner is None or request.attempt > 1:
             return None
         try:
-            return await self._ask(there, "initiate", request, InitiateReply, request.expires_at)
+            return await self._request(owner, "initiate", request, InitiateReply, request.expires_at)
         except Unavailable:
-            log.warning(
-                "done here: the instance in charge does not answer", call=request.call, callcore=there
-            )
+            log.warning("applying here: the owner does not answer", call=request.call, callcore=owner)
             return None
 
-    async def _ask(self, there: str, verb: str, request: Request, reply: type[R], expires_at: int) -> R:
-        # What nobody waits for must not wait long either: a line of relays, or the next deadline, is behind it.
+    async def _request(self, owner: str, verb: str, request: Request, reply: type[R], expires_at: int) -> R:
+        # A command without a requester must not wait long either: relays, or the next deadline, queue behind it.
         timeout = time_budget.share(expires_at, time_budget.INNER * self._client.timeout)
-        return await self._client.ask(SERVICE, verb, request, reply, at=there, timeout=timeout)
+        return await self._client.ask(SERVICE, verb, request, reply, at=owner, timeout=timeout)

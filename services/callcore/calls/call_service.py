@@ -1,4 +1,4 @@
-"""What happens to a call: read it, let the machine decide, store by compare-and-set, tell everybody."""
+"""Apply inputs to existing calls: read the call, step the machine, store by compare-and-set, notify the sessions."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,11 +19,11 @@ log = logs.get(__name__)
 
 
 class CallService:
-    """Everything that changes an existing call goes through here, whoever asked for it.
+    """Applies every input that changes an existing call, for requests, deadlines, relays and the reconciler.
 
-    ``known``: a call as this instance last heard of it, which saves a read where it still is so.
-    ``rings_no_more``: called with a call whose deadline is not needed any more.
-    ``ring_over``: called with each call that was answered, or ended unanswered, once that is stored.
+    ``cached_call``: returns a call as this instance received it last, which saves a read if it is still current.
+    ``cancel_ring_deadline``: called with the id of a call that stopped ringing before its deadline.
+    ``record_ring``: called with each call that was answered, or ended unanswered, once that is stored.
     """
 
     def __init__(
@@ -31,19 +31,19 @@ class CallService:
         store: Store,
         notifier: Notifier,
         call_owner: CallOwner,
-        known: Callable[[str], Found | None],
-        rings_no_more: Callable[[str], None],
-        ring_over: Callable[[Call], None],
+        cached_call: Callable[[str], Found | None],
+        cancel_ring_deadline: Callable[[str], None],
+        record_ring: Callable[[Call], None],
     ) -> None:
         self._store = store
         self._notifier = notifier
         self._call_owner = call_owner
-        self._known = known
-        self._rings_no_more = rings_no_more
-        self._ring_over = ring_over
-        self.counts = CallStats()
+        self._cached_call = cached_call
+        self._cancel_ring_deadline = cancel_ring_deadline
+        self._record_ring = record_ring
+        self.stats = CallStats()
 
-    async def happen(
+    async def apply(
         self,
         call_id: str,
         call_input: CallInput,
@@ -53,159 +53,166 @@ class CallService:
         initiated: bool = False,
         settle: bool = False,
     ) -> Outcome:
-        """Let ``call_input`` happen to the call, on the instance in charge of it, or here if that does not answer.
+        """Apply an input to a call on its owner, or here if the owner does not answer.
 
-        ``expires_at``: when the asker stops waiting (ms); later nothing is done. Raises :class:`Late` then.
-        ``attempt``: a request that is tried again is done here, for the instance in charge may be why.
-        ``initiated``: tell its author ``call:initiated`` first, for it is their own call that became this one.
-        ``settle``: only tell what came of it if it has happened before; else raises :class:`CallNotFound`.
+        ``expires_at``: when the requester stops waiting (ms); after it nothing is done. Raises :class:`Late` then.
+        ``attempt``: a repeated request is applied here, because the owner may be why it is repeated.
+        ``initiated``: send the author ``call:initiated`` first, because their own call became this one.
+        ``settle``: only redeliver the outcome of an input that was applied before; else raises :class:`CallNotFound`.
         Raises the refusal that the table names, :class:`CallNotFound` for an unknown call.
         """
         if settle:
-            async with self._call_owner.turn(call_id):
+            async with self._call_owner.lock(call_id):
                 found = await self._store.call(call_id)
-                if found is None or not _is_its_deed(found.call, call_input):
+                if found is None or not _is_cause_of(found.call, call_input):
                     raise CallNotFound(call_id=call_id)
-                return await self._repeat(found, call_input, expires_at, initiated)
+                return await self._redeliver(found, call_input, expires_at, initiated)
         done = None
         if attempt == 1:
-            done = await self._call_owner.pass_on(
+            done = await self._call_owner.forward(
                 call_id, call_input, initiated=initiated, expires_at=expires_at
             )
         if done is None:
-            done = await self.happen_here(call_id, call_input, expires_at=expires_at, initiated=initiated)
+            done = await self.apply_here(call_id, call_input, expires_at=expires_at, initiated=initiated)
         return done
 
-    async def happen_here(
+    async def apply_here(
         self, call_id: str, call_input: CallInput, *, expires_at: int = 0, initiated: bool = False
     ) -> Outcome:
-        """The same on this instance. Of two at once, one is first and the other meets what it made."""
-        async with self._call_owner.turn(call_id):
-            return await self._happen(call_id, call_input, expires_at, initiated)
+        """Apply an input on this instance. Of two concurrent inputs, the second sees the outcome of the first."""
+        async with self._call_owner.lock(call_id):
+            return await self._apply(call_id, call_input, expires_at, initiated)
 
-    async def _happen(self, call_id: str, call_input: CallInput, expires_at: int, initiated: bool) -> Outcome:
-        known = self._known(call_id)
-        if known is not None and not _is_its_deed(known.call, call_input):
-            outcome = await self._happen_to(known, call_input, expires_at, initiated)
+    async def _apply(self, call_id: str, call_input: CallInput, expires_at: int, initiated: bool) -> Outcome:
+        cached = self._cached_call(call_id)
+        if cached is not None and not _is_cause_of(cached.call, call_input):
+            outcome = await self._apply_cached(cached, call_input, expires_at, initiated)
             if outcome is not None:
                 return outcome
         for attempt in range(TRIES):
             found = await self._store.call(call_id)
             if found is None:
                 raise CallNotFound(call_id=call_id)
-            if _is_its_deed(found.call, call_input):
-                return await self._repeat(found, call_input, expires_at, initiated)
+            if _is_cause_of(found.call, call_input):
+                return await self._redeliver(found, call_input, expires_at, initiated)
             outcome = machine.step(found.call, call_input, now_ms())
             if outcome.call is found.call:
                 return outcome
             try:
-                return await self._become(outcome, found, call_input, expires_at, initiated)
+                return await self._commit(outcome, found, call_input, expires_at, initiated)
             except Conflict:
                 await self._store.lost_race(attempt)
         raise Unavailable
 
-    async def _happen_to(
-        self, known: Found, call_input: CallInput, expires_at: int, initiated: bool
+    async def _apply_cached(
+        self, cached: Found, call_input: CallInput, expires_at: int, initiated: bool
     ) -> Outcome | None:
-        """Let it happen to a call that may have changed meanwhile; ``None`` if only a read can tell.
+        """Apply an input to a cached call; ``None`` if the call has to be read first.
 
-        Only what compare-and-set confirms counts: that the table refuses it, or that nothing comes of it, does not.
+        Only an outcome that compare-and-set confirms counts. A refusal, or no change, may come of an outdated call.
         """
         try:
-            outcome = machine.step(known.call, call_input, now_ms())
+            outcome = machine.step(cached.call, call_input, now_ms())
         except SignallingError:
             return None
-        if outcome.call is known.call:
+        if outcome.call is cached.call:
             return None
         try:
-            return await self._become(outcome, known, call_input, expires_at, initiated)
+            return await self._commit(outcome, cached, call_input, expires_at, initiated)
         except Conflict:
             return None
 
-    async def _become(
-        self, outcome: Outcome, was: Found, call_input: CallInput, expires_at: int, initiated: bool
+    async def _commit(
+        self, outcome: Outcome, before: Found, call_input: CallInput, expires_at: int, initiated: bool
     ) -> Outcome:
-        """Store what becomes of a call that still is what it ``was``, and tell everybody. Raises :class:`Conflict`."""
+        """Store the outcome if the call is still as ``before``, and notify. Raises :class:`Conflict`, :class:`Late`."""
         if time_budget.is_over(expires_at):
             raise Late
-        revision = await self._store.update(outcome.call, was.revision)
-        self.counts.turned(was.call.state, outcome.call)
+        revision = await self._store.update(outcome.call, before.revision)
+        self.stats.count_transition(before.call.state, outcome.call)
         if initiated:
             outcome = actions.as_initiated(outcome, call_input)
-        rang = was.call.state is State.RINGING and outcome.call.state is not State.RINGING
+        rang = before.call.state is State.RINGING and outcome.call.state is not State.RINGING
         try:
-            self._notifier.tell(
-                outcome, revision, what=_what(outcome.call, call_input), expires_at=expires_at
+            self._notifier.notify(
+                outcome, revision, event_name=_event_name(outcome.call, call_input), expires_at=expires_at
             )
-        finally:  # also if it was too late to tell: no other try makes the same of the call once more
+        finally:  # also after Late: a repeated request finds the transition done and does not come here
             if rang and call_input.kind is not InputKind.TIMEOUT:
-                self._rings_no_more(outcome.call.call)
+                self._cancel_ring_deadline(outcome.call.call)
             if rang:
-                self._ring_over(outcome.call)
+                self._record_ring(outcome.call)
         return outcome
 
-    async def _repeat(self, found: Found, call_input: CallInput, expires_at: int, initiated: bool) -> Outcome:
-        """A request tried again whose deed is done: what may not have been told is told."""
+    async def _redeliver(
+        self, found: Found, call_input: CallInput, expires_at: int, initiated: bool
+    ) -> Outcome:
+        """Send the outcome of a repeated request once more: its instance may have died before it sent all of it."""
         call = found.call
         if call.state is State.ENDED:
-            await self._store.let_both_go(call)
+            await self._store.release_both(call)
         log.info("request repeated", call=call.call, kind=str(call_input.kind))
-        outcome = machine.again(call, call_input)
+        outcome = machine.replay(call, call_input)
         if initiated:
             outcome = actions.as_initiated(outcome, call_input)
-        self._notifier.tell(outcome, found.revision, what=_what(call, call_input), expires_at=expires_at)
+        self._notifier.notify(
+            outcome, found.revision, event_name=_event_name(call, call_input), expires_at=expires_at
+        )
         return outcome
 
-    async def happen_to_user(
+    async def apply_to_user(
         self, call_input: CallInput, *, expires_at: int = 0, attempt: int = 1
     ) -> Outcome | None:
-        """Let something happen to the call that holds ``happening.user``; ``None`` if there is none."""
+        """Apply an input to the call that reserves ``call_input.user``; ``None`` if there is none."""
         assert call_input.user is not None
         for lost in range(TRIES):
-            held = await self._store.held(call_input.user)
-            if held.hold is None:
-                if held.released is not None and held.released.cause == call_input.cause:
-                    # It is done, and the user let go; whoever did it may not have got round to telling of it.
+            entry = await self._store.reservation(call_input.user)
+            if entry.reservation is None:
+                if entry.released is not None and entry.released.cause == call_input.cause:
+                    # Applied, and the user released; the instance may have died before it notified.
                     with suppress(CallNotFound):
-                        await self.happen(held.released.call, call_input, expires_at=expires_at, settle=True)
+                        await self.apply(entry.released.call, call_input, expires_at=expires_at, settle=True)
                 return None
+            call = entry.reservation.call
             try:
-                return await self.happen(held.hold.call, call_input, expires_at=expires_at, attempt=attempt)
+                return await self.apply(call, call_input, expires_at=expires_at, attempt=attempt)
             except CallNotFound:
-                if await self._store.void(held.hold, now_ms()):
-                    await self._store.let_go(call_input.user, held.hold.call)
+                if await self._store.confirm_void(entry.reservation, now_ms()):
+                    await self._store.release_from(call_input.user, call)
                     return None
-                await self._store.lost_race(lost)  # the call is about to come about
+                await self._store.lost_race(lost)  # the call is about to be created
         raise Unavailable
 
     async def time_out(self, call: str, *, cause: str | None = None) -> None:
-        """The deadline of a call has come; nothing happens if it was answered or is over.
+        """End a call whose ring deadline has passed; does nothing if it was answered or has ended.
 
-        ``cause``: the id of this deed, if it is not that of the deadline.
+        ``cause``: the cause to store if it is not the deadline.
         """
         timeout = CallInput(InputKind.TIMEOUT, cause or f"timeout {call}")
         try:
             if traces.active is None:
-                await self.happen(call, timeout)
+                await self.apply(call, timeout)
             else:
                 with traces.active.happening("ring timeout", call):
-                    await self.happen(call, timeout)
+                    await self.apply(call, timeout)
         except CallNotFound:
             log.debug("deadline without a call", call=call)
 
     async def find(self, user: str, to: str) -> str | None:
-        """The id of the call between two users; ``None`` if there is none."""
-        held = await self._store.held(user)
-        return held.hold.call if held.hold is not None and held.hold.peer == to else None
+        """Return the id of the call between two users; ``None`` if there is none."""
+        entry = await self._store.reservation(user)
+        return (
+            entry.reservation.call if entry.reservation is not None and entry.reservation.peer == to else None
+        )
 
 
-def _is_its_deed(call: Call, call_input: CallInput) -> bool:
-    """Return whether this very happening made the call what it is."""
+def _is_cause_of(call: Call, call_input: CallInput) -> bool:
+    """Return True if the last change of the call was made by this input."""
     return call_input.cause in (call.caused_by, call.moved_by)
 
 
-def _what(call: Call, call_input: CallInput) -> str | None:
-    """The name of the event that a transition is; ``None`` for a mere change of address."""
+def _event_name(call: Call, call_input: CallInput) -> str | None:
+    """Return the name that EVENTS records a transition by; ``None`` for a mere change of address."""
     if call.state is State.ENDED:
         return "rejected" if call_input.kind is InputKind.REJECT else "ended"
     if call.state is State.ACCEPTED and call_input.kind in (InputKind.ACCEPT, InputKind.ANSWER):

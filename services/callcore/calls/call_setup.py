@@ -1,4 +1,4 @@
-"""How a call comes about: both users are taken, or neither; and of two calls of one pair, one comes of it."""
+"""Set up calls: reserve both users or neither, then create the call; merge two calls of one pair into one (glare)."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -8,10 +8,10 @@ from services.callcore.calls.call_service import CallService
 from services.callcore.notify.notifier import Notifier
 from services.callcore.state import actions
 from services.callcore.state.model import Address, Call, CallInput, InputKind, Reason, State, Unanswered
-from services.callcore.store import TRIES, Held, SetDeadline, Store
+from services.callcore.store import TRIES, ReservationEntry, SetDeadline, Store
 from shared import subjects
 from shared.clock import now_ms
-from shared.contracts.calls import Hold, InitiateRequest
+from shared.contracts.calls import InitiateRequest, Reservation
 from shared.errors import (
     AlreadyInCall,
     CallNotFound,
@@ -34,9 +34,9 @@ log = logs.get(__name__)
 
 
 class CallSetup:
-    """Places calls. ``ring_timeout``: seconds until one that nobody answers ends.
+    """Sets up calls. ``ring_timeout``: seconds until an unanswered call ends.
 
-    ``admit_ring``: admits a ring of the second user by the first, and counts it; returns what is known of earlier ones.
+    ``admit_ring``: admits a ring of the second user by the first, counts it, and returns the record of earlier rings.
     It raises :class:`shared.errors.RateLimited`.
     """
 
@@ -44,7 +44,7 @@ class CallSetup:
         self,
         store: Store,
         notifier: Notifier,
-        control: CallService,
+        call_service: CallService,
         call_owner: CallOwner,
         policy: PolicyClient,
         set_deadline: SetDeadline,
@@ -53,7 +53,7 @@ class CallSetup:
         ring_timeout: float,
     ) -> None:
         self._store = store
-        self._control = control
+        self._call_service = call_service
         self._call_owner = call_owner
         self._policy = policy
         self._notifier = notifier
@@ -62,107 +62,114 @@ class CallSetup:
         self._ring_ms = int(ring_timeout * 1000)
 
     async def initiate(self, request: InitiateRequest) -> Call:
-        """Place the call, or accept the one that the callee placed to the caller meanwhile (glare).
+        """Create the call, or accept the call that the callee set up to the caller meanwhile (glare).
 
         Raises :class:`AlreadyInCall`, :class:`UserNotFound`, :class:`UserUnavailable`,
-        :class:`shared.errors.RateLimited`, :class:`Late`. Whatever is raised, what this try has taken is given back.
-        The exception is what an earlier try took before: a later one, or the request to settle it, gives that back.
+        :class:`shared.errors.RateLimited`, :class:`Late`. After an error, the reservations of this try are released.
+        Reservations of an earlier try are not: a later try, or the request to settle it, releases them.
         """
         allowed: bool | None = None
         unanswered: Unanswered | None = None
         for attempt in range(TRIES):
             mine, theirs, sessions = await asyncio.gather(
-                self._store.held(request.user),
-                self._store.held(request.to),
+                self._store.reservation(request.user),
+                self._store.reservation(request.to),
                 self._store.sessions(request.to, fresh=False),
             )
             try:
-                if (done := await self._begun_elsewhere(request, mine, theirs)) is not None:
+                if (done := await self._created_earlier(request, mine, theirs)) is not None:
                     return done
                 if request.settle:
-                    if _held_for(request, mine, theirs):
+                    if _reserved_by(request, mine, theirs):
                         await self._abandon(request)
-                    return await self._settle(request, _hold_of_pair(request, mine, theirs))
-                _in_time(request)
-                if not await self._free(mine, request, pair=request.to):
+                    return await self._settle(request, _reservation_of_pair(request, mine, theirs))
+                _check_time(request)
+                if not await self._is_free(mine, request, pair=request.to):
                     raise AlreadyInCall
-                if (hold := _hold_of_pair(request, mine, theirs)) is not None:
-                    return await self._answer_glare(request, hold)
+                if (reservation := _reservation_of_pair(request, mine, theirs)) is not None:
+                    return await self._answer_glare(request, reservation)
                 if allowed is None:
-                    # Asked about users that are not there, too: a refusal takes as long as they do.
+                    # Asked about offline users, too: so a refusal takes as long as for them.
                     allowed = await self._policy.may_call(
                         request.user, request.to, within=time_budget.share(request.expires_at, POLICY_SECONDS)
                     )
                 if not (allowed and sessions):
-                    # Any replica was asked, and may not have heard of somebody who has just joined.
+                    # The first read was of any replica, which may not have a session that has just joined.
                     sessions = await self._store.sessions(request.to, fresh=True)
                 if not (allowed and sessions):
                     raise UserNotFound
-                if not await self._free(theirs, request):
+                if not await self._is_free(theirs, request):
                     raise UserUnavailable
                 if unanswered is None:
-                    # Last, so that only what would ring counts, and nobody learns by it of whom he may not call.
+                    # Last, so that only rings count, and a refusal does not reveal to a caller who has blocked them.
                     unanswered = await self._admit_ring(request.user, request.to)
                 return await self._reserve(request, mine, theirs, unanswered)
-            except (Conflict, _Forming):
+            except (Conflict, _Undecided):
                 await self._store.lost_race(attempt)
             except SignallingError as error:
-                last = _held_for(request, mine, theirs) and _is_final(request, error)
+                last = _reserved_by(request, mine, theirs) and _is_final(request, error)
                 if not last or await self._abandon(request):
                     raise
-                # The last write of an earlier try came after this one had looked: the call has come about.
+                # The last write of an earlier try came after this try had read: the call was created.
         raise Unavailable
 
     async def _abandon(self, request: InitiateRequest) -> bool:
-        """Have nobody go on with what an earlier try of the request has left. Return false if its call lives."""
-        hold = Hold(call=request.call, peer=request.to, since=now_ms())
-        return await self._store.abandon(request.user, hold, now_ms())
+        """Prevent the call of an earlier try of the request and release its users. Return False if the call lives."""
+        reservation = Reservation(call=request.call, peer=request.to, since=now_ms())
+        return await self._store.abandon(request.user, reservation, now_ms())
 
-    async def _begun_elsewhere(self, request: InitiateRequest, mine: Held, theirs: Held) -> Call | None:
-        """The call, if this very request brought it about elsewhere and only its answer did not arrive."""
-        if not _held_for(request, mine, theirs):
+    async def _created_earlier(
+        self, request: InitiateRequest, mine: ReservationEntry, theirs: ReservationEntry
+    ) -> Call | None:
+        """Return the call if an earlier try of this request created it and only its answer was lost."""
+        if not _reserved_by(request, mine, theirs):
             return None
         found = await self._store.call(request.call)
         if found is None:
-            return None  # it stopped half-way; go on from there
-        _not_abandoned(found.call)
+            return None  # the earlier try stopped before it created the call; continue from there
+        _check_not_abandoned(found.call)
         if found.call.state is State.RINGING and found.call.caused_by == request.request_id:
             place = actions.place(found.call)
-            self._notifier.tell(place, found.revision, what="initiated", expires_at=request.expires_at)
+            self._notifier.notify(
+                place, found.revision, event_name="initiated", expires_at=request.expires_at
+            )
         return found.call
 
-    async def _settle(self, request: InitiateRequest, hold: Hold | None) -> Call:
-        """A request that nobody waits for any more: if it has accepted the peer's call (glare), that is told again."""
-        if hold is None:
+    async def _settle(self, request: InitiateRequest, reservation: Reservation | None) -> Call:
+        """Redeliver what a request without a requester has done, if it accepted the peer's call (glare)."""
+        if reservation is None:
             raise CallNotFound(call_id=request.call)
         call_input = CallInput(InputKind.ACCEPT, request.request_id, request.user, _address(request))
-        outcome = await self._control.happen(
-            hold.call, call_input, expires_at=request.expires_at, initiated=True, settle=True
+        outcome = await self._call_service.apply(
+            reservation.call, call_input, expires_at=request.expires_at, initiated=True, settle=True
         )
         return outcome.call
 
-    async def _free(self, held: Held, request: InitiateRequest, *, pair: str | None = None) -> bool:
-        """Whether the user can be taken for ``request``, or is held for a call with ``pair``.
+    async def _is_free(
+        self, entry: ReservationEntry, request: InitiateRequest, *, pair: str | None = None
+    ) -> bool:
+        """Return True if the user can be reserved for ``request``, or is reserved for a call with ``pair``.
 
-        Raises ``_Forming`` where that is being decided this moment.
+        Raises ``_Undecided`` while another request decides that.
         """
-        if held.hold is None or held.hold.call == request.call or held.hold.peer == pair:
+        reservation = entry.reservation
+        if reservation is None or reservation.call == request.call or reservation.peer == pair:
             return True
-        found = await self._store.call(held.hold.call)
+        found = await self._store.call(reservation.call)
         if found is not None:
             return found.call.state is State.ENDED
-        if await self._store.void(held.hold, now_ms()):
+        if await self._store.confirm_void(reservation, now_ms()):
             return True
-        raise _Forming
+        raise _Undecided
 
-    async def _answer_glare(self, request: InitiateRequest, hold: Hold) -> Call:
-        """The pair is held already: by a call of the callee's, which this request accepts, or by one of our own."""
-        found = await self._store.call(hold.call)
+    async def _answer_glare(self, request: InitiateRequest, reservation: Reservation) -> Call:
+        """Accept the callee's call of a pair that is reserved already. Raises :class:`AlreadyInCall` for one's own."""
+        found = await self._store.call(reservation.call)
         if found is None or found.call.state is State.ENDED:
-            if await self._store.void(hold, now_ms()):
+            if await self._store.confirm_void(reservation, now_ms()):
                 for user in (request.user, request.to):
-                    await self._store.let_go(user, hold.call)
-            raise _Forming
+                    await self._store.release_from(user, reservation.call)
+            raise _Undecided
         call = found.call
         if call.caused_by != request.request_id and (
             call.caller != request.to or call.state is not State.RINGING
@@ -170,7 +177,7 @@ class CallSetup:
             raise AlreadyInCall
         call_input = CallInput(InputKind.ACCEPT, request.request_id, request.user, _address(request))
         try:
-            outcome = await self._control.happen(
+            outcome = await self._call_service.apply(
                 call.call,
                 call_input,
                 expires_at=request.expires_at,
@@ -178,27 +185,33 @@ class CallSetup:
                 initiated=True,
             )
         except (InvalidState, CallNotFound):
-            raise _Forming from None  # something else happened to it first
+            raise _Undecided from None  # another input was applied first
         return outcome.call
 
     async def _reserve(
-        self, request: InitiateRequest, mine: Held, theirs: Held, unanswered: Unanswered
+        self,
+        request: InitiateRequest,
+        mine: ReservationEntry,
+        theirs: ReservationEntry,
+        unanswered: Unanswered,
     ) -> Call:
-        """Take both users, in the order of their keys, then create the call. All or nothing."""
-        _in_time(request)
+        """Reserve both users, in the order of their keys, then create the call. All or nothing."""
+        _check_time(request)
         since = now_ms()
         wanted = sorted(
             ((request.user, request.to, mine), (request.to, request.user, theirs)), key=_key_order
         )
-        again, created = _held_for(request, mine, theirs), False
+        again, created = _reserved_by(request, mine, theirs), False
         taken: dict[str, int] = {}
         try:
-            # Sent together, and taken by the server in this order. A hold that an earlier try of this request left is
-            # taken anew: that fences the earlier try off.
+            # Sent together, and applied by the server in this order. A reservation that an earlier try of this request
+            # left is written anew: that fences the earlier try off.
             revisions = await asyncio.gather(
                 *(
-                    self._store.hold(user, Hold(call=request.call, peer=peer, since=since), held.revision)
-                    for user, peer, held in wanted
+                    self._store.reserve(
+                        user, Reservation(call=request.call, peer=peer, since=since), entry.revision
+                    )
+                    for user, peer, entry in wanted
                 ),
                 return_exceptions=True,
             )
@@ -210,22 +223,23 @@ class CallSetup:
             }
             if failed is not None:
                 raise failed
-            holds = (taken[request.user], taken[request.to])
-            call = await self._form(request, since, holds, unanswered)
-            async with self._call_owner.turn(call.call):
-                _in_time(request)
+            reserved_at = (taken[request.user], taken[request.to])
+            call = await self._build(request, since, reserved_at, unanswered)
+            async with self._call_owner.lock(call.call):
+                _check_time(request)
                 created = True
-                return await self._bring_about(call, request)
+                return await self._create(call, request)
         except (Conflict, SignallingError):
-            # Not if the call may have come about; nor if an earlier try may be creating it at this moment.
+            # Not if the call may have been created; nor if an earlier try may be creating it at this moment.
             if not (created or again):
-                await self._store.give_back(taken)
+                await self._store.release_all(taken)
             raise
 
-    async def _form(
-        self, request: InitiateRequest, since: int, holds: tuple[int, int], unanswered: Unanswered
+    async def _build(
+        self, request: InitiateRequest, since: int, reserved_at: tuple[int, int], unanswered: Unanswered
     ) -> Call:
-        # Read after the holds are written: a device that joins now either is in this answer or sees its user held.
+        """Return the call to create. ``reserved_at``: revisions of the caller's and the callee's reservation."""
+        # Read after the reservations: a device that joins now is in this read, or presence sees its user reserved.
         mine, theirs = await asyncio.gather(
             self._store.sessions(request.user, fresh=True), self._store.sessions(request.to, fresh=True)
         )
@@ -245,71 +259,78 @@ class CallSetup:
             created_at=since,
             expires_at=since + self._ring_ms,
             caused_by=request.request_id,
-            holds=holds,
+            holds=reserved_at,
             unanswered=unanswered,
         )
 
-    async def _bring_about(self, call: Call, request: InitiateRequest) -> Call:
-        # The deadline goes first, on the same connection: one without a call does nothing, a call without one rings on.
+    async def _create(self, call: Call, request: InitiateRequest) -> Call:
+        # The deadline first, on the same connection: alone it does nothing, but a call without one rings for ever.
         deadline, creation = self._set_deadline(call), self._store.create(call)
         _, revision = await asyncio.gather(deadline, creation, return_exceptions=True)
         if isinstance(revision, Conflict):
-            # An earlier try of this request got here first; or it was given up.
+            # An earlier try of this request created it; or the request was given up.
             found = await self._store.call(call.call)
             if found is None or found.call.state is State.ENDED:
-                await self._store.let_both_go(call)
+                await self._store.release_both(call)
                 if found is None:
                     raise Unavailable
-                _not_abandoned(found.call)
+                _check_not_abandoned(found.call)
                 return found.call
             call, revision = found
         elif isinstance(revision, BaseException):
             raise revision
         else:
-            self._control.counts.placed(call)
-        self._notifier.tell(actions.place(call), revision, what="initiated", expires_at=request.expires_at)
+            self._call_service.stats.count_placed(call)
+        self._notifier.notify(
+            actions.place(call), revision, event_name="initiated", expires_at=request.expires_at
+        )
         return call
 
 
-class _Forming(Exception):
-    """Somebody else is about to decide; look again in a moment."""
+class _Undecided(Exception):
+    """Another request is about to decide; read again after a short wait."""
 
 
 def _address(request: InitiateRequest) -> Address:
     return Address(session=request.session, gateway=request.gateway)
 
 
-def _key_order(want: tuple[str, str, Held]) -> str:
+def _key_order(want: tuple[str, str, ReservationEntry]) -> str:
     return subjects.key_user(want[0])
 
 
-def _hold_of_pair(request: InitiateRequest, mine: Held, theirs: Held) -> Hold | None:
-    """The hold of a call between exactly these two that is not this request's own."""
-    for held, peer in ((mine, request.to), (theirs, request.user)):
-        if held.hold is not None and held.hold.peer == peer and held.hold.call != request.call:
-            return held.hold
+def _reservation_of_pair(
+    request: InitiateRequest, mine: ReservationEntry, theirs: ReservationEntry
+) -> Reservation | None:
+    """Return the reservation for another call between exactly these two users."""
+    for entry, peer in ((mine, request.to), (theirs, request.user)):
+        reservation = entry.reservation
+        if reservation is not None and reservation.peer == peer and reservation.call != request.call:
+            return reservation
     return None
 
 
-def _held_for(request: InitiateRequest, mine: Held, theirs: Held) -> bool:
-    """Return whether an earlier try of the request has taken one of the two."""
-    return any(held.hold is not None and held.hold.call == request.call for held in (mine, theirs))
+def _reserved_by(request: InitiateRequest, mine: ReservationEntry, theirs: ReservationEntry) -> bool:
+    """Return True if an earlier try of the request has reserved one of the two users."""
+    return any(
+        entry.reservation is not None and entry.reservation.call == request.call for entry in (mine, theirs)
+    )
 
 
 def _is_final(request: InitiateRequest, error: SignallingError) -> bool:
-    """Return whether no other try of the request follows: it is refused, or this is the last one."""
+    """Return True if no other try of the request follows: it is refused, or this is the last one."""
     last = request.settle or request.attempt >= TRIES_OF_A_REQUEST
     return last or not isinstance(error, Unavailable)
 
 
-def _not_abandoned(call: Call) -> None:
-    """Raise :class:`Unavailable` for a call that cannot come about any more, and of which nobody was told."""
+def _check_not_abandoned(call: Call) -> None:
+    """Raise :class:`Unavailable` for a tombstone: the call was given up before it was created."""
     if call.reason == Reason.VOID:
         raise Unavailable
 
 
-def _in_time(request: InitiateRequest) -> None:
-    """Stop a try that was overtaken: after ``expires_at`` the same request is being done elsewhere."""
+def _check_time(request: InitiateRequest) -> None:
+    """Raise :class:`Late` after ``expires_at``: the gateway has sent the request to another instance by then."""
     if time_budget.is_over(request.expires_at):
         log.warning("initiate stopped: out of time", call=request.call)
         raise Late

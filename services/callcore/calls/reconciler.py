@@ -1,10 +1,13 @@
-"""The sweep: what nobody comes back for. It finds nothing as long as nothing dies at the wrong moment.
+"""Reconcile stored calls and reservations that a dead instance has left behind.
 
-Each instance looks at the calls it is in charge of. A call that rings past its deadline times out; a call whose
-bound session is gone ends as ``connection_lost``; a hold whose call is over, or never came about, is released.
+It finds nothing as long as no instance dies between two writes. Each instance checks the calls that it owns:
 
-Nobody asked for these ends, so nobody tries again if the instance dies before it has told of one. So the record says
-that a sweep ended the call until all have been told; until then, the next sweep of any instance in charge tells them.
+- a call that rings past its deadline times out;
+- a call whose bound session is gone ends as ``connection_lost``;
+- a reservation whose call has ended, or was never created, is released.
+
+No client requested these ends, so none repeats the request if the instance dies before it has notified all sessions.
+So the record says that a reconciler ended the call until all are notified; until then the next run notifies them.
 """
 
 import asyncio
@@ -27,39 +30,52 @@ log = logs.get(__name__)
 T = TypeVar("T")
 
 _SWEPT = "sweep "
-"""Begins the ``caused_by`` of a call that a sweep has ended, until everybody has been told."""
+"""Begins the stored ``caused_by`` of a call that a reconciler ended, until all sessions are notified."""
 _TOLD = "told "
+"""Is put before it when they are."""
 
-LATE_MS = 2_000
-"""How long what is about to be done by others is left to them."""
-SECOND_LOOK_SECONDS = 2.0
-"""How long after a session was found gone it is looked again: presence tells of it right after it has written it."""
-AT_ONCE = 8
-"""Keys that are looked at at the same time: what is read together costs a third, and leaves room for clients."""
+OVERDUE_MS = 2_000
+"""Milliseconds after its time from which the work of another instance counts as abandoned."""
+SECOND_CHECK_SECONDS = 2.0
+"""Seconds between finding a session gone and checking again: presence deletes a session first and notifies then."""
+CONCURRENCY = 8
+"""Keys that are checked concurrently: reading together costs a third, and leaves capacity for clients."""
 
 
 class Reconciler:
-    """Looks every ``seconds``. ``mine``: whether this instance is in charge of an id."""
+    """Reconciles every ``seconds``. ``owns``: returns True for the id of a call or user that this instance owns.
+
+    ``overdue_ms``, ``second_check_seconds``: see :data:`OVERDUE_MS`, :data:`SECOND_CHECK_SECONDS`.
+    """
 
     def __init__(
-        self, store: Store, control: CallService, mine: Callable[[str], bool], *, seconds: float
+        self,
+        store: Store,
+        call_service: CallService,
+        owns: Callable[[str], bool],
+        *,
+        seconds: float,
+        second_check_seconds: float = SECOND_CHECK_SECONDS,
+        overdue_ms: int = OVERDUE_MS,
     ) -> None:
         self._store = store
-        self._control = control
-        self._mine = mine
+        self._call_service = call_service
+        self._owns = owns
         self._seconds = seconds
+        self._second_check_seconds = second_check_seconds
+        self._overdue_ms = overdue_ms
         self._task: asyncio.Task[None] | None = None
         self.calls = dict.fromkeys((State.RINGING, State.ACCEPTED), 0)
-        """The calls that this instance was in charge of when it looked last."""
-        self.swept = dict.fromkeys(("deadline", "session", "hold"), 0)
-        """What was found left behind: a deadline missed, a session that is gone, a hold without a call."""
+        """Live calls that this instance owned in the last run."""
+        self.repaired = dict.fromkeys(("deadline", "session", "hold"), 0)
+        """What was left behind: a deadline missed, a session that is gone, a reservation without a call."""
 
     def start(self) -> None:
         """Begin."""
-        self._task = asyncio.create_task(self._run(), name="sweep")
+        self._task = asyncio.create_task(self._run(), name="reconciler")
 
     async def stop(self) -> None:
-        """Stop, in the middle of a round if need be."""
+        """Stop, in the middle of a run if need be."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -68,80 +84,80 @@ class Reconciler:
         while True:
             await asyncio.sleep(self._seconds)
             try:
-                await self.round()
+                await self.run_once()
             except SignallingError as error:
-                log.warning("sweep put off", reason=str(error))
+                log.warning("reconciliation put off", reason=str(error))
             except Exception:
-                log.exception("sweep failed")
+                log.exception("reconciliation failed")
 
-    async def round(self) -> None:
-        """Look at everything once: at the calls, then at the holds that no call has that was found to live."""
-        counts, held = dict.fromkeys(self.calls, 0), set[str]()
-        mine: dict[str, list[str]] = {"call": [], "user": []}
+    async def run_once(self) -> None:
+        """Check every call that this instance owns, then the reservations that none of the live calls has."""
+        counts, reserved = dict.fromkeys(self.calls, 0), set[str]()
+        owned: dict[str, list[str]] = {"call": [], "user": []}
         for key in await self._store.keys():
             kind, id_ = subjects.parse_key(key)
-            if kind in mine and self._mine(id_):
-                mine[kind].append(id_)
+            if kind in owned and self._owns(id_):
+                owned[kind].append(id_)
 
-        deserted: list[Found] = []
+        orphaned: list[Found] = []
 
-        async def look(id_: str) -> None:
-            call = await self._look_at_call(id_, deserted)
+        async def check(id_: str) -> None:
+            call = await self._check_call(id_, orphaned)
             if call is not None and call.state in counts:
                 counts[call.state] += 1
-                held.update((call.caller, call.callee))
+                reserved.update((call.caller, call.callee))
 
-        await _for_each(mine["call"], look)
+        await _for_each(owned["call"], check)
         self.calls = counts
-        if deserted:
-            await asyncio.sleep(SECOND_LOOK_SECONDS)
-            await _for_each(deserted, self._look_again)
-        await _for_each([user for user in mine["user"] if user not in held], self._look_at_hold)
+        if orphaned:
+            await asyncio.sleep(self._second_check_seconds)
+            await _for_each(orphaned, self._end_orphaned)
+        await _for_each([user for user in owned["user"] if user not in reserved], self._check_reservation)
 
-    async def _look_at_call(self, id_: str, deserted: list[Found]) -> Call | None:
-        """The call as it was found; ``None``, if it is not there any more. One that seems deserted is noted."""
+    async def _check_call(self, id_: str, orphaned: list[Found]) -> Call | None:
+        """Return the call as read, ``None`` for an unknown one. Append it to ``orphaned`` if a session is gone."""
         found = await self._store.call(id_)
         if found is None:
             return None
         call = found.call
-        if call.state is State.RINGING and now_ms() > call.expires_at + LATE_MS:
-            self.swept["deadline"] += 1
-            log.warning("swept: rang past its deadline", call=id_)
-            await self._control.time_out(id_, cause=_SWEPT + new_id())
-            await self._told(id_)
+        if call.state is State.RINGING and now_ms() > call.expires_at + self._overdue_ms:
+            self.repaired["deadline"] += 1
+            log.warning("reconciled: rang past its deadline", call=id_)
+            await self._call_service.time_out(id_, cause=_SWEPT + new_id())
+            await self._mark_notified(id_)
         elif call.state is State.ENDED and call.caused_by.startswith(_SWEPT):
-            await self._tell_again(found)
-        elif call.state is not State.ENDED and await self._gone(call) is not None:
-            deserted.append(found)
+            await self._renotify(found)
+        elif call.state is not State.ENDED and await self._missing_session(call) is not None:
+            orphaned.append(found)
         return call
 
-    async def _look_again(self, deserted: Found) -> None:
-        """End a call of which a session is gone, unless somebody has told of it meanwhile."""
-        call = deserted.call
+    async def _end_orphaned(self, orphaned: Found) -> None:
+        """End a call of which a session is gone, unless the call has changed meanwhile."""
+        call = orphaned.call
         found = await self._store.call(call.call)
-        gone = await self._gone(call)
-        if found is None or found.revision != deserted.revision or gone is None:
+        missing = await self._missing_session(call)
+        if found is None or found.revision != orphaned.revision or missing is None:
             return
-        user, at = gone
-        self.swept["session"] += 1
-        log.warning("swept: session is gone", call=call.call, user=user, session=at.session)
+        user, at = missing
+        self.repaired["session"] += 1
+        log.warning("reconciled: session is gone", call=call.call, user=user, session=at.session)
         lost = CallInput(InputKind.LEFT, _SWEPT + new_id(), user, at, Reason.CONNECTION_LOST)
-        await self._control.happen(call.call, lost)
-        await self._told(call.call)
+        await self._call_service.apply(call.call, lost)
+        await self._mark_notified(call.call)
 
-    async def _told(self, id_: str) -> None:
-        """Note that everybody has been told of the end of a call, if a sweep has ended it."""
+    async def _mark_notified(self, id_: str) -> None:
+        """Store that all sessions are notified of the end of a call, if a reconciler ended it."""
         found = await self._store.call(id_)
         if found is not None and found.call.caused_by.startswith(_SWEPT):
             cause = _TOLD + found.call.caused_by
-            with suppress(Conflict):  # it is gone, or another sweep has noted it
+            with suppress(Conflict):  # it is gone, or another reconciler has stored it
                 await self._store.rewrite(found.call.model_copy(update={"caused_by": cause}), found.revision)
 
-    async def _tell_again(self, ended: Found) -> None:
-        """Tell of a call that a sweep has ended, whose instance seems to have died before it had told everybody."""
-        log.warning("swept: an end that may not have been told", call=ended.call.call)
+    async def _renotify(self, ended: Found) -> None:
+        """Notify the sessions of a call that a reconciler ended, whose instance seems to have died before it did."""
+        log.warning("reconciled: an end that may not have been delivered", call=ended.call.call)
         try:
-            call = await self._where_it_is(ended.call)
+            call = await self._with_current_addresses(ended.call)
             await self._store.rewrite(call, ended.revision)
             by = call.ended_by
             if by in (call.caller, call.callee):
@@ -149,13 +165,13 @@ class Reconciler:
                 event = CallInput(InputKind.LEFT, call.caused_by, by, at, Reason.CONNECTION_LOST)
             else:
                 event = CallInput(InputKind.TIMEOUT, call.caused_by)
-            await self._control.happen(call.call, event, settle=True)
+            await self._call_service.apply(call.call, event, settle=True)
         except (CallNotFound, Conflict):
-            return  # another sweep deals with it
-        await self._told(call.call)
+            return  # another reconciler deals with it
+        await self._mark_notified(call.call)
 
-    async def _where_it_is(self, call: Call) -> Call:
-        """Return an ended call with the addresses that its sessions have now: a move after the end is not in it."""
+    async def _with_current_addresses(self, call: Call) -> Call:
+        """Return an ended call with the current gateways of its sessions, which may have moved since the end."""
         sessions = [
             *await self._store.sessions(call.caller, fresh=True),
             *await self._store.sessions(call.callee, fresh=True),
@@ -173,8 +189,8 @@ class Reconciler:
             }
         )
 
-    async def _gone(self, call: Call) -> tuple[str, Address] | None:
-        """A bound session that is gone, and whose it was; ``None`` if all are there."""
+    async def _missing_session(self, call: Call) -> tuple[str, Address] | None:
+        """Return a bound session that is gone, with its user; ``None`` if all are there."""
         bound = [(call.caller, call.caller_at)]
         if call.callee_at is not None:
             bound.append((call.callee, call.callee_at))
@@ -183,31 +199,34 @@ class Reconciler:
                 return user, at
         return None
 
-    async def _look_at_hold(self, user: str) -> None:
-        held = await self._store.held(user)
-        if held.hold is None:
+    async def _check_reservation(self, user: str) -> None:
+        """Release a user whose reservation is void."""
+        reservation = (await self._store.reservation(user)).reservation
+        if reservation is None:
             return
-        call, peer = held.hold.call, held.hold.peer
+        call, peer = reservation.call, reservation.peer
         found = await self._store.call(call)
-        # One that lives may end before it is read once more. Whoever ends it is about to let the user go.
-        if found is not None and (found.call.ended_at is None or now_ms() < found.call.ended_at + LATE_MS):
+        # A live call may end before it is read once more. The instance that ends it is about to release the user.
+        if found is not None and (
+            found.call.ended_at is None or now_ms() < found.call.ended_at + self._overdue_ms
+        ):
             return
-        if await self._store.void(held.hold, now_ms()):
-            released = [await self._store.let_go(held_by_it, call) for held_by_it in (user, peer)]
+        if await self._store.confirm_void(reservation, now_ms()):
+            released = [await self._store.release_from(reserved, call) for reserved in (user, peer)]
             if any(released):
-                self.swept["hold"] += 1
-                log.warning("swept: hold without a call", user=user, call=call)
+                self.repaired["hold"] += 1
+                log.warning("reconciled: reservation without a call", user=user, call=call)
 
 
-async def _for_each(ids: Sequence[T], look: Callable[[T], Awaitable[None]]) -> None:
-    """Look at all of them, a few at a time. Raises what the first look raises that fails, and looks no further."""
+async def _for_each(ids: Sequence[T], check: Callable[[T], Awaitable[None]]) -> None:
+    """Check all of them, :data:`CONCURRENCY` at a time. Raises the first error, and stops then."""
     rest = iter(ids)
 
     async def work() -> None:
         for id_ in rest:
-            await look(id_)
+            await check(id_)
 
-    workers = [asyncio.create_task(work()) for _ in range(min(AT_ONCE, len(ids)))]
+    workers = [asyncio.create_task(work()) for _ in range(min(CONCURRENCY, len(ids)))]
     try:
         await asyncio.gather(*workers)
     except BaseException:

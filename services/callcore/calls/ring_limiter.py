@@ -1,7 +1,7 @@
-"""Limit how often a user rings others, is rung, and rings somebody who does not answer.
+"""Limit how often a user rings others, is rung, and rings a user who does not answer.
 
-All counts are in the bucket ``calls``, so they hold for all gateways and callcore instances together. Each key has a
-TTL after which it is as if nothing had happened. A refused attempt writes nothing. See ADR 13.
+All counts are in the bucket ``calls``, so they apply to all gateways and callcore instances together. Each key has a
+TTL that ends with its last effect. A refused attempt writes nothing. See ADR 13.
 """
 
 import asyncio
@@ -24,6 +24,7 @@ log = logs.get(__name__)
 TRIES = 12
 """Lost races for one key before the attempt counts as one too many."""
 CROWDED_MS = 1000
+"""Milliseconds to wait after :data:`TRIES` lost races."""
 UNANSWERED_FREE = 3
 """Rings without an answer after which a caller may ring the same callee again at once."""
 FORGET_SECONDS = 3600
@@ -62,8 +63,8 @@ class RingLimiter:
     async def attempt(self, caller: str, callee: str) -> Unanswered:
         """Admit a ring of ``callee`` by ``caller`` and count it. Returns the record of this pair, for the call.
 
-        The callee's limit refuses only callers whose ring of this callee went unanswered within its window: somebody
-        who rings for the first time is let in, however often others ring. Raises :class:`RateLimited`.
+        The callee's limit refuses only callers whose ring of this callee went unanswered within its window. It never
+        refuses a first ring, however often others ring. Raises :class:`RateLimited`.
         """
         if (limits := self._limits) is None:
             return NEVER_UNANSWERED
@@ -79,12 +80,12 @@ class RingLimiter:
             self._refuse("ring_backoff", wait, NOT_ANSWERED)
         if (wait := _allowed_at(of_caller) - now) > 0:
             self._refuse("rings_per_caller", wait)
-        rang_lately = ended_at > now - limits.per_callee.seconds
-        if rang_lately and (wait := _allowed_at(of_callee) - now) > 0:
+        rang_recently = ended_at > now - limits.per_callee.seconds
+        if rang_recently and (wait := _allowed_at(of_callee) - now) > 0:
             self._refuse("rings_per_callee", wait)
         await finish_all(
             self._take(key_caller, of_caller, limits.per_caller, "rings_per_caller", bound=True),
-            self._take(key_callee, of_callee, limits.per_callee, "rings_per_callee", bound=rang_lately),
+            self._take(key_callee, of_callee, limits.per_callee, "rings_per_callee", bound=rang_recently),
         )
         return Unanswered(unanswered, pair.revision)
 
@@ -114,11 +115,11 @@ class RingLimiter:
         self._hits.hit(limit)
         raise RateLimited(message, retry_after_ms=milliseconds(wait) if wait > 0 else CROWDED_MS)
 
-    def ring_over(self, call: Call) -> None:
-        """Note how the ring of a call ended; nothing is waited for.
+    def record_ring(self, call: Call) -> None:
+        """Record how the ring of a call ended, without waiting for the write.
 
-        Unanswered: the next wait of this pair grows. Answered: it begins anew. A write that is lost to a crash or a
-        concurrent writer makes one wait shorter and nothing else.
+        An unanswered ring lengthens the next wait of this pair, an answered one resets it. A write that is lost
+        to a crash or a concurrent writer makes one wait shorter.
         """
         if (limits := self._limits) is None:
             return
@@ -136,12 +137,12 @@ class RingLimiter:
 
 
 def _allowed_at(entry: Entry) -> float:
-    """The time of the next ring that a rate allows, in seconds since the epoch."""
+    """Return the time of the next ring that a rate allows, in seconds since the epoch."""
     return float(json.loads(entry.value)["allowedAt"]) / 1000 if entry.value else 0.0
 
 
 def _read_pair(entry: Entry) -> tuple[int, float]:
-    """``(unanswered rings in a row, end of the last in seconds since the epoch)``."""
+    """Return ``(unanswered rings in a row, end of the last in seconds since the epoch)``."""
     if entry is NOTHING or not entry.value:
         return 0, 0.0
     record = json.loads(entry.value)

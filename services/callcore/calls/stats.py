@@ -1,4 +1,4 @@
-"""What became of calls, counted where it was decided: once for each transition, on whichever instance that was."""
+"""Count calls by outcome: each transition once, on the instance that stored it."""
 
 from collections import Counter
 
@@ -14,7 +14,7 @@ REASONS = frozenset(reason.value for reason in Reason if reason is not Reason.VO
 
 
 class CallStats:
-    """Calls by what became of them. Times are in seconds."""
+    """Counts of calls by outcome. Times are in seconds."""
 
     def __init__(self) -> None:
         self.placed_by_type: Counter[str] = Counter()
@@ -24,12 +24,12 @@ class CallStats:
         self.rang = {"answered": Histogram(RANG_BOUNDS), "unanswered": Histogram(RANG_BOUNDS)}
         self.talked = Histogram(TALKED_BOUNDS)
 
-    def placed(self, call: Call) -> None:
-        """A call has come about."""
+    def count_placed(self, call: Call) -> None:
+        """Count a call that was created."""
         self.placed_by_type[call.call_type] += 1
 
-    def turned(self, before: State, call: Call) -> None:
-        """A call that was in the state ``before`` is stored as it is now."""
+    def count_transition(self, before: State, call: Call) -> None:
+        """Count the transition of a call from the state ``before``, once it is stored."""
         if call.state is before:
             return
         if call.state is State.ACCEPTED and call.accepted_at is not None:

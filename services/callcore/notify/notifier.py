@@ -1,4 +1,4 @@
-"""Telling: everybody who has to know what has become of a call, in the order that keeps them right."""
+"""Notify the sessions of a call, its owner and EVENTS of a stored outcome, in the order that keeps relays correct."""
 
 from typing import Protocol
 
@@ -16,9 +16,9 @@ log = logs.get(__name__)
 
 
 class Announce(Protocol):
-    """Tells the callcore in charge of a call's relays what the call has become.
+    """Announces a state of a call to the callcore that its relays go through.
 
-    ``born``: it came about just now. ``rings``: the device that has just begun to ring.
+    ``born``: the call was created just now. ``rings``: the device that has just begun to ring.
     """
 
     def __call__(
@@ -27,44 +27,44 @@ class Announce(Protocol):
 
 
 class Notifier:
-    """Turns an outcome that is stored into messages."""
+    """Sends the messages of an outcome that is stored."""
 
-    def __init__(self, announce: Announce, told: RedeliveryBuffer, event_log: EventLog) -> None:
+    def __init__(self, announce: Announce, redelivery: RedeliveryBuffer, event_log: EventLog) -> None:
         self._announce = announce
-        self._told = told
+        self._redelivery = redelivery
         self._event_log = event_log
 
-    def tell(self, outcome: Outcome, revision: int, *, what: str | None, expires_at: int) -> None:
-        """Announce, deliver, record. ``what``: the event's name, ``None`` for a mere change of address.
+    def notify(self, outcome: Outcome, revision: int, *, event_name: str | None, expires_at: int) -> None:
+        """Announce, deliver, record. ``event_name``: of the record in EVENTS, ``None`` for a change of address.
 
-        ``expires_at``: when the asker stops waiting (ms, 0 for never). Raises :class:`Late` after that, and tells
-        nobody: the asker asks elsewhere, and everybody is told from there. So what is answered has been told.
+        ``expires_at``: when the requester stops waiting (ms, 0 for never). Raises :class:`Late` after that, and sends
+        nothing: another instance answers the repeated request and notifies. So a reply implies that all was sent.
         """
         if time_budget.is_over(expires_at):
-            log.warning("done too late to tell", call=outcome.call.call)
+            log.warning("applied too late to notify", call=outcome.call.call)
             raise Late
         call = outcome.call
-        # Whoever is told may send a relay at once, so the relaying instance learns first what the call has become.
-        # The exception is a device that begins to ring: it gets the call before the offers that came earlier.
+        # A notified client may send a relay at once, so the relaying instance learns the new state first. The exception
+        # is a device that begins to ring: it is sent the call before the offers that came earlier.
         rings = next(
-            (send.to for send in outcome.sends if what is None and send.event is Event.INCOMING), None
+            (send.to for send in outcome.sends if event_name is None and send.event is Event.INCOMING), None
         )
         if rings is None:
-            self._announce(call, revision, born=what == "initiated")
+            self._announce(call, revision, born=event_name == "initiated")
         for send in outcome.sends:
-            self._told.deliver(send.to.gateway, send.to.session, send.event, send.payload.dump())
+            self._redelivery.deliver(send.to.gateway, send.to.session, send.event, send.payload.dump())
         if rings is not None:
             self._announce(call, revision, rings=rings)
-        if what is not None:
+        if event_name is not None:
             self._event_log.record(
-                subjects.event_call(call.call, what), f"{call.call}.{what}", _summary(call)
+                subjects.event_call(call.call, event_name), f"{call.call}.{event_name}", _summary(call)
             )
             why = {"reason": call.reason} if call.reason is not None else {}
-            log.info("call " + what, call=call.call, caller=call.caller, callee=call.callee, **why)
+            log.info("call " + event_name, call=call.call, caller=call.caller, callee=call.callee, **why)
 
 
 def _summary(call: Call) -> CallEvent:
-    """A call's life for EVENTS: who, what kind, when (ms), and how it ended."""
+    """Return the record of a call for EVENTS: users, type, times (ms), and how it ended."""
     return CallEvent(
         call_id=call.call,
         caller=call.caller,

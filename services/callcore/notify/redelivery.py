@@ -1,8 +1,8 @@
-"""The turns of calls that were told of late: told again when they may have got lost on the way.
+"""Keep recent call events and send them again when they may have been lost.
 
-What NATS had in its hands when it was killed, or when a gateway lost its connection, reached nobody, and there is no
-acknowledgement that would be missing. So whoever is connected again says so, and everybody tells once more what he told
-of late, with the ``seq`` that it had; gateways write to no client what it has heard, or what is overtaken.
+NATS acknowledges no core message. What it had buffered when it was killed, or when a gateway lost its connection, is
+lost without a trace. So a client of NATS that has reconnected reports a suspect loss. Each callcore then redelivers its
+recent events with the ``seq`` they had; gateways drop those that a client has received, or that are overtaken.
 """
 
 import asyncio
@@ -21,10 +21,11 @@ from shared.observability import logs
 log = logs.get(__name__)
 
 KEEP_SECONDS = 30.0
-"""How long what was told is remembered. A gateway that is cut off for longer has lost its lease, and its sessions."""
+"""Seconds that a sent event is kept. A gateway cut off for longer has lost its lease, and its sessions."""
 KEEP_MAX = 16_384
+"""Events kept at most; the oldest are dropped first."""
 GATHER_SECONDS = 0.3
-"""How long it is waited for others who are back, too."""
+"""Seconds to wait for further reports, because several clients reconnect at once."""
 
 
 class _Notification(NamedTuple):
@@ -32,54 +33,70 @@ class _Notification(NamedTuple):
     gateway: str
     session: str
     event: str
-    letter: bytes
+    message: bytes
 
 
 class RedeliveryBuffer:
-    """A postman that remembers."""
+    """Sends call events, keeps them, and sends them again after a suspect loss.
 
-    def __init__(self, bus: Bus, mailbox_publisher: MailboxPublisher) -> None:
+    ``keep_seconds``, ``keep_max``, ``gather_seconds``: see :data:`KEEP_SECONDS`, :data:`KEEP_MAX`,
+    :data:`GATHER_SECONDS`.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        mailbox_publisher: MailboxPublisher,
+        *,
+        keep_seconds: float = KEEP_SECONDS,
+        keep_max: int = KEEP_MAX,
+        gather_seconds: float = GATHER_SECONDS,
+    ) -> None:
         self._bus = bus
         self._mailbox_publisher = mailbox_publisher
-        self._turns: deque[_Notification] = deque(maxlen=KEEP_MAX)
-        self._again: asyncio.Task[None] | None = None
+        self._keep_seconds = keep_seconds
+        self._gather_seconds = gather_seconds
+        self._recent: deque[_Notification] = deque(maxlen=keep_max)
+        self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Listen for who has lost its connection, this instance included."""
-        await self._bus.subscribe(subjects.DOUBT, self._on_doubt)
+        """Subscribe to reports of suspect losses, those of this instance included."""
+        await self._bus.subscribe(subjects.DOUBT, self._on_suspect_loss)
 
     async def stop(self) -> None:
-        """Tell nothing again any more."""
-        if self._again is not None:
-            self._again.cancel()
-            await asyncio.gather(self._again, return_exceptions=True)
+        """Stop a redelivery that is in progress."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
 
     def deliver(self, gateway: str, session: str, event: str, payload: bytes) -> None:
-        """Send an event. Raises :class:`shared.errors.Unavailable`."""
-        letter = self._mailbox_publisher.deliver(gateway, session, event, payload)
+        """Send an event and keep it. Raises :class:`shared.errors.Unavailable`."""
+        message = self._mailbox_publisher.deliver(gateway, session, event, payload)
         now = time.monotonic()
-        self._turns.append(_Notification(now, gateway, session, event, letter))
+        self._recent.append(_Notification(now, gateway, session, event, message))
         horizon = self._horizon(now)
-        while self._turns[0].at < horizon:
-            self._turns.popleft()
+        while self._recent[0].at < horizon:
+            self._recent.popleft()
 
     def _horizon(self, now: float) -> float:
-        """Since when what was told may be lost. While NATS was away nobody was told anything: that does not count."""
+        """Return since when sent events may be lost. Time without NATS does not count: nothing was sent then."""
         bus = self._bus
-        until = bus.disconnected_at if bus.connected_since > now - KEEP_SECONDS else now
-        return until - KEEP_SECONDS
+        until = bus.disconnected_at if bus.connected_since > now - self._keep_seconds else now
+        return until - self._keep_seconds
 
-    async def _on_doubt(self, _: Msg) -> None:
-        if self._turns and (self._again is None or self._again.done()):
-            self._again = asyncio.create_task(self._tell_again(), name="told again")
+    async def _on_suspect_loss(self, _: Msg) -> None:
+        if self._recent and (self._task is None or self._task.done()):
+            self._task = asyncio.create_task(self._redeliver(), name="redelivery")
 
-    async def _tell_again(self) -> None:
-        await asyncio.sleep(GATHER_SECONDS)
+    async def _redeliver(self) -> None:
+        await asyncio.sleep(self._gather_seconds)
         horizon = self._horizon(time.monotonic())
-        turns = [turn for turn in self._turns if turn.at > horizon]
+        recent = [notification for notification in self._recent if notification.at > horizon]
         try:
-            for turn in turns:
-                self._mailbox_publisher.again(turn.gateway, turn.session, turn.event, turn.letter)
+            for notification in recent:
+                self._mailbox_publisher.again(
+                    notification.gateway, notification.session, notification.event, notification.message
+                )
         except Unavailable:
-            return  # whoever is connected first says so again
-        log.info("turns of late are told again", turns=len(turns))
+            return  # the next client that reconnects reports it again
+        log.info("redelivering recent call events", events=len(recent))

@@ -1,1 +1,1 @@
-"""Relays in callcore: routing to the peer, in order, and acknowledgement to gateways."""
+"""Relays: routing to the peer, in order, and acknowledgement to the gateways."""

@@ -1,7 +1,7 @@
-"""Tells gateways which of their relays have been passed on.
+"""Acknowledge passed-on relays to their gateways, in batches.
 
-An acknowledgement leaves on the same connection after the letters it is about, so one that arrives says that NATS has
-taken them, unless that connection broke in between: then everybody is told to doubt it.
+An acknowledgement leaves on the same connection after the messages it acknowledges. So one that arrives implies that
+NATS has the messages, unless that connection broke in between: then this instance reports a suspect loss.
 """
 
 import asyncio
@@ -14,12 +14,12 @@ from shared.observability import logs
 
 log = logs.get(__name__)
 
-TELL_SECONDS = 0.03
-"""How long acknowledgements are gathered."""
+BATCH_SECONDS = 0.03
+"""Seconds between two batches."""
 
 
 class AckBatcher:
-    """Tells what is noted in ``sequence_tracker``. ``instance``: whose it is."""
+    """Sends the acknowledgements that ``sequence_tracker`` has collected, in the name of ``instance``."""
 
     def __init__(self, bus: Bus, sequence_tracker: SequenceTracker, instance: str) -> None:
         self._bus = bus
@@ -28,33 +28,33 @@ class AckBatcher:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to tell."""
-        self._bus.on_reconnect.append(self._doubt)
+        """Begin to send."""
+        self._bus.on_reconnect.append(self._report_suspect_loss)
         self._task = asyncio.create_task(self._run(), name="acknowledgements")
 
     async def stop(self) -> None:
-        """Tell what has not been told."""
+        """Send what is left, and stop."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        self._tell()
+        self._send()
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(TELL_SECONDS)
+            await asyncio.sleep(BATCH_SECONDS)
             if self._sequence_tracker:
-                self._tell()
+                self._send()
 
-    def _tell(self) -> None:
-        """What cannot be told now need not be: the relays come again."""
-        for gateway, acks in self._sequence_tracker.to_tell(self._instance):
+    def _send(self) -> None:
+        # Without a connection the batch is dropped: the gateways send their relays again.
+        for gateway, acks in self._sequence_tracker.take_acks(self._instance):
             try:
                 self._bus.publish(subjects.acks(gateway), acks.dump())
             except Unavailable:
                 log.debug("acknowledgement not sent: NATS is away")
 
-    async def _doubt(self) -> None:
-        """What was published just before the connection broke may be lost, acknowledged or not."""
+    async def _report_suspect_loss(self) -> None:
+        # What was published just before the connection broke may be lost, acknowledged or not.
         try:
             self._bus.publish(subjects.DOUBT)
         except Unavailable:

@@ -1,4 +1,4 @@
-"""What an instance knows of calls whose relays go through it, and where those go. No I/O."""
+"""Cache the calls whose relays go through this instance, and the routes of these relays. No I/O, no clock."""
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -11,113 +11,125 @@ from shared.errors import SignallingError
 from shared.ids import decode, encode
 from shared.messaging.mailbox import MailboxMessage
 
-LANES_MAX = 50_000
-"""Calls that are known; those heard of longest ago are forgotten first, and read again when they are needed."""
+CALLS_MAX = 50_000
+"""Cached calls; the least recently updated are dropped first, and read again when they are needed."""
 ENDED_MAX = 10_000
-"""Ended calls that are remembered, so that an older state that arrives late does not revive them."""
-WARM_SECONDS = 5.0
-"""How long a lane trusts what it knows; after that it reads the call once more, if it can be read."""
+"""Ended calls that are kept, so that an older state that arrives late does not revive them."""
+FRESH_SECONDS = 5.0
+"""Seconds that a cached call is trusted; then it is read once more, if it can be read."""
 
 
 @dataclass(slots=True)
 class CachedCall:
-    """What is known of one call. ``warm_until``: in seconds of the monotonic clock."""
+    """The cached state of one call. ``fresh_until``: in seconds of the monotonic clock."""
 
     call: Call
     revision: int
-    warm_until: float
+    fresh_until: float
     early: list[MailboxMessage] = field(default_factory=list)
+    """Relays sent to the ringing devices, for devices that begin to ring later."""
     early_bytes: int = 0
     bytes_full_at: list[float] = field(default_factory=lambda: [0.0, 0.0])
-    """When all bytes have come back that the callee, and the caller, may relay (monotonic). Kept as states change."""
-    unread: bool = False
-    """The call could not be read when it was time."""
-    routes: list[str] = field(default_factory=list)
-    """The subjects that are known to lead here, see :class:`RouteCache`."""
-
-    def stay_warm(self, now: float) -> None:
-        """Have it trusted a while longer. ``now``: monotonic."""
-        self.warm_until = now + WARM_SECONDS
+    """When the byte buckets of the callee and of the caller are full again (monotonic). Kept as the state changes."""
+    read_failed: bool = False
+    """True if the call could not be read when it was no longer fresh."""
+    prefixes: list[str] = field(default_factory=list)
+    """The subject prefixes that have a route to this call."""
 
 
 class Route(NamedTuple):
-    """Where the relays of one session for one call go, as long as nothing about the call changes."""
+    """The targets of the relays of one session for one call, valid while the cached state is."""
 
-    lane: CachedCall
+    cached: CachedCall
     key: Key
     targets: tuple[Address, ...]
 
 
 class RouteCache:
-    """The lanes of an instance, by call."""
+    """The cached calls of an instance, and their routes.
 
-    def __init__(self) -> None:
-        self._relay_router: OrderedDict[str, CachedCall] = OrderedDict()
+    ``calls_max``, ``ended_max``, ``fresh_seconds``: see :data:`CALLS_MAX`, :data:`ENDED_MAX`, :data:`FRESH_SECONDS`.
+    """
+
+    def __init__(
+        self,
+        *,
+        calls_max: int = CALLS_MAX,
+        ended_max: int = ENDED_MAX,
+        fresh_seconds: float = FRESH_SECONDS,
+    ) -> None:
+        self._calls_max = calls_max
+        self._ended_max = ended_max
+        self._fresh_seconds = fresh_seconds
+        self._calls: OrderedDict[str, CachedCall] = OrderedDict()
         self._ended: OrderedDict[str, None] = OrderedDict()
-        self._routes: dict[str, Route] = {}
-        self.route = self._routes.get
-        """The route of a relay whose subject begins so, everything but its kind; ``None`` unless it is plain."""
+        self.routes: dict[str, Route] = {}
+        """Subject prefix, everything but the kind → route. Of accepted calls only. Read it, do not write."""
 
     def __len__(self) -> int:
-        return len(self._relay_router)
+        return len(self._calls)
 
     def get(self, call: str) -> CachedCall | None:
-        """What is known of a call."""
-        return self._relay_router.get(call)
+        """Return a cached call; ``None`` for one that is unknown or has ended."""
+        return self._calls.get(call)
 
-    def learn(self, call: Call, revision: int, now: float, early: list[MailboxMessage]) -> CachedCall | None:
-        """Remember a state, unless a later one is known; forget the call when it has ended. ``now``: monotonic.
+    def update(self, call: Call, revision: int, now: float, early: list[MailboxMessage]) -> CachedCall | None:
+        """Cache a state, unless a later one is cached; drop a call that has ended. ``now``: monotonic.
 
-        Returns the lane of the latest state, ``None`` for a call that has ended.
+        ``early``: the relays sent while it rings. Returns the latest state, ``None`` for a call that has ended.
         """
         if call.call in self._ended:
             return None
-        known = self._relay_router.get(call.call)
+        known = self._calls.get(call.call)
         if known is not None:
             if known.revision > revision:
                 return known
-            self._forget_routes(known)
+            self._drop_routes(known)
         if call.state is State.ENDED:
-            self._relay_router.pop(call.call, None)
+            self._calls.pop(call.call, None)
             self._ended[call.call] = None
-            if len(self._ended) > ENDED_MAX:
+            if len(self._ended) > self._ended_max:
                 self._ended.popitem(last=False)
             return None
-        lane = CachedCall(call, revision, now + WARM_SECONDS)
+        cached = CachedCall(call, revision, now + self._fresh_seconds)
         if known is not None:
-            lane.bytes_full_at = known.bytes_full_at
+            cached.bytes_full_at = known.bytes_full_at
         if call.state is State.RINGING:
-            lane.early = early
-            lane.early_bytes = sum(len(letter.payload) for letter in early)
-        self._relay_router[call.call] = lane
-        self._relay_router.move_to_end(call.call)
-        while len(self._relay_router) > LANES_MAX:
-            self._forget_routes(self._relay_router.popitem(last=False)[1])
-        return lane
+            cached.early = early
+            cached.early_bytes = sum(len(message.payload) for message in early)
+        self._calls[call.call] = cached
+        self._calls.move_to_end(call.call)
+        while len(self._calls) > self._calls_max:
+            self._drop_routes(self._calls.popitem(last=False)[1])
+        return cached
 
-    def open(self, begin: str, route: Route) -> Route:
-        """Have :attr:`route` know the way of the relays whose subject begins so.
+    def extend(self, cached: CachedCall, now: float) -> None:
+        """Trust a cached call for another :data:`FRESH_SECONDS`. ``now``: monotonic."""
+        cached.fresh_until = now + self._fresh_seconds
 
-        Only of accepted calls, where all kinds of relays go the same way, and nothing has to be kept of them.
+    def open_route(self, prefix: str, route: Route) -> Route:
+        """Add the route of relays whose subject begins with ``prefix``, and return it.
+
+        Only of accepted calls, where relays of all kinds have the same targets and no early media is kept.
         """
-        self._routes[begin] = route
-        route.lane.routes.append(begin)
+        self.routes[prefix] = route
+        route.cached.prefixes.append(prefix)
         return route
 
-    def close(self, call: str) -> None:
-        """Have the relays of a call take the long way until their routes are opened again."""
-        lane = self._relay_router.get(call)
-        if lane is not None:
-            self._forget_routes(lane)
+    def close_routes(self, call: str) -> None:
+        """Remove the routes of a call, so that its relays take the slow path until routes are opened again."""
+        cached = self._calls.get(call)
+        if cached is not None:
+            self._drop_routes(cached)
 
-    def _forget_routes(self, lane: CachedCall) -> None:
-        for begin in lane.routes:
-            self._routes.pop(begin, None)
-        lane.routes.clear()
+    def _drop_routes(self, cached: CachedCall) -> None:
+        for prefix in cached.prefixes:
+            self.routes.pop(prefix, None)
+        cached.prefixes.clear()
 
 
 def targets_of(call: Call, user: str, session: str, to: str) -> tuple[Address, ...]:
-    """Where the relays of a session go by the table; empty where the table refuses or the peer is another.
+    """Return the targets of a session's relays by the table; empty if the table refuses or the peer is another user.
 
     ``user``, ``to``: subject tokens.
     """

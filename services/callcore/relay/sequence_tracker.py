@@ -1,7 +1,7 @@
-"""What this instance has passed on of each session's relays, and what their gateways are to be told of it. No I/O.
+"""Track the last relay passed on of each session and call, and collect the acknowledgements for the gateways. No I/O.
 
-Relays of one session for one call are passed on in the order of their numbers and without a gap: one that comes before
-its turn is dropped, and its gateway told to send from where it is acknowledged.
+The relays of one session for one call are passed on in the order of their numbers and without a gap. One that comes
+after a gap is dropped, and its gateway is asked to retransmit what is not acknowledged.
 """
 
 from collections import OrderedDict
@@ -14,68 +14,73 @@ from shared.contracts.relays import Acks
 from shared.subjects import ReceiptSubject
 
 FLOWS_MAX = 100_000
-"""Sessions, each with one call, whose last number is remembered; those idle for longest are forgotten."""
-TOLD_AT_ONCE = 2_000
-"""Entries of one message at most."""
+"""Flows, each of one session and one call, whose last number is kept; the longest idle are dropped first."""
+ENTRIES_MAX = 2_000
+"""Entries of one acknowledgement message."""
 
 Key = tuple[str, str]
 """(session, call token)"""
 
 
 class SequenceCheck(Enum):
-    """What is to be done with a relay that has come."""
+    """What to do with a relay that was received."""
 
-    ITS = "pass it on"
-    AGAIN = "pass it on once more: what became of it before may be lost"
-    OVER = "it has been passed on"
-    NOT_YET = "one before it has not come"
+    NEXT = "pass it on"
+    REPEAT = "pass it on once more: its earlier copy may be lost"
+    DUPLICATE = "drop it: it was passed on"
+    GAP = "drop it: the one before it was not received"
 
 
 class SequenceTracker:
-    """The numbers of one instance."""
+    """The relay numbers of one instance.
 
-    def __init__(self) -> None:
+    ``flows_max``, ``entries_max``: see :data:`FLOWS_MAX`, :data:`ENTRIES_MAX`.
+    """
+
+    def __init__(self, *, flows_max: int = FLOWS_MAX, entries_max: int = ENTRIES_MAX) -> None:
+        self._flows_max = flows_max
+        self._entries_max = entries_max
         self._last: OrderedDict[Key, int] = OrderedDict()
         self._done: dict[str, dict[Key, tuple[int, str]]] = {}
         self._gaps: dict[str, set[Key]] = {}
 
-    def turn(self, key: Key, receipt: ReceiptSubject) -> SequenceCheck:
-        """Whether it is a relay's turn. If not, its gateway is to be told."""
+    def check(self, key: Key, receipt: ReceiptSubject) -> SequenceCheck:
+        """Return what to do with a relay. For a duplicate or a gap, note what its gateway has to be sent."""
         last = self._last.get(key, 0)
         if receipt.last > last:
             if last + 1 < receipt.number and subjects.FOLLOWS in receipt.marks:
-                self.missed(key, receipt)
-                return SequenceCheck.NOT_YET
-            return SequenceCheck.ITS
+                self.request_retransmission(key, receipt)
+                return SequenceCheck.GAP
+            return SequenceCheck.NEXT
         if subjects.AGAIN in receipt.marks:
-            return SequenceCheck.AGAIN
+            return SequenceCheck.REPEAT
         self._note(key, receipt, receipt.last)
-        return SequenceCheck.OVER
+        return SequenceCheck.DUPLICATE
 
-    def over(self, key: Key, receipt: ReceiptSubject) -> int:
-        """How many of the relays that came in one message have been passed on."""
+    def count_passed_on(self, key: Key, receipt: ReceiptSubject) -> int:
+        """Return how many of the relays of one message were passed on before."""
         return max(0, self._last.get(key, 0) + 1 - receipt.number)
 
-    def done(self, key: Key, receipt: ReceiptSubject) -> None:
-        """A relay has been passed on, or refused: it need not come again."""
-        number, known = receipt.last, self._last
-        if number >= known.get(key, 0):
-            known[key] = number
-        known.move_to_end(key)
-        if len(known) > FLOWS_MAX:
-            known.popitem(last=False)
+    def acknowledge(self, key: Key, receipt: ReceiptSubject) -> None:
+        """Note that a relay was passed on, or refused: its gateway need not retransmit it."""
+        number, last = receipt.last, self._last
+        if number >= last.get(key, 0):
+            last[key] = number
+        last.move_to_end(key)
+        if len(last) > self._flows_max:
+            last.popitem(last=False)
         self._note(key, receipt, number)
 
-    def known(self, key: Key, number: int) -> None:
-        """Another instance has passed this one on."""
+    def mark_passed_on(self, key: Key, number: int) -> None:
+        """Note that another instance has passed this relay on."""
         self._last[key] = max(number, self._last.get(key, 0))
 
-    def alive(self, key: Key, receipt: ReceiptSubject) -> None:
-        """Have the gateway told that a relay has come which may take a while."""
+    def report_progress(self, key: Key, receipt: ReceiptSubject) -> None:
+        """Have the gateway informed that a relay was received which may take a while."""
         self._note(key, receipt, 0)
 
-    def missed(self, key: Key, receipt: ReceiptSubject) -> None:
-        """Have the gateway send again what is not acknowledged."""
+    def request_retransmission(self, key: Key, receipt: ReceiptSubject) -> None:
+        """Have the gateway retransmit what is not acknowledged."""
         self._gaps.setdefault(receipt.gateway, set()).add(key)
 
     def _note(self, key: Key, receipt: ReceiptSubject, number: int) -> None:
@@ -86,11 +91,11 @@ class SequenceTracker:
             done[key] = (number, receipt.marks)
 
     def __bool__(self) -> bool:
-        """Whether somebody is to be told something."""
+        """True if there are acknowledgements, or requests to retransmit, to send."""
         return bool(self._done or self._gaps)
 
-    def to_tell(self, by: str) -> Iterator[tuple[str, Acks]]:
-        """Gateways, and what each is to be told; nothing more is to be told then. ``by``: this instance."""
+    def take_acks(self, by: str) -> Iterator[tuple[str, Acks]]:
+        """Take what is collected: pairs of a gateway and a message for it. ``by``: this instance."""
         done, self._done = self._done, {}
         gaps, self._gaps = self._gaps, {}
         for gateway in {**done, **gaps}:
@@ -104,8 +109,8 @@ class SequenceTracker:
             while True:
                 acks = Acks(
                     by=by,
-                    done=tuple(islice(entries, TOLD_AT_ONCE)),
-                    gaps=tuple(islice(missed, TOLD_AT_ONCE)),
+                    done=tuple(islice(entries, self._entries_max)),
+                    gaps=tuple(islice(missed, self._entries_max)),
                 )
                 if not acks.done and not acks.gaps:
                     break

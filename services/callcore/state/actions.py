@@ -1,4 +1,4 @@
-"""The rules of the call machine: what each cell of the table does. Pure: no I/O, no clock."""
+"""The rules of the call machine: the outcome of each cell of the table. Pure: no I/O, no clock."""
 
 from collections.abc import Callable
 
@@ -7,29 +7,31 @@ from shared.contracts.client import Accepted, Ended, Event, Rejected, StoredInco
 from shared.errors import SignallingError
 
 RUNG_BY_MAX = 16
-"""Requests that are remembered of devices that began to ring: more than are tried again at one time."""
+"""Request ids kept of devices that began to ring: more than are repeated at one time."""
 
 Rule = Callable[[Call, CallInput, int], Outcome]
-"""(call, what happens, now in ms) → what becomes of it. Raises the refusal."""
+"""(call, input, now in ms) → outcome. Raises the refusal."""
 
 
 # --- rules: transitions -------------------------------------------------------------------------------------------
 
 
 def place(call: Call) -> Outcome:
-    """The birth of a call: ring every device of the callee, tell the caller."""
+    """Create a call: ring each device of the callee, and send the caller ``call:initiated``."""
     return Outcome(call, (_initiated(call, call.caller_at), *(_incoming(call, at) for at in call.ringing)))
 
 
 def as_initiated(outcome: Outcome, event: CallInput) -> Outcome:
-    """The same for somebody whose own ``call:initiate`` accepted the call: they hear of it as of a call they placed."""
+    """Send ``call:initiated`` first to the author, whose own ``call:initiate`` accepted the call (glare)."""
     call, at = outcome.call, _at(event)
-    told = StoredInitiated(call_id=call.call, to=call.peer_of(event.user or ""), expires_at=call.expires_at)
-    return Outcome(call, (Send(at, Event.INITIATED, told), *outcome.sends), outcome.relay_to)
+    payload = StoredInitiated(
+        call_id=call.call, to=call.peer_of(event.user or ""), expires_at=call.expires_at
+    )
+    return Outcome(call, (Send(at, Event.INITIATED, payload), *outcome.sends), outcome.relay_to)
 
 
 def accept(call: Call, event: CallInput, now: int) -> Outcome:
-    """The first device to accept gets the call; the others stop ringing."""
+    """Bind the call to the first device that accepts; the others stop ringing."""
     at = _at(event)
     accepted = call.model_copy(
         update={
@@ -39,73 +41,73 @@ def accept(call: Call, event: CallInput, now: int) -> Outcome:
             "caused_by": event.cause,
         }
     )
-    told = Accepted(call_id=call.call, by=call.callee)
+    payload = Accepted(call_id=call.call, by=call.callee)
     return Outcome(
         accepted,
         (
-            Send(call.caller_at, Event.ACCEPTED, told),
-            Send(at, Event.ACCEPTED, told),
-            *_tell(_others(call, at), _ended(call, call.callee, Reason.ANSWERED_ELSEWHERE)),
+            Send(call.caller_at, Event.ACCEPTED, payload),
+            Send(at, Event.ACCEPTED, payload),
+            *_send_ended(_others(call, at), _ended(call, call.callee, Reason.ANSWERED_ELSEWHERE)),
         ),
         relay_to=(call.caller_at,),
     )
 
 
 def reject(call: Call, event: CallInput, now: int) -> Outcome:
-    """Refused for all devices of the callee."""
+    """Reject the call for all devices of the callee."""
     at = _at(event)
-    told = Rejected(call_id=call.call, by=call.callee, reason=event.reason)
+    payload = Rejected(call_id=call.call, by=call.callee, reason=event.reason)
     return Outcome(
         _end_record(call, event, now, call.callee, event.reason or Reason.REJECTED),
         (
-            Send(call.caller_at, Event.REJECTED, told),
-            Send(at, Event.REJECTED, told),
-            *_tell(_others(call, at), _ended(call, call.callee, Reason.REJECTED_ELSEWHERE)),
+            Send(call.caller_at, Event.REJECTED, payload),
+            Send(at, Event.REJECTED, payload),
+            *_send_ended(_others(call, at), _ended(call, call.callee, Reason.REJECTED_ELSEWHERE)),
         ),
     )
 
 
 def cancel(call: Call, event: CallInput, now: int) -> Outcome:
-    """The caller thinks better of it."""
+    """Cancel the call for the caller while it rings."""
     reason = event.reason or Reason.CANCELLED
     return _end(call, event, now, reason, (call.caller_at, *call.ringing))
 
 
 def refuse_by_end(call: Call, event: CallInput, now: int) -> Outcome:
-    """The callee ends a call that rings: it is refused."""
+    """Reject a ringing call that the callee ends."""
     at, reason = _at(event), event.reason or Reason.REJECTED
-    told = _ended(call, call.callee, reason)
+    payload = _ended(call, call.callee, reason)
     return Outcome(
         _end_record(call, event, now, call.callee, reason),
         (
-            *_tell((call.caller_at, at), told),
-            *_tell(_others(call, at), _ended(call, call.callee, Reason.REJECTED_ELSEWHERE)),
+            *_send_ended((call.caller_at, at), payload),
+            *_send_ended(_others(call, at), _ended(call, call.callee, Reason.REJECTED_ELSEWHERE)),
         ),
     )
 
 
 def hang_up(call: Call, event: CallInput, now: int) -> Outcome:
-    """Either side ends the accepted call."""
+    """End the accepted call for either side."""
     return _end(call, event, now, event.reason or Reason.HANGUP, _bound(call))
 
 
 def time_out(call: Call, event: CallInput, now: int) -> Outcome:
-    """Nobody answered."""
-    told = _ended(call, SERVER, Reason.TIMEOUT)
+    """End a call that was not answered in time."""
+    payload = _ended(call, SERVER, Reason.TIMEOUT)
     return Outcome(
         _end_record(call, event, now, SERVER, Reason.TIMEOUT),
-        tuple(_tell((call.caller_at, *call.ringing), told)),
+        tuple(_send_ended((call.caller_at, *call.ringing), payload)),
     )
 
 
 def caller_left(call: Call, event: CallInput, now: int) -> Outcome:
-    """The calling session is gone while it rings."""
+    """End a ringing call whose calling session is gone."""
     reason = Reason.CANCELLED if event.reason == Reason.HANGUP else event.reason or Reason.CONNECTION_LOST
     return _end(call, event, now, reason, call.ringing, leaver=True)
 
 
 def ringing_device_left(call: Call, event: CallInput, now: int) -> Outcome:
-    """One device less; the last one takes the call with it."""
+    """Stop the ring of a device that is gone; end the call if it was the last one."""
     left = _others(call, _at(event))
     if left == call.ringing:
         return Outcome(call)
@@ -115,7 +117,7 @@ def ringing_device_left(call: Call, event: CallInput, now: int) -> Outcome:
 
 
 def party_left(call: Call, event: CallInput, now: int) -> Outcome:
-    """A bound session is gone."""
+    """End an accepted call of which a bound session is gone."""
     return _end(
         call,
         event,
@@ -127,22 +129,22 @@ def party_left(call: Call, event: CallInput, now: int) -> Outcome:
 
 
 def ring_device(call: Call, event: CallInput, _now: int) -> Outcome:
-    """One more device rings, or one that moved rings where it is now; it is told unless it knows."""
+    """Ring one more device, or a moved one at its new address; send ``call:incoming`` unless it has received it."""
     at = _at(event)
     others = _others(call, at)
     begins = len(others) == len(call.ringing)
-    knows = event.resumed and not begins and event.cause not in call.rung_by
-    if knows and at in call.ringing:
+    informed = event.resumed and not begins and event.cause not in call.rung_by
+    if informed and at in call.ringing:
         return Outcome(call)
     rung_by = (*call.rung_by, event.cause)[-RUNG_BY_MAX:] if begins else call.rung_by
-    rung = call.model_copy(
+    ringing = call.model_copy(
         update={"ringing": (*others, at), "moved_by": event.cause, "rung_by": rung_by},
     )
-    return Outcome(rung, () if knows else (_incoming(rung, at),))
+    return Outcome(ringing, () if informed else (_incoming(ringing, at),))
 
 
 def move_ringing_caller(call: Call, event: CallInput, _now: int) -> Outcome:
-    """The calling session is reached at another gateway now; it is told of its call unless it knows."""
+    """Store the new address of the calling session; send ``call:initiated`` unless it resumed."""
     at = _at(event)
     if event.resumed and call.caller_at == at:
         return Outcome(call)
@@ -151,14 +153,14 @@ def move_ringing_caller(call: Call, event: CallInput, _now: int) -> Outcome:
 
 
 def move_caller(call: Call, event: CallInput, _now: int) -> Outcome:
-    """The calling session is reached at another gateway now."""
+    """Store the new address of the calling session."""
     if call.caller_at == event.at:
         return Outcome(call)
     return Outcome(call.model_copy(update={"caller_at": event.at, "moved_by": event.cause}))
 
 
 def move_callee(call: Call, event: CallInput, _now: int) -> Outcome:
-    """The accepting session is reached at another gateway now."""
+    """Store the new address of the accepting session."""
     if call.callee_at == event.at:
         return Outcome(call)
     return Outcome(call.model_copy(update={"callee_at": event.at, "moved_by": event.cause}))
@@ -168,27 +170,27 @@ def move_callee(call: Call, event: CallInput, _now: int) -> Outcome:
 
 
 def to_ringing(call: Call, _event: CallInput, _now: int) -> Outcome:
-    """A relay for every ringing device."""
+    """Relay to each ringing device."""
     return Outcome(call, relay_to=call.ringing)
 
 
 def to_caller(call: Call, _event: CallInput, _now: int) -> Outcome:
-    """A relay for the calling session."""
+    """Relay to the calling session."""
     return Outcome(call, relay_to=(call.caller_at,))
 
 
 def to_callee(call: Call, _event: CallInput, _now: int) -> Outcome:
-    """A relay for the accepting session."""
+    """Relay to the accepting session."""
     return Outcome(call, relay_to=(call.callee_at,) if call.callee_at else ())
 
 
 def ignore(call: Call, _event: CallInput, _now: int) -> Outcome:
-    """Nothing comes of it."""
+    """Change nothing and send nothing."""
     return Outcome(call)
 
 
 def refuse(error: type[SignallingError], message: str | None = None) -> Rule:
-    """The rule that refuses with ``error``."""
+    """Return the rule that refuses with ``error``."""
 
     def rule(call: Call, _event: CallInput, _now: int) -> Outcome:
         raise error(message, call_id=call.call)
@@ -200,7 +202,7 @@ def refuse(error: type[SignallingError], message: str | None = None) -> Rule:
 
 
 def _at(event: CallInput) -> Address:
-    assert event.at is not None, "the table gives this rule to clients only"
+    assert event.at is not None, "the table names this rule for clients only"
     return event.at
 
 
@@ -217,27 +219,27 @@ def _others(call: Call, at: Address) -> tuple[Address, ...]:
 
 
 def _incoming(call: Call, at: Address) -> Send:
-    told = StoredIncoming(
+    payload = StoredIncoming(
         from_=call.caller,
         call_type=call.call_type,
         call_id=call.call,
         metadata=call.metadata,
         expires_at=call.expires_at,
     )
-    return Send(at, Event.INCOMING, told)
+    return Send(at, Event.INCOMING, payload)
 
 
 def _initiated(call: Call, at: Address) -> Send:
-    told = StoredInitiated(call_id=call.call, to=call.callee, expires_at=call.expires_at)
-    return Send(at, Event.INITIATED, told)
+    payload = StoredInitiated(call_id=call.call, to=call.callee, expires_at=call.expires_at)
+    return Send(at, Event.INITIATED, payload)
 
 
 def _ended(call: Call, by: str, reason: str) -> Ended:
     return Ended(call_id=call.call, by=by, reason=reason)
 
 
-def _tell(addresses: tuple[Address, ...], told: Ended) -> list[Send]:
-    return [Send(at, Event.ENDED, told) for at in addresses]
+def _send_ended(addresses: tuple[Address, ...], payload: Ended) -> list[Send]:
+    return [Send(at, Event.ENDED, payload) for at in addresses]
 
 
 def _end_record(call: Call, event: CallInput, now: int, by: str, reason: str) -> Call:
@@ -253,12 +255,18 @@ def _end_record(call: Call, event: CallInput, now: int, by: str, reason: str) ->
 
 
 def _end(
-    call: Call, event: CallInput, now: int, reason: str, told: tuple[Address, ...], *, leaver: bool = False
+    call: Call,
+    event: CallInput,
+    now: int,
+    reason: str,
+    notified: tuple[Address, ...],
+    *,
+    leaver: bool = False,
 ) -> Outcome:
-    """End the call and tell ``told``, and the device that asked for it unless it has left."""
+    """End the call; notify ``notified``, and the device that requested it unless it has left."""
     by = event.user or SERVER
-    if not leaver and event.at is not None and event.at not in told:
-        told = (*_others_of(told, event.at), event.at)
+    if not leaver and event.at is not None and event.at not in notified:
+        notified = (*_others_of(notified, event.at), event.at)
     return Outcome(
-        _end_record(call, event, now, by, reason), tuple(_tell(told, _ended(call, by, str(reason))))
+        _end_record(call, event, now, by, reason), tuple(_send_ended(notified, _ended(call, by, str(reason))))
     )

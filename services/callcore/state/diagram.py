@@ -1,4 +1,4 @@
-"""``docs/call-states.md``, from the table of the machine: the diagram, and every cell."""
+"""Generate ``docs/call-states.md`` from the table of the machine: the diagram, and each cell."""
 
 from services.callcore.state.machine import TABLE
 from services.callcore.state.model import InputKind, Role, State
@@ -8,14 +8,19 @@ _HEAD = """\
 
 Generated from `services/callcore/state/machine.py`; do not edit. Regenerate with `make docs`.
 
-A call is `ringing`, then `accepted`, then `ended`; or it ends while it rings. `ended` is terminal and carries one
-reason. Each transition is stored by compare-and-set, so of two at once one is first, and the other meets the state
-that the first one made.
+A call is `ringing`, then `accepted`, then `ended`; or it ends while it rings. `ended` is terminal and
+carries one reason. Each transition is stored by compare-and-set: of two concurrent inputs one is
+first, and the other is applied to the state that the first one made.
+
+Each table has one row for each author and input in a state. `caller` is the session that called,
+`callee` the session that accepted, or any session of the callee while the call rings. `attached`: a
+session joined, or moved to another gateway. `left`: a session is gone. `timeout`: the ring deadline
+passed. The new state is empty if the state stays.
 """
 
 
 def markdown() -> str:
-    """The whole document."""
+    """Return the whole document."""
     return "\n".join([_HEAD, _diagram(), *(_section(state) for state in State)]) + "\n"
 
 
@@ -36,9 +41,9 @@ def _label(role: Role, kind: InputKind) -> str:
 
 
 def _section(state: State) -> str:
-    lines = [f"## {state.value}", "", "| who | what | becomes | why |", "|---|---|---|---|"]
+    lines = [f"## {state.value}", "", "| author | input | new state | rule |", "|---|---|---|---|"]
     for role, cells in TABLE[state].items():
         for kind, cell in cells.items():
-            becomes = "" if cell.next is state else f"**{cell.next.value}**"
-            lines.append(f"| {role.value} | {kind.value} | {becomes} | {cell.note} |")
+            new_state = "" if cell.next is state else f"**{cell.next.value}**"
+            lines.append(f"| {role.value} | {kind.value} | {new_state} | {cell.note} |")
     return "\n".join([*lines, ""])

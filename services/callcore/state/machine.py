@@ -1,7 +1,8 @@
-"""The call machine: one table that says, for every state, role and happening, what becomes of the call.
+"""The call machine: one table that maps each state, role and kind of input to the rule that applies.
 
 A missing cell is an error, so the table is complete by construction; ``docs/call-states.md`` is generated from it.
-Pure: no I/O, no clock. ``step`` decides, somebody else stores and sends.
+Pure: no I/O, no clock. :func:`step` decides; :class:`services.callcore.calls.call_service.CallService` stores, and
+:class:`services.callcore.notify.notifier.Notifier` sends.
 """
 
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from shared.errors import CallNotFound, InvalidState, ReceiverNotFound
 
 
 class Cell(NamedTuple):
-    """One cell of the table: the state the call can be in afterwards, the rule, and the reason for it in words."""
+    """One cell of the table: the state that the call can be in afterwards, the rule, and its reason in words."""
 
     next: State
     rule: actions.Rule
@@ -26,21 +27,21 @@ _R, _A, _E = State.RINGING, State.ACCEPTED, State.ENDED
 
 _not_caller = "Only the callee can do that; the caller ends a call with call:end"
 _not_ringing = "The call is not ringing any more: it was accepted"
-_elsewhere = "The call was accepted on another device"
+_other_device = "The call was accepted on another device"
 
 
-def _over() -> dict[Role, dict[InputKind, Cell]]:
-    """The row of the ended state: the same for everybody."""
-    refused = Cell(_E, refuse(CallNotFound), "the call is over")
-    unheard = Cell(_E, refuse(ReceiverNotFound), "the call is over")
-    ignored = Cell(_E, actions.ignore, "the call is over")
+def _ended_row() -> dict[Role, dict[InputKind, Cell]]:
+    """Return the row of the ended state: the same for each role."""
+    refused = Cell(_E, refuse(CallNotFound), "the call has ended")
+    not_relayed = Cell(_E, refuse(ReceiverNotFound), "the call has ended")
+    ignored = Cell(_E, actions.ignore, "the call has ended")
     row = {
         InputKind.ACCEPT: refused,
         InputKind.REJECT: refused,
         InputKind.END: refused,
-        InputKind.OFFER: unheard,
-        InputKind.ANSWER: unheard,
-        InputKind.CANDIDATE: unheard,
+        InputKind.OFFER: not_relayed,
+        InputKind.ANSWER: not_relayed,
+        InputKind.CANDIDATE: not_relayed,
         InputKind.ATTACHED: ignored,
         InputKind.LEFT: ignored,
     }
@@ -65,7 +66,7 @@ TABLE: dict[State, dict[Role, dict[InputKind, Cell]]] = {
             InputKind.ATTACHED: Cell(
                 _R,
                 actions.move_ringing_caller,
-                "the caller's session moved; a client that does not resume is told of its call",
+                "the caller's session moved; a client that did not resume is sent its call",
             ),
             InputKind.LEFT: Cell(
                 _E, actions.caller_left, "cancelled, or connection_lost if the transport broke"
@@ -77,31 +78,31 @@ TABLE: dict[State, dict[Role, dict[InputKind, Cell]]] = {
             ),
             InputKind.REJECT: Cell(_R, refuse(InvalidState, _not_caller), "the caller cancels with end"),
             InputKind.END: Cell(_E, actions.cancel, "a user may end the call from any device"),
-            InputKind.OFFER: Cell(_R, refuse(ReceiverNotFound), "only the calling session talks"),
-            InputKind.ANSWER: Cell(_R, refuse(ReceiverNotFound), "only the calling session talks"),
-            InputKind.CANDIDATE: Cell(_R, refuse(ReceiverNotFound), "only the calling session talks"),
+            InputKind.OFFER: Cell(_R, refuse(ReceiverNotFound), "only the calling session sends relays"),
+            InputKind.ANSWER: Cell(_R, refuse(ReceiverNotFound), "only the calling session sends relays"),
+            InputKind.CANDIDATE: Cell(_R, refuse(ReceiverNotFound), "only the calling session sends relays"),
             InputKind.ATTACHED: Cell(_R, actions.ignore, "not part of the call"),
             InputKind.LEFT: Cell(_R, actions.ignore, "not part of the call"),
         },
         Role.CALLEE: {
             InputKind.ACCEPT: Cell(
-                _A, actions.accept, "the first to accept wins; the other devices are told"
+                _A, actions.accept, "the first device to accept wins; the others get call:ended"
             ),
             InputKind.REJECT: Cell(_E, actions.reject, "rejected for all devices"),
-            InputKind.END: Cell(_E, actions.refuse_by_end, "ending a call that rings here is rejecting it"),
+            InputKind.END: Cell(_E, actions.refuse_by_end, "the callee rejects a ringing call by ending it"),
             InputKind.OFFER: Cell(_R, actions.to_caller, "early media the other way"),
             InputKind.ANSWER: Cell(_A, actions.accept, "an answer is an acceptance"),
             InputKind.CANDIDATE: Cell(_R, actions.to_caller, "early media the other way"),
             InputKind.ATTACHED: Cell(
                 _R,
                 actions.ring_device,
-                "a device that joins, or comes back, rings at once; it is told unless it resumed",
+                "a device that joins, or comes back, rings at once; it gets call:incoming unless it resumed",
             ),
             InputKind.LEFT: Cell(
-                _E, actions.ringing_device_left, "other devices ring on; connection_lost when it was the last"
+                _E, actions.ringing_device_left, "other devices ring on; connection_lost if it was the last"
             ),
         },
-        Role.SERVER: {InputKind.TIMEOUT: Cell(_E, actions.time_out, "nobody answered in time")},
+        Role.SERVER: {InputKind.TIMEOUT: Cell(_E, actions.time_out, "the callee did not answer in time")},
     },
     _A: {
         Role.CALLER: {
@@ -112,7 +113,7 @@ TABLE: dict[State, dict[Role, dict[InputKind, Cell]]] = {
             InputKind.END: Cell(_E, actions.hang_up, "hangup"),
             InputKind.OFFER: Cell(_A, actions.to_callee, "renegotiation"),
             InputKind.ANSWER: Cell(_A, actions.to_callee, "renegotiation"),
-            InputKind.CANDIDATE: Cell(_A, actions.to_callee, "as long as the call lives"),
+            InputKind.CANDIDATE: Cell(_A, actions.to_callee, "for as long as the call lives"),
             InputKind.ATTACHED: Cell(
                 _A, actions.move_caller, "the caller's session moved to another gateway"
             ),
@@ -124,9 +125,11 @@ TABLE: dict[State, dict[Role, dict[InputKind, Cell]]] = {
                 _A, refuse(InvalidState, _not_ringing), "accepted already; end it instead"
             ),
             InputKind.END: Cell(_E, actions.hang_up, "a user may end the call from any device"),
-            InputKind.OFFER: Cell(_A, refuse(ReceiverNotFound), "only the two bound sessions talk"),
-            InputKind.ANSWER: Cell(_A, refuse(ReceiverNotFound), "only the two bound sessions talk"),
-            InputKind.CANDIDATE: Cell(_A, refuse(ReceiverNotFound), "only the two bound sessions talk"),
+            InputKind.OFFER: Cell(_A, refuse(ReceiverNotFound), "only the two bound sessions send relays"),
+            InputKind.ANSWER: Cell(_A, refuse(ReceiverNotFound), "only the two bound sessions send relays"),
+            InputKind.CANDIDATE: Cell(
+                _A, refuse(ReceiverNotFound), "only the two bound sessions send relays"
+            ),
             InputKind.ATTACHED: Cell(_A, actions.ignore, "not part of the call"),
             InputKind.LEFT: Cell(_A, actions.ignore, "not part of the call"),
         },
@@ -138,55 +141,57 @@ TABLE: dict[State, dict[Role, dict[InputKind, Cell]]] = {
             InputKind.END: Cell(_E, actions.hang_up, "hangup"),
             InputKind.OFFER: Cell(_A, actions.to_caller, "renegotiation"),
             InputKind.ANSWER: Cell(_A, actions.to_caller, "renegotiation"),
-            InputKind.CANDIDATE: Cell(_A, actions.to_caller, "as long as the call lives"),
+            InputKind.CANDIDATE: Cell(_A, actions.to_caller, "for as long as the call lives"),
             InputKind.ATTACHED: Cell(
                 _A, actions.move_callee, "the callee's session moved to another gateway"
             ),
             InputKind.LEFT: Cell(_E, actions.party_left, "hangup, or connection_lost if the transport broke"),
         },
         Role.CALLEE_DEVICE: {
-            InputKind.ACCEPT: Cell(_A, refuse(InvalidState, _elsewhere), "another device was first"),
-            InputKind.REJECT: Cell(_A, refuse(InvalidState, _elsewhere), "another device was first"),
+            InputKind.ACCEPT: Cell(_A, refuse(InvalidState, _other_device), "another device was first"),
+            InputKind.REJECT: Cell(_A, refuse(InvalidState, _other_device), "another device was first"),
             InputKind.END: Cell(_E, actions.hang_up, "a user may end the call from any device"),
-            InputKind.OFFER: Cell(_A, refuse(ReceiverNotFound), "only the two bound sessions talk"),
-            InputKind.ANSWER: Cell(_A, refuse(ReceiverNotFound), "only the two bound sessions talk"),
-            InputKind.CANDIDATE: Cell(_A, refuse(ReceiverNotFound), "only the two bound sessions talk"),
+            InputKind.OFFER: Cell(_A, refuse(ReceiverNotFound), "only the two bound sessions send relays"),
+            InputKind.ANSWER: Cell(_A, refuse(ReceiverNotFound), "only the two bound sessions send relays"),
+            InputKind.CANDIDATE: Cell(
+                _A, refuse(ReceiverNotFound), "only the two bound sessions send relays"
+            ),
             InputKind.ATTACHED: Cell(_A, actions.ignore, "not part of the call"),
             InputKind.LEFT: Cell(_A, actions.ignore, "not part of the call"),
         },
-        Role.SERVER: {InputKind.TIMEOUT: Cell(_A, actions.ignore, "it was answered in time")},
+        Role.SERVER: {InputKind.TIMEOUT: Cell(_A, actions.ignore, "the callee answered in time")},
     },
-    _E: _over(),
+    _E: _ended_row(),
 }
 
 
 def step(call: Call, event: CallInput, now: int) -> Outcome:
-    """What becomes of ``call`` when ``event`` happens at ``now`` (milliseconds since the epoch).
+    """Return the outcome of ``event`` for ``call`` at ``now`` (milliseconds since the epoch).
 
-    Raises :class:`CallNotFound` if the user is a stranger to the call, or the refusal that the table names.
+    Raises :class:`CallNotFound` if the author has no part in the call, or the refusal that the table names.
     """
     cell = TABLE[call.state][role_of(call, event)][event.kind]
     return cell.rule(call, event, now)
 
 
-def again(call: Call, event: CallInput) -> Outcome:
-    """Return the outcome of the last transition once more, for a request tried again whose first answer got lost.
+def replay(call: Call, event: CallInput) -> Outcome:
+    """Return the outcome of the last transition once more, for a repeated request whose first reply was lost.
 
-    ``call`` is what ``event`` made of it. The sends are those of the first time; the record stays as it is.
+    ``call`` is the record after ``event``. The sends are those of the first time; the record stays unchanged.
     """
     if event.cause != call.caused_by:  # it changed an address, not the state
         return Outcome(call, step(call, event, 0).sends)
-    was = State.RINGING if call.state is State.ACCEPTED or call.accepted_at is None else State.ACCEPTED
-    if call.state is State.RINGING or was is State.ACCEPTED:
-        before = call.model_copy(update={"state": was})
+    previous = State.RINGING if call.state is State.ACCEPTED or call.accepted_at is None else State.ACCEPTED
+    if call.state is State.RINGING or previous is State.ACCEPTED:
+        before = call.model_copy(update={"state": previous})
     else:
-        before = call.model_copy(update={"state": was, "callee_at": None})
+        before = call.model_copy(update={"state": previous, "callee_at": None})
     outcome = step(before, event, call.ended_at or call.accepted_at or call.created_at)
     return Outcome(call, outcome.sends, outcome.relay_to)
 
 
 def role_of(call: Call, event: CallInput) -> Role:
-    """Who the author of ``event`` is to ``call``. Raises :class:`CallNotFound` for a stranger."""
+    """Return the role of the author of ``event``. Raises :class:`CallNotFound` for a user without a part."""
     if event.user is None or event.at is None:
         return Role.SERVER
     if event.user == call.caller:

@@ -1,4 +1,4 @@
-"""What a call is: the stored record, the things that can happen to it, and what follows from them. No I/O, no clock."""
+"""The stored record of a call, the inputs of the call machine, and its outcomes. No I/O, no clock."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,7 +18,7 @@ class State(StrEnum):
 
 
 class Reason(StrEnum):
-    """The reasons that the server itself gives for an end; a client may have words of its own."""
+    """The reasons that the server gives for an end; a client may send a reason of its own."""
 
     HANGUP = "hangup"
     CANCELLED = "cancelled"
@@ -28,22 +28,22 @@ class Reason(StrEnum):
     REJECTED_ELSEWHERE = "rejected_elsewhere"
     CONNECTION_LOST = "connection_lost"
     VOID = "void"
-    """Never told to a client: a call that was reserved but never came about."""
+    """Never sent to a client: a call that was reserved but never created."""
 
 
 SERVER = "server"
-"""``by`` of an end that no user brought about."""
+"""``by`` of an end that no user caused."""
 
 
 class Address(Wire):
-    """Where a session is reached. The session stays, the gateway may change."""
+    """The address of a session. The session stays, the gateway may change."""
 
     session: str
     gateway: str
 
 
 class Unanswered(NamedTuple):
-    """Rings in a row of this caller that this callee did not answer, and the revision of that record."""
+    """Consecutive rings of this caller that this callee did not answer, and the revision of that record."""
 
     rings: int
     revision: int
@@ -63,7 +63,7 @@ class Call(Wire):
     callee_at: Address | None = None
     """The device that accepted; ``None`` until then."""
     ringing: tuple[Address, ...] = ()
-    """The callee's devices that ring, or rang until it was over, in the order they began to."""
+    """The callee's devices that ring, or rang until the call was answered or ended, in the order they began to."""
     call_type: CallType
     metadata: Any = None
     created_at: Millis
@@ -73,22 +73,22 @@ class Call(Wire):
     ended_by: str | None = None
     reason: str | None = None
     caused_by: str
-    """Request id of the last change of state: the same request again is the same deed, not another."""
+    """Request id of the last change of state: a repeated request is the same change, not another."""
     moved_by: str = ""
-    """The same of the last change of an address, which must not hide that of a change of state."""
+    """Request id of the last change of an address, which must not hide that of a change of state."""
     rung_by: tuple[str, ...] = ()
-    """Request ids by which devices began to ring after the call was placed: each is told, also if it is tried again."""
+    """Request ids by which devices began to ring after the call was created: each is notified, also when repeated."""
     holds: tuple[int, int] = (0, 0)
-    """Revisions of the caller's and the callee's hold, so that releasing them needs no read."""
+    """Revisions of the caller's and the callee's reservation, so that releasing them needs no read."""
     unanswered: Unanswered = NEVER_UNANSWERED
-    """Of this caller and callee, as the call was placed."""
+    """Of this caller and callee, when the call was created."""
 
     def peer_of(self, user: str) -> str:
-        """The other user."""
+        """Return the other user."""
         return self.callee if user == self.caller else self.caller
 
-    def held_by(self, session: str) -> HeldCall | None:
-        """The call as ``session`` takes part in it or rings for it; ``None`` if it does neither."""
+    def for_session(self, session: str) -> HeldCall | None:
+        """Return the call as ``session`` takes part in it or rings; ``None`` if it does neither."""
         if self.state is State.ENDED:
             return None
         calling = session == self.caller_at.session
@@ -107,10 +107,10 @@ class Call(Wire):
 
 
 class Role(StrEnum):
-    """Who does something to a call, seen from the call."""
+    """The author of an input, as the call sees them."""
 
     CALLER = "caller"
-    """The session that placed the call."""
+    """The session that called."""
     CALLER_DEVICE = "caller's other device"
     CALLEE = "callee"
     """The session that accepted; while ringing, every session of the callee."""
@@ -119,7 +119,7 @@ class Role(StrEnum):
 
 
 class InputKind(StrEnum):
-    """What can happen to a call."""
+    """The kinds of input that a call takes."""
 
     ACCEPT = "accept"
     REJECT = "reject"
@@ -137,12 +137,12 @@ RELAY_KINDS = {
     Event.ANSWER: InputKind.ANSWER,
     Event.CANDIDATE: InputKind.CANDIDATE,
 }
-"""Relayed client events → what they are to the machine."""
+"""Relayed client events → inputs of the machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallInput:
-    """Something that happens to a call. ``at`` is the address it came from; ``None`` for the server."""
+    """An input to a call. ``at``: the address of its author; ``None`` for the server. ``cause``: its request id."""
 
     kind: InputKind
     cause: str
@@ -150,7 +150,7 @@ class CallInput:
     at: Address | None = None
     reason: str | None = None
     resumed: bool = False
-    """Of ``attached``: the device has missed nothing of what it was sent."""
+    """Of ``attached``: True if the device has received all that it was sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,9 +164,9 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a happening makes of a call: the record to store (the same object if nothing changes) and what to send.
+    """The outcome of an input: the record to store (the same object if nothing changes) and what to send.
 
-    ``relay_to``: where an offer, answer or candidate goes.
+    ``relay_to``: the targets of an offer, answer or candidate.
     """
 
     call: Call

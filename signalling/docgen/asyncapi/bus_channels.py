@@ -56,7 +56,7 @@ _POLICY: dict[str, type[Wire]] = {"may_call": policy.MayCall, "may_see": policy.
 _RECORDS: dict[str, type[Wire]] = {
     "$KV.sessions.user.<user>": presence.Sessions,
     "$KV.sessions.gateway.<gateway>": presence.Lease,
-    "$KV.calls.user.<user>": calls.Hold,
+    "$KV.calls.user.<user>": calls.Reservation,
     "$KV.calls.call.<call>": Call,
 }
 _AT = "$KV.sessions.at.<gateway>.<session>.<user>"
@@ -285,7 +285,7 @@ def _stored(schemas: Schemas, rows: dict[str, Row]) -> Iterator[Channel]:
     for pattern, model in _RECORDS.items():
         key = pattern.replace("$", "").rpartition(".")[0]
         messages = [_model(schemas, key, model), deleted]
-        if model is calls.Hold:
+        if model is calls.Reservation:
             messages.append(_model(schemas, "released", calls.Released, deleted.headers))
         yield Channel(rows[pattern], pattern, tuple(messages))
     note: Schema = {"type": "object", "description": "The key says it all."}

@@ -156,7 +156,7 @@ _MADE: tuple[Wire, ...] = (
     # Records.
     presence.Sessions(user="bob", sessions=(_SESSION,)),
     presence.Lease(since=AT),
-    calls.Hold(call=CALL, peer="bob", since=AT),
+    calls.Reservation(call=CALL, peer="bob", since=AT),
     _RINGING,
 )
 

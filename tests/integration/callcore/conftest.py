@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest_asyncio
 from nats.aio.msg import Msg
 
-from services.callcore.app import start
+from services.callcore.app import Timing, start
 from services.callcore.settings import Settings
 from shared import subjects
 from shared.contracts.calls import (
@@ -32,6 +32,7 @@ from shared.nats.connection import Bus
 from shared.nats.kv import Bucket
 
 GATEWAY = "gw1"
+TIMING = Timing()
 
 
 class Seen(NamedTuple):
@@ -180,8 +181,8 @@ class World:
         found = await self.until(lambda: [body for _, n, body in self.receipts if n == number])
         return str(found[0]["code"])
 
-    async def held(self, user: str) -> bool:
-        """Whether a call holds the user."""
+    async def reserved(self, user: str) -> bool:
+        """True if a call reserves the user."""
         return (await self.calls.get(subjects.key_user(user), fresh=True)).value is not None
 
 
@@ -198,16 +199,16 @@ async def world(bus: Bus) -> AsyncIterator[World]:
 
 @pytest_asyncio.fixture
 async def callcore(nats_url: str, world: World) -> AsyncIterator[Start]:
-    """Starts an instance of call control in this process, with the settings given, and waits until it is heard."""
+    """Starts an instance of call control in this process, with the settings given, and waits for its first beat."""
     async with AsyncExitStack() as stack:
         count = 0
 
-        async def start_one(**values: Any) -> str:
+        async def start_one(timing: Timing = TIMING, **values: Any) -> str:
             nonlocal count
             count += 1
             name = f"cc-{count}"
             config = Settings.model_validate({"nats_url": nats_url, **values})
-            await stack.enter_async_context(start(config, name))
+            await stack.enter_async_context(start(config, name, timing))
             await world.until(lambda: name in world.members.alive("callcore"))
             return name
 

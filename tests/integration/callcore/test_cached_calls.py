@@ -30,7 +30,7 @@ class Read(Store):
         return await super().call(call, fresh=fresh)
 
 
-def control(bus: Bus, known: Callable[[str], Found | None]) -> tuple[CallService, Read]:
+def service(bus: Bus, known: Callable[[str], Found | None]) -> tuple[CallService, Read]:
     """One that is in charge of all calls, and remembers what ``known`` says."""
     store = Read(Bucket(bus, subjects.BUCKET_CALLS), Bucket(bus, subjects.BUCKET_SESSIONS))
 
@@ -59,8 +59,8 @@ def call_input(kind: InputKind, at: Address = BOB) -> CallInput:
 
 
 async def test_what_is_remembered_rightly_is_not_read(bus: Bus, ringing: Found) -> None:
-    it, store = control(bus, lambda _: ringing)
-    outcome = await it.happen(ringing.call.call, call_input(InputKind.ACCEPT))
+    it, store = service(bus, lambda _: ringing)
+    outcome = await it.apply(ringing.call.call, call_input(InputKind.ACCEPT))
     assert outcome.call.state is State.ACCEPTED and store.reads == 0
     found = await store.call(ringing.call.call)
     assert found is not None and found.call == outcome.call
@@ -68,36 +68,36 @@ async def test_what_is_remembered_rightly_is_not_read(bus: Bus, ringing: Found) 
 
 async def test_what_has_changed_since_is_read(bus: Bus, world: World, ringing: Found) -> None:
     await world.end("ann-web", ringing.call.call)
-    it, store = control(bus, lambda _: ringing)
+    it, store = service(bus, lambda _: ringing)
     with pytest.raises(CallNotFound):
-        await it.happen(ringing.call.call, call_input(InputKind.ACCEPT))
+        await it.apply(ringing.call.call, call_input(InputKind.ACCEPT))
     assert store.reads == 1
 
 
 async def test_a_refusal_is_read_first(bus: Bus, ringing: Found) -> None:
     """The caller may not accept a call that rings; but this one only seems to be the caller of it."""
     swapped: Call = ringing.call.model_copy(update={"caller": "bob", "caller_at": BOB, "callee": "ann"})
-    it, store = control(bus, lambda _: Found(swapped, ringing.revision))
-    outcome = await it.happen(ringing.call.call, call_input(InputKind.ACCEPT))
+    it, store = service(bus, lambda _: Found(swapped, ringing.revision))
+    outcome = await it.apply(ringing.call.call, call_input(InputKind.ACCEPT))
     assert outcome.call.state is State.ACCEPTED and store.reads == 1
 
 
 async def test_that_nothing_comes_of_it_is_read_first(bus: Bus, world: World, ringing: Found) -> None:
     """A device that is remembered to ring, but left meanwhile, comes back: it rings again."""
     await world.left("bob-phone")
-    it, store = control(bus, lambda _: ringing)
+    it, store = service(bus, lambda _: ringing)
     back = CallInput(InputKind.ATTACHED, "back", "bob", BOB, resumed=True)
-    outcome = await it.happen(ringing.call.call, back)
+    outcome = await it.apply(ringing.call.call, back)
     assert BOB in outcome.call.ringing and len(outcome.sends) == 1 and store.reads == 1
 
 
 async def test_a_request_tried_again_is_read_first(bus: Bus, ringing: Found) -> None:
-    first, _ = control(bus, lambda _: ringing)
-    done = await first.happen(ringing.call.call, call_input(InputKind.ACCEPT))
+    first, _ = service(bus, lambda _: ringing)
+    done = await first.apply(ringing.call.call, call_input(InputKind.ACCEPT))
     for remembered in (ringing, Found(done.call, 0)):
-        again, store = control(bus, lambda _, remembered=remembered: remembered)  # type: ignore[misc]
-        outcome = await again.happen(ringing.call.call, call_input(InputKind.ACCEPT))
+        again, store = service(bus, lambda _, remembered=remembered: remembered)  # type: ignore[misc]
+        outcome = await again.apply(ringing.call.call, call_input(InputKind.ACCEPT))
         assert outcome.call == done.call and len(outcome.sends) == len(done.sends) and store.reads == 1
-    third, _ = control(bus, lambda _: ringing)
+    third, _ = service(bus, lambda _: ringing)
     with pytest.raises(InvalidState):
-        await third.happen(ringing.call.call, CallInput(InputKind.ACCEPT, "another", "bob", BOB))
+        await third.apply(ringing.call.call, CallInput(InputKind.ACCEPT, "another", "bob", BOB))

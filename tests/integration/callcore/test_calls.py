@@ -7,7 +7,7 @@ import pytest
 
 from services.callcore.store import Store
 from shared import subjects
-from shared.contracts.calls import Hold
+from shared.contracts.calls import Reservation
 from shared.contracts.liveness import Beat
 from shared.contracts.presence import Session
 from shared.errors import (
@@ -32,10 +32,10 @@ async def test_a_whole_call(world: World, callcore: Start) -> None:
     assert incoming.body["metadata"] == {"lesson": 7}
     await world.accept("bob-phone", call)
     assert (await world.expect("bob-tab", "call:ended")).body["reason"] == "answered_elsewhere"
-    assert await world.held("ann") and await world.held("bob")
+    assert await world.reserved("ann") and await world.reserved("bob")
     await world.end("ann-phone", call)
     await world.expect("bob-phone", "call:ended")
-    assert not await world.held("ann") and not await world.held("bob")
+    assert not await world.reserved("ann") and not await world.reserved("bob")
     events = [s.event for s in world.to("ann-phone")]
     assert events == ["call:initiated", "call:accepted", "call:ended"]
     seqs = [s.body["seq"] for s in world.seen]
@@ -71,10 +71,10 @@ async def test_a_refused_initiate_holds_nobody(world: World, callcore: Start) ->
     await world.initiate("bob-phone", "cem")
     with pytest.raises(UserUnavailable):
         await world.initiate("ann-phone", "bob")
-    assert not await world.held("ann")
+    assert not await world.reserved("ann")
     with pytest.raises(UserNotFound):
         await world.initiate("ann-phone", "zoe")
-    assert not await world.held("ann") and not await world.held("zoe")
+    assert not await world.reserved("ann") and not await world.reserved("zoe")
 
 
 async def test_the_deadline_fires_on_another_instance(nats_url: str, world: World, callcore: Start) -> None:
@@ -95,7 +95,7 @@ async def test_the_deadline_fires_on_another_instance(nats_url: str, world: Worl
     ended = await world.expect("ann-phone", "call:ended")
     assert ended.body["reason"] == "timeout" and ended.body["by"] == "server"
     assert 1.9 < time.monotonic() - begin < 6
-    assert not await world.held("ann") and not await world.held("bob")
+    assert not await world.reserved("ann") and not await world.reserved("bob")
 
 
 async def test_a_deadline_that_passed_while_nobody_was_there_fires_at_start(
@@ -144,7 +144,7 @@ async def test_settling_tells_what_was_done_and_does_nothing(world: World, callc
 
     with pytest.raises(CallNotFound):
         await world.initiate("ann-phone", "bob", request_id="r1", call="c1", settle=True)
-    assert not await world.held("ann") and not await world.held("bob")
+    assert not await world.reserved("ann") and not await world.reserved("bob")
     await world.initiate("ann-phone", "bob", request_id="r1", call="c1")
     assert (await world.initiate("ann-phone", "bob", request_id="r1", call="c1", settle=True)).call == "c1"
     await told_again("ann-phone", "call:initiated", 2)
@@ -185,7 +185,7 @@ async def test_a_hold_whose_call_never_came_about_is_void_after_a_moment(
     await callcore()
     await world.online("ann", "phone")
     await world.online("bob", "phone")
-    stuck = Hold(call="never", peer="zoe", since=int(time.time() * 1000))
+    stuck = Reservation(call="never", peer="zoe", since=int(time.time() * 1000))
     await world.calls.put(subjects.key_user("bob"), stuck.dump(), ABSENT)
     begin = time.monotonic()
     while True:
@@ -227,7 +227,7 @@ async def test_the_sweep_ends_a_call_whose_session_is_gone(world: World, callcor
     await world.online("bob")  # and nobody said that he left
     ended = await world.expect("ann-phone", "call:ended")
     assert ended.body == {"callId": call, "by": "bob", "reason": "connection_lost", "seq": ended.body["seq"]}
-    assert not await world.held("bob")
+    assert not await world.reserved("bob")
 
 
 async def test_a_session_that_leaves_or_moves_takes_its_call_along(world: World, callcore: Start) -> None:

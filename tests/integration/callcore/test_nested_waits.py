@@ -45,7 +45,7 @@ pytestmark = pytest.mark.timeout(120)
 
 @dataclass(frozen=True, slots=True)
 class Lateness:
-    """``where``: before anything is ``read``, after the deed is ``stored``, or before it is ``answered``."""
+    """``where``: before anything is ``read``, after the command is ``stored``, or before it is ``answered``."""
 
     where: str
     seconds: float
@@ -53,7 +53,7 @@ class Lateness:
 
 _late: ContextVar[Lateness | None] = ContextVar("late", default=None)
 _plans: dict[tuple[str, str], Lateness] = {}
-"""(instance, call or user) → how late it is with its first deed for that one."""
+"""(instance, call or user) → how late it is with its first command for that one."""
 
 
 async def _linger(where: str) -> None:
@@ -164,7 +164,7 @@ ACCEPT: Ask = lambda world, name, call: world.accept(f"{name}b-web", call)  # no
 REJECT: Ask = lambda world, name, call: world.reject(f"{name}b-web", call)  # noqa: E731
 END: Ask = lambda world, name, call: world.end(f"{name}a-web", call)  # noqa: E731
 LEFT: Ask = lambda world, name, call: world.left(f"{name}b-web")  # noqa: E731
-DEEDS: dict[str, tuple[Ask, dict[str, str]]] = {
+COMMANDS: dict[str, tuple[Ask, dict[str, str]]] = {
     "accept": (ACCEPT, {"a": "call:accepted", "b": "call:accepted"}),
     "reject": (REJECT, {"a": "call:rejected", "b": "call:rejected"}),
     "end": (END, {"a": "call:ended", "b": "call:ended"}),
@@ -192,16 +192,16 @@ def every_lateness() -> dict[str, tuple[str, Lateness]]:
     return {f"u{n}": (who, Lateness(where, seconds)) for n, (who, where, seconds) in enumerate(each)}
 
 
-@pytest.mark.parametrize("deed", DEEDS)
+@pytest.mark.parametrize("command", COMMANDS)
 async def test_a_deed_that_is_late_is_told_or_not_answered(
-    system: World, lateness: dict[tuple[str, str], Lateness], deed: str
+    system: World, lateness: dict[tuple[str, str], Lateness], command: str
 ) -> None:
-    ask, told = DEEDS[deed]
+    ask, told = COMMANDS[command]
     plans = every_lateness()
     calls = dict(zip(plans, await side_by_side(placed(system, name) for name in plans), strict=True))
     for name, (who, late) in plans.items():
         # An owner is asked for the call; of who leaves, the front is asked for the user.
-        lateness[who, f"{name}b" if (who, deed) == ("front", "left") else calls[name]] = late
+        lateness[who, f"{name}b" if (who, command) == ("front", "left") else calls[name]] = late
     answers = await side_by_side(
         answered_and_told(
             system, ask(system, name, call), {f"{name}{side}-web": event for side, event in told.items()}
@@ -248,7 +248,7 @@ async def ghost(world: World, bus: Bus) -> None:
 
 
 @pytest_asyncio.fixture
-async def deserted(nats_url: str, world: World, lateness: object) -> AsyncIterator[World]:
+async def orphaned(nats_url: str, world: World, lateness: object) -> AsyncIterator[World]:
     """``front`` alone, and an ``owner`` that hangs, or is dead and has not been missed yet."""
     world.client = RpcClient(world.bus, timeout=2.0)
     settings = Settings.model_validate({"nats_url": nats_url, "rate_limit": False, "sweep_seconds": 3600})
@@ -261,8 +261,8 @@ async def deserted(nats_url: str, world: World, lateness: object) -> AsyncIterat
     await bus.close()
 
 
-async def test_an_owner_that_hangs_is_done_without_well_within_one_try(deserted: World) -> None:
-    world = deserted
+async def test_an_owner_that_hangs_is_done_without_well_within_one_try(orphaned: World) -> None:
+    world = orphaned
 
     async def whole_call(name: str) -> None:
         a, b = f"{name}a-web", f"{name}b-web"
@@ -277,9 +277,9 @@ async def test_an_owner_that_hangs_is_done_without_well_within_one_try(deserted:
     assert not world.client.again, "a request was tried again"
 
 
-async def test_an_answer_that_accepts_does_without_an_owner_that_hangs(deserted: World) -> None:
+async def test_an_answer_that_accepts_does_without_an_owner_that_hangs(orphaned: World) -> None:
     """The relay of it is taken by an instance that is not in charge any more."""
-    world = deserted
+    world = orphaned
     call = await placed(world, "u")
     await world.relay(
         "ub-web", "ua", "call:answer", call, {"answer": {"type": "answer", "sdp": "x"}}, at="front"
@@ -289,9 +289,9 @@ async def test_an_answer_that_accepts_does_without_an_owner_that_hangs(deserted:
     assert world.to("ub-web", "call:accepted")
 
 
-async def test_a_request_in_a_request_ends_before_it(deserted: World) -> None:
+async def test_a_request_in_a_request_ends_before_it(orphaned: World) -> None:
     """Presence has a part of a gateway's time, call control a part of that, and the owner a part of that."""
-    world = deserted
+    world = orphaned
     await placed(world, "u")
     request = LeftRequest(request_id="leave", user="ub", session="ub-web", gateway=GATEWAY, reason="hangup")
     await world.client.ask("calls", "left", request, Done, timeout=0.8)
@@ -302,17 +302,17 @@ async def test_an_answer_that_accepted_and_was_not_told_is_told_when_it_is_sent_
     system: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its gateway sends a relay again that nobody has acknowledged; the call is accepted by then."""
-    world, tell, failed = system, Notifier.tell, 0
+    world, notify, failed = system, Notifier.notify, 0
 
-    def tell_later(self: Notifier, outcome: Outcome, *args: Any, **more: Any) -> None:
+    def notify_later(self: Notifier, outcome: Outcome, *args: Any, **more: Any) -> None:
         nonlocal failed
         if outcome.call.state is State.ACCEPTED and failed < 2:
             failed += 1
             raise Unavailable  # as if both had died there
-        tell(self, outcome, *args, **more)
+        notify(self, outcome, *args, **more)
 
     call = await placed(world, "u")
-    monkeypatch.setattr(Notifier, "tell", tell_later)
+    monkeypatch.setattr(Notifier, "notify", notify_later)
     answer = {"answer": {"type": "answer", "sdp": "x"}}
     for _ in range(2):
         await world.relay("ub-web", "ua", "call:answer", call, answer)

@@ -39,7 +39,7 @@ async def test_a_yes_is_a_yes_and_a_no_is_a_no(pair: World, bus: Bus, callcore: 
     service.blocked.add(("ann", "bob"))
     with pytest.raises(UserNotFound):
         await pair.initiate("ann-phone", "bob")
-    assert not await pair.held("ann") and not await pair.held("bob")
+    assert not await pair.reserved("ann") and not await pair.reserved("bob")
     assert pair.to("bob-phone") == []
     assert (await pair.initiate("bob-phone", "ann")).call, "the other way nobody is blocked"
     assert service.asked == [
@@ -70,7 +70,7 @@ async def test_without_anybody_to_ask_required_is_unavailable(pair: World, callc
     await callcore(policy="required")
     with pytest.raises(Unavailable):
         await pair.initiate("ann-phone", "bob")
-    assert not await pair.held("ann") and not await pair.held("bob")
+    assert not await pair.reserved("ann") and not await pair.reserved("bob")
 
 
 @pytest.mark.parametrize("raw", [b"", b"no", b"{}", b"[]", b'{"allowed": "false"}', b'{"allowed": 0}'])

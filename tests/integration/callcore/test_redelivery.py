@@ -1,10 +1,11 @@
-"""What was done and not told, because its instance died there, is told by whoever comes next."""
+"""What was done and not told, because its instance died there, is sent by the next instance."""
 
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from services.callcore.app import Timing
 from services.callcore.notify.notifier import Notifier
 from services.callcore.state.model import Outcome, State
 from shared import subjects
@@ -21,18 +22,18 @@ Dies = Callable[[Callable[[Outcome], bool]], list[str]]
 @pytest.fixture
 def dies(monkeypatch: pytest.MonkeyPatch) -> Dies:
     """Has every instance die, as it seems from outside, before it tells of certain outcomes; the calls of those."""
-    tell = Notifier.tell
+    notify = Notifier.notify
 
     def before(which: Callable[[Outcome], bool]) -> list[str]:
         died: list[str] = []
 
-        def tell_or_die(self: Notifier, outcome: Outcome, *args: Any, **more: Any) -> None:
+        def notify_or_die(self: Notifier, outcome: Outcome, *args: Any, **more: Any) -> None:
             if which(outcome):
                 died.append(outcome.call.call)
                 raise Late
-            tell(self, outcome, *args, **more)
+            notify(self, outcome, *args, **more)
 
-        monkeypatch.setattr(Notifier, "tell", tell_or_die)
+        monkeypatch.setattr(Notifier, "notify", notify_or_die)
         return died
 
     return before
@@ -48,10 +49,9 @@ async def ringing(world: World, callcore: Start, **settings: Any) -> str:
 
 @pytest.mark.parametrize("accepted", [True, False])
 async def test_a_call_ended_by_a_sweep_that_died_is_told_by_the_next_one(
-    world: World, callcore: Start, dies: Dies, monkeypatch: pytest.MonkeyPatch, accepted: bool
+    world: World, callcore: Start, dies: Dies, accepted: bool
 ) -> None:
-    monkeypatch.setattr("services.callcore.calls.reconciler.SECOND_LOOK_SECONDS", 0.1)
-    call = await ringing(world, callcore, sweep_seconds=1)
+    call = await ringing(world, callcore, timing=Timing(second_check_seconds=0.1), sweep_seconds=1)
     if accepted:
         await world.accept("bob-phone", call)
     died = dies(lambda outcome: outcome.call.state is State.ENDED)
@@ -63,16 +63,17 @@ async def test_a_call_ended_by_a_sweep_that_died_is_told_by_the_next_one(
     told = await world.expect("bob-phone", "call:ended")
     assert (told.body["by"], told.body["reason"]) == ("ann", "connection_lost")
     assert died_often
-    assert not await world.held("bob")
+    assert not await world.reserved("bob")
 
 
 async def test_a_swept_ring_that_was_not_told_is_told_by_the_next_sweep_once_where_the_device_is_now(
     world: World, callcore: Start, dies: Dies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.callcore.calls.reconciler.LATE_MS", 0)
     monkeypatch.setattr("services.callcore.app.set_deadline", lambda *_: _nothing())
     died = dies(lambda outcome: outcome.call.state is State.ENDED)
-    call = await ringing(world, callcore, sweep_seconds=1, ring_timeout_seconds=1)
+    call = await ringing(
+        world, callcore, timing=Timing(overdue_ms=0), sweep_seconds=1, ring_timeout_seconds=1
+    )
     await world.until(lambda: died)
     gateways: list[str] = []
 

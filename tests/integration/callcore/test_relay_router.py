@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from nats.aio.msg import Msg
 
-from services.callcore.relay import relay_router, route_cache
+from services.callcore.app import Timing
+from services.callcore.relay.delivery import EARLY_MAX
+from services.callcore.relay.relay_router import RelayRouter
 from services.callcore.store import Store
 from shared import subjects
 from shared.contracts.relays import LINE, Acks, stamp
@@ -143,7 +145,7 @@ async def test_early_media_is_bounded(world: World, callcore: Start) -> None:
     await world.online("ann", "phone")
     await world.online("bob", "phone")
     call = (await world.initiate("ann-phone", "bob")).call
-    for _ in range(relay_router.EARLY_MAX):
+    for _ in range(EARLY_MAX):
         last = await world.relay("ann-phone", "bob", "ice:candidate", call, {"candidate": {"n": 0}})
     over = await world.relay("ann-phone", "bob", "ice:candidate", call, {"candidate": {"n": 1}})
     assert await world.refusal(over) == "rate_limited"
@@ -185,9 +187,7 @@ async def test_a_lane_that_was_not_told_reads_before_it_refuses(
     await world.online("ann", "phone")
     await world.online("bob", "phone", "tab")
     call = (await world.initiate("ann-phone", "bob")).call
-    monkeypatch.setattr(
-        relay_router.RelayRouter, "_learn_at_once", lambda *_: True
-    )  # the announcement does not arrive
+    monkeypatch.setattr(RelayRouter, "_update_now", lambda *_: True)  # the announcement does not arrive
     await world.accept("bob-phone", call)
     await world.relay("bob-phone", "ann", "call:answer", call, {"answer": {}})
     await world.expect("ann-phone", "call:answer")
@@ -197,14 +197,11 @@ async def test_a_lane_that_was_not_told_reads_before_it_refuses(
 async def test_a_lane_trusts_what_it_knows_for_a_few_seconds_only(
     world: World, callcore: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(route_cache, "WARM_SECONDS", 0.2)
-    await callcore()
+    await callcore(timing=Timing(fresh_seconds=0.2))
     call = await accepted(world)
     await relay_many(world, "ann-phone", "bob", call, range(1))
     await world.until(lambda: candidates(world, "bob-phone") == [0])
-    monkeypatch.setattr(
-        relay_router.RelayRouter, "_learn_at_once", lambda *_: True
-    )  # the announcement does not arrive
+    monkeypatch.setattr(RelayRouter, "_update_now", lambda *_: True)  # the announcement does not arrive
     await world.end("bob-phone", call)
     await asyncio.sleep(0.3)
     number = await world.relay("ann-phone", "bob", "ice:candidate", call, {"candidate": {"n": 1}})
@@ -231,7 +228,9 @@ class Sender:
     async def _on_acks(self, msg: Msg) -> None:
         self.acks.append(Acks.model_validate_json(msg.data))
 
-    async def send(self, number: int, marks: str, *, void: bool = False, at: str | None = None) -> None:
+    async def send(
+        self, number: int, marks: str, *, confirm_void: bool = False, at: str | None = None
+    ) -> None:
         user, to = ("ann", "bob") if self._session.startswith("ann") else ("bob", "ann")
         payload = b'{"candidate":{"n":%d},"from":"%b","callId":"%b"}' % (
             number, user.encode(), self._call.encode(),
@@ -240,7 +239,7 @@ class Sender:
         assert owner is not None
         self._world.bus.publish(
             subjects.relay(owner, self._call, user, self._session, to, "ice:candidate"),
-            b"" if void else stamp(payload, self._session, number),
+            b"" if confirm_void else stamp(payload, self._session, number),
             subjects.receipt(GATEWAY, self._session, number, marks),
         )
 
@@ -325,7 +324,7 @@ async def test_a_void_one_takes_its_turn_and_goes_nowhere(world: World, callcore
     await callcore()
     sender = await Sender(world, "ann-phone", await accepted(world)).listen()
     await sender.send(7, "0s")
-    await sender.send(8, "0f", void=True)
+    await sender.send(8, "0f", confirm_void=True)
     await sender.send(9, "0fs")
     await sender.acknowledged(9)
     assert candidates(world, "bob-phone") == [7, 9]
@@ -401,8 +400,7 @@ async def test_a_lane_goes_on_with_what_it_knows_while_the_call_cannot_be_read(
     async def away(*_: object, **__: object) -> None:
         raise Unavailable
 
-    monkeypatch.setattr(route_cache, "WARM_SECONDS", 0.0)
-    await callcore()
+    await callcore(timing=Timing(fresh_seconds=0.0))
     call = await accepted(world)
     monkeypatch.setattr(Store, "call", away)
     await relay_many(world, "ann-phone", "bob", call, range(5))

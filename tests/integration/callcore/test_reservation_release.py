@@ -8,7 +8,7 @@ import pytest
 from services.callcore.store import Store
 from shared import subjects
 from shared.clock import now_ms
-from shared.contracts.calls import Hold
+from shared.contracts.calls import Reservation
 from shared.contracts.presence import Session
 from shared.errors import CallNotFound, Unavailable, UserNotFound
 from shared.messaging.rpc import RpcClient
@@ -31,13 +31,13 @@ async def hasty(world: World, callcore: Start) -> World:
 async def held_by_an_earlier_try(world: World, call: str, *users: str) -> None:
     """An instance took these users for a call of ann to bob, and died."""
     for user in users:
-        hold = Hold(call=call, peer="bob" if user == "ann" else "ann", since=now_ms())
+        hold = Reservation(call=call, peer="bob" if user == "ann" else "ann", since=now_ms())
         await world.calls.put(subjects.key_user(user), hold.dump(), ABSENT)
 
 
 async def nobody_is_held(world: World) -> None:
     for user in ("ann", "bob"):
-        assert not await world.held(user), user
+        assert not await world.reserved(user), user
 
 
 async def test_a_try_that_comes_back_late_gives_back_what_it_took(
@@ -57,7 +57,7 @@ async def test_a_try_that_comes_back_late_gives_back_what_it_took(
     with pytest.raises(Unavailable):
         await hasty.initiate("ann-phone", "bob")
     asleep = False
-    assert await hasty.held("ann")
+    assert await hasty.reserved("ann")
     await asyncio.sleep(4 * TRY_SECONDS)
     await nobody_is_held(hasty)
     assert not hasty.to("bob-phone")
@@ -93,10 +93,10 @@ async def test_the_last_try_gives_up_what_an_earlier_one_took(
         raise Unavailable
 
     await held_by_an_earlier_try(hasty, "c1", "ann", "bob")
-    monkeypatch.setattr("services.callcore.calls.call_setup.CallSetup._form", fails)
+    monkeypatch.setattr("services.callcore.calls.call_setup.CallSetup._build", fails)
     with pytest.raises(Unavailable):
         await hasty.initiate("ann-phone", "bob", call="c1")
-    assert await hasty.held("ann"), "another try may be at it"
+    assert await hasty.reserved("ann"), "another try may be at it"
     monkeypatch.setattr("shared.messaging.rpc.TRIES", 1)
     ask = hasty.client._bus.request
 

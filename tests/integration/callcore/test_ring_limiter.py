@@ -56,7 +56,7 @@ async def _ring(limiter: RingLimiter, caller: str, callee: str, *, answered: boo
         caused_by="r",
         unanswered=unanswered,
     )
-    limiter.ring_over(call)
+    limiter.record_ring(call)
     await limiter._calls._bus.flush()
     await asyncio.sleep(0.05)
 
@@ -168,7 +168,7 @@ class _Fixed:
     """A limiter whose attempts return an old record: as of a callcore that comes late."""
 
     def __init__(self, limiter: RingLimiter, unanswered: Unanswered) -> None:
-        self._calls, self.ring_over, self._unanswered = limiter._calls, limiter.ring_over, unanswered
+        self._calls, self.record_ring, self._unanswered = limiter._calls, limiter.record_ring, unanswered
 
     async def attempt(self, _caller: str, _callee: str) -> Unanswered:
         return self._unanswered

@@ -7,7 +7,7 @@ import pytest
 from services.callcore.store import ENDED_TTL_SECONDS, FORMING_MS, Store
 from shared import subjects
 from shared.clock import now_ms
-from shared.contracts.calls import Hold
+from shared.contracts.calls import Reservation
 from shared.ids import new_id
 from shared.nats import streams
 from shared.nats.connection import Bus
@@ -48,7 +48,7 @@ async def test_the_record_of_an_ended_call_goes_by_itself(
         await (world.end("bob-phone", call) if end == "hangup" else world.left("ann-phone"))
     assert TTL in await headers(bus, subjects.key_call(call))
     for user in ("ann", "bob"):
-        assert not await world.held(user)
+        assert not await world.reserved(user)
         assert "KV-Operation: DEL\r\nNats-TTL: " in await headers(bus, subjects.key_user(user))
 
 
@@ -66,13 +66,15 @@ async def test_what_keeps_a_void_call_from_coming_about_goes_by_itself(
 ) -> None:
     await callcore()
     store = Store(world.calls, world.sessions)
-    hold = Hold(call=new_id(), peer="bob", since=now_ms() - FORMING_MS)
-    assert not await store.void(hold, hold.since + FORMING_MS - 1), "its call may be about to come about"
-    assert await store.void(hold, now_ms())
-    assert TTL in await headers(bus, subjects.key_call(hold.call))
+    reservation = Reservation(call=new_id(), peer="bob", since=now_ms() - FORMING_MS)
+    assert not await store.confirm_void(reservation, reservation.since + FORMING_MS - 1), (
+        "its call may be about to come about"
+    )
+    assert await store.confirm_void(reservation, now_ms())
+    assert TTL in await headers(bus, subjects.key_call(reservation.call))
     with pytest.raises(Conflict):
-        await world.calls.put(subjects.key_call(hold.call), b"{}", ABSENT)
-    assert await store.void(hold, now_ms()), "whoever asks again hears the same"
+        await world.calls.put(subjects.key_call(reservation.call), b"{}", ABSENT)
+    assert await store.confirm_void(reservation, now_ms()), "whoever asks again hears the same"
 
 
 @pytest.mark.parametrize("settle", [False, True])
@@ -83,9 +85,11 @@ async def test_an_end_that_died_before_it_released_the_users_is_finished_when_it
     call, request = await begin(world), new_id()
     await world.end("ann-phone", call, request_id=request)
     for user, peer in (("ann", "bob"), ("bob", "ann")):  # as if they had not been released
-        await world.calls.set(subjects.key_user(user), Hold(call=call, peer=peer, since=now_ms()).dump())
+        await world.calls.set(
+            subjects.key_user(user), Reservation(call=call, peer=peer, since=now_ms()).dump()
+        )
     await world.end("ann-phone", call, request_id=request, settle=settle)
-    assert not await world.held("ann") and not await world.held("bob")
+    assert not await world.reserved("ann") and not await world.reserved("bob")
 
 
 async def test_an_end_that_died_before_it_released_the_users_keeps_nobody_from_calling(
@@ -95,7 +99,9 @@ async def test_an_end_that_died_before_it_released_the_users_keeps_nobody_from_c
     call = await begin(world)
     await world.end("ann-phone", call)
     for user, peer in (("ann", "bob"), ("bob", "ann")):
-        await world.calls.set(subjects.key_user(user), Hold(call=call, peer=peer, since=now_ms()).dump())
+        await world.calls.set(
+            subjects.key_user(user), Reservation(call=call, peer=peer, since=now_ms()).dump()
+        )
     await world.online("cem", "phone")
     again = (await world.initiate("cem-phone", "bob")).call
     assert (await world.expect("bob-phone", "call:incoming")).body["callId"] != again

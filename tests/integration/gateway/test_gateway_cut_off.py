@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 import pytest_asyncio
 from nats.aio.msg import Msg
 
-from services.callcore.notify import redelivery
 from services.callcore.notify.redelivery import RedeliveryBuffer
 from services.callcore.relay.ack_batcher import AckBatcher
 from services.callcore.relay.sequence_tracker import SequenceTracker
@@ -37,9 +38,22 @@ async def way(nats_url: str) -> AsyncIterator[Proxy]:
 
 @pytest_asyncio.fixture
 async def notifier(bus: Bus) -> AsyncIterator[RedeliveryBuffer]:
-    """What a callcore remembers of what it has told, and what says so when its own connection was lost."""
+    """The redelivery buffer of a callcore, which reports a suspect loss when its own connection was lost."""
+    async with redelivering(bus) as notifier:
+        yield notifier
+
+
+@pytest_asyncio.fixture
+async def brief(bus: Bus) -> AsyncIterator[RedeliveryBuffer]:
+    """The same, which keeps events for a short time only."""
+    async with redelivering(bus, keep_seconds=KEEP_SECONDS, gather_seconds=0.05) as notifier:
+        yield notifier
+
+
+@asynccontextmanager
+async def redelivering(bus: Bus, **limits: Any) -> AsyncIterator[RedeliveryBuffer]:
     notifier, acknowledger = (
-        RedeliveryBuffer(bus, MailboxPublisher(bus)),
+        RedeliveryBuffer(bus, MailboxPublisher(bus), **limits),
         AckBatcher(bus, SequenceTracker(), "cc"),
     )
     await notifier.start()
@@ -111,41 +125,35 @@ async def test_what_was_on_its_way_when_nats_was_killed_is_told_again(
 
 @pytest.mark.parametrize("told_meanwhile", [False, True])
 async def test_an_outage_that_is_longer_than_the_memory_does_not_count(
-    nats_server: EmbeddedNats, bus: Bus, gateway: Start, connect: Connect, notifier: RedeliveryBuffer,
-    monkeypatch: pytest.MonkeyPatch, told_meanwhile: bool,
+    nats_server: EmbeddedNats, bus: Bus, gateway: Start, connect: Connect, brief: RedeliveryBuffer,
+    told_meanwhile: bool,
 ) -> None:  # fmt: skip
     """``told_meanwhile``: something else is told after NATS is back, before what may be lost is told again."""
-    monkeypatch.setattr(redelivery, "KEEP_SECONDS", KEEP_SECONDS)
-    monkeypatch.setattr(redelivery, "GATHER_SECONDS", 0.05)
     bob = await connect(await gateway(), "bob")
     freeze(nats_server)
-    deliver(notifier, bob, "call:ended")
+    deliver(brief, bob, "call:ended")
     await asyncio.sleep(0.1)  # it has left
     nats_server.kill()
     await asyncio.sleep(2 * KEEP_SECONDS)
     nats_server.start()
     if told_meanwhile:
         await connected(bus)
-        deliver(notifier, bob, "call:incoming", "another")
+        deliver(brief, bob, "call:incoming", "another")
     ended = await bob.expect("call:ended")
     assert ended["callId"] == "c"
 
 
-async def test_what_was_told_long_before_is_not_told_again(
-    bus: Bus, notifier: RedeliveryBuffer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(redelivery, "KEEP_SECONDS", KEEP_SECONDS)
-    monkeypatch.setattr(redelivery, "GATHER_SECONDS", 0.05)
+async def test_what_was_told_long_before_is_not_told_again(bus: Bus, brief: RedeliveryBuffer) -> None:
     heard: list[bytes] = []
     await bus.subscribe_direct(subjects.deliver_all(GATEWAY), lambda _s, _r, letter, _h: heard.append(letter))
     await asyncio.sleep(2 * KEEP_SECONDS)  # an instance that has just connected remembers all
     for n in range(2):
-        notifier.deliver(GATEWAY, "s", "call:accepted", b'{"callId":"c%d"}' % n)
+        brief.deliver(GATEWAY, "s", "call:accepted", b'{"callId":"c%d"}' % n)
         await asyncio.sleep(n * KEEP_SECONDS + 0.1)
     bus.publish(subjects.DOUBT)
     await asyncio.sleep(0.3)
     assert len(heard) == 2
-    notifier.deliver(GATEWAY, "s", "call:accepted", b'{"callId":"c3"}')
+    brief.deliver(GATEWAY, "s", "call:accepted", b'{"callId":"c3"}')
     bus.publish(subjects.DOUBT)
     async with asyncio.timeout(5):
         while len(heard) < 4:
@@ -153,10 +161,8 @@ async def test_what_was_told_long_before_is_not_told_again(
     assert heard[2] == heard[3], "as it was, with the seq that it had"
 
 
-async def test_the_memory_of_what_was_told_is_bounded(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redelivery, "KEEP_MAX", 3)
-    monkeypatch.setattr(redelivery, "GATHER_SECONDS", 0.05)
-    notifier, heard = RedeliveryBuffer(bus, MailboxPublisher(bus)), []
+async def test_the_memory_of_what_was_told_is_bounded(bus: Bus) -> None:
+    notifier, heard = RedeliveryBuffer(bus, MailboxPublisher(bus), keep_max=3, gather_seconds=0.05), []
     await bus.subscribe_direct(subjects.deliver_all(GATEWAY), lambda _s, _r, letter, _h: heard.append(letter))
     await notifier.start()
     for n in range(5):

@@ -8,7 +8,7 @@ from nats.aio.msg import Msg
 
 from shared import subjects
 from shared.clock import now_ms
-from shared.contracts.calls import Hold, LeftRequest
+from shared.contracts.calls import LeftRequest, Reservation
 from shared.contracts.presence import LEASE_SECONDS, Session, Sessions
 from shared.contracts.rpc import Done, Reply
 from shared.messaging.timers import set_deadline
@@ -43,7 +43,7 @@ async def eventually(check: Callable[[], Awaitable[bool]], seconds: float = 30.0
 async def lefts(bus: Bus, *, deaf: int = 0) -> list[LeftRequest]:
     """What call control is told, which holds the user; the first ``deaf`` times it does not answer well."""
     await Bucket.create(bus, subjects.BUCKET_CALLS, replicas=1)
-    hold = Hold(call="c1", peer="bob", since=now_ms())
+    hold = Reservation(call="c1", peer="bob", since=now_ms())
     await Bucket(bus, subjects.BUCKET_CALLS).put(subjects.key_user(USER), hold.dump(), ABSENT)
     told: list[LeftRequest] = []
 

@@ -7,7 +7,7 @@ import pytest
 from services.presence.store import Store
 from shared import subjects
 from shared.clock import now_ms
-from shared.contracts.calls import Hold
+from shared.contracts.calls import Reservation
 from shared.contracts.presence import Session, Sessions
 from shared.nats.connection import Bus
 from shared.nats.kv import Bucket
@@ -31,7 +31,7 @@ async def test_a_call_that_takes_the_user_just_before_the_session_is_written_is_
 
     def after_a_hold(self: Bucket, key: str, value: bytes, revision: int, **more: Any) -> PendingRequest[int]:
         if self.name == subjects.BUCKET_SESSIONS and key == subjects.key_user("alice"):
-            hold = Hold(call="c1", peer="bob", since=now_ms())
+            hold = Reservation(call="c1", peer="bob", since=now_ms())
             Bucket(self._bus, subjects.BUCKET_CALLS).set(subjects.key_user("alice"), hold.dump())
         return put(self, key, value, revision, **more)
 

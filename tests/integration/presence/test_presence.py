@@ -17,7 +17,7 @@ from services.presence.settings import Settings
 from services.presence.store import Store
 from shared import subjects
 from shared.clock import now_ms
-from shared.contracts.calls import FORMING_MS, Hold, LeftRequest, Released
+from shared.contracts.calls import FORMING_MS, LeftRequest, Released, Reservation
 from shared.contracts.presence import JoinRequest, LeaveRequest, Session, Sessions, StatusRequest
 from shared.contracts.rpc import Done
 from shared.errors import RateLimited, Unavailable
@@ -40,7 +40,7 @@ async def sessions(bus: Bus, user: str = USER) -> tuple[Session, ...]:
 async def hold(bus: Bus, user: str = USER) -> None:
     """A call takes the user."""
     await Bucket.create(bus, subjects.BUCKET_CALLS, replicas=1)
-    value = Hold(call="c1", peer="bob", since=now_ms()).dump()
+    value = Reservation(call="c1", peer="bob", since=now_ms()).dump()
     await Bucket(bus, subjects.BUCKET_CALLS).put(subjects.key_user(user), value, ABSENT)
 
 
@@ -186,7 +186,7 @@ async def test_a_hold_is_a_call_only_if_there_is_one_or_can_be(
     await gw1.join(USER, "s1")
     await Bucket.create(bus, subjects.BUCKET_CALLS, replicas=1)
     calls = Bucket(bus, subjects.BUCKET_CALLS)
-    old = Hold(call="c1", peer="bob", since=now_ms() - FORMING_MS - 1)
+    old = Reservation(call="c1", peer="bob", since=now_ms() - FORMING_MS - 1)
     await calls.set(subjects.key_user(USER), old.dump())
     assert await gw1.status(USER) == (True, False)
     await calls.set(subjects.key_user(USER), old.model_copy(update={"since": now_ms()}).dump())
@@ -211,7 +211,7 @@ async def test_a_leave_that_ended_a_call_and_was_not_answered_is_told_again(
     joined = await gw1.join(USER, "s1")
     await Bucket.create(bus, subjects.BUCKET_CALLS, replicas=1)
     calls, key = Bucket(bus, subjects.BUCKET_CALLS), subjects.key_user(USER)
-    revision = await calls.set(key, Hold(call="c1", peer="bob", since=now_ms()).dump())
+    revision = await calls.set(key, Reservation(call="c1", peer="bob", since=now_ms()).dump())
     await calls.delete(key, revision, Released(call="c1", cause="leave 1").dump())
     await bus.subscribe(subjects.rpc("calls", "left"), on_left)
     leave = LeaveRequest(

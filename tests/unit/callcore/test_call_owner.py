@@ -17,8 +17,8 @@ class Peers:
 
     timeout = 2.0
 
-    async def ask(self, _service: str, _verb: str, deed: CallCommand, reply: type[Any], **_: Any) -> Any:
-        self.deeds.append(CallCommand.model_validate_json(deed.dump()))
+    async def ask(self, _service: str, _verb: str, command: CallCommand, reply: type[Any], **_: Any) -> Any:
+        self.deeds.append(CallCommand.model_validate_json(command.dump()))
         return reply(call=accepted(), relay_to=(BOB,))
 
 
@@ -28,15 +28,15 @@ async def test_nothing_of_it_is_lost_on_the_way(resumed: bool, reason: str | Non
     peers = Peers()
     call_owner = CallOwner("one", lambda _: "two", peers)  # type: ignore[arg-type]
     call_input = CallInput(InputKind.ATTACHED, "r1", "bob", BOB, reason, resumed)
-    outcome = await call_owner.pass_on("c1", call_input, initiated=resumed)
-    (deed,) = peers.deeds
-    assert deed.call_input() == call_input
-    assert (deed.call, deed.initiated) == ("c1", resumed)
+    outcome = await call_owner.forward("c1", call_input, initiated=resumed)
+    (command,) = peers.deeds
+    assert command.call_input() == call_input
+    assert (command.call, command.initiated) == ("c1", resumed)
     assert outcome is not None and (outcome.call, outcome.relay_to) == (accepted(), (BOB,))
 
 
 async def test_what_is_this_instances_own_is_not_passed_on() -> None:
     peers = Peers()
     call_owner = CallOwner("one", lambda _: "one", peers)  # type: ignore[arg-type]
-    assert await call_owner.pass_on("c1", CallInput(InputKind.END, "r1", "bob", BOB), initiated=False) is None
+    assert await call_owner.forward("c1", CallInput(InputKind.END, "r1", "bob", BOB), initiated=False) is None
     assert not peers.deeds

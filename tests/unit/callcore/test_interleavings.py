@@ -29,7 +29,7 @@ from services.callcore.state.model import (
     Unanswered,
 )
 from services.callcore.store import FORMING_MS, Found, Store
-from shared.contracts.calls import Hold, InitiateRequest
+from shared.contracts.calls import InitiateRequest, Reservation
 from shared.contracts.presence import Session, Sessions
 from shared.errors import SignallingError
 from shared.messaging.policy_client import PolicyClient
@@ -75,12 +75,11 @@ class World:
             monkeypatch.setattr(module, "now_ms", lambda: self.now)
         monkeypatch.setattr("shared.messaging.time_budget.now_ms", lambda: self.now)
         monkeypatch.setattr("services.callcore.calls.reconciler.now_ms", lambda: self.now)
-        monkeypatch.setattr("services.callcore.calls.reconciler.SECOND_LOOK_SECONDS", 0.0)
         self.calls.lost_race = self._lost_race
         state = Store(self.calls, self.sessions)  # type: ignore[arg-type]
         policy = PolicyClient(None, "off")  # type: ignore[arg-type]  # nobody is asked
-        self._controls: list[CallService] = []
-        self._placings: list[CallSetup] = []
+        self._call_services: list[CallService] = []
+        self._call_setups: list[CallSetup] = []
         # Each thinks that it is in charge of every call, and goes by what it has told of it itself: the worst that can
         # happen to the order of things.
         for name in ("one", "two", "three"):
@@ -88,25 +87,27 @@ class World:
             memory = Memory()
             notifier = Notifier(memory.announce, self, self)  # type: ignore[arg-type]
             its = CallService(state, notifier, call_owner, memory.calls.get, lambda _: None, lambda _: None)
-            self._controls.append(its)
-            self._placings.append(
+            self._call_services.append(its)
+            self._call_setups.append(
                 CallSetup(state, notifier, its, call_owner, policy, self._deadline, _admit, ring_timeout=45)
             )
-        self.sweep = Reconciler(state, self.control, lambda _: True, seconds=15)
+        self.reconciler = Reconciler(
+            state, self.call_service, lambda _: True, seconds=15, second_check_seconds=0.0
+        )
         for user, sessions in USERS.items():
             self._write_sessions(user, sessions)
 
     @property
-    def control(self) -> CallService:
+    def call_service(self) -> CallService:
         """One instance after the other."""
         self._turn += 1
-        return self._controls[self._turn % 3]
+        return self._call_services[self._turn % 3]
 
     @property
     def call_setup(self) -> CallSetup:
         """One instance after the other."""
         self._turn += 1
-        return self._placings[self._turn % 3]
+        return self._call_setups[self._turn % 3]
 
     # --- what call control talks to ---
 
@@ -146,8 +147,8 @@ class World:
                 call = self.call(key.removeprefix("call."))
                 if call.state is not State.ENDED:
                     for user in (call.caller, call.callee):
-                        hold = self.hold(user)
-                        assert hold is not None and hold.call == call.call, (
+                        reservation = self.reservation(user)
+                        assert reservation is not None and reservation.call == call.call, (
                             f"{call.call} lives, {user} is not held"
                         )
 
@@ -156,9 +157,9 @@ class World:
         assert entry.value is not None
         return Call.model_validate_json(entry.value)
 
-    def hold(self, user: str) -> Hold | None:
+    def reservation(self, user: str) -> Reservation | None:
         entry = self.calls.entries.get(f"user.{user}")
-        return Hold.model_validate_json(entry.value) if entry is not None and entry.value else None
+        return Reservation.model_validate_json(entry.value) if entry is not None and entry.value else None
 
     def live(self) -> list[Call]:
         calls = [
@@ -175,10 +176,10 @@ class World:
         value = Sessions(user=user, sessions=records).dump() if records else None
         self.sessions.write(f"user.{user}", value)
 
-    def _spawn(self, deed: Coroutine[Any, Any, Any], request: InitiateRequest | None = None) -> None:
+    def _spawn(self, command: Coroutine[Any, Any, Any], request: InitiateRequest | None = None) -> None:
         async def run() -> None:
             try:
-                await deed
+                await command
             except SignallingError:
                 pass
             except Conflict:
@@ -203,13 +204,13 @@ class World:
         )
         self._spawn(self.call_setup.initiate(request), request)
 
-    def happen(self, session: str, kind: InputKind) -> None:
+    def apply(self, session: str, kind: InputKind) -> None:
         user = OWNER[session]
-        hold = self.hold(user)
-        if hold is not None:
+        reservation = self.reservation(user)
+        if reservation is not None:
             self.count += 1
             event = CallInput(kind, f"r{self.count}", user, Address(session=session, gateway="gw"))
-            self._spawn(self.control.happen(hold.call, event))
+            self._spawn(self.call_service.apply(reservation.call, event))
 
     def leave(self, session: str) -> None:
         self._change_sessions(session, there=False, kind=InputKind.LEFT)
@@ -226,11 +227,11 @@ class World:
         self._write_sessions(user, tuple([*now, session] if there else [s for s in now if s != session]))
         self.count += 1
         event = CallInput(kind, f"r{self.count}", user, Address(session=session, gateway="gw"))
-        self._spawn(self.control.happen_to_user(event))
+        self._spawn(self.call_service.apply_to_user(event))
 
     def time_out(self) -> None:
         for call in self.live():
-            self._spawn(self.control.time_out(call.call))
+            self._spawn(self.call_service.time_out(call.call))
 
     async def crash(self, index: int) -> None:
         """An instance dies with one deed in hand; if it was a call being placed, the gateway tries it again."""
@@ -280,7 +281,7 @@ sessions = st.sampled_from(sorted(OWNER))
 actions = st.one_of(
     st.tuples(st.just("initiate"), sessions, st.sampled_from(sorted(USERS))),
     st.tuples(
-        st.just("happen"), sessions, st.sampled_from([InputKind.ACCEPT, InputKind.REJECT, InputKind.END])
+        st.just("apply"), sessions, st.sampled_from([InputKind.ACCEPT, InputKind.REJECT, InputKind.END])
     ),
     st.tuples(st.just("leave"), sessions),
     st.tuples(st.just("join"), sessions),
@@ -324,7 +325,7 @@ async def _one(monkeypatch: pytest.MonkeyPatch, script: list[tuple[Any, ...]]) -
         _no_caller_is_missing(world)
     # Whatever died on the way, one look around puts it right.
     world.now += FORMING_MS + 60_000
-    world.tasks.append((asyncio.ensure_future(world.sweep.round()), None))
+    world.tasks.append((asyncio.ensure_future(world.reconciler.run_once()), None))
     await world.finish()
     _nobody_is_held_without_a_call(world)
     assert all(call.state is State.ACCEPTED for call in world.live()), "a call rings past its deadline"
@@ -337,8 +338,8 @@ async def _one(monkeypatch: pytest.MonkeyPatch, script: list[tuple[Any, ...]]) -
 def _nobody_is_held_without_a_call(world: World) -> None:
     live = {call.call for call in world.live()}
     for user in USERS:
-        hold = world.hold(user)
-        assert hold is None or hold.call in live, f"{user} is held without a call"
+        reservation = world.reservation(user)
+        assert reservation is None or reservation.call in live, f"{user} is held without a call"
 
 
 def _no_caller_is_missing(world: World) -> None:

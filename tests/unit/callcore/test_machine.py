@@ -251,11 +251,11 @@ def test_who_holds_a_call() -> None:
         (ring, ALICE, ("bob", "ringing", True)), (ring, BOB, ("alice", "ringing", False)),
         (talk, ALICE, ("bob", "accepted", True)), (talk, BOB, ("alice", "accepted", True)),
     ):  # fmt: skip
-        held = call.held_by(at.session)
+        held = call.for_session(at.session)
         assert held is not None and (held.peer, held.state, held.party) == expected
-    assert talk.held_by(BOB_TAB.session) is None and ring.held_by(EVE.session) is None
+    assert talk.for_session(BOB_TAB.session) is None and ring.for_session(EVE.session) is None
     over = machine.step(talk, by("bob", BOB, InputKind.END), NOW).call
-    assert over.held_by(BOB.session) is None
+    assert over.for_session(BOB.session) is None
 
 
 @pytest.mark.parametrize(("user", "at", "field"), [("alice", ALICE, "caller_at"), ("bob", BOB, "callee_at")])
@@ -281,6 +281,6 @@ def test_a_bound_session_that_moves_takes_the_call_along(user, at, field) -> Non
 )
 def test_a_request_tried_again_tells_the_same_again(call, event) -> None:  # type: ignore[no-untyped-def]
     once = machine.step(call, event, NOW)
-    twice = machine.again(once.call, event)
+    twice = machine.replay(once.call, event)
     assert twice.call is once.call
     assert twice.sends == once.sends

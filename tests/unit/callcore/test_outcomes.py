@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from services.callcore.state import actions, machine
-from services.callcore.state.machine import again, role_of, step
+from services.callcore.state.machine import replay, role_of, step
 from services.callcore.state.model import Address, Call, CallInput, InputKind, Outcome, Role
 from shared.errors import CallNotFound, InvalidState, ReceiverNotFound, SignallingError
 from tests.unit.callcore.calls import ALICE, ALICE_TAB, BOB, BOB_TAB, EVE, NOW, accepted, by, ended, ringing
@@ -186,7 +186,7 @@ def test_a_rule_in_full(name: str) -> None:
 def test_a_request_tried_again_is_told_the_same(name: str) -> None:
     call, call_input, _, messages = CASES[name]
     first = step(call, call_input, NOW)
-    repeated = again(first.call, call_input)
+    repeated = replay(first.call, call_input)
     assert repeated.call is first.call
     sent = told(repeated)
     assert sent == messages or name == "the last ringing device goes"  # which of its devices rang is gone
@@ -315,5 +315,5 @@ def test_the_peer_is_the_other_one() -> None:
 def test_the_ended_state_has_a_row_for_everybody() -> None:
     row = machine.TABLE[ended().state]
     assert set(row) == set(Role)
-    assert {cell.note for cells in row.values() for cell in cells.values()} == {"the call is over"}
+    assert {cell.note for cells in row.values() for cell in cells.values()} == {"the call has ended"}
     assert {cell.next for cells in row.values() for cell in cells.values()} == {ended().state}

@@ -11,7 +11,7 @@ import pytest
 
 from services.callcore.state.model import State
 from services.callcore.store import FORMING_MS
-from shared.contracts.calls import Hold
+from shared.contracts.calls import Reservation
 from shared.errors import SignallingError, Unavailable
 from tests.unit.callcore.test_interleavings import World
 
@@ -76,7 +76,7 @@ async def test_two_later_tries_that_meet_release_nothing_that_the_first_needs(
     await let(w, "calls put call.call1")
     await w.finish()
     assert [call.call for call in w.live()] == ["call1"]
-    assert w.hold("ann") is not None and w.hold("bob") is not None
+    assert w.reservation("ann") is not None and w.reservation("bob") is not None
 
 
 async def test_a_try_that_comes_late_does_not_take_the_users(world: Callable[[], World]) -> None:
@@ -86,7 +86,7 @@ async def test_a_try_that_comes_late_does_not_take_the_users(world: Callable[[],
     w.now += 2_001  # the gateway has stopped waiting
     await let(w, READS[-1])
     await w.finish()
-    assert w.hold("ann") is None and w.hold("bob") is None and not w.live()
+    assert w.reservation("ann") is None and w.reservation("bob") is None and not w.live()
 
 
 async def test_a_try_that_comes_late_does_not_create_the_call(world: Callable[[], World]) -> None:
@@ -145,7 +145,7 @@ async def test_a_call_whose_creation_was_not_answered_keeps_its_users(world: Cal
     request = w.tasks[0][1]
     await let(w, "calls put call.call1")
     await w.gate.settle()
-    assert w.hold("ann") is not None and w.hold("bob") is not None and not w.told
+    assert w.reservation("ann") is not None and w.reservation("bob") is not None and not w.told
     assert request is not None
     w._spawn(w.call_setup.initiate(request.model_copy(update={"attempt": 2})), request)
     await w.finish()
@@ -178,8 +178,8 @@ async def test_a_hold_that_is_being_formed_is_waited_for(world: Callable[[], Wor
     await let(w, "calls put call.call1")
     await w.finish()
     assert [call.call for call in w.live()] == ["call1"], "bob is busy"
-    hold = w.hold("bob")
-    assert isinstance(hold, Hold) and hold.call == "call1"
+    reservation = w.reservation("bob")
+    assert isinstance(reservation, Reservation) and reservation.call == "call1"
 
 
 async def test_a_call_of_which_one_user_was_taken_meanwhile_releases_the_other(
@@ -189,10 +189,10 @@ async def test_a_call_of_which_one_user_was_taken_meanwhile_releases_the_other(
     w = world()
     w.initiate("a1", "bob")
     await let(w, *READS)
-    w.calls.write("user.bob", Hold(call="other", peer="cem", since=w.now).dump())
+    w.calls.write("user.bob", Reservation(call="other", peer="cem", since=w.now).dump())
     await let(w, "calls put user.ann", "calls put user.bob")
     await let(w, "calls delete user.ann")
-    assert w.hold("ann") is None
+    assert w.reservation("ann") is None
     w.now += 60_000
     w.calls.write("user.bob", None)
     try:
@@ -212,11 +212,11 @@ async def test_a_call_that_is_settled_before_it_is_created_does_not_come_about(
     await w.gate.settle()
     while w.gate.waiting:
         await w.gate.let(0)
-    assert w.hold("ann") is None and w.hold("bob") is None
+    assert w.reservation("ann") is None and w.reservation("bob") is None
     w.gate.waiting.append(slow)
     await w.finish()
     assert not w.live() and not w.told
-    assert w.hold("ann") is None and w.hold("bob") is None
+    assert w.reservation("ann") is None and w.reservation("bob") is None
 
 
 async def test_a_call_that_is_created_before_it_is_settled_is_told(world: Callable[[], World]) -> None:

@@ -1,4 +1,4 @@
-"""What a sweep reads, and that it stops where it cannot read."""
+"""The reconciler: what it reads, and that it stops at an error."""
 
 import asyncio
 from collections import Counter
@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from services.callcore.calls.reconciler import AT_ONCE, Reconciler
+from services.callcore.calls.reconciler import CONCURRENCY, SECOND_CHECK_SECONDS, Reconciler
 from services.callcore.state.model import Address, Call, CallInput, State
-from services.callcore.store import Found, Held
+from services.callcore.store import Found, ReservationEntry
 from shared.clock import now_ms
-from shared.contracts.calls import Hold
+from shared.contracts.calls import Reservation
 from shared.contracts.presence import Session
 from shared.errors import Unavailable
 
@@ -30,13 +30,13 @@ class Reads:
         self.gone: set[str] = set()
         """Users without a session."""
         self.changed: set[str] = set()
-        """Calls of which somebody is told just after they were read."""
+        """Calls that change just after they were read."""
         self.void_ones: set[str] = set()
-        """Calls that have ended when it is asked whether their holds are void."""
+        """Calls that have ended when their reservations are confirmed void."""
         self.released_before: set[str] = set()
-        """Users whom somebody else lets go first."""
-        self.holds = {
-            user: Hold(call=c, peer="x", since=1) for c in self.ids for user in (f"a-{c}", f"b-{c}")
+        """Users whom another instance releases first."""
+        self.reservations = {
+            user: Reservation(call=c, peer="x", since=1) for c in self.ids for user in (f"a-{c}", f"b-{c}")
         }
 
     async def _read(self, what: str) -> None:
@@ -47,7 +47,7 @@ class Reads:
         self.at_once -= 1
 
     async def keys(self) -> list[str]:
-        return [*(f"call.{c}" for c in self.ids), *(f"user.{user}" for user in self.holds)]
+        return [*(f"call.{c}" for c in self.ids), *(f"user.{user}" for user in self.reservations)]
 
     async def call(self, id_: str) -> Found | None:
         await self._read("call")
@@ -71,14 +71,14 @@ class Reads:
             return ()
         return (Session(session=user, gateway="g", socket="s", since=1, resume_token="t"),)
 
-    async def held(self, user: str) -> Held:
+    async def reservation(self, user: str) -> ReservationEntry:
         await self._read("held")
-        return Held(self.holds[user], 1)
+        return ReservationEntry(self.reservations[user], 1)
 
-    async def void(self, hold: Hold, _now: int) -> bool:
-        return hold.call not in self.ids or hold.call in self.void_ones
+    async def confirm_void(self, reservation: Reservation, _now: int) -> bool:
+        return reservation.call not in self.ids or reservation.call in self.void_ones
 
-    async def let_go(self, user: str, _call: str) -> bool:
+    async def release_from(self, user: str, _call: str) -> bool:
         self.released.append(user)
         return user not in self.released_before
 
@@ -89,73 +89,78 @@ class Ends:
     def __init__(self) -> None:
         self.ended: list[str] = []
 
-    async def happen(self, call: str, _: CallInput) -> None:
+    async def apply(self, call: str, _: CallInput) -> None:
         self.ended.append(call)
 
 
-def sweep(store: Reads, ends: Ends | None = None, mine: Callable[[str], bool] = lambda _: True) -> Reconciler:
-    return Reconciler(store, ends, mine, seconds=15)  # type: ignore[arg-type]
+def reconciler(
+    store: Reads,
+    ends: Ends | None = None,
+    owns: Callable[[str], bool] = lambda _: True,
+    *,
+    second_check_seconds: float = SECOND_CHECK_SECONDS,
+) -> Reconciler:
+    return Reconciler(store, ends, owns, seconds=15, second_check_seconds=second_check_seconds)  # type: ignore[arg-type]
 
 
 async def test_a_call_that_lives_costs_three_reads_a_few_at_a_time() -> None:
     store = Reads()
-    found = sweep(store)
-    await found.round()
+    found = reconciler(store)
+    await found.run_once()
     assert store.counts == {"call": CALLS, "sessions": 2 * CALLS}
-    assert 1 < store.most_at_once <= AT_ONCE
+    assert 1 < store.most_at_once <= CONCURRENCY
     assert found.calls == {State.RINGING: 0, State.ACCEPTED: CALLS}
-    assert not any(found.swept.values())
+    assert not any(found.repaired.values())
 
 
-async def test_what_is_deserted_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of it at once, a little later: presence is about to tell of a session that it has just written off."""
-    monkeypatch.setattr("services.callcore.calls.reconciler.SECOND_LOOK_SECONDS", 0.2)
+async def test_orphaned_calls_are_checked_again() -> None:
+    """All of them at once, a little later: presence notifies callcore just after it has deleted a session."""
     store, ends = Reads(), Ends()
     store.gone, store.changed = {f"a-c{n}" for n in range(40)}, {f"c{n}" for n in range(20)}
     store.gone.add("b-c45")
-    found = sweep(store, ends)
-    round_ = asyncio.create_task(found.round())
+    found = reconciler(store, ends, second_check_seconds=0.2)
+    round_ = asyncio.create_task(found.run_once())
     await asyncio.sleep(0.1)
     assert not ends.ended
     store.gone.discard("b-c45")  # it has come to another gateway
     async with asyncio.timeout(30):
         await round_
     assert sorted(ends.ended) == sorted(f"c{n}" for n in range(20, 40))
-    assert found.swept["session"] == 20
+    assert found.repaired["session"] == 20
 
 
-async def test_holds_of_no_call_are_still_looked_at() -> None:
+async def test_reservations_without_a_live_call_are_checked() -> None:
     store = Reads()
-    store.holds["left"] = Hold(call="gone", peer="peer", since=1)
-    found = sweep(store)
-    await found.round()
+    store.reservations["left"] = Reservation(call="gone", peer="peer", since=1)
+    found = reconciler(store)
+    await found.run_once()
     assert store.released == ["left", "peer"]
-    assert found.swept["hold"] == 1
+    assert found.repaired["hold"] == 1
 
 
-async def test_a_call_of_another_instance_that_ends_at_this_moment_is_left_to_who_ended_it() -> None:
+async def test_a_call_of_another_instance_that_ends_at_this_moment_is_left_to_that_instance() -> None:
     store = Reads()
     store.void_ones = set(store.ids)
-    found = sweep(store, mine=lambda id_: id_ not in store.ids)
-    await found.round()
+    found = reconciler(store, owns=lambda id_: id_ not in store.ids)
+    await found.run_once()
     assert store.counts == {"held": 2 * CALLS, "call": 2 * CALLS}
-    assert not store.released and not any(found.swept.values())
+    assert not store.released and not any(found.repaired.values())
 
 
-async def test_a_hold_that_is_let_go_meanwhile_does_not_count() -> None:
+async def test_a_reservation_that_is_released_meanwhile_does_not_count() -> None:
     store = Reads()
-    store.holds["left"] = Hold(call="gone", peer="peer", since=1)
+    store.reservations["left"] = Reservation(call="gone", peer="peer", since=1)
     store.released_before = {"left", "peer"}
-    found = sweep(store)
-    await found.round()
-    assert store.released == ["left", "peer"] and not any(found.swept.values())
+    found = reconciler(store)
+    await found.run_once()
+    assert store.released == ["left", "peer"] and not any(found.repaired.values())
 
 
-async def test_it_is_put_off_where_something_cannot_be_read() -> None:
+async def test_a_run_stops_at_a_call_that_cannot_be_read() -> None:
     store = Reads(fails="c5")
     with pytest.raises(Unavailable):
-        await sweep(store).round()
+        await reconciler(store).run_once()
     assert store.counts["call"] < CALLS
     read = store.counts.total()
     await asyncio.sleep(0.01)
-    assert store.counts.total() == read, "nothing goes on behind its back"
+    assert store.counts.total() == read, "no read continues after the error"

@@ -1,18 +1,21 @@
-"""Relays that wait, and what may not go past them; without NATS, each read of a call when the test says so."""
+"""Queued relays, and what must not overtake them; without NATS, and each read of a call is answered by the test."""
 
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-from services.callcore.relay import slow_path
+from services.callcore.relay.delivery import RelayDelivery
 from services.callcore.relay.relay_router import RelayRouter
+from services.callcore.relay.route_cache import RouteCache
+from services.callcore.relay.sequence_tracker import SequenceTracker
+from services.callcore.relay.slow_path import QueueLimits, SlowPath
 from services.callcore.state.model import Call, CallInput, Outcome
 from services.callcore.store import Found
 from shared import subjects
-from shared.messaging import mailbox
 from shared.messaging.mailbox import MailboxMessage
 from shared.observability.limit_hits import LimitHits
 from tests.unit.callcore.calls import ALICE, BOB, BOB_TAB, accepted, ended, ringing
@@ -21,7 +24,7 @@ INSTANCE = "cc"
 
 
 class FakeBus:
-    """Hands what is published to the test, and what the test sends to the lanes."""
+    """Hands what is published to the test, and what the test sends to the router."""
 
     connected = True
 
@@ -37,7 +40,7 @@ class FakeBus:
         self.published.append((subject, payload))
 
 
-class FakePostman:
+class FakePublisher:
     """Notes what is delivered: (session, n of the candidate)."""
 
     def __init__(self) -> None:
@@ -61,15 +64,35 @@ class GatedStore:
 
 
 class World:
-    """The lanes of one instance."""
+    """The relays of one instance."""
 
-    def __init__(self) -> None:
-        self.bus, self.mailbox_publisher, self.store = FakeBus(), FakePostman(), GatedStore()
+    def __init__(self, limits: QueueLimits) -> None:
+        self.bus, self.mailbox_publisher, self.store = FakeBus(), FakePublisher(), GatedStore()
+        cache, tracker = RouteCache(), SequenceTracker()
+        delivery = RelayDelivery(self.bus, self.mailbox_publisher, None, LimitHits())  # type: ignore[arg-type]
+        self.slow_path = SlowPath(
+            self.store,  # type: ignore[arg-type]
+            self._read_mailbox,
+            cache,
+            tracker,
+            delivery,
+            self.accept,
+            limits,
+        )
         self.relay_router = RelayRouter(
-            self.bus, self.store, self.mailbox_publisher, INSTANCE, lambda _: INSTANCE, None, LimitHits()
-        )  # type: ignore[arg-type]
+            self.bus,  # type: ignore[arg-type]
+            INSTANCE,
+            lambda _: INSTANCE,
+            cache,
+            tracker,
+            delivery,
+            self.slow_path,
+        )
         self.accepting: list[CallInput] = []
         self._number = 0
+
+    async def _read_mailbox(self, _: str) -> list[MailboxMessage]:
+        return []
 
     async def accept(self, _call: str, call_input: CallInput) -> Outcome:
         self.accepting.append(call_input)
@@ -97,19 +120,21 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-@pytest.fixture
-async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
-    async def nothing(*_: Any, **__: Any) -> list[MailboxMessage]:
-        return []
-
-    monkeypatch.setattr(mailbox, "read", nothing)
-    world = World()
-    await world.relay_router.start(world.accept)
+@asynccontextmanager
+async def running(limits: QueueLimits) -> AsyncIterator[World]:
+    world = World(limits)
+    await world.relay_router.start()
     yield world
     for read in world.store.reads:
         read.cancel()
     world.relay_router._subscription = None
     await world.relay_router.stop(1.0)
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    async with running(QueueLimits()) as world:
+        yield world
 
 
 async def test_a_state_waits_for_the_relays_that_came_before_it(world: World) -> None:
@@ -128,36 +153,32 @@ async def test_an_end_waits_for_the_relays_that_came_before_it(world: World) -> 
     world.relay_router.announce(ended(), 3)
     await world.answer_read(accepted(), 2)
     assert world.mailbox_publisher.delivered == [(BOB.session, 1)]
-    assert world.relay_router.known("c1") is None, "the end was learned last"
+    assert world.relay_router.cached_call("c1") is None, "the end is the last state"
 
 
-async def test_a_line_that_is_never_empty_drops_nothing_within_its_bounds(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(slow_path, "WAITING_MAX_BYTES", 2_000)
-    world.relay(0, size=500)
-    for n in range(1, 20):
-        world.relay(n, size=500)
-        assert world.relay_router.long_way.depths()[0] == 1, "it is never empty"
-        await world.answer_read(None)  # no such call: it is refused, and the next one is read
-    await world.answer_read(None)
-    assert world.relay_router.long_way.dropped == 0
-    assert sum(subject.startswith("receipt.") for subject, _ in world.bus.published) == 20
+async def test_a_queue_that_is_never_empty_drops_nothing_within_its_bounds() -> None:
+    async with running(QueueLimits(size=2_000)) as world:
+        world.relay(0, size=500)
+        for n in range(1, 20):
+            world.relay(n, size=500)
+            assert world.slow_path.depths()[0] == 1, "it is never empty"
+            await world.answer_read(None)  # no such call: it is refused, and the next one is read
+        await world.answer_read(None)
+        assert world.slow_path.dropped == 0
+        assert sum(subject.startswith("receipt.") for subject, _ in world.bus.published) == 20
 
 
-@pytest.mark.parametrize(("limit", "size"), [("WAITING_MAX", 0), ("WAITING_MAX_BYTES", 400)])
-async def test_a_relay_past_the_bounds_of_a_line_is_dropped(
-    world: World, monkeypatch: pytest.MonkeyPatch, limit: str, size: int
-) -> None:
-    monkeypatch.setattr(slow_path, limit, 2 if limit == "WAITING_MAX" else 1_000)
-    for n in range(5):
-        world.relay(n, size=size)
-        await settle()
-    # One is in hand, two wait.
-    assert world.relay_router.long_way.depths() == (1, 2)
-    assert world.relay_router.long_way.dropped == 2
-    await world.answer_read(accepted())
-    assert world.mailbox_publisher.delivered == [(BOB.session, n) for n in range(3)]
+@pytest.mark.parametrize(("limits", "size"), [(QueueLimits(messages=2), 0), (QueueLimits(size=1_000), 400)])
+async def test_a_relay_past_the_bounds_of_a_queue_is_dropped(limits: QueueLimits, size: int) -> None:
+    async with running(limits) as world:
+        for n in range(5):
+            world.relay(n, size=size)
+            await settle()
+        # One is being processed, two wait.
+        assert world.slow_path.depths() == (1, 2)
+        assert world.slow_path.dropped == 2
+        await world.answer_read(accepted())
+        assert world.mailbox_publisher.delivered == [(BOB.session, n) for n in range(3)]
 
 
 async def test_a_late_announcement_revives_no_call(world: World) -> None:

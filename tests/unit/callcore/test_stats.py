@@ -23,11 +23,13 @@ def call(state: State, **values: object) -> Call:
 
 def test_a_call_that_is_answered_and_ends() -> None:
     counts = CallStats()
-    counts.placed(call(State.RINGING))
+    counts.count_placed(call(State.RINGING))
     accepted = call(State.ACCEPTED, accepted_at=4_500)
-    counts.turned(State.RINGING, accepted)
-    counts.turned(State.ACCEPTED, accepted)  # it only has another address
-    counts.turned(State.ACCEPTED, call(State.ENDED, accepted_at=4_500, ended_at=64_500, reason="hangup"))
+    counts.count_transition(State.RINGING, accepted)
+    counts.count_transition(State.ACCEPTED, accepted)  # it only has another address
+    counts.count_transition(
+        State.ACCEPTED, call(State.ENDED, accepted_at=4_500, ended_at=64_500, reason="hangup")
+    )
     assert counts.placed_by_type == {"video": 1} and counts.accepted == 1
     assert counts.ended == {("answered", "hangup"): 1}
     assert (counts.rang["answered"].count, counts.rang["answered"].sum) == (1, 3.5)
@@ -47,7 +49,7 @@ def test_a_call_that_is_answered_and_ends() -> None:
 )
 def test_the_reasons_of_calls_that_nobody_answered(reason: str | None, counted: str) -> None:
     counts = CallStats()
-    counts.turned(State.RINGING, call(State.ENDED, ended_at=46_000, reason=reason))
+    counts.count_transition(State.RINGING, call(State.ENDED, ended_at=46_000, reason=reason))
     assert counts.ended == {("unanswered", counted): 1}
     assert (counts.rang["unanswered"].count, counts.rang["unanswered"].sum) == (1, 45.0)
     assert counts.talked.count == counts.accepted == 0

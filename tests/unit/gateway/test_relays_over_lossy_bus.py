@@ -1,7 +1,8 @@
 """Relays over everything that may go wrong with them: Hypothesis decides what is lost, late, or dead.
 
-The numbers, marks and acknowledgements are the real ones (outbox, ledger, heard); the world around them is a model of
-what NATS promises: what one connection publishes to another arrives in order, or is lost with either of them.
+The numbers, marks and acknowledgements are the real ones (send window, sequence tracker, receive order); the world
+around them is a model of what NATS promises: what one connection publishes to another arrives in order, or is lost
+with either of them.
 """
 
 from collections import deque
@@ -40,7 +41,7 @@ class World:
         self.flow: SendWindow | None = None
         self.owner = "cc-1"
         self.sent = 0
-        self.ledgers = {name: SequenceTracker() for name in CALLCORES}
+        self.trackers = {name: SequenceTracker() for name in CALLCORES}
         self.relays: dict[str, deque[Message]] = {name: deque() for name in CALLCORES}
         self.letters: dict[str, deque[Message]] = {name: deque() for name in CALLCORES}
         self.acks: dict[str, deque[Acks]] = {name: deque() for name in CALLCORES}
@@ -133,15 +134,15 @@ class World:
     def pass_on(self, name: str) -> None:
         if self.relays[name]:
             message = self.relays[name].popleft()
-            sequence_tracker, receipt = self.ledgers[name], receipt_of(message.reply)
+            sequence_tracker, receipt = self.trackers[name], receipt_of(message.reply)
             key = (receipt.session, "c")
-            turn = sequence_tracker.turn(key, receipt)
-            if turn in (SequenceCheck.ITS, SequenceCheck.AGAIN):
+            check = sequence_tracker.check(key, receipt)
+            if check in (SequenceCheck.NEXT, SequenceCheck.REPEAT):
                 reply, payload = message.reply, message.payload
                 if (
                     receipt.more
-                    and turn is SequenceCheck.ITS
-                    and (over := sequence_tracker.over(key, receipt))
+                    and check is SequenceCheck.NEXT
+                    and (over := sequence_tracker.count_passed_on(key, receipt))
                 ):
                     reply, payload = without_first(reply, payload, over)
                 letters = []
@@ -149,10 +150,10 @@ class World:
                     self._seq += 1
                     letters.append(b'%b,"seq":%d}' % (line[:-1], self._seq))
                 self.letters[name].append(Message(LINE.join(letters), reply + subjects.LETTER))
-                sequence_tracker.done(key, receipt)
+                sequence_tracker.acknowledge(key, receipt)
 
     def tell(self, name: str) -> None:
-        for _, acks in self.ledgers[name].to_tell(name):
+        for _, acks in self.trackers[name].take_acks(name):
             self.acks[name].append(acks)
 
     # --- the receiving gateway ---
@@ -170,7 +171,7 @@ class World:
 
     def kill(self, name: str) -> None:
         """What NATS has taken from it arrives all the same."""
-        self.ledgers[name] = SequenceTracker()
+        self.trackers[name] = SequenceTracker()
         self.relays[name].clear()
 
     def cut(self, name: str, left: int) -> None:

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from shared import subjects
-from shared.contracts.calls import Hold
+from shared.contracts.calls import Reservation
 from shared.contracts.client import Join
 from shared.contracts.relays import apart, stamp, stamped, without_first
 from shared.contracts.wire import json_size
@@ -70,7 +70,7 @@ def test_several_in_one_message_come_apart() -> None:
 
 
 def test_what_is_absent_is_left_out() -> None:
-    assert Hold(call="c", peer="p", since=1).dump() == b'{"call":"c","peer":"p","since":1}'
+    assert Reservation(call="c", peer="p", since=1).dump() == b'{"call":"c","peer":"p","since":1}'
     assert b"null" not in Join(user_id="ann").dump()
 
 
