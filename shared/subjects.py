@@ -5,6 +5,7 @@ Identity and routing are in the subject, the payload is the client-visible JSON.
 a call (``callId``) counts as foreign. ``docs/subjects.md`` is generated from :data:`TABLE`.
 """
 
+from enum import IntFlag
 from typing import NamedTuple
 
 from shared.ids import decode, encode
@@ -126,32 +127,66 @@ def parse_relay(subject: str) -> RelaySubject:
 
 # --- receipts: what became of a relay, back to the sending gateway ------------------------------------------------
 
-FOLLOWS = "f"
-"""Mark of a relay: the one numbered before it is not acknowledged yet, so it must have been passed on first."""
 
-STARTS = "s"
-"""Mark of a relay: no relay of the number before it ever reaches the peer, so none is to be waited for."""
+class RelayFlags(IntFlag):
+    """Flags of a relay, as letters at the end of its reply subject (docs/relay-wire-format.md).
 
-AGAIN = "a"
-"""Mark of a relay: what was passed on of it before may be lost, so it is to be passed on even if that was done."""
+    The letters stand in this order. On hot paths flags are plain numbers, which are compared faster.
+    """
 
-LETTER = "l"
-"""Mark of the delivery that a relay became; NATS's "no responders" to it says that nobody took the delivery."""
+    FOLLOWS = 1
+    """``f``: the relay numbered before it is not acknowledged yet, so that one must have been passed on first."""
+    STARTS = 2
+    """``s``: the relay of the number before it never reaches the receiver, so that one is not to be waited for."""
+    REDELIVER = 4
+    """``a``: its delivery may be lost, so it is to be passed on even if that was done."""
+    WANTS_RECEIPT = 8
+    """``w``: the receiving gateway is to send its receipt."""
+    DELIVERY = 16
+    """``l``: the message is the delivery that callcore made of the relay."""
 
-WANTED = "w"
-"""Mark of a relay: the peer's gateway is to send its receipt."""
+
+FOLLOWS = RelayFlags.FOLLOWS.value
+STARTS = RelayFlags.STARTS.value
+REDELIVER = RelayFlags.REDELIVER.value
+WANTS_RECEIPT = RelayFlags.WANTS_RECEIPT.value
+DELIVERY = RelayFlags.DELIVERY.value
+
+DELIVERY_LETTER = "l"
+"""Callcore appends it to the reply subject of a relay to get that of its delivery."""
+_LETTERS = f"fsaw{DELIVERY_LETTER}"
+_FLAG_TEXTS = tuple(
+    "".join(letter for bit, letter in enumerate(_LETTERS) if flags & 1 << bit)
+    for flags in range(1 << len(_LETTERS))
+)
+"""Flags → their letters."""
+_FLAGS = {
+    f"{attempt}{text}": (attempt, flags) for attempt in range(10) for flags, text in enumerate(_FLAG_TEXTS)
+}
+
+
+def parse_flags(text: str) -> tuple[int, int]:
+    """Return attempt and flags of the end of a reply subject, such as ``0fw``. Raises ``ValueError`` without a digit.
+
+    Unknown letters are ignored, so that a newer gateway may add one.
+    """
+    if (known := _FLAGS.get(text)) is not None:
+        return known
+    return int(text[:1]), sum(1 << bit for bit, letter in enumerate(_LETTERS) if letter in text)
 
 
 class ReceiptSubject(NamedTuple):
-    """The parsed reply subject of a relay. ``marks``: a digit that tells tries apart, then letters, see above.
+    """The parsed reply subject of a relay.
 
-    ``more``: how many relays follow it in the same message. ``marks`` are those of the first.
+    ``attempt``: a digit that the sending gateway changes with each retransmission. ``flags``: :class:`RelayFlags`, as a
+    number. ``more``: how many relays follow it in the same message. ``flags`` are those of the first.
     """
 
     gateway: str
     session: str
     number: int
-    marks: str
+    attempt: int = 0
+    flags: int = 0
     more: int = 0
 
     @property
@@ -159,29 +194,29 @@ class ReceiptSubject(NamedTuple):
         """The number of the last relay in the message."""
         return self.number + self.more
 
+    @property
+    def flags_text(self) -> str:
+        """Attempt and flags as they stand in the subject."""
+        return f"{self.attempt}{_FLAG_TEXTS[self.flags]}"
 
-def receipt(gateway: str, session: str, number: int, marks: str = "0", more: int = 0) -> str:
-    """The reply subject of a relay of ``session``, the ``number``-th from its gateway's point of view.
+
+def receipt(gateway: str, session: str, number: int, attempt: int = 0, flags: int = 0, more: int = 0) -> str:
+    """The reply subject of a relay of ``session``. ``attempt``, ``flags``: see :class:`ReceiptSubject`.
 
     ``more``: how many follow it in the same message, see :func:`shared.contracts.relays.apart`.
 
-    Three things come back on it: a refusal (error JSON), the peer's gateway's receipt (empty) if that is wanted, and
-    NATS's own "no responders" if the callcore instance is gone. Numbers of one call's relays follow each other
-    without a gap, and those of a session only grow.
+    Three things come back on it: a refusal (error JSON), the receipt of the receiving gateway (empty) if that is
+    wanted, and NATS's own "no responders" if the callcore instance is gone. Numbers of one call's relays follow each
+    other without a gap, and those of a session only grow.
     """
     if more:
-        return f"receipt.{gateway}.{session}.{number}+{more}-{marks}"
-    return f"receipt.{gateway}.{session}.{number}-{marks}"
-
-
-def attempt_of(marks: str) -> int:
-    """The digit that tells the times apart that a relay was sent."""
-    return int(marks[0])
+        return f"receipt.{gateway}.{session}.{number}+{more}-{attempt}{_FLAG_TEXTS[flags]}"
+    return f"receipt.{gateway}.{session}.{number}-{attempt}{_FLAG_TEXTS[flags]}"
 
 
 def receipt_wanted(subject: str) -> bool:
-    """Whether the peer's gateway is to send its receipt."""
-    return WANTED in subject[subject.rindex("-") :]
+    """Return True if the receiving gateway is to send its receipt."""
+    return "w" in subject[subject.rindex("-") :]
 
 
 def receipt_all(gateway: str) -> str:
@@ -198,9 +233,10 @@ def parse_receipt(subject: str) -> tuple[str, int]:
 def receipt_of(subject: str) -> ReceiptSubject:
     """All of a receipt subject. Raises ``ValueError`` for anything else."""
     _, gateway, session, rest = subject.split(".")
-    number, _, marks = rest.partition("-")
+    number, _, text = rest.partition("-")
     first, more, count = number.partition("+")
-    return _new(ReceiptSubject, (gateway, session, int(first), marks, int(count) if more else 0))
+    attempt, flags = _FLAGS.get(text) or parse_flags(text)
+    return _new(ReceiptSubject, (gateway, session, int(first), attempt, flags, int(count) if more else 0))
 
 
 def acks(gateway: str) -> str:

@@ -72,19 +72,18 @@ def stamped(payload: bytes) -> Stamped | None:
 
 def apart(reply: str, payload: bytes) -> Iterator[tuple[str, bytes]]:
     """The relays of one message as if each had come by itself: its receipt subject, and its payload."""
-    gateway, session, number, marks, more = subjects.receipt_of(reply)
+    gateway, session, number, attempt, flags, more = subjects.receipt_of(reply)
     if not more:
         yield reply, payload
         return
     for n, line in enumerate(payload.split(LINE)):
-        yield subjects.receipt(gateway, session, number + n, marks), line
-        marks = f"{marks[0]}{subjects.FOLLOWS}"
+        yield subjects.receipt(gateway, session, number + n, attempt, flags), line
+        flags = subjects.FOLLOWS
 
 
 def without_first(reply: str, payload: bytes, count: int) -> tuple[str, bytes]:
     """What is left of a message of several relays without the first of them: its receipt subject, and its payload."""
-    gateway, session, number, marks, more = subjects.receipt_of(reply)
-    # Marks are those of the first relay. What follows one that has been passed on is known by that.
-    marks = f"{marks[0]}{subjects.FOLLOWS}"
-    left = subjects.receipt(gateway, session, number + count, marks, more - count)
+    gateway, session, number, attempt, _, more = subjects.receipt_of(reply)
+    # The flags are those of the first relay. One that follows a relay that was passed on has this flag and no other.
+    left = subjects.receipt(gateway, session, number + count, attempt, subjects.FOLLOWS, more - count)
     return left, LINE.join(payload.split(LINE)[count:])

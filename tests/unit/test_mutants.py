@@ -47,8 +47,8 @@ def test_the_list_is_read() -> None:
     ("name", "function"),
     [
         (
-            "services.gateway.relay.send_window.xǁSendWindowǁcrowded__mutmut_1",
-            "services.gateway.relay.send_window.SendWindow.crowded",
+            "services.gateway.relay.send_window.xǁSendWindowǁis_full__mutmut_1",
+            "services.gateway.relay.send_window.SendWindow.is_full",
         ),
         ("services.presence.model.x_join__mutmut_56", "services.presence.model.join"),
         ("services.presence.model.x__spent__mutmut_8", "services.presence.model._spent"),

@@ -55,7 +55,7 @@ class RelayDelivery:
         if first and (early or kind != Event.CANDIDATE):
             # Candidates of an accepted call arrive in batches; gateways count those, and their bytes.
             self._charge(cached, targets, len(payload))
-        reply += subjects.LETTER
+        reply += subjects.DELIVERY_LETTER
         for at in targets:
             self._mailbox_publisher.deliver(at.gateway, at.session, kind, payload, reply)
         if early:

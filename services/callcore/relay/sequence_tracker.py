@@ -41,18 +41,18 @@ class SequenceTracker:
         self._flows_max = flows_max
         self._entries_max = entries_max
         self._last: OrderedDict[Key, int] = OrderedDict()
-        self._done: dict[str, dict[Key, tuple[int, str]]] = {}
+        self._done: dict[str, dict[Key, tuple[int, int]]] = {}
         self._gaps: dict[str, set[Key]] = {}
 
     def check(self, key: Key, receipt: ReceiptSubject) -> SequenceCheck:
         """Return what to do with a relay. For a duplicate or a gap, note what its gateway has to be sent."""
         last = self._last.get(key, 0)
         if receipt.last > last:
-            if last + 1 < receipt.number and subjects.FOLLOWS in receipt.marks:
+            if last + 1 < receipt.number and receipt.flags & subjects.FOLLOWS:
                 self.request_retransmission(key, receipt)
                 return SequenceCheck.GAP
             return SequenceCheck.NEXT
-        if subjects.AGAIN in receipt.marks:
+        if receipt.flags & subjects.REDELIVER:
             return SequenceCheck.REPEAT
         self._note(key, receipt, receipt.last)
         return SequenceCheck.DUPLICATE
@@ -88,7 +88,7 @@ class SequenceTracker:
         if done is None:
             done = self._done[receipt.gateway] = {}
         if number or key not in done:
-            done[key] = (number, receipt.marks)
+            done[key] = (number, receipt.attempt)
 
     def __bool__(self) -> bool:
         """True if there are acknowledgements, or requests to retransmit, to send."""
@@ -100,10 +100,7 @@ class SequenceTracker:
         gaps, self._gaps = self._gaps, {}
         for gateway in {**done, **gaps}:
             entries = iter(
-                [
-                    (*key, number, subjects.attempt_of(marks))
-                    for key, (number, marks) in done.get(gateway, {}).items()
-                ]
+                [(*key, number, attempt) for key, (number, attempt) in done.get(gateway, {}).items()]
             )
             missed = iter(gaps.get(gateway, ()))
             while True:

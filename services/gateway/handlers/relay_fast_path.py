@@ -33,7 +33,7 @@ class RelayFastPath:
         if socket.rates is not None and not socket.rates.take(envelope.kind):
             return False  # the long way says so
         try:
-            return self._relays.pass_on(socket, envelope.event, envelope.to, call, payload)
+            return self._relays.try_send(socket, envelope.event, envelope.to, call, payload)
         except (Unavailable, RateLimited) as error:
             self._replies.refuse(ClientRequest(socket, envelope.event, None, envelope.call), error)
             return True

@@ -1,4 +1,4 @@
-"""What clients are told about the relays that they sent."""
+"""Answer clients that want an acknowledgement of a relay."""
 
 import itertools
 from collections import OrderedDict
@@ -11,20 +11,21 @@ from services.gateway.relay.send_window import OutstandingRelay, SendWindow
 from shared.errors import RateLimited, ReceiverNotFound, SignallingError, Unavailable
 
 QUEUED_SECONDS = 1.0
-"""How long the peer's gateway may take to say that it has a relay, before its sender is told that it waits there."""
+"""Seconds without a receipt after which the sender is told that callcore has the relay (``queued``)."""
 ACKS_PER_SOCKET = 1_024
+"""Acknowledgements for which one socket may wait."""
 
 Key = tuple[str, int]
 """(session, number) of a relay"""
 
 
 @dataclass(frozen=True, slots=True)
-class WantedAck:
-    """An acknowledgement that a client waits for."""
+class PendingAck:
+    """An acknowledgement that a client waits for. ``since``: when it began to wait."""
 
-    asked: ClientRequest
-    flow: SendWindow
-    sent: OutstandingRelay
+    request: ClientRequest
+    window: SendWindow
+    relay: OutstandingRelay
     since: float
 
 
@@ -32,74 +33,73 @@ class AckTracker:
     """The acknowledgements that clients wait for. ``ack_seconds``: how long one may take."""
 
     def __init__(
-        self, send_buffer: SendBuffer, registry: Registry, replies: Responder, *, ack_seconds: float
+        self, send_buffer: SendBuffer, registry: Registry, responder: Responder, *, ack_seconds: float
     ) -> None:
         self._send_buffer = send_buffer
         self._registry = registry
-        self._replies = replies
+        self._responder = responder
         self._ack_seconds = ack_seconds
-        # Each is in the order in which they began to wait.
-        self._wanted: OrderedDict[Key, WantedAck] = OrderedDict()
-        self._late: OrderedDict[Key, WantedAck] = OrderedDict()
-        """Those whose peer's gateway has not answered in :data:`QUEUED_SECONDS`."""
+        # Each is in the order in which its clients began to wait.
+        self._pending: OrderedDict[Key, PendingAck] = OrderedDict()
+        self._late: OrderedDict[Key, PendingAck] = OrderedDict()
+        """Those for which no receipt has come within :data:`QUEUED_SECONDS`."""
 
     def __len__(self) -> int:
-        """How many are waited for."""
-        return len(self._wanted) + len(self._late)
+        """Return how many acknowledgements clients wait for."""
+        return len(self._pending) + len(self._late)
 
     def check_room(self, socket: Socket) -> None:
-        """Raises :class:`RateLimited` if too many wait already."""
+        """Raise :class:`RateLimited` if a socket waits for too many acknowledgements."""
         if socket.acks_pending >= ACKS_PER_SOCKET:
             raise RateLimited("Too many acknowledgements are waiting", retry_after_ms=1000)
 
-    def wait(self, asked: ClientRequest, flow: SendWindow, sent: OutstandingRelay, now: float) -> None:
-        """A client wants to know what becomes of a relay."""
-        asked.socket.acks_pending += 1
-        self._wanted[flow.session, sent.number] = WantedAck(asked, flow, sent, now)
+    def expect(self, request: ClientRequest, window: SendWindow, relay: OutstandingRelay, now: float) -> None:
+        """Answer ``request`` when the outcome of a relay is known."""
+        request.socket.acks_pending += 1
+        self._pending[window.session, relay.number] = PendingAck(request, window, relay, now)
 
-    def taken(self, session: str, number: int) -> None:
-        """The peer's gateway has it."""
-        if wanted := self._done(session, number):
-            self._replies.ok(wanted.asked)
+    def delivered(self, session: str, number: int) -> None:
+        """Acknowledge a relay to its client: the receiving gateway has sent the receipt."""
+        if pending := self._pop(session, number):
+            self._responder.ok(pending.request)
 
-    def refused(self, session: str, number: int, error: SignallingError, event: str, *, known: bool) -> None:
-        """It does not get there. ``known``: its client has been told, unless it is waiting still."""
-        wanted = self._done(session, number)
-        if wanted is None and known:
+    def refused(self, session: str, number: int, error: SignallingError, event: str, *, notify: bool) -> None:
+        """Answer a relay with an error. ``notify``: also send it to a client that waits for no acknowledgement."""
+        pending = self._pop(session, number)
+        if pending is None and not notify:
             return
-        socket = wanted.asked.socket if wanted is not None else self._registry.by_session(session)
+        socket = pending.request.socket if pending is not None else self._registry.by_session(session)
         if socket is not None:
             if isinstance(error, ReceiverNotFound):
                 socket.calls.clear()
-            self._replies.refuse(
-                wanted.asked if wanted is not None else ClientRequest(socket, event, None), error
-            )
+            request = pending.request if pending is not None else ClientRequest(socket, event, None)
+            self._responder.refuse(request, error)
 
     def settle(self, socket: Socket) -> None:
-        """Answer what of ``socket``, which is about to be closed, call control has taken: its peer gets it in time."""
-        waiting = itertools.chain(self._late.items(), self._wanted.items())
-        mine = [(key, wanted) for key, wanted in waiting if wanted.asked.socket is socket]
-        for key, wanted in mine:
-            if wanted.sent.number <= wanted.flow.acked and self._done(*key) is not None:
-                self._replies.ok(wanted.asked, queued=True)
+        """Answer ``queued`` to a socket that is about to be closed, for each relay that callcore has acknowledged."""
+        pending = itertools.chain(self._late.items(), self._pending.items())
+        of_socket = [(key, ack) for key, ack in pending if ack.request.socket is socket]
+        for key, ack in of_socket:
+            if ack.window.is_acknowledged(ack.relay.number) and self._pop(*key) is not None:
+                self._responder.ok(ack.request, queued=True)
 
     def expire(self, now: float) -> None:
-        """Answer who has waited long enough: that it waits for the peer, or else, later, that nobody knows."""
+        """Answer late acknowledgements: ``queued`` if callcore has the relay, ``unavailable`` after ``ack_seconds``."""
         late = now - min(QUEUED_SECONDS, self._ack_seconds)
-        old = itertools.takewhile(lambda item: item[1].since <= late, self._wanted.items())
+        old = itertools.takewhile(lambda item: item[1].since <= late, self._pending.items())
         for key in [key for key, _ in old]:
-            self._late[key] = self._wanted.pop(key)
-        for key, wanted in list(self._late.items()):
-            if wanted.sent.number <= max(wanted.flow.acked, wanted.flow.doubted):
-                if self._done(*key) is not None:
-                    self._replies.ok(wanted.asked, queued=True)
-            elif wanted.since <= now - self._ack_seconds and self._done(*key) is not None:
-                # Its client may send it again, so it is not to get through by itself as well.
-                self._send_buffer.void(wanted.sent)
-                self._replies.refuse(wanted.asked, Unavailable())
+            self._late[key] = self._pending.pop(key)
+        for key, ack in list(self._late.items()):
+            if ack.window.was_acknowledged(ack.relay.number):
+                if self._pop(*key) is not None:
+                    self._responder.ok(ack.request, queued=True)
+            elif ack.since <= now - self._ack_seconds and self._pop(*key) is not None:
+                # The client may send it again, so this one must not be delivered later.
+                self._send_buffer.withdraw(ack.window, ack.relay)
+                self._responder.refuse(ack.request, Unavailable())
 
-    def _done(self, session: str, number: int) -> WantedAck | None:
-        wanted = self._wanted.pop((session, number), None) or self._late.pop((session, number), None)
-        if wanted is not None:
-            wanted.asked.socket.acks_pending -= 1
-        return wanted
+    def _pop(self, session: str, number: int) -> PendingAck | None:
+        pending = self._pending.pop((session, number), None) or self._late.pop((session, number), None)
+        if pending is not None:
+            pending.request.socket.acks_pending -= 1
+        return pending

@@ -1,4 +1,4 @@
-"""Publishing relays to whoever is in charge of their call now."""
+"""Publish relays to the callcore that owns their call."""
 
 import time
 
@@ -13,55 +13,54 @@ CALLCORE = "callcore"
 
 
 class Publisher:
-    """Publishes what is in flows: what is new, and again what is not acknowledged."""
+    """Publishes relays of send windows, new ones and retransmissions."""
 
     def __init__(self, instance: str, bus: Bus, members: Membership) -> None:
         self._instance = instance
         self._bus = bus
         self._members = members
-        self._bundle: Batch | None = None
-        """The candidate that was published last, while another one may join it."""
+        self._batch: Batch | None = None
+        """The message of the candidate that was published last, while more candidates may join it."""
         self.resent = 0
-        """Relays that were sent again."""
+        """Relays that were retransmitted."""
 
-    def look(self, flow: SendWindow) -> None:
-        """Find out who is in charge of a flow's call now; if that has changed, what is in hand goes there first."""
-        if flow.generation != self._members.generation:
-            flow.generation = self._members.generation
-            owner = self._members.owner(CALLCORE, flow.token)
-            if owner is None or (owner != flow.owner and flow.waiting):
-                flow.behind = True
-            flow.owner = owner
+    def update_owner(self, window: SendWindow) -> None:
+        """Look up the owner of a window's call, if the membership has changed since the last time."""
+        generation = self._members.generation
+        if window.generation != generation:
+            window.owner_changed(self._members.owner(CALLCORE, window.token), generation)
 
-    def publish(self, flow: SendWindow, sent: OutstandingRelay, marks: str) -> None:
-        """Publish a relay, with the one before it if that has not left yet. Raises :class:`Unavailable`."""
-        subject, bundle, message = f"relay.{flow.owner}.{sent.tail}", self._bundle, None
-        if bundle is not None and (joined := bundle.joined(subject, sent, marks)) is not None:
-            message = self._bus.amend(bundle.message, subject, *joined)
-        if bundle is not None and message is not None:
-            bundle.join(sent, message)
-        else:
-            reply = subjects.receipt(self._instance, flow.session, sent.number, marks)
-            message = self._bus.publish(subject, sent.payload, reply)
-            may_begin = Batch.may_begin(sent, marks)
-            self._bundle = Batch(subject, reply, sent, marks, message) if may_begin else None
-        if sent.first < 0:
-            sent.first = flow.attempt
+    def publish(self, window: SendWindow, relay: OutstandingRelay, flags: int) -> bool:
+        """Publish a relay, in one message with the candidate before it if that has not left yet.
 
-    def again(self, flow: SendWindow) -> None:
-        """Publish all that is not acknowledged, in order, as far as that can be done now."""
-        if flow.owner is None or not self._bus.connected:
-            return
-        flow.begin(time.monotonic())
-        follows = False
+        Return False if NATS is away; the window then requires a retransmission.
+        """
+        owner, attempt = window.sent(relay)
+        subject, batch, message = f"relay.{owner}.{relay.tail}", self._batch, None
         try:
-            for before, sent in flow.after(flow.acked):
-                self.publish(flow, sent, flow.marks(sent, before, follows=follows))
-                follows = True
-                self.resent += 1
+            if batch is not None and (joined := batch.joined(subject, relay, attempt, flags)) is not None:
+                message = self._bus.amend(batch.message, subject, *joined)
+            if batch is not None and message is not None:
+                batch.join(relay, message)
+            else:
+                reply = subjects.receipt(self._instance, window.session, relay.number, attempt, flags)
+                message = self._bus.publish(subject, relay.payload, reply)
+                starts_batch = Batch.may_begin(relay, flags)
+                self._batch = Batch(subject, reply, relay, attempt, message) if starts_batch else None
         except Unavailable:
-            flow.behind = True
+            window.send_failed(relay)
+            return False
+        return True
 
-    def gone(self, callcore: str) -> None:
-        """An instance is not there, or does not work: until it is heard again, others are in charge."""
+    def retransmit(self, window: SendWindow) -> None:
+        """Publish all outstanding relays of a window in order; none while there is no owner or NATS is away."""
+        if window.owner is None or not self._bus.connected:
+            return
+        for relay, flags in window.retransmission_begun(time.monotonic()):
+            if not self.publish(window, relay, flags):
+                break
+            self.resent += 1
+
+    def drop_owner(self, callcore: str) -> None:
+        """Count a callcore as dead until it announces itself again, so that other instances own its calls."""
         self._members.drop(CALLCORE, callcore)

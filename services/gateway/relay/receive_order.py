@@ -5,6 +5,7 @@ from shared import subjects
 from shared.contracts.client import RELAYED
 from shared.contracts.relays import stamped
 from shared.messaging.mailbox import MailboxMessage, seq_of
+from shared.subjects import STARTS
 
 MISSED_MAX = 1_024
 """Senders from which something is missed, remembered until they are told."""
@@ -33,7 +34,7 @@ class ReceiveOrder:
             due = number == kept[-1] + 1 if kept is not None else not socket.caught_up
             if reply and not due:
                 receipt = subjects.receipt_of(reply)
-                if subjects.STARTS not in receipt.marks:
+                if not receipt.flags & STARTS:
                     self._miss(receipt.gateway, session)
                     return None
         seq = seq_of(payload)

@@ -1,14 +1,14 @@
-"""Relays of which nothing comes back: sent again, and given up in the end."""
+"""Retransmit relays that are not acknowledged in time, and give them up when they are too old."""
 
 import asyncio
 import time
 
 from services.gateway.relay.ack_tracker import AckTracker
-from services.gateway.relay.feedback import Feedback
+from services.gateway.relay.loss_detector import LossDetector
 from services.gateway.relay.publisher import Publisher
 from services.gateway.relay.receive_order import ReceiveOrder
 from services.gateway.relay.send_buffer import SendBuffer
-from services.gateway.relay.send_window import AGAIN_SECONDS, SendWindow
+from services.gateway.relay.send_window import SendWindow
 from shared import subjects
 from shared.contracts.relays import Acks
 from shared.errors import Unavailable
@@ -21,36 +21,35 @@ _TICK_SECONDS = 0.25
 
 
 class Retransmitter:
-    """Looks after all flows of which something waits, a few times a second: one task."""
+    """Fires the timers of all windows with outstanding relays, four times a second: one task."""
 
     def __init__(
         self,
         instance: str,
         bus: Bus,
         send_buffer: SendBuffer,
-        pump: Publisher,
-        receipts: Feedback,
-        answers: AckTracker,
-        heard: ReceiveOrder,
+        publisher: Publisher,
+        acks: AckTracker,
+        losses: LossDetector,
+        receive_order: ReceiveOrder,
     ) -> None:
         self._instance = instance
         self._bus = bus
         self._send_buffer = send_buffer
-        self._pump = pump
-        self._receipts = receipts
-        self._answers = answers
-        self._heard = heard
-        self._doubted_at = 0.0
+        self._publisher = publisher
+        self._acks = acks
+        self._losses = losses
+        self._receive_order = receive_order
         self._task: asyncio.Task[None] | None = None
         self.given_up = 0
-        """Relays that were given up."""
+        """Relays that were given up, and whose clients were told so."""
 
     def start(self) -> None:
-        """Begin."""
+        """Start the task."""
         self._task = asyncio.create_task(self._run(), name="relays")
 
     async def stop(self) -> None:
-        """Stop."""
+        """Stop the task."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -60,58 +59,50 @@ class Retransmitter:
             await asyncio.sleep(_TICK_SECONDS)
             try:
                 now = time.monotonic()
-                self._answers.expire(now)
+                self._acks.expire(now)
                 if self._bus.connected:
-                    self._raise_doubts(now)
-                    self._tell_missed()
-                for flow in self._send_buffer.waiting(now):
-                    self._tend(flow, now)
+                    self._suspect_losses(now)
+                    self._report_missed()
+                for window in self._send_buffer.active(now):
+                    self._fire_timers(window, now)
                 if self._bus.connected:
                     self._send_buffer.tidy(now)
             except Unavailable:
-                log.debug("NATS went away")
+                log.debug("NATS is away")
             except Exception:
-                log.exception("relays not tended")
+                log.exception("retransmission failed")
 
-    def _raise_doubts(self, now: float) -> None:
-        receipts = self._receipts
-        if receipts.cut_off:
-            receipts.cut_off, self._doubted_at = False, 0.0
-        if not (receipts.doubt or receipts.lost) or now < self._doubted_at + AGAIN_SECONDS:
-            return
-        lost = [flow for session in receipts.lost for flow in self._send_buffer.of(session)]
-        flows = list(self._send_buffer) if receipts.doubt else lost
-        receipts.doubt, self._doubted_at = False, now
-        receipts.lost.clear()
-        for flow in flows:
-            self._send_buffer.doubt(flow)
-        if flows:
-            log.info("relays of late are sent again", flows=len(flows))
+    def _suspect_losses(self, now: float) -> None:
+        windows = self._losses.windows_due(now)
+        for window in windows:
+            self._send_buffer.suspect_loss(window)
+        if windows:
+            log.info("retransmitting relays that may be lost", windows=len(windows))
 
-    def _tell_missed(self) -> None:
-        """Have others send again what clients of this gateway miss."""
-        for gateway, sessions in self._heard.take_missed().items():
-            told = Acks(by=self._instance, lost=tuple(sessions))
-            self._bus.publish(subjects.acks(gateway), told.dump())
+    def _report_missed(self) -> None:
+        """Ask other gateways to retransmit relays that clients of this gateway miss."""
+        for gateway, sessions in self._receive_order.take_missed().items():
+            acks = Acks(by=self._instance, lost=tuple(sessions))
+            self._bus.publish(subjects.acks(gateway), acks.dump())
 
-    def _tend(self, flow: SendWindow, now: float) -> None:
-        """Give up what is too old of a flow that waits, and send the rest again if it is time."""
-        for sent in self._send_buffer.give_up(flow, now):
+    def _fire_timers(self, window: SendWindow, now: float) -> None:
+        """Give up the relays of a window that are too old, and retransmit the others if that is due."""
+        for relay in self._send_buffer.expire(window, now):
             self.given_up += 1
-            log.warning("relay given up", session=flow.session, call=flow.call, relayed=sent.event)
-            self._answers.refused(flow.session, sent.number, Unavailable(), sent.event, known=False)
+            log.warning("relay given up", session=window.session, call=window.call, relayed=relay.event)
+            self._acks.refused(window.session, relay.number, Unavailable(), relay.event, notify=True)
         if not self._bus.connected:
             return
-        self._pump.look(flow)
-        if flow.stalled(now):
-            flow.probing = not flow.missed
-            flow.behind = True
-        elif flow.probing and now > flow.pumped_at + AGAIN_SECONDS:
-            flow.probing = False
-            if flow.owner is not None and self._receipts.acknowledged_by(flow.owner) < flow.pumped_at:
-                log.warning("callcore does not acknowledge", callcore=flow.owner)
-                self._pump.gone(flow.owner)
-                self._pump.look(flow)
-        if flow.behind:
-            self._pump.again(flow)
-        self._send_buffer.trim(flow, now)
+        self._publisher.update_owner(window)
+        probed_at, owner = window.timer_fired(now), window.owner
+        if (
+            probed_at is not None
+            and owner is not None
+            and not self._losses.acknowledged_since(owner, probed_at)
+        ):
+            log.warning("callcore does not acknowledge", callcore=owner)
+            self._publisher.drop_owner(owner)
+            self._publisher.update_owner(window)
+        if window.needs_retransmission:
+            self._publisher.retransmit(window)
+        self._send_buffer.trim(window, now)

@@ -1,194 +1,211 @@
-"""Relays that call control has not acknowledged yet, or has of late: all flows of a gateway, within bounds.
+"""Keep the send windows of a gateway, within bounds of relays and bytes.
 
 Pure: no I/O and no clock; time arrives as ``now`` (seconds, monotonic).
 """
 
-import itertools
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Iterator
 
-from services.gateway.relay.send_window import KEEP_SECONDS, WINDOW, OutstandingRelay, SendWindow
+from services.gateway.relay.send_window import KEEP_SECONDS, Freed, OutstandingRelay, SendWindow
 from shared.errors import Unavailable
 
 RELAYS_MAX = 16_384
 BYTES_MAX = 32 * 1024 * 1024
 SHARE = 4
-"""From half of these two on, a session may have one part in so many of what is free."""
+"""Once half of either bound is used, a session may use one part in this many of what is free."""
 LOOK_EVERY = 64
-"""Relays, from there on, after which it is looked again whether some need not be kept any more."""
+"""Relays, once half is used, after which all windows are searched again for relays that can be forgotten."""
 FLOW_MAX = 4_096
-"""Relays of one session for one call."""
+"""Outstanding relays of one window."""
 GIVE_UP_SECONDS = 10.0
-"""How old a relay may become without an acknowledgement."""
+"""Age in seconds at which a relay without an acknowledgement is given up."""
 
 
 class SendBuffer:
-    """All flows of a gateway, by session and call token."""
+    """The send windows of a gateway, by session and call token.
+
+    ``count``, ``size``: relays that are kept, and bytes of their payloads.
+    """
 
     def __init__(self) -> None:
-        self._flows: dict[tuple[str, str], SendWindow] = {}
+        self._windows: dict[tuple[str, str], SendWindow] = {}
         self._sessions: dict[str, list[SendWindow]] = {}
-        self._waiting: dict[SendWindow, None] = {}
-        """All of which something is not acknowledged, and some of which nothing is."""
-        self._resting: deque[tuple[float, SendWindow]] = deque()
-        """(when to look, flow) of the others, and of some that are such no longer."""
+        self._active: dict[SendWindow, None] = {}
+        """All windows with outstanding relays, and some without."""
+        self._idle: OrderedDict[SendWindow, float] = OrderedDict()
+        """Window without outstanding relays → when to look at it; also some that have outstanding ones again."""
         self._highest = 0
         self._looked = 0
         self.count = 0
         self.size = 0
 
     def __iter__(self) -> Iterator[SendWindow]:
-        return iter(list(self._flows.values()))
+        return iter(list(self._windows.values()))
 
     def get(self, session: str, token: str) -> SendWindow | None:
-        """The flow of a session for a call."""
-        return self._flows.get((session, token))
+        """Return the window of a session for a call; ``None`` if there is none. ``token``: the call's."""
+        return self._windows.get((session, token))
 
-    def ready(self, session: str, token: str, size: int) -> SendWindow | None:
-        """The flow, if one more relay of it, of ``size`` bytes, raises no question.
+    def ready(self, session: str, token: str, size: int, generation: int) -> SendWindow | None:
+        """Return the window if one more relay of ``size`` bytes needs no further check.
 
-        ``None`` says nothing: there may be no such flow, or :meth:`check_room` or its client's haste stand against it.
+        ``None`` says nothing: the window may be missing, full, or of an older ``generation`` of the membership, or
+        :meth:`check_room` has to decide.
         """
-        flow = self._flows.get((session, token))
-        if flow is None or flow.last - flow.acked >= WINDOW or self._half_full(size):
+        window = self._windows.get((session, token))
+        if window is None or not window.takes_at_once(generation) or self._half_full(size):
             return None
-        return flow
+        return window
 
     def of(self, session: str) -> list[SendWindow]:
-        """The flows of a session."""
+        """Return the windows of a session."""
         return self._sessions.get(session, [])
 
     def open(self, session: str, call: str, clock: int, now: float) -> SendWindow:
-        """Begin a flow. ``clock``: microseconds since the epoch, so that numbers grow where a session moves to."""
-        flow = SendWindow(session, call, max(clock, self._highest + 1), now)
-        self._flows[session, flow.token] = flow
-        self._waiting[flow] = None
-        self._sessions.setdefault(session, []).append(flow)
-        return flow
+        """Open a window. ``clock``: microseconds since the epoch, so that numbers grow where a session moves to."""
+        window = SendWindow(session, call, max(clock, self._highest + 1), now)
+        self._windows[session, window.token] = window
+        self._active[window] = None
+        self._sessions.setdefault(session, []).append(window)
+        return window
 
     def find(self, session: str, number: int) -> SendWindow | None:
-        """The flow that a relay is in, or was in of late."""
-        for flow in self._sessions.get(session, ()):
-            if flow.queue and flow.queue[0].number <= number <= flow.last:
-                return flow
+        """Return the window that keeps this relay of a session; ``None`` if none does."""
+        for window in self._sessions.get(session, ()):
+            if window.holds(number):
+                return window
         return None
 
-    def check_room(self, session: str, flow: SendWindow | None, size: int) -> None:
-        """Raises :class:`Unavailable` if there is no room for a relay of ``size`` bytes."""
-        if flow is not None and flow.last - flow.acked >= FLOW_MAX and flow.count_waiting() >= FLOW_MAX:
+    def check_room(self, session: str, window: SendWindow | None, size: int) -> None:
+        """Raise :class:`Unavailable` if there is no room for a relay of ``size`` bytes."""
+        if (
+            window is not None
+            and window.unacknowledged >= FLOW_MAX
+            and window.count_outstanding() >= FLOW_MAX
+        ):
             raise Unavailable("Too many relays are waiting")
-        if self._half_full(size):  # said before it is full, to be quick
+        if self._half_full(size):  # half, so that the decision is made early and is cheap
             if self._looked % LOOK_EVERY == 0:
                 for other in self:
-                    self._drop(other, other.acked)
+                    self._account(other.forget_acknowledged())
             self._looked += 1
             if self._half_full(size):
                 self._check_share(session, size)
             else:
                 self._looked = 0
 
+    # --- transitions that change what is kept ------------------------------------------------------------------
+
+    def add(
+        self,
+        window: SendWindow,
+        user: str,
+        to: str,
+        event: str,
+        payload: bytes,
+        now: float,
+        *,
+        wants_receipt: bool = False,
+    ) -> tuple[OutstandingRelay, int | None]:
+        """Add a relay to a window. Return it with its flags, see :meth:`SendWindow.added`."""
+        added = window.added(user, to, event, payload, wants_receipt, now)
+        relay = added[0]
+        self._active[window] = None
+        self.count += 1
+        self.size += len(relay.payload)
+        if relay.number > self._highest:
+            self._highest = relay.number
+        return added
+
+    def renumber(self, window: SendWindow, clock: int) -> None:
+        """Start a new series of numbers in the window of a session that has moved, above those it got elsewhere.
+
+        ``clock``: microseconds since the epoch.
+        """
+        window.renumbered(max(window.last_number, self._highest, clock - 1) + 1)
+
+    def suspect_loss(self, window: SendWindow) -> None:
+        """Have all relays of a window that are kept retransmitted, because acknowledged ones may be lost."""
+        window.loss_suspected()
+        self._active[window] = None
+
+    def refuse(self, session: str, number: int, attempt: int, *, call_over: bool) -> bool:
+        """Void a relay that its owner has refused. Return True if its client does not know yet.
+
+        ``attempt``, ``call_over``: see :meth:`SendWindow.refused`.
+        """
+        window = self.find(session, number)
+        if window is None:
+            return False
+        unknown, size = window.refused(number, attempt, call_over=call_over)
+        self.size -= size
+        return unknown
+
+    def withdraw(self, window: SendWindow, relay: OutstandingRelay) -> None:
+        """Void a relay whose client is told that it is lost, so that it is not delivered later."""
+        self.size -= window.withdrawn(relay)
+
+    def expire(self, window: SendWindow, now: float) -> list[OutstandingRelay]:
+        """Give up relays of a window that are older than :data:`GIVE_UP_SECONDS`.
+
+        Return those of which the client does not know yet that they are lost.
+        """
+        unknown, freed = window.expired(now - GIVE_UP_SECONDS)
+        self._account(freed)
+        return unknown
+
+    def active(self, now: float) -> list[SendWindow]:
+        """Return the windows with outstanding relays. The others become idle, and :meth:`tidy` looks after them."""
+        active = []
+        for window in list(self._active):
+            if window.has_outstanding:
+                active.append(window)
+                continue
+            del self._active[window]
+            if window not in self._idle:
+                self._idle[window] = now + KEEP_SECONDS
+        return active
+
+    def tidy(self, now: float) -> None:
+        """Forget relays of idle windows that were acknowledged long enough ago. Looks only at windows that are due."""
+        idle = self._idle
+        while idle and next(iter(idle.values())) <= now:
+            window, _ = idle.popitem(last=False)
+            if window.has_outstanding or self._windows.get((window.session, window.token)) is not window:
+                continue
+            self.trim(window, now)
+            if not window.is_empty:
+                idle[window] = now + KEEP_SECONDS
+
+    def trim(self, window: SendWindow, now: float) -> None:
+        """Forget relays that were acknowledged long enough ago, and the window if it keeps none."""
+        self._account(window.forget_settled(now))
+        if window.is_empty:
+            self._active.pop(window, None)
+            del self._windows[window.session, window.token]
+            windows = self._sessions[window.session]
+            windows.remove(window)
+            if not windows:
+                del self._sessions[window.session]
+
     def _half_full(self, size: int) -> bool:
         return self.count >= RELAYS_MAX // 2 or self.size + size > BYTES_MAX // 2
 
     def _check_share(self, session: str, size: int) -> None:
-        """No session may have more than a part of what is free, so that there is always something for the others."""
-        for flow in self.of(session):
-            self._drop(flow, flow.acked)
+        """Raise :class:`Unavailable` if a session has its part of what is free, so that other sessions get room."""
+        windows = self.of(session)
+        for window in windows:
+            self._account(window.forget_acknowledged())
         if not self._half_full(size):
             return
-        queues = [flow.queue for flow in self.of(session)]
-        count = sum(map(len, queues))
-        mine = sum(len(sent.payload) for queue in queues for sent in queue)
-        if count >= (RELAYS_MAX - self.count) // SHARE or mine + size > (BYTES_MAX - self.size) // SHARE:
+        relays = [relay for window in windows for relay in window.relays]
+        used = sum(len(relay.payload) for relay in relays)
+        if (
+            len(relays) >= (RELAYS_MAX - self.count) // SHARE
+            or used + size > (BYTES_MAX - self.size) // SHARE
+        ):
             raise Unavailable("Too many relays are waiting")
 
-    def number_after_move(self, flow: SendWindow, clock: int) -> int:
-        """The number of the next relay of a flow whose session has moved: above those it got elsewhere.
-
-        ``clock``: microseconds since the epoch.
-        """
-        return max(flow.last + 1, self._highest + 1, clock)
-
-    def add(self, flow: SendWindow, sent: OutstandingRelay, now: float) -> str:
-        """Take a relay whose number is the flow's next. Its marks, if it is published now."""
-        before, number, follows = flow.previous, sent.number, flow.last > flow.acked
-        flow.moved = False
-        if not follows:
-            flow.progress = now
-            self._waiting[flow] = None
-        flow.queue.append(sent)
-        flow.previous = sent
-        flow.last = number
-        self.count += 1
-        self.size += len(sent.payload)
-        if number > self._highest:
-            self._highest = number
-        return flow.marks(sent, before, follows=follows)
-
-    def doubt(self, flow: SendWindow) -> None:
-        """What was acknowledged of a flow may be lost all the same."""
-        flow.doubt()
-        self._waiting[flow] = None
-
-    def waiting(self, now: float) -> list[SendWindow]:
-        """The flows of which something is not acknowledged. The others are looked at less often from now on."""
-        waiting, still = list(self._waiting), []
-        for flow in waiting:
-            if flow.waiting:
-                still.append(flow)
-                continue
-            del self._waiting[flow]
-            if not flow.resting:
-                flow.resting = True
-                self._resting.append((now + KEEP_SECONDS, flow))
-        return still
-
-    def tidy(self, now: float) -> None:
-        """Forget what was acknowledged long enough ago of flows of which nothing waits. Looks at few of them."""
-        resting = self._resting
-        while resting and resting[0][0] <= now:
-            _, flow = resting.popleft()
-            flow.resting = False
-            if flow.waiting or self._flows.get((flow.session, flow.token)) is not flow:
-                continue
-            self.trim(flow, now)
-            if flow.queue:
-                flow.resting = True
-                resting.append((now + KEEP_SECONDS, flow))
-
-    def void(self, sent: OutstandingRelay) -> None:
-        """Let nobody have this relay any more, though its number stays in its place."""
-        self.size -= len(sent.payload)
-        sent.payload = b""
-
-    def trim(self, flow: SendWindow, now: float) -> None:
-        """Drop what has been acknowledged for long enough, and the flow if nothing is left of it."""
-        self._drop(flow, flow.settled(now))
-        if not flow.queue:
-            self._waiting.pop(flow, None)
-            del self._flows[flow.session, flow.token]
-            flows = self._sessions[flow.session]
-            flows.remove(flow)
-            if not flows:
-                del self._sessions[flow.session]
-
-    def _drop(self, flow: SendWindow, number: int) -> None:
-        queue = flow.queue
-        while queue and queue[0].number <= number:
-            self.count -= 1
-            self.size -= len(queue.popleft().payload)
-
-    def give_up(self, flow: SendWindow, now: float) -> list[OutstandingRelay]:
-        """What has become too old without an acknowledgement: dropped. Those of it whose clients do not know yet."""
-        old = [s for s in self._too_old(flow, now - GIVE_UP_SECONDS) if s.number > flow.acked]
-        if old:
-            flow.acked = old[-1].number
-            untold = [sent for sent in old if sent.payload and sent.number > flow.doubted]
-            for sent in old:
-                self.void(sent)
-            self._drop(flow, flow.acked)
-            return untold
-        return old
-
-    def _too_old(self, flow: SendWindow, before: float) -> Iterator[OutstandingRelay]:
-        return itertools.takewhile(lambda sent: sent.born < before, flow.queue)
+    def _account(self, freed: Freed) -> None:
+        self.count -= freed.relays
+        self.size -= freed.size

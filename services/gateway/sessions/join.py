@@ -239,7 +239,7 @@ class JoinService:
             seq = socket.seq = socket.seq + 1  # it joins once more, and seq only grows
         self._registry.bind(socket, user, reply.session)
         socket.claims = None
-        self._relays.moved(reply.session)
+        self._relays.session_moved(reply.session)
         socket.device, socket.token = reply.device, reply.resume_token
         self._join_timeout.joined_or_gone(socket.eio_sid)
         log.debug("joined", user=user, session=reply.session, resumed=resumed)  # presence says it

@@ -229,7 +229,7 @@ class Sender:
         self.acks.append(Acks.model_validate_json(msg.data))
 
     async def send(
-        self, number: int, marks: str, *, confirm_void: bool = False, at: str | None = None
+        self, number: int, flags: str, *, confirm_void: bool = False, at: str | None = None
     ) -> None:
         user, to = ("ann", "bob") if self._session.startswith("ann") else ("bob", "ann")
         payload = b'{"candidate":{"n":%d},"from":"%b","callId":"%b"}' % (
@@ -240,10 +240,10 @@ class Sender:
         self._world.bus.publish(
             subjects.relay(owner, self._call, user, self._session, to, "ice:candidate"),
             b"" if confirm_void else stamp(payload, self._session, number),
-            subjects.receipt(GATEWAY, self._session, number, marks),
+            subjects.receipt(GATEWAY, self._session, number, *subjects.parse_flags(flags)),
         )
 
-    def send_together(self, numbers: range, marks: str) -> None:
+    def send_together(self, numbers: range, flags: str) -> None:
         lines = [
             stamp(
                 b'{"candidate":{"n":%d},"from":"ann","callId":"%b"}' % (n, self._call.encode()),
@@ -257,7 +257,9 @@ class Sender:
         self._world.bus.publish(
             subjects.relay(owner, self._call, "ann", self._session, "bob", "ice:candidate"),
             LINE.join(lines),
-            subjects.receipt(GATEWAY, self._session, numbers[0], marks, len(numbers) - 1),
+            subjects.receipt(
+                GATEWAY, self._session, numbers[0], *subjects.parse_flags(flags), len(numbers) - 1
+            ),
         )
 
     async def acknowledged(self, number: int, attempt: int = 0) -> None:
@@ -311,7 +313,7 @@ async def test_several_in_one_message(world: World, callcore: Start) -> None:
     seqs = [seen.body["seq"] for seen in world.to("bob-phone", "ice:candidate")]
     assert seqs == sorted(set(seqs))
     left = subjects.receipt_of(world.to("bob-phone", "ice:candidate")[-1].reply)
-    assert (left.number, left.marks, left.more) == (7, "1fl", 1), "what the receiving gateway may go by"
+    assert (left.number, left.flags_text, left.more) == (7, "1fl", 1), "what the receiving gateway may go by"
     letters = await mailbox.read(world.bus, "bob-phone")
     assert [
         json.loads(letter.payload)["candidate"]["n"] for letter in letters if "candidate" in letter.event

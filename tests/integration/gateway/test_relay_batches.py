@@ -49,7 +49,7 @@ async def test_what_comes_in_one_read_leaves_in_one_message(
     numbers = [subjects.receipt_of(reply).number for _, _, reply in cc.got]
     assert numbers == list(range(numbers[0], numbers[0] + 7))
     assert [stamped(body).number for _, body, _ in cc.got] == numbers  # type: ignore[union-attr]
-    assert [subjects.receipt_of(reply).marks for _, _, reply in cc.got[2:]] == 5 * ["0f"]
+    assert [subjects.receipt_of(reply).flags_text for _, _, reply in cc.got[2:]] == 5 * ["0f"]
 
 
 async def test_what_wants_an_acknowledgement_or_is_something_else_leaves_by_itself(
@@ -95,7 +95,7 @@ async def test_what_is_sent_again_travels_together_too(
     await client.join("alice")
     client.writer.write(b"".join(candidate(n) for n in range(4)))
     assert (await settle(cc, 8))[-4:] == [0, 1, 2, 3]
-    assert [subjects.receipt_of(reply).marks for _, _, reply in cc.got[-4:]] == ["1s", "1f", "1f", "1f"]
+    assert [subjects.receipt_of(reply).flags_text for _, _, reply in cc.got[-4:]] == ["1s", "1f", "1f", "1f"]
     before = cc.messages
     await cc.wait_for(12)
     assert cc.messages == before + 1
@@ -109,12 +109,12 @@ async def test_a_message_of_several_is_written_as_several(
     missed: asyncio.Queue[Msg] = asyncio.Queue()
     await bus.subscribe(subjects.acks("other"), missed.put)
 
-    def deliver(first: int, last: int, marks: str) -> None:
+    def deliver(first: int, last: int, flags: str) -> None:
         lines = []
         for number in range(first, last + 1):
             body = stamp(b'{"candidate":{"n":%d}}' % number, "s", number)
             lines.append(b'%b,"seq":%d}' % (body[:-1], now_seq() + 16 * number))
-        reply = subjects.receipt("other", "s", first, f"{marks}l", last - first)
+        reply = subjects.receipt("other", "s", first, *subjects.parse_flags(f"{flags}l"), last - first)
         bus.publish(subjects.deliver(GATEWAY, alice.session, "ice:candidate"), LINE.join(lines), reply)
 
     deliver(5, 7, "0s")
@@ -130,9 +130,9 @@ async def test_a_message_of_several_is_written_as_several(
 
 
 def test_apart() -> None:
-    one = subjects.receipt("gw", "s", 7, "0s")
+    one = subjects.receipt("gw", "s", 7, 0, subjects.STARTS)
     assert list(apart(one, b"{}")) == [(one, b"{}")]
-    several = list(apart(subjects.receipt("gw", "s", 7, "3s", 2), b"1\n2\n3"))
+    several = list(apart(subjects.receipt("gw", "s", 7, 3, subjects.STARTS, 2), b"1\n2\n3"))
     assert [payload for _, payload in several] == [b"1", b"2", b"3"]
     receipts = [subjects.receipt_of(reply) for reply, _ in several]
-    assert [(r.number, r.marks, r.more) for r in receipts] == [(7, "3s", 0), (8, "3f", 0), (9, "3f", 0)]
+    assert [(r.number, r.flags_text, r.more) for r in receipts] == [(7, "3s", 0), (8, "3f", 0), (9, "3f", 0)]

@@ -46,8 +46,8 @@ class Callcore:
             if self.answer is not None and (self.answer or subjects.receipt_wanted(reply)):
                 self._bus.publish(reply, self.answer)
             if self.acks:
-                _, session, number, marks, _ = subjects.receipt_of(reply)
-                done = (session, msg.subject.split(".")[2], number, subjects.attempt_of(marks))
+                receipt = subjects.receipt_of(reply)
+                done = (receipt.session, msg.subject.split(".")[2], receipt.number, receipt.attempt)
                 self._bus.publish(subjects.acks(GATEWAY), Acks(by=self.name, done=(done,)).dump())
 
     async def wait_for(self, count: int) -> None:
@@ -62,14 +62,15 @@ async def test_what_is_published(gateway: Start, connect: Connect, services: Ser
     assert await alice.ok("call:offer", OFFER) == {"ok": True}
     subject, body, reply = cc.got[0]
     assert subject == ("cc", "c", "alice", alice.session, "bob", "call:offer")
-    _, session, number, marks, _ = subjects.receipt_of(reply)
-    assert (session, marks) == (alice.session, "0sw")
+    first = subjects.receipt_of(reply)
+    number = first.number
+    assert (first.session, first.flags_text) == (alice.session, "0sw")
     wanted = {
         "offer": OFFER["offer"],
         "from": "alice",
         "callId": "c",
         "callType": "audio",
-        "relay": f"{session}.{number}",
+        "relay": f"{alice.session}.{number}",
     }
     assert (
         json.loads(body) == wanted
@@ -166,11 +167,11 @@ async def test_a_receipt_goes_out_only_where_wanted(
         receipts.append(msg.subject)
 
     await bus.subscribe(subjects.receipt_all("other"), note)
-    for number, marks in ((2, "0s"), (3, "0w"), (4, "0f"), (5, "0fwl")):
+    for number, flags in ((2, "0s"), (3, "0w"), (4, "0f"), (5, "0fwl")):
         bus.publish(
             subjects.deliver(GATEWAY, alice.session, "call:offer"),
             b'{"offer":{},"relay":"s.%d","seq":1}' % number,
-            subjects.receipt("other", "s", number, marks),
+            subjects.receipt("other", "s", number, *subjects.parse_flags(flags)),
         )
         await alice.expect("call:offer")
     async with asyncio.timeout(5):
@@ -199,10 +200,11 @@ def candidate(n: int) -> dict[str, Any]:
     return {"candidate": {"n": n}, "from": "alice", "to": "bob", "callId": "c"}
 
 
-def marks(cc: Callcore) -> list[tuple[int, str]]:
-    """(n, marks) of what an instance got."""
+def numbers_and_flags(cc: Callcore) -> list[tuple[int, str]]:
+    """Return (n, attempt and flags) of each candidate that an instance got."""
     return [
-        (json.loads(body)["candidate"]["n"], subjects.receipt_of(reply).marks) for _, body, reply in cc.got
+        (json.loads(body)["candidate"]["n"], subjects.receipt_of(reply).flags_text)
+        for _, body, reply in cc.got
     ]
 
 
@@ -222,11 +224,11 @@ async def test_all_that_is_not_acknowledged_goes_to_the_next_when_an_instance_is
     deaf, other = both if both[0].got else reversed(both)
     other.acks = True
     await other.wait_for(3)
-    assert marks(deaf) == [(0, "0s"), (1, "0f"), (2, "0f"), (0, "1s"), (1, "1f"), (2, "1f")]
-    assert marks(other) == [(0, "2s"), (1, "2f"), (2, "2f")]
+    assert numbers_and_flags(deaf) == [(0, "0s"), (1, "0f"), (2, "0f"), (0, "1s"), (1, "1f"), (2, "1f")]
+    assert numbers_and_flags(other) == [(0, "2s"), (1, "2f"), (2, "2f")]
     await alice.emit("ice:candidate", candidate(3))
     await other.wait_for(4)
-    assert marks(other)[-1][0] == 3
+    assert numbers_and_flags(other)[-1][0] == 3
 
 
 async def test_what_call_control_misses_is_sent_again(
@@ -242,7 +244,7 @@ async def test_what_call_control_misses_is_sent_again(
     told = Acks(by="cc", done=((alice.session, "c", first, 0),), gaps=((alice.session, "c"),))
     bus.publish(subjects.acks(GATEWAY), told.dump())
     await cc.wait_for(3)
-    assert marks(cc)[2] == (1, "1"), (
+    assert numbers_and_flags(cc)[2] == (1, "1"), (
         "it follows none that is not acknowledged, but one that may not have arrived"
     )
 
@@ -260,7 +262,7 @@ async def test_what_is_in_doubt_is_sent_again_though_it_is_acknowledged(
     else:
         bus.publish(subjects.acks(GATEWAY), Acks(by="gw", lost=(alice.session,)).dump())
     await cc.wait_for(4)
-    assert [(n, what.strip("0123f")) for n, what in marks(cc)[2:]] == [(0, "saw"), (1, "aw")]
+    assert [(n, what.strip("0123f")) for n, what in numbers_and_flags(cc)[2:]] == [(0, "saw"), (1, "aw")]
     await alice.settle()
     assert not alice.inbox.leftovers()
 
@@ -294,7 +296,7 @@ async def test_given_up(
     await alice.expect("error", code="unavailable", event="ice:candidate", retryable=True)
     cc.acks = True
     await alice.ok("ice:candidate", candidate(1))
-    assert marks(cc)[-1] == (1, "0sw"), "nobody is to wait for the one that was given up"
+    assert numbers_and_flags(cc)[-1] == (1, "0sw"), "nobody is to wait for the one that was given up"
 
 
 async def test_full(
@@ -310,7 +312,7 @@ async def test_full(
     await alice.emit("ice:candidate", candidate(4))
     await alice.expect("error", code="unavailable", event="ice:candidate")
     await cc.wait_for(3)
-    assert [n for n, _ in marks(cc)] == [0, 1, 2]
+    assert [n for n, _ in numbers_and_flags(cc)] == [0, 1, 2]
 
 
 async def test_while_nobody_is_there_candidates_wait_and_who_asks_is_told_at_once(
@@ -327,7 +329,7 @@ async def test_while_nobody_is_there_candidates_wait_and_who_asks_is_told_at_onc
     assert len(cc.got) == 1
     await services.beat("callcore", "cc")
     await cc.wait_for(3)
-    assert [n for n, _ in marks(cc)] == [0, 1, 2]
+    assert [n for n, _ in numbers_and_flags(cc)] == [0, 1, 2]
 
 
 async def test_a_client_gets_each_once_and_in_order_and_its_gateway_says_what_it_misses(
@@ -341,7 +343,7 @@ async def test_a_client_gets_each_once_and_in_order_and_its_gateway_says_what_it
 
     async def deliver(number: int, flags: str) -> None:
         body = stamp(b'{"candidate":{"n":%d}}' % number, "s", number)
-        reply = subjects.receipt("other", "s", number, flags)
+        reply = subjects.receipt("other", "s", number, *subjects.parse_flags(flags))
         subject = subjects.deliver(GATEWAY, alice.session, "ice:candidate")
         bus.publish(subject, b'%b,"seq":%d}' % (body[:-1], now_seq()), reply)
 
@@ -352,7 +354,11 @@ async def test_a_client_gets_each_once_and_in_order_and_its_gateway_says_what_it
     async with asyncio.timeout(5):
         assert Acks.model_validate_json((await missed.get()).data).lost == ("s",)
         told = [subjects.receipt_of((await receipts.get()).subject) for _ in range(3)]
-    assert [(receipt.number, receipt.marks) for receipt in told] == [(5, "0swl"), (5, "1sawl"), (8, "2fwl")]
+    assert [(receipt.number, receipt.flags_text) for receipt in told] == [
+        (5, "0swl"),
+        (5, "1sawl"),
+        (8, "2fwl"),
+    ]
     await alice.quiet()
 
 

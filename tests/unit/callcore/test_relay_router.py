@@ -104,7 +104,8 @@ class World:
         assert self.bus.send is not None
         payload = {"n": n, "fill": "x" * size}
         subject = subjects.relay(INSTANCE, "c1", "alice", ALICE.session, "bob", "ice:candidate")
-        receipt = subjects.receipt("gw", ALICE.session, self._number, "0s" if self._number == 1 else "0f")
+        flags = subjects.STARTS if self._number == 1 else subjects.FOLLOWS
+        receipt = subjects.receipt("gw", ALICE.session, self._number, 0, flags)
         self.bus.send(subject, receipt, json.dumps(payload).encode(), b"")
 
     async def answer_read(self, call: Call | None, revision: int = 1) -> None:

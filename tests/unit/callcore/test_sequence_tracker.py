@@ -3,13 +3,13 @@
 from services.callcore.relay.sequence_tracker import SequenceCheck, SequenceTracker
 from shared import subjects
 from shared.contracts.relays import Acks
-from shared.subjects import ReceiptSubject, receipt_of
+from shared.subjects import ReceiptSubject, parse_flags, receipt_of
 
 
 def relay(
-    number: int, marks: str = "0", *, more: int = 0, gateway: str = "g", session: str = "s"
+    number: int, flags: str = "0", *, more: int = 0, gateway: str = "g", session: str = "s"
 ) -> ReceiptSubject:
-    return ReceiptSubject(gateway, session, number, marks, more)
+    return ReceiptSubject(gateway, session, number, *parse_flags(flags), more)
 
 
 def acks_of(tracker: SequenceTracker) -> list[tuple[str, Acks]]:
@@ -114,7 +114,7 @@ def test_sessions_idle_for_longest_are_dropped() -> None:
 
 
 def test_there_is_something_to_send_after_a_relay_and_after_a_gap() -> None:
-    receipt = receipt_of(subjects.receipt("gw", "s", 7, "0s"))
+    receipt = receipt_of(subjects.receipt("gw", "s", 7, 0, subjects.STARTS))
     for note in (SequenceTracker.acknowledge, SequenceTracker.request_retransmission):
         sequence_tracker = SequenceTracker()
         assert not sequence_tracker

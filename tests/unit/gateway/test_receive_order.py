@@ -6,7 +6,7 @@ from services.gateway.clients.registry import Socket
 from services.gateway.clients.relay_positions import SENDERS_MAX
 from services.gateway.relay.receive_order import ReceiveOrder
 from shared.contracts.relays import stamp
-from shared.subjects import receipt
+from shared.subjects import parse_flags, receipt
 
 
 class Receiver:
@@ -15,10 +15,10 @@ class Receiver:
         self.socket = Socket("sid", "eio")
         self.seq = 0
 
-    def take(self, number: int, marks: str | None = "0f", session: str = "s") -> bytes | None:
+    def take(self, number: int, flags: str | None = "0f", session: str = "s") -> bytes | None:
         self.seq += 1
         letter = b'%b,"seq":%d}' % (stamp(b'{"n":1}', session, number)[:-1], self.seq)
-        reply = receipt("g", session, number, marks) if marks is not None else ""
+        reply = receipt("g", session, number, *parse_flags(flags)) if flags is not None else ""
         return self.heard.take(self.socket, "ice:candidate", letter, reply)
 
 
@@ -35,15 +35,15 @@ def test_in_order_and_without_the_stamp(receiver: Receiver) -> None:
 
 def test_once(receiver: Receiver) -> None:
     assert receiver.take(5, "0s") and receiver.take(6)
-    for number, marks in ((6, "1fa"), (5, "1sa"), (5, None)):
-        assert receiver.take(number, marks) == b""
+    for number, flags in ((6, "1fa"), (5, "1sa"), (5, None)):
+        assert receiver.take(number, flags) == b""
     assert receiver.take(7)
 
 
-@pytest.mark.parametrize("marks", ["0", "0f", "3fa"])
-def test_not_before_what_is_missed(receiver: Receiver, marks: str) -> None:
+@pytest.mark.parametrize("flags", ["0", "0f", "3fa"])
+def test_not_before_what_is_missed(receiver: Receiver, flags: str) -> None:
     assert receiver.take(5, "0s")
-    assert receiver.take(7, marks) is None
+    assert receiver.take(7, flags) is None
     assert receiver.heard.take_missed() == {"g": {"s"}} and not receiver.heard.take_missed()
     assert receiver.take(6) and receiver.take(7)
 

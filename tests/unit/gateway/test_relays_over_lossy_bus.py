@@ -1,6 +1,6 @@
 """Relays over everything that may go wrong with them: Hypothesis decides what is lost, late, or dead.
 
-The numbers, marks and acknowledgements are the real ones (send window, sequence tracker, receive order); the world
+The numbers, flags and acknowledgements are the real ones (send window, sequence tracker, receive order). The world
 around them is a model of what NATS promises: what one connection publishes to another arrives in order, or is lost
 with either of them.
 """
@@ -18,7 +18,7 @@ from services.gateway.relay.receive_order import ReceiveOrder
 from services.gateway.relay.send_buffer import GIVE_UP_SECONDS, SendBuffer
 from services.gateway.relay.send_window import KEEP_SECONDS, OutstandingRelay, SendWindow
 from shared import subjects
-from shared.contracts.relays import LINE, Acks, stamp, stamped, without_first
+from shared.contracts.relays import LINE, Acks, stamped, without_first
 from shared.subjects import receipt, receipt_of
 
 STEP_SECONDS = 0.05
@@ -38,96 +38,93 @@ class World:
     def __init__(self) -> None:
         self.now = 0.0
         self.send_buffer = SendBuffer()
-        self.flow: SendWindow | None = None
+        self.window: SendWindow | None = None
         self.owner = "cc-1"
         self.sent = 0
         self.trackers = {name: SequenceTracker() for name in CALLCORES}
         self.relays: dict[str, deque[Message]] = {name: deque() for name in CALLCORES}
         self.letters: dict[str, deque[Message]] = {name: deque() for name in CALLCORES}
         self.acks: dict[str, deque[Acks]] = {name: deque() for name in CALLCORES}
-        self.heard = ReceiveOrder()
+        self.receive_order = ReceiveOrder()
         self.socket = Socket("sid", "eio")
         self.written: list[int] = []
         self.doubtful_since: float | None = None
         self.gathers = False
         """Whether relays join the one before them while that has not left."""
-        self._bundle: Batch | None = None
+        self._batch: Batch | None = None
         self._seq = 0
 
-    # --- the sending gateway, as in services/gateway/relay/service.py, pump.py and tending.py ---
+    # --- the sending gateway, as in services/gateway/relay/{service,publisher,retransmitter}.py ---
 
     def send(self) -> None:
-        flow = self.send_buffer.get("s", "c")
-        if flow is None:
-            flow = self.flow = self.send_buffer.open("s", "c", 1, self.now)
-        number = flow.last + 1
-        sent = OutstandingRelay(
-            number, "ice:candidate", "", stamp(b'{"n":%d}' % self.sent, "s", number), False, self.now
-        )
+        window = self.send_buffer.get("s", "c")
+        if window is None:
+            window = self.window = self.send_buffer.open("s", "c", 1, self.now)
+        if window.owner != self.owner:
+            window.owner_changed(self.owner, 0)
+        payload = b'{"n":%d}' % self.sent
+        relay, flags = self.send_buffer.add(window, "ann", "bob", "ice:candidate", payload, self.now)
         self.sent += 1
-        marks = self.send_buffer.add(flow, sent, self.now)
-        if flow.owner != self.owner:
-            flow.behind, flow.owner = flow.waiting, self.owner
-        if flow.behind:
-            self.pump(flow)
+        if flags is None:
+            self.retransmit(window)
         else:
-            self._publish(flow, sent, marks)
+            self._publish(window, relay, flags)
 
     def burst(self, count: int) -> None:
         for _ in range(count):
             self.send()
 
-    def _publish(self, flow: SendWindow, sent: OutstandingRelay, marks: str) -> None:
-        assert flow.owner is not None
-        relays, bundle = self.relays[flow.owner], self._bundle
-        if self.gathers and relays and bundle is not None and bundle.message is relays[-1].payload:
-            joined = bundle.joined(flow.owner, sent, marks)
+    def _publish(self, window: SendWindow, relay: OutstandingRelay, flags: int) -> None:
+        owner, attempt = window.sent(relay)
+        relays, batch = self.relays[owner], self._batch
+        if self.gathers and relays and batch is not None and batch.message is relays[-1].payload:
+            joined = batch.joined(owner, relay, attempt, flags)
             if joined is not None:
                 relays[-1] = Message(*joined)
-                bundle.join(sent, joined[0])
+                batch.join(relay, joined[0])
                 return
-        message = Message(sent.payload, receipt("g", "s", sent.number, marks))
+        message = Message(relay.payload, receipt("g", "s", relay.number, attempt, flags))
         relays.append(message)
-        self._bundle = (
-            Batch(flow.owner, message.reply, sent, marks, message.payload)
-            if Batch.may_begin(sent, marks)
+        self._batch = (
+            Batch(owner, message.reply, relay, attempt, message.payload)
+            if Batch.may_begin(relay, flags)
             else None
         )
 
-    def pump(self, flow: SendWindow) -> None:
-        flow.begin(self.now)
-        for n, (before, sent) in enumerate(flow.after(flow.acked)):
-            self._publish(flow, sent, flow.marks(sent, before, follows=n > 0))
+    def retransmit(self, window: SendWindow) -> None:
+        for relay, flags in window.retransmission_begun(self.now):
+            self._publish(window, relay, flags)
 
     def tick(self) -> None:
         self.now += STEP_SECONDS
         if self.doubtful_since is not None and self.now > self.doubtful_since + KEEP_SECONDS / 2:
             self.doubt()
-        if self.heard.take_missed() and self.flow is not None:
-            self.send_buffer.doubt(self.flow)
-        for flow in self.send_buffer.waiting(self.now):
-            if flow.owner != self.owner and flow.waiting:
-                flow.owner, flow.behind = self.owner, True
-            if flow.behind or flow.stalled(self.now):
-                self.pump(flow)
-            assert not self.send_buffer.give_up(flow, self.now - GIVE_UP_SECONDS)
-            self.send_buffer.trim(flow, self.now)
+        if self.receive_order.take_missed() and self.window is not None:
+            self.send_buffer.suspect_loss(self.window)
+        for window in self.send_buffer.active(self.now):
+            if window.owner != self.owner:
+                window.owner_changed(self.owner, 0)
+            window.timer_fired(self.now)
+            if window.needs_retransmission:
+                self.retransmit(window)
+            assert not self.send_buffer.expire(window, self.now - GIVE_UP_SECONDS)
+            self.send_buffer.trim(window, self.now)
         self.send_buffer.tidy(self.now)
 
     def doubt(self) -> None:
         self.doubtful_since = None
-        for flow in self.send_buffer:
-            self.send_buffer.doubt(flow)
+        for window in self.send_buffer:
+            self.send_buffer.suspect_loss(window)
 
-    def hear_ack(self, name: str) -> None:
+    def receive_acks(self, name: str) -> None:
         if self.acks[name]:
             acks = self.acks[name].popleft()
             for session, call, number, attempt in acks.done:
-                if flow := self.send_buffer.get(session, call):
-                    flow.acknowledge(number, attempt, self.now)
+                if window := self.send_buffer.get(session, call):
+                    window.acknowledged(number, attempt, self.now)
             for session, call in acks.gaps:
-                if flow := self.send_buffer.get(session, call):
-                    flow.missed = True
+                if window := self.send_buffer.get(session, call):
+                    window.gap_reported()
 
     # --- call control, as in services/callcore/relay/relay_router.py ---
 
@@ -149,7 +146,7 @@ class World:
                 for line in payload.split(LINE):
                     self._seq += 1
                     letters.append(b'%b,"seq":%d}' % (line[:-1], self._seq))
-                self.letters[name].append(Message(LINE.join(letters), reply + subjects.LETTER))
+                self.letters[name].append(Message(LINE.join(letters), reply + subjects.DELIVERY_LETTER))
                 sequence_tracker.acknowledge(key, receipt)
 
     def tell(self, name: str) -> None:
@@ -162,7 +159,7 @@ class World:
         if self.letters[name]:
             message = self.letters[name].popleft()
             for line in message.payload.split(LINE):
-                payload = self.heard.take(self.socket, "ice:candidate", line, message.reply)
+                payload = self.receive_order.take(self.socket, "ice:candidate", line, message.reply)
                 if payload:
                     assert stamped(payload) is None
                     self.written.append(int(payload[payload.index(b":") + 1 : payload.index(b",")]))
@@ -201,7 +198,7 @@ class World:
                 self.tell(name)
                 for _ in range(20):
                     self.write(name)
-                    self.hear_ack(name)
+                    self.receive_acks(name)
             self.tick()
 
 
@@ -216,7 +213,7 @@ _step = st.one_of(
     st.tuples(st.just("write"), _name),
     st.tuples(st.just("write"), _name),
     st.tuples(st.just("tell"), _name),
-    st.tuples(st.just("hear_ack"), _name),
+    st.tuples(st.just("receive_acks"), _name),
     st.tuples(st.just("kill"), _name),
     st.tuples(st.just("cut"), _name, st.integers(0, 3)),
     st.tuples(st.just("outage"), st.integers(0, 3)),

@@ -85,19 +85,19 @@ class World:
 
     def send(self, call: str, n: int = 0) -> int:
         """The client sends an offer; the number of the relay."""
-        assert self.relays.pass_on(self.socket, Event.OFFER, "bob", call, b'{"n":%d}' % n)
-        flow = self.relays.send_buffer.get("s", encode(call))
-        assert flow is not None
-        return flow.last
+        assert self.relays.try_send(self.socket, Event.OFFER, "bob", call, b'{"n":%d}' % n)
+        window = self.relays.send_buffer.get("s", encode(call))
+        assert window is not None
+        return window.last_number
 
     def acknowledge(self, call: str, number: int, attempt: int = 0) -> None:
         acks = Acks(by=OWNER, done=(("s", encode(call), number, attempt),), gaps=())
         self.bus.hear(subjects.acks(GATEWAY), subjects.acks(GATEWAY), acks.dump())
 
-    def refuse(self, number: int, error: Exception, *, marks: str) -> None:
+    def refuse(self, number: int, error: Exception, *, flags: str) -> None:
         assert isinstance(error, (InvalidState, ReceiverNotFound))
         wire = json.dumps({**error.to_wire(), "event": "call:offer"}).encode()
-        subject = subjects.receipt(GATEWAY, "s", number, marks)
+        subject = subjects.receipt(GATEWAY, "s", number, *subjects.parse_flags(flags))
         self.bus.hear(subjects.receipt_all(GATEWAY), subject, wire)
 
     async def doubt(self) -> None:
@@ -131,7 +131,7 @@ async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
 async def test_what_was_refused_is_not_sent_again_on_doubt(world: World) -> None:
     number = world.send("c1")
     assert len(world.sent("c1")) == 1
-    world.refuse(number, InvalidState(), marks="0s")
+    world.refuse(number, InvalidState(), flags="0s")
     world.acknowledge("c1", number)
     await world.doubt()
     assert not any(world.sent("c1")), (
@@ -150,7 +150,7 @@ async def test_what_may_have_been_passed_on_is_sent_again_on_doubt_and_not_refus
     world.sent("c1")
     await world.doubt()
     assert len(world.sent("c1")) == 1
-    world.refuse(number, ReceiverNotFound(), marks="1sa")
+    world.refuse(number, ReceiverNotFound(), flags="1sa")
     assert not world.replies.refused, "it was passed on before; its call is over by now"
 
 
@@ -217,8 +217,8 @@ async def test_a_callcore_that_asks_for_what_it_missed_is_not_dropped(world: Wor
     await world.ticks()
     assert world.dropped == []
     world.acknowledge("c1", number, attempt=1)
-    flow = world.relays.send_buffer.get("s", encode("c1"))
-    assert flow is not None and not flow.waiting
+    window = world.relays.send_buffer.get("s", encode("c1"))
+    assert window is not None and not window.has_outstanding
 
 
 async def test_a_relay_that_is_too_old_is_given_up_once(world: World) -> None:

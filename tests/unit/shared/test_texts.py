@@ -12,6 +12,7 @@ from shared.contracts.relays import apart, stamp, stamped, without_first
 from shared.contracts.wire import json_size
 from shared.errors import CallNotFound, SignallingError, Unavailable
 from shared.ids import could_be_minted, encode, new_id, random_tokens
+from shared.subjects import FOLLOWS, REDELIVER, STARTS, RelayFlags
 
 
 def test_subjects_and_keys_are_what_permissions_and_other_tools_expect() -> None:
@@ -25,11 +26,36 @@ def test_subjects_and_keys_are_what_permissions_and_other_tools_expect() -> None
     assert subjects.is_rpc("rpc.calls.end") and not subjects.is_rpc("relay.rpc.x")
 
 
-@pytest.mark.parametrize(("marks", "wanted"), [("0w", True), ("0fsw", True), ("0f", False), ("0", False)])
-def test_whether_a_receipt_is_wanted_is_in_its_marks_alone(marks: str, wanted: bool) -> None:
-    reply = subjects.receipt("gw-w", "s-w", 7, marks)
+@pytest.mark.parametrize(("flags", "wanted"), [("0w", True), ("0fsw", True), ("0f", False), ("0", False)])
+def test_a_receipt_is_wanted_by_its_flags_alone(flags: str, wanted: bool) -> None:
+    reply = subjects.receipt("gw-w", "s-w", 7, *subjects.parse_flags(flags))
+    assert reply == f"receipt.gw-w.s-w.7-{flags}"
     assert subjects.receipt_wanted(reply) is wanted
-    assert subjects.receipt_of(reply) == ("gw-w", "s-w", 7, marks, 0)
+    assert subjects.receipt_of(reply) == ("gw-w", "s-w", 7, *subjects.parse_flags(flags), 0)
+    assert subjects.receipt_of(reply).flags_text == flags
+
+
+@pytest.mark.parametrize("attempt", range(10))
+def test_flags_come_back_as_they_were(attempt: int) -> None:
+    every = sum(RelayFlags)
+    for flags in range(every + 1):
+        reply = subjects.receipt("gw", "s", 7, attempt, flags)
+        receipt = subjects.receipt_of(reply)
+        assert (receipt.attempt, receipt.flags) == (attempt, flags)
+        if not flags & RelayFlags.DELIVERY:
+            delivery = subjects.receipt_of(reply + subjects.DELIVERY_LETTER)
+            assert (delivery.attempt, delivery.flags) == (attempt, flags | RelayFlags.DELIVERY)
+
+
+def test_flags_of_a_newer_version_are_ignored() -> None:
+    assert subjects.parse_flags("3fz") == (3, RelayFlags.FOLLOWS)
+    assert subjects.parse_flags("3lf") == (3, RelayFlags.FOLLOWS | RelayFlags.DELIVERY), "in any order"
+
+
+@pytest.mark.parametrize("text", ["", "f", "-1", "x0"])
+def test_flags_without_an_attempt_are_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        subjects.parse_flags(text)
 
 
 @pytest.mark.parametrize(
@@ -58,15 +84,15 @@ def test_a_stamp_comes_off_as_it_went_on() -> None:
 
 
 def test_several_in_one_message_come_apart() -> None:
-    reply = subjects.receipt("gw", "s", 7, "1sa", 2)
+    reply = subjects.receipt("gw", "s", 7, 1, STARTS | REDELIVER, 2)
     assert list(apart(reply, b"a\nb\nc")) == [
-        (subjects.receipt("gw", "s", 7, "1sa"), b"a"),
-        (subjects.receipt("gw", "s", 8, "1f"), b"b"),
-        (subjects.receipt("gw", "s", 9, "1f"), b"c"),
+        (subjects.receipt("gw", "s", 7, 1, STARTS | REDELIVER), b"a"),
+        (subjects.receipt("gw", "s", 8, 1, FOLLOWS), b"b"),
+        (subjects.receipt("gw", "s", 9, 1, FOLLOWS), b"c"),
     ]
-    alone = subjects.receipt("gw", "s", 7, "1sa")
+    alone = subjects.receipt("gw", "s", 7, 1, STARTS | REDELIVER)
     assert list(apart(alone, b"a")) == [(alone, b"a")]
-    assert without_first(reply, b"a\nb\nc", 1) == (subjects.receipt("gw", "s", 8, "1f", 1), b"b\nc")
+    assert without_first(reply, b"a\nb\nc", 1) == (subjects.receipt("gw", "s", 8, 1, FOLLOWS, 1), b"b\nc")
 
 
 def test_what_is_absent_is_left_out() -> None:
