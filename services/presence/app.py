@@ -1,7 +1,7 @@
-"""Composition root of presence: what it is made of, in the order it starts and stops."""
+"""Composition root of presence: what it consists of, in the order it starts. It stops in the opposite order."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from services.presence import metrics
 from services.presence.connection_check import ConnectionCheck
@@ -9,7 +9,7 @@ from services.presence.grace_periods import GracePeriods
 from services.presence.handlers import Handlers
 from services.presence.join_limiter import JoinLimiter
 from services.presence.join_service import JoinService
-from services.presence.leases import Leases
+from services.presence.leases import BATCH, Leases
 from services.presence.model import SessionPolicy
 from services.presence.notifier import Notifier
 from services.presence.settings import Settings
@@ -34,40 +34,59 @@ DRAIN_SECONDS = 3.0
 
 
 @asynccontextmanager
-async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
-    """Run one instance of presence. Raises :class:`shared.errors.Unavailable` if NATS is not there."""
-    bus = await Bus.connect(settings.nats_url, name=instance, inboxes=SERVICE, login=settings.nats_login())
-    try:
+async def start(settings: Settings, instance: str, *, lease_batch: int = BATCH) -> AsyncIterator[None]:
+    """Run one instance of presence. Raises :class:`shared.errors.Unavailable` if NATS does not answer.
+
+    ``lease_batch``: see :class:`services.presence.leases.Leases`. ``base`` stops last: health and metrics are served
+    until the work in ``work`` has stopped.
+    """
+    async with AsyncExitStack() as base, AsyncExitStack() as work:
+        # NATS: the connection, the bucket and streams.
+        bus = await Bus.connect(
+            settings.nats_url, name=instance, inboxes=SERVICE, login=settings.nats_login()
+        )
+        base.push_async_callback(bus.close)
         storage = streams.StreamKeeper(bus, lambda: _storage(bus, settings))
         await storage.start()
+        base.push_async_callback(storage.stop)
+        store, policy = Store(bus), _policy(settings)
+
+        # Notification of call control, of gateways, and of EVENTS.
         event_log = EventLog(bus)
         # Two tries of call control must fit in the time that a gateway waits for one try of presence.
         calls = rpc.RpcClient(bus, timeout=time_budget.INNER * settings.request_timeout_seconds)
-        store, policy = Store(bus), _policy(settings)
-        notifier = Notifier(bus, event_log, calls, store.concerned)
+        notifier = Notifier(bus, event_log, calls, store.call_of)
+
+        # Sessions: joins, grace periods, leases of gateways.
         graces = GracePeriods(bus, store, notifier, policy)
-        leases = Leases(bus, store, graces)
-        contacts = PolicyClient(bus, "required" if settings.status_visibility == "contacts" else "off")
-        hits, lag = LimitHits(), LoopLag()
-        # A question, and what comes before and after it, fit in the time that a gateway waits for one try.
+        leases = Leases(bus, store, graces, batch=lease_batch)
+        hits = LimitHits()
+        # A check, and what comes before and after it, fit in the time that a gateway waits for one try.
         connections = ConnectionCheck(bus, most=settings.request_timeout_seconds / 2)
         limiter = JoinLimiter(
             store.buckets[0], settings.joins_per_user if settings.rate_limit else None, hits
         )
         joins = JoinService(store, notifier, graces, connections, limiter, policy, hits)
-        handlers = Handlers(store, notifier, graces, leases, joins, contacts)
-        deadlines = (
-            Timers(bus, subjects.GRACE, graces.due),
-            Timers(bus, subjects.LEASE, leases.due),
-        )
-        beacon = Beacon(bus, SERVICE, instance, distribution_version())
+        contacts = PolicyClient(bus, "required" if settings.status_visibility == "contacts" else "off")
 
+        # Health; requests.
         http = await health.serve(settings.host, settings.health_port, bus)
+        base.push_async_callback(http.cleanup)
+        work.callback(hits.stop)
+        work.push_async_callback(event_log.drain, DRAIN_SECONDS)
         server = await rpc.RpcServer.open(bus, SERVICE, instance, distribution_version())
-        await handlers.register(server)
-        await bus.flush()  # NATS knows the endpoints before anybody hears of this instance
-        for kind in deadlines:
-            kind.start()
+        work.push_async_callback(server.stop, DRAIN_SECONDS)
+        await Handlers(store, notifier, graces, leases, joins, contacts).register(server)
+        await bus.flush()  # NATS knows the endpoints before another instance knows of this one
+
+        # Deadlines of grace periods and leases.
+        deadlines = (Timers(bus, subjects.GRACE, graces.due), Timers(bus, subjects.LEASE, leases.due))
+        for timers in deadlines:
+            timers.start()
+            work.push_async_callback(timers.stop)
+
+        # Metrics.
+        lag = LoopLag()
         watched = registry_of(
             process_metrics.of_process(
                 SERVICE,
@@ -85,24 +104,16 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             process_metrics.of_deadlines(*deadlines),
             metrics.of_presence(notifier, graces, leases, contacts),
         )
-        watching = await serve(settings.metrics_host, settings.metrics_port, watched)
+        metrics_http = await serve(settings.metrics_host, settings.metrics_port, watched)
+        base.push_async_callback(metrics_http.cleanup)
         lag.start()
+        base.callback(lag.stop)
+
+        # Last: the instance is announced.
+        beacon = Beacon(bus, SERVICE, instance, distribution_version())
         await beacon.start()
-        try:
-            yield
-        finally:
-            await beacon.stop()
-            for kind in deadlines:
-                await kind.stop()
-            await server.stop(DRAIN_SECONDS)
-            await event_log.drain(DRAIN_SECONDS)
-            hits.stop()
-            lag.stop()
-            await watching.cleanup()
-            await http.cleanup()
-            await storage.stop()
-    finally:
-        await bus.close()
+        work.push_async_callback(beacon.stop)
+        yield
 
 
 async def _storage(bus: Bus, settings: Settings) -> None:

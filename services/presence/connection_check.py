@@ -1,4 +1,4 @@
-"""Asks the gateway that holds a session about its connection."""
+"""Request from the gateway of a session whether its connection answers."""
 
 import asyncio
 
@@ -9,18 +9,18 @@ from shared.errors import NotSent, Unavailable
 from shared.nats.connection import Bus
 
 UNHEARD_SECONDS = 0.5
-"""How long a client may take to answer the ping behind ``user:joined`` before its next token counts as not heard."""
+"""Seconds for a client to answer the ping after ``user:joined``; else its new token counts as not received."""
 LIVES_SECONDS = 1.0
-"""How long a connection may take to answer a ping before a plain join takes its session over."""
+"""Seconds for a connection to answer a ping before a plain join takes its session over."""
 SLACK_SECONDS = 0.2
-"""How much longer than that its gateway may take to say so."""
+"""Seconds that the reply of the gateway may take beyond that."""
 GONE_SECONDS = 0.3
-"""How long the news may take that a socket is gone."""
+"""Seconds until presence has received that a socket is gone."""
 _AGAIN_SECONDS = 0.1
 
 
 class ConnectionCheck:
-    """Asks gateways. ``most``: seconds that one question may take, so that the asker of a join still waits."""
+    """Sends checks to gateways. ``most``: seconds of one check, so that the requester of a join still waits."""
 
     def __init__(self, bus: Bus, *, most: float) -> None:
         self._bus = bus
@@ -28,11 +28,11 @@ class ConnectionCheck:
         self._unheard = min(UNHEARD_SECONDS, most)
 
     async def silent_since(self, session: Session) -> int | None:
-        """Return since when a session's connection says nothing (ms), ``None`` if it answers a ping.
+        """Return since when a session's connection is silent (ms), ``None`` if it answers a ping.
 
-        A gateway that does not answer is one that may have been gone for as long as a lease.
+        A gateway that does not reply may have been gone for as long as a lease.
         """
-        answer = await self._ask(session, subjects.LIVES, self._lives)
+        answer = await self._check(session, subjects.LIVES, self._lives)
         if answer == subjects.YES:
             return None
         return int(answer) if answer.isdigit() else now_ms() - int(LEASE_SECONDS * 1000)
@@ -40,24 +40,24 @@ class ConnectionCheck:
     async def unheard(self, session: Session) -> bool:
         """Return True if a session's client has not answered the ping that followed its resume token.
 
-        A gateway that does not answer may have died before it told the client: then it is not known to have heard.
+        A gateway that does not reply may have died before it sent the token: then True is returned too.
         """
-        return await self._ask(session, subjects.HEARD, self._unheard) != subjects.YES
+        return await self._check(session, subjects.HEARD, self._unheard) != subjects.YES
 
-    async def _ask(self, session: Session, what: str, seconds: float) -> bytes:
-        """Return what the gateway says, empty if it says nothing in time; one that is reconnecting is asked again."""
+    async def _check(self, session: Session, what: str, seconds: float) -> bytes:
+        """Return the reply of the gateway, empty if none came in time. Retries while the gateway reconnects."""
         subject = subjects.control(session.gateway, session.session, what)
-        question = f"{session.socket} {int(seconds * 1000)}".encode()
+        request = f"{session.socket} {int(seconds * 1000)}".encode()
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
         while True:
             try:
                 timeout = max(0.05, until - loop.time()) + SLACK_SECONDS
-                answer: bytes = (await self._bus.request(subject, question, timeout=timeout)).data
-                if answer == subjects.GONE:
-                    # Its gateway is saying so this moment, and whether it left or broke: that comes first.
+                reply: bytes = (await self._bus.request(subject, request, timeout=timeout)).data
+                if reply == subjects.GONE:
+                    # Its gateway is about to notify presence whether it left or broke: let that come first.
                     await asyncio.sleep(GONE_SECONDS)
-                return answer
+                return reply
             except NotSent:
                 if loop.time() + _AGAIN_SECONDS > until:
                     return b""

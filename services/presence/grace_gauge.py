@@ -1,15 +1,15 @@
-"""How many sessions are in their grace, known by none alone: any instance may see one begin, another see it end.
+"""Count the sessions in their grace period, as a sum over all instances.
 
-Each notes one more when a grace begins here, one less when a session is continued or let go here, both until that
-grace would be over. So the sum over all instances is right, one that dies takes its notes along for no longer than a
-grace, and nothing is read or sent for it.
+One instance may begin a grace period and another end it. Each adds one when a grace period begins there, and subtracts
+one when a session is resumed or deleted there, both until that grace period expires. So the sum is right, the counts of
+a dead instance are missing for one grace period at most, and nothing is read or sent.
 """
 
 import heapq
 
 
 class GraceGauge:
-    """``grace_ms``: how long a grace is. Times are milliseconds since the epoch."""
+    """One instance's part of the sum. ``grace_ms``: length of a grace period. Times are ms since the epoch."""
 
     def __init__(self, grace_ms: int) -> None:
         self._grace_ms = grace_ms
@@ -17,15 +17,15 @@ class GraceGauge:
         self._sum = 0
 
     def begun(self, lost_at: int, now: int) -> None:
-        """A session has lost its transport at ``lost_at``."""
+        """Count a session whose transport broke at ``lost_at``."""
         self._note(lost_at, 1, now)
 
     def ended(self, lost_at: int, now: int) -> None:
-        """One that lost it then is in its grace no more, before that was over."""
+        """Count the end of the grace period that began at ``lost_at``, before it expired."""
         self._note(lost_at, -1, now)
 
     def count(self, now: int) -> int:
-        """This instance's part of the sum; below zero where it has seen more of them end."""
+        """Return this instance's part of the sum; below zero if it has ended more grace periods than it has begun."""
         while self._notes and self._notes[0][0] <= now:
             self._sum -= heapq.heappop(self._notes)[1]
         return self._sum

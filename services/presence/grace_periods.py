@@ -1,4 +1,4 @@
-"""The grace of a session whose transport broke: it begins, and it ends unless the session was continued meanwhile."""
+"""Begin and end the grace periods of sessions whose transport broke."""
 
 from services.presence import model
 from services.presence.grace_gauge import GraceGauge
@@ -20,7 +20,7 @@ CONNECTION_LOST: Reason = "connection_lost"
 
 
 class GracePeriods:
-    """Deadlines of kind ``grace``, one for each lost session."""
+    """Sets and handles the deadlines of kind ``grace``, one for each lost session."""
 
     def __init__(self, bus: Bus, store: Store, notifier: Notifier, policy: SessionPolicy) -> None:
         self._bus = bus
@@ -29,7 +29,7 @@ class GracePeriods:
         self._policy = policy
         self.in_grace = GraceGauge(policy.grace_ms)
         self.expired = 0
-        """Sessions that nobody continued in time."""
+        """Sessions that were not resumed in time."""
 
     async def begin(
         self,
@@ -40,16 +40,16 @@ class GracePeriods:
         *,
         unheard: bool = False,
     ) -> bool:
-        """The transport of a session broke, if it still is at ``socket`` (any for ``None``) of ``gateway``.
+        """Begin the grace period of a session if it still is at ``socket`` (any for ``None``) of ``gateway``.
 
-        ``session``: ``None`` for the one that is there. ``unheard``: its client may not know of its token. Whether it
-        is in its grace now. Raises :class:`shared.errors.Unavailable` if that is not certain.
+        ``session``: ``None`` for the one that is there. ``unheard``: True if its client may not have received its
+        token. Return True if the session is in its grace period. Raises :class:`shared.errors.Unavailable`.
         """
         now = now_ms()
         lost: Lost = await self._store.change(
             user,
             lambda record: model.lose(record, session, gateway, socket, now, unheard=unheard),
-            before=self._set,
+            before=self._set_deadline,
         )
         if lost.session is not None and lost.session.lost_at == now:
             self.in_grace.begun(now, now)
@@ -57,20 +57,23 @@ class GracePeriods:
         return lost.session is not None
 
     def continued(self, *sessions: Session | None) -> None:
-        """These were replaced by others, or by themselves at another address; those in their grace are no longer."""
+        """Count the end of the grace periods of these sessions, which were replaced or moved to another address."""
         now = now_ms()
         for session in sessions:
             if session is not None and session.lost_at is not None:
                 self.in_grace.ended(session.lost_at, now)
 
-    def _set(self, lost: Lost) -> PendingRequest[None]:
-        """The deadline goes first: without a lost session it does nothing; a lost session without it stays forever."""
+    def _set_deadline(self, lost: Lost) -> PendingRequest[None]:
+        # The deadline is written first: alone it does nothing, but a lost session without one stays for ever.
         assert lost.session is not None and lost.session.lost_at is not None and lost.record is not None
         over = lost.session.lost_at + self._policy.grace_ms
         return set_deadline(self._bus, subjects.GRACE, lost.session.session, over, lost.record.user.encode())
 
     async def due(self, session: str, payload: bytes) -> None:
-        """The deadline of a session has come. Raises :class:`shared.errors.Unavailable` to get it again."""
+        """Delete a session whose grace period has expired.
+
+        Raises :class:`shared.errors.Unavailable` to be called again.
+        """
         user = payload.decode()
         expired = await self._store.change(
             user, lambda record: model.expire(record, session, self._policy, now_ms())
@@ -86,5 +89,5 @@ class GracePeriods:
                 user, session, gone.gateway, CONNECTION_LOST, cause=f"grace {session}"
             )
         elif all(s.session != session for s in await self._store.sessions(user)):
-            # It is gone already: whoever took it out may not have got round to telling call control.
+            # It is deleted: the instance that did so may have died before it notified call control.
             await self._notifier.end_calls(user, session, "", CONNECTION_LOST, cause=f"grace {session}")

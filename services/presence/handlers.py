@@ -1,4 +1,4 @@
-"""Requests to presence, a few lines each."""
+"""Handle the requests to presence: one method for each verb, a few lines each."""
 
 import asyncio
 
@@ -34,7 +34,7 @@ log = logs.get(__name__)
 
 
 class Handlers:
-    """One method a verb of ``rpc.presence.<verb>``."""
+    """Handles ``rpc.presence.<verb>``; each method raises the errors that the requester receives."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Handlers:
         self._contacts = contacts
 
     async def register(self, server: RpcServer) -> None:
-        """Answer requests."""
+        """Register the verbs."""
         await server.serve("presence", "count", CountRequest, self.count)
         await server.serve("presence", "join", JoinsRequest, self.join)
         await server.serve("presence", "leave", LeaveRequest, self.leave)
@@ -67,13 +67,13 @@ class Handlers:
         return CountReply(users=await self._store.count_users())
 
     async def join(self, request: JoinsRequest) -> JoinsReply:
-        """Bring a user in, and those who came along. Raises what stands in the way of the first of them."""
+        """Join a batch of users. Raises the error of the first join."""
         return await self._joins.join(request)
 
     async def leave(self, request: LeaveRequest) -> Done:
-        """Let a session go and tell call control if a call holds the user.
+        """Delete a session, and notify call control if a call reserves the user.
 
-        Raises :class:`shared.errors.Unavailable` if call control could not be told: the leave is to be tried again.
+        Raises :class:`shared.errors.Unavailable` if call control was not notified: the gateway repeats the request.
         """
         left = await self._store.change(request.user, lambda record: model.leave(record, request))
         if left.moved:
@@ -92,7 +92,7 @@ class Handlers:
         return Done()
 
     async def lost(self, request: LostRequest) -> Done:
-        """The transport of a session broke: its grace begins."""
+        """Begin the grace period of a session whose transport broke."""
         begun = await self._graces.begin(
             request.user, request.session, request.gateway, request.socket, unheard=request.unheard
         )
@@ -101,7 +101,7 @@ class Handlers:
         return Done()
 
     async def reassert(self, request: ReassertRequest) -> ReassertReply:
-        """A session is where its gateway says, unless it has moved on."""
+        """Store a session as its gateway reports it, unless it has moved to another socket."""
         done = await self._store.change(
             request.user,
             lambda record: model.reassert(record, request, now_ms()),
@@ -111,7 +111,7 @@ class Handlers:
         return ReassertReply(moved=done.moved)
 
     async def renew(self, request: RenewRequest) -> RenewReply:
-        """A gateway lives, or says goodbye."""
+        """Renew the lease of a gateway, or end it if the gateway stops."""
         if request.leaving:
             await self._leases.give_up(request.gateway)
             return RenewReply(known=True)
@@ -119,17 +119,17 @@ class Handlers:
         return RenewReply(known=known, since=lease.since)
 
     async def status(self, request: StatusRequest) -> Status:
-        """Whether a user is connected now, and in a call; neither, as for a user that is not there, to a stranger."""
-        known, sessions, in_call = await asyncio.gather(
-            self._known(request),
+        """Return whether a user is connected, and in a call. A requester who may not see the user gets False twice."""
+        visible, sessions, in_call = await asyncio.gather(
+            self._is_visible(request),
             self._store.sessions(request.user),
             self._store.in_call(request.user),
         )
         online = any(session.lost_at is None for session in sessions)
-        return Status(user_id=request.user, is_online=known and online, is_in_call=known and in_call)
+        return Status(user_id=request.user, is_online=visible and online, is_in_call=visible and in_call)
 
-    async def _known(self, request: StatusRequest) -> bool:
-        """Whether the asker may know. All know of themselves."""
+    async def _is_visible(self, request: StatusRequest) -> bool:
+        """Return True if the requester may see the user. Users see themselves."""
         if request.asker == request.user:
             return True
         within = time_budget.share(request.expires_at, POLICY_SECONDS)

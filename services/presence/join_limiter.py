@@ -1,7 +1,7 @@
 """Limit how often a user joins, on all gateways and presence instances together.
 
-Ordinary joins cost nothing: each instance counts them in memory. A user who joins more often than :data:`FREE` is
-charged at a token bucket in the bucket ``sessions``, also for the joins that were free until then. See ADR 33.
+Ordinary joins need no write: each instance counts them in memory. A user who joins more often than :data:`FREE` is
+charged at a token bucket in the bucket ``sessions``, also for the joins that were free before. See ADR 33.
 """
 
 import json
@@ -18,17 +18,21 @@ from shared.observability.limit_hits import LimitHits
 from shared.token_bucket import Rate, milliseconds
 
 FREE = Rate(10, 60)
-"""Joins of a user that one instance admits without asking the store."""
+"""Joins of a user that one instance admits without a read of the store."""
 USERS_MAX = 65_536
-"""Users whose joins are counted in memory; those who joined longest ago are forgotten first."""
+"""Users whose joins are counted in memory; the least recent are dropped first."""
 TRIES = 12
 """Lost races for one key before the join counts as one too many."""
 CROWDED_MS = 1000
+"""Milliseconds to wait after :data:`TRIES` lost races."""
 LIMIT = "joins_per_user"
 
 
 class JoinLimiter:
-    """Admits joins. ``rate``: ``None`` for no limit. ``sessions``: the bucket. ``clock``: seconds, monotonic."""
+    """Admits joins. ``rate``: ``None`` for no limit. ``sessions``: the bucket. ``clock``: seconds, monotonic.
+
+    ``users_max``: see :data:`USERS_MAX`.
+    """
 
     def __init__(
         self,
@@ -36,7 +40,10 @@ class JoinLimiter:
         rate: Rate | None,
         hits: LimitHits,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        users_max: int = USERS_MAX,
     ) -> None:
+        self._users_max = users_max
         self._sessions = sessions
         self._rate = rate
         self._hits = hits
@@ -51,7 +58,7 @@ class JoinLimiter:
         joiner = self._users.get(user)
         if joiner is None:
             joiner = self._users[user] = _Joiner()
-            if len(self._users) > USERS_MAX:
+            if len(self._users) > self._users_max:
                 self._users.popitem(last=False)
         else:
             self._users.move_to_end(user)
@@ -73,9 +80,8 @@ class JoinLimiter:
         joins, joiner.uncharged = joiner.uncharged + 1, 0
         key = subjects.key_joins(user)
         for attempt in range(TRIES):
-            entry = await self._sessions.get(
-                key
-            )  # a stale one is refused by the write; it can only be too low
+            # A stale entry is refused by the write; it can only be too low.
+            entry = await self._sessions.get(key)
             now = now_ms() / 1000
             allowed_at = _allowed_at(entry)
             if (wait := allowed_at - now) > 0:
@@ -103,8 +109,8 @@ class JoinLimiter:
 class _Joiner:
     """Joins of one user at this instance. Times are of the limiter's clock.
 
-    ``allowed_at``: when the next free join is. ``uncharged``: free joins of late, which the store does not know.
-    ``charged_until``: until when no join is free. ``refused_until``: until when the store need not be asked.
+    ``allowed_at``: when the next free join is. ``uncharged``: recent free joins, which are not stored.
+    ``charged_until``: until when no join is free. ``refused_until``: until when joins are refused without a read.
     """
 
     __slots__ = ("allowed_at", "charged_until", "refused_until", "uncharged")
@@ -116,5 +122,5 @@ class _Joiner:
 
 
 def _allowed_at(entry: Entry) -> float:
-    """The time of the next join that the rate allows, in seconds since the epoch."""
+    """Return the time of the next join that the rate allows, in seconds since the epoch."""
     return float(json.loads(entry.value)["allowedAt"]) / 1000 if entry.value else 0.0

@@ -1,4 +1,4 @@
-"""How users come in: one, or several of one gateway in one request."""
+"""Join users: one, or a batch of one gateway in one request."""
 
 import asyncio
 import secrets
@@ -27,14 +27,14 @@ from shared.nats.kv import Conflict
 from shared.nats.pending_requests import PendingRequest
 from shared.observability.limit_hits import LimitHits
 
-ASKED_MAX = 8
-"""Connections that one join may ask about: a session that moves on each time is somebody else's race."""
+CHECKS_MAX = 8
+"""Connections that one join may check: a session that moves each time is being joined by another request."""
 
 R = TypeVar("R", bound=JoinReply)
 
 
-class _Unclear(Exception):
-    """What becomes of a join depends on the connection of a session, which its gateway has to be asked about."""
+class _CheckNeeded(Exception):
+    """The outcome of a join depends on the connection of a session, which its gateway has to check."""
 
     def __init__(self, session: Session, *, unheard: bool) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class _Unclear(Exception):
 
 
 class JoinService:
-    """Brings users in."""
+    """Joins users."""
 
     def __init__(
         self,
@@ -64,93 +64,99 @@ class JoinService:
         self._hits = hits
 
     async def join(self, request: JoinsRequest) -> JoinsReply:
-        """Bring a user in, and those who came along. Raises what stands in the way of the first of them.
+        """Join a batch of users. Raises the error of the first join.
 
-        That is :class:`FirstRefused` where others came along and the gateway reads it: it tells what became of them.
+        That is :class:`FirstRefused` for a batch whose gateway reads it: it carries the outcomes of the others.
         """
-        # Only the first says that all of them are tried again.
+        # The attempt of the first join counts for all of them.
         again = {"attempt": request.attempt}
         all_ = (request, *(each.model_copy(update=again) for each in request.also or ()))
-        came = await self._bring_in(all_)
-        first = came[0]
+        outcomes = await self._join_each(all_)
+        first = outcomes[0]
         if isinstance(first, Exception):
             if request.also and request.outcomes and isinstance(first, SignallingError):
-                raise await self._first_refused(first, all_[1:], came[1:])
-            raise first  # an older gateway asks for each of the others then; none is brought in twice
-        # Read after the write: call control writes its hold first and reads the sessions then, so at least one of
-        # the two sees the other.
+                raise await self._first_refused(first, all_[1:], outcomes[1:])
+            raise first  # an older gateway then requests each of the others; none is joined twice
+        # Read after the write: call control writes its reservation first and reads the sessions then, so at least one
+        # of the two sees the other.
         busy = await self._store.busy_each(each.user for each in all_)
         if isinstance(busy[0], Exception):
             raise busy[0]
         if request.also is None:
-            return _told(JoinsReply, first, busy=busy[0])
-        also = tuple(_outcome(*each) for each in zip(came[1:], busy[1:], strict=True))
-        return _told(JoinsReply, first, busy=busy[0], also=also)
+            return _reply(JoinsReply, first, busy=busy[0])
+        also = tuple(_outcome(*each) for each in zip(outcomes[1:], busy[1:], strict=True))
+        return _reply(JoinsReply, first, busy=busy[0], also=also)
 
     async def _first_refused(
-        self, error: SignallingError, others: Sequence[JoinRequest], came: Sequence[Joined | Exception]
+        self, error: SignallingError, others: Sequence[JoinRequest], outcomes: Sequence[Joined | Exception]
     ) -> FirstRefused:
-        """Return what the gateway is told where only the others may have come in."""
+        """Return the error to reply where only joins after the first one may have succeeded."""
         busy = await self._store.busy_each(each.user for each in others)
-        also = [_outcome(*each) for each in zip(came, busy, strict=True)]
+        also = [_outcome(*each) for each in zip(outcomes, busy, strict=True)]
         fields = [each.model_dump(by_alias=True, exclude_none=True) for each in also]
         return FirstRefused(error.to_wire(), fields)
 
-    async def _bring_in(self, requests: Sequence[JoinRequest]) -> list[Joined | Exception]:
-        """What became of each.
+    async def _join_each(self, requests: Sequence[JoinRequest]) -> list[Joined | Exception]:
+        """Return the outcome of each join.
 
-        Who does not resume is probably not there: that is tried before anything is read, for all of them at once, and
-        not when it is tried again.
+        A user who does not resume probably has no session. So a first record is written without a read, for all of them
+        at once; not for a repeated request.
         """
-        came: list[Any] = []
+        outcomes: list[Any] = []
         later: list[tuple[int, Minted, set[str]]] = []
         free = [_is_counted(each) or self._limiter.admits_at_once(each.user) for each in requests]
-        tried = [
-            self._try(each) if is_free and each.resume_session is None and not _is_counted(each) else None
+        created = [
+            self._create_record(each)
+            if is_free and each.resume_session is None and not _is_counted(each)
+            else None
             for each, is_free in zip(requests, free, strict=True)
         ]
-        for number, (each, trying) in enumerate(zip(requests, tried, strict=True)):
-            if trying is None:
+        for number, (each, creation) in enumerate(zip(requests, created, strict=True)):
+            if creation is None:
                 later.append((number, _mint(), set()))
-                came.append(None)
+                outcomes.append(None)
                 continue
-            minted, joined, note, write = trying
+            minted, joined, note, write = creation
             try:
                 await write
                 await note
                 self._notifier.joined(each.user, joined)
-                came.append(joined)
+                outcomes.append(joined)
             except Conflict:
                 later.append((number, minted, {minted.session}))
-                came.append(None)
+                outcomes.append(None)
             except SignallingError as error:
-                came.append(error)
+                outcomes.append(error)
         if later:
             done = await asyncio.gather(
                 *(
-                    self._come(requests[number], minted, noted, alone=len(requests) == 1, free=free[number])
+                    self._join_existing(
+                        requests[number], minted, noted, alone=len(requests) == 1, free=free[number]
+                    )
                     for number, minted, noted in later
                 ),
                 return_exceptions=True,
             )
             for (number, _, _), outcome in zip(later, done, strict=True):
-                came[number] = outcome
-        return came
+                outcomes[number] = outcome
+        return outcomes
 
-    def _try(self, request: JoinRequest) -> tuple[Minted, Joined, PendingRequest[int], PendingRequest[int]]:
-        """Send what a user who is not there yet comes to: the note, and behind it the record."""
+    def _create_record(
+        self, request: JoinRequest
+    ) -> tuple[Minted, Joined, PendingRequest[int], PendingRequest[int]]:
+        """Send the writes for a user without a session: the note of the gateway, then the record."""
         minted = _mint()
         joined = model.join(None, request, self._policy, now_ms(), minted)
         note = self._store.note(request.gateway, minted.session, request.user)
         return minted, joined, note, self._store.create(joined.record)
 
-    async def _come(
+    async def _join_existing(
         self, request: JoinRequest, minted: Minted, noted: set[str], *, alone: bool, free: bool
     ) -> Joined:
-        """Somebody who may be there. ``noted``: sessions that were, for this request.
+        """Join a user who may have sessions. ``noted``: sessions noted at the gateway for this request.
 
-        ``alone``: no other join waits for this one; else raises :class:`JoinAlone` if a gateway has to be asked.
-        ``free``: this join is not charged. One that is refused changes nothing: its session may be resumed later.
+        ``alone``: True if no other join waits for this one; else raises :class:`JoinAlone` if a gateway has to check.
+        ``free``: True if this join is not charged. A refused join changes nothing: its session may be resumed later.
         """
         if not free:
             await self._limiter.charge(request.user)
@@ -167,7 +173,7 @@ class JoinService:
         return joined
 
     async def _join(self, request: JoinRequest, minted: Minted, noted: set[str], *, alone: bool) -> Joined:
-        asked: list[tuple[Session, bool]] = []
+        checked: list[tuple[Session, bool]] = []
         unheard: Session | None = None
         silent: Silent | None = None
 
@@ -177,23 +183,23 @@ class JoinService:
 
         def decide(record: Sessions | None) -> Joined:
             session = model.maybe_unheard(record, request)
-            if session is not None and (session, True) not in asked:
-                raise _Unclear(session, unheard=True)
+            if session is not None and (session, True) not in checked:
+                raise _CheckNeeded(session, unheard=True)
             if session is None or session != unheard:
                 session = model.maybe_silent(record, request, self._policy)
-                if session is not None and (session, False) not in asked:
-                    raise _Unclear(session, unheard=False)
+                if session is not None and (session, False) not in checked:
+                    raise _CheckNeeded(session, unheard=False)
             return model.join(record, request, self._policy, now_ms(), minted, unheard=unheard, silent=silent)
 
         while True:
             try:
                 joined = await self._store.change(request.user, decide, before=note)
-            except _Unclear as unclear:
-                session = unclear.session
-                asked.append((session, unclear.unheard))
-                if len(asked) > ASKED_MAX:
+            except _CheckNeeded as needed:
+                session = needed.session
+                checked.append((session, needed.unheard))
+                if len(checked) > CHECKS_MAX:
                     raise Unavailable from None
-                if unclear.unheard:
+                if needed.unheard:
                     if await self._connections.unheard(session):
                         unheard = session
                 elif (await self._store.busy_each((request.user,))) == [True]:
@@ -210,18 +216,18 @@ class JoinService:
                 await self._forget(request, noted)
                 raise
             if joined.session.session not in noted:
-                await note(joined)  # it is there already; whoever wrote it may not have got the note through
+                await note(joined)  # it is stored already, but its note may not be
             await self._forget(request, noted - {joined.session.session})
             return joined
 
     async def _forget(self, request: JoinRequest, unused: set[str]) -> None:
-        """Sessions that did not come about. After an error it is not known whether one did: its note stays."""
+        """Delete the notes of sessions that were not created. After an error that is not certain: its note stays."""
         for session in unused:
             await self._store.forget(request.gateway, session, request.user)
 
 
 def _is_counted(request: JoinRequest) -> bool:
-    """Return True for a join that is asked for again: it has been counted, and may have been brought in."""
+    """Return True for a repeated join: it was counted before, and may have been done."""
     return request.attempt > 1 or request.admitted
 
 
@@ -230,7 +236,7 @@ def _mint() -> Minted:
     return Minted(session=fresh[:22], token=fresh[22:])
 
 
-def _told(cls: type[R], joined: Joined, *, busy: bool, **more: Any) -> R:
+def _reply(cls: type[R], joined: Joined, *, busy: bool, **more: Any) -> R:
     session = joined.session
     return cls(
         session=session.session,
@@ -245,12 +251,12 @@ def _told(cls: type[R], joined: Joined, *, busy: bool, **more: Any) -> R:
     )
 
 
-def _outcome(came: Joined | Exception, busy: bool | Exception) -> AlsoJoined:
-    """What one of several is told. Raises what is a defect of ours."""
-    for failed in (came, busy):
+def _outcome(joined: Joined | Exception, busy: bool | Exception) -> AlsoJoined:
+    """Return the reply to one join of a batch. Raises an error that is a defect."""
+    for failed in (joined, busy):
         if isinstance(failed, SignallingError):
             return AlsoJoined(error=failed.to_wire())
         if isinstance(failed, Exception):
             raise failed
-    assert isinstance(came, Joined) and isinstance(busy, bool)
-    return AlsoJoined(reply=_told(JoinReply, came, busy=busy))
+    assert isinstance(joined, Joined) and isinstance(busy, bool)
+    return AlsoJoined(reply=_reply(JoinReply, joined, busy=busy))

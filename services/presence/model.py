@@ -1,8 +1,8 @@
-"""The sessions of one user, and what happens to them. Pure: no clock, no I/O, no randomness.
+"""The sessions of one user, and the decisions about them. Pure: no clock, no I/O, no randomness.
 
-A session is a device as long as it is joined. Its id is stable; its address (gateway, socket) moves when the device
-comes back on another socket. A session whose transport broke is *lost*: it stays for its grace and can be continued
-from any gateway. Of the sessions of a user, no two have the same id, device or address, and the one that joined or
+A session is a device for as long as it is joined. Its id is stable; its address (gateway, socket) changes when the
+device joins on another socket. A session whose transport broke is *lost*: it is kept for its grace period and can be
+resumed from any gateway. No two sessions of a user have the same id, device or address. The session that joined or
 moved last is the last of the record.
 """
 
@@ -14,13 +14,13 @@ from shared.contracts.presence import JoinRequest, LeaveRequest, ReassertRequest
 from shared.errors import RateLimited
 
 SPENT_MAX = 8
-"""Tokens of before that are remembered for a client that may not know a later one: the first, and the last ones."""
+"""Earlier tokens kept for a client that may not have received a later one: the first, and the last ones."""
 ALTERNATES_MAX = 4
-"""Tokens of earlier answers to joins of one socket that stay as good as the last one."""
+"""Tokens of earlier replies to joins of one socket, which are as valid as the last one."""
 
 
 class SessionPolicy(NamedTuple):
-    """What the operator decided. ``grace_ms``: how long a session whose transport broke may be resumed."""
+    """The settings of the decisions. ``grace_ms``: how long a session whose transport broke may be resumed."""
 
     single: bool
     limit: int
@@ -28,18 +28,18 @@ class SessionPolicy(NamedTuple):
 
 
 class Minted(NamedTuple):
-    """Fresh random texts, for a join to use if it needs them."""
+    """Fresh random ids for a join that needs them."""
 
     session: str
     token: str
 
 
 class Joined(NamedTuple):
-    """What a join makes of the record.
+    """The outcome of a join.
 
-    ``record`` is the very record that was given if there is nothing to write. ``token``: the clear resume token of the
-    session. ``was``: what the session was until now, if it was there. ``displaced``: sessions at addresses that they
-    had until now, whose sockets are to be told off. ``gone``: sessions that are no more.
+    ``record``: the given object if there is nothing to write. ``token``: the clear resume token of the session.
+    ``was``: the session before, if it existed. ``displaced``: sessions at their previous addresses, whose sockets are
+    to be notified. ``gone``: deleted sessions.
     """
 
     record: Sessions
@@ -50,18 +50,18 @@ class Joined(NamedTuple):
     displaced: tuple[Session, ...]
     gone: tuple[Session, ...]
     silent_since: int | None = None
-    """Since when the old connection of the session did not answer (ms), where that is why it goes on here."""
+    """Since when the old connection of the session did not answer (ms), if that is why the join took it over."""
 
     @property
     def continued(self) -> bool:
-        """Whether the session goes on at an address that it did not have before."""
+        """True if the session existed and has a new address."""
         return self.was is not None and _address(self.was) != _address(self.session)
 
 
 class Left(NamedTuple):
-    """What a leave makes of the record. ``moved``: the session is elsewhere by now, and this leave means nothing.
+    """The outcome of a leave. ``moved``: True if the session has another address by now, so the leave has no effect.
 
-    ``record`` is the very record that was given if there is nothing to write, ``None`` if no session is left.
+    ``record``: the given object if there is nothing to write, ``None`` if no session is left.
     """
 
     record: Sessions | None
@@ -69,9 +69,9 @@ class Left(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """What a broken transport makes of the record; the very record that was given if there is nothing to write.
+    """The outcome of a broken transport. ``record``: the given object if there is nothing to write.
 
-    ``session``: the one that is in its grace now, ``None`` if it is gone or elsewhere.
+    ``session``: the one that is in its grace period now, ``None`` if it is gone or has another address.
     """
 
     record: Sessions | None
@@ -79,9 +79,9 @@ class Lost(NamedTuple):
 
 
 class Expired(NamedTuple):
-    """What the end of a grace makes of the record; the very record that was given if there is nothing to write.
+    """The outcome of a grace deadline. ``record``: the given object if there is nothing to write.
 
-    ``session``: the one that is no more. ``wait_until``: its grace is over only then (ms since the epoch).
+    ``session``: the deleted one. ``wait_until``: when its grace period expires, if later (ms since the epoch).
     """
 
     record: Sessions | None
@@ -90,9 +90,9 @@ class Expired(NamedTuple):
 
 
 class Reasserted(NamedTuple):
-    """What a gateway that was thought dead makes of the record. ``moved``: the session is elsewhere by now.
+    """The outcome of a reassertion by a gateway. ``moved``: True if the session has another address by now.
 
-    ``was``: what the session was until now, if that has changed.
+    ``was``: the session before, if it has changed.
     """
 
     record: Sessions | None
@@ -101,7 +101,7 @@ class Reasserted(NamedTuple):
 
 
 class Silent(NamedTuple):
-    """The only session of a user who is in a call, as far as its connection did not answer ``since`` (ms)."""
+    """The only session of a user who is in a call, whose connection has not answered since ``since`` (ms)."""
 
     session: Session
     since: int
@@ -117,24 +117,24 @@ def join(
     unheard: Session | None = None,
     silent: Silent | None = None,
 ) -> Joined:
-    """``request.user`` joins. ``now``: milliseconds since the epoch.
+    """Join a socket of ``request.user``. ``now``: milliseconds since the epoch.
 
-    ``unheard``: a session whose gateway says that its client may not have heard of its token. ``silent``: see there;
-    both count for as long as the session is where it was.
+    ``unheard``: a session whose client may not have received its token. ``silent``: see :class:`Silent`. Both count
+    only while the session is unchanged.
 
-    The session that the socket speaks for afterwards is, the first that applies:
+    The socket gets the session that is the first of these:
 
-    1. the one that ``resume`` names, if its token is right, or was and its client never heard of the next: ``resumed``;
-    2. the one that is at this very socket already, so a request tried again is no second session;
+    1. the one that ``resume`` names, if its token is valid, or was and its client never received the next: ``resumed``;
+    2. the one that is at this socket already, so that a repeated request makes no second session;
     3. the one with the same device;
     4. under the single policy, the last one;
     5. the one that is in a call and ``silent``;
-    6. the only one, if it is in its grace and no other device: a client that knows nothing of resuming comes back;
-    7. a new one, in the place of the one lost longest ago if there are too many. Raises :class:`RateLimited` if none
+    6. the only one, if it is in its grace period and may be this device: a client that does not resume joins again;
+    7. a new one, which replaces the one lost longest ago if there are too many. Raises :class:`RateLimited` if none
        of them is lost.
 
     The token is fresh each time, because only hashes are stored. The session of 2 keeps its earlier tokens as
-    alternates: of two answers to one request, either may be the one that counts.
+    alternates: of two replies to one request, the client may use either.
     """
     if record is None:
         session = _new(request, now, minted)
@@ -145,8 +145,8 @@ def join(
     here = _first(s for s in sessions if _address(s) == (request.gateway, request.socket))
     twin = _first(s for s in sessions if request.device is not None and s.device == request.device)
     last = sessions[-1] if policy.single and sessions else None
-    mute = sessions[0] if silent is not None and sessions == (silent.session,) else None
-    kept = resumed or here or twin or last or mute or _lone(sessions, request)
+    silent_one = sessions[0] if silent is not None and sessions == (silent.session,) else None
+    kept = resumed or here or twin or last or silent_one or _lone(sessions, request)
     evicted = None
     if kept is None and len(sessions) >= policy.limit:
         evicted = min((s for s in sessions if s.lost_at is not None), key=_lost_at, default=None)
@@ -185,14 +185,14 @@ def join(
         resumed=is_resumed,
         displaced=tuple(s for s in left_behind if _address(s) != _address(session)),
         gone=gone,
-        silent_since=silent.since if silent is not None and kept is not None and kept is mute else None,
+        silent_since=silent.since if silent is not None and kept is not None and kept is silent_one else None,
     )
 
 
 def leave(record: Sessions | None, request: LeaveRequest) -> Left:
-    """``request.session`` leaves, if it still is at ``request.socket`` of ``request.gateway``.
+    """Delete ``request.session`` if it still is at ``request.socket`` of ``request.gateway``.
 
-    A session that is gone already counts as just removed: the request was tried again.
+    A session that is gone already counts as just deleted: the request was repeated.
     """
     session = _named(record, request.session)
     if session is None:
@@ -211,9 +211,9 @@ def lose(
     *,
     unheard: bool = False,
 ) -> Lost:
-    """The transport of session ``name`` broke, if it still is at ``socket`` (any for ``None``) of ``gateway``.
+    """Begin the grace period of session ``name`` if it still is at ``socket`` (any for ``None``) of ``gateway``.
 
-    ``name``: ``None`` for whichever is there. ``unheard``: its client may not know of its token.
+    ``name``: ``None`` for the session that is there. ``unheard``: True if its client may not have received its token.
     """
     if name is not None:
         session = _named(record, name)
@@ -230,7 +230,7 @@ def lose(
 
 
 def expire(record: Sessions | None, name: str, policy: SessionPolicy, now: int) -> Expired:
-    """The grace of session ``name`` may be over."""
+    """Delete session ``name`` if its grace period has expired."""
     session = _named(record, name)
     if session is None or session.lost_at is None:
         return Expired(record)
@@ -240,7 +240,7 @@ def expire(record: Sessions | None, name: str, policy: SessionPolicy, now: int) 
 
 
 def reassert(record: Sessions | None, request: ReassertRequest, now: int) -> Reasserted:
-    """A gateway says that a session is at its socket; so it is, unless it has moved on since."""
+    """Restore a session at the socket that its gateway reports, unless it has moved since."""
     session = _named(record, request.session)
     if session is not None and _address(session) != (request.gateway, request.socket):
         return Reasserted(record, moved=True)
@@ -250,7 +250,7 @@ def reassert(record: Sessions | None, request: ReassertRequest, now: int) -> Rea
         request.device is not None and s.device == request.device
         for s in (record.sessions if record is not None else ())
     ):
-        return Reasserted(record, moved=True)  # its device has come back as another session
+        return Reasserted(record, moved=True)  # its device has joined as another session
     found = Session(
         session=request.session,
         gateway=request.gateway,
@@ -312,12 +312,12 @@ def _resumable(
     if session is None:
         return None
     spent_too = session.lost_at is not None or session == unheard
-    good = (session.resume_token, *session.alternates, *(session.spent if spent_too else ()))
-    return session if any(same(token, request.resume_token) for token in good) else None
+    valid = (session.resume_token, *session.alternates, *(session.spent if spent_too else ()))
+    return session if any(same(token, request.resume_token) for token in valid) else None
 
 
 def _spent(kept: Session, shown: str | None) -> tuple[str, ...]:
-    """The tokens from the one that the client has shown on: it may have heard of a later one on a socket that broke.
+    """Return the tokens from the one that the client has shown on: it may have received a later one before the loss.
 
     ``shown``: ``None`` if it was none of them.
     """
@@ -328,7 +328,7 @@ def _spent(kept: Session, shown: str | None) -> tuple[str, ...]:
 
 
 def _alternates(kept: Session, fresh: str) -> tuple[str, ...]:
-    """Return the stored tokens that stay good beside ``fresh``, which the session may have had before."""
+    """Return the stored tokens that stay valid beside ``fresh``, which the session may have had before."""
     return tuple(token for token in (*kept.alternates, kept.resume_token) if token != fresh)[-ALTERNATES_MAX:]
 
 
@@ -338,7 +338,7 @@ def _record(user: str, sessions: Iterable[Session]) -> Sessions:
 
 
 def _lone(sessions: tuple[Session, ...], request: JoinRequest) -> Session | None:
-    """The user's only session, if it is lost and may be the device that joins."""
+    """Return the user's only session, if it is lost and may be the device that joins."""
     if len(sessions) != 1 or sessions[0].lost_at is None:
         return None
     return sessions[0] if request.device is None or sessions[0].device is None else None

@@ -1,4 +1,4 @@
-"""Telling others what became of a user's sessions: old sockets, call control, the event stream, the log."""
+"""Notify old sockets, call control and EVENTS of changes to a user's sessions."""
 
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -20,9 +20,9 @@ log = logs.get(__name__)
 
 
 class Notifier:
-    """Safe to tell the same thing again: gateways ignore sockets they do not have, and records carry an id.
+    """Sends notifications. Each may be repeated: gateways ignore unknown sockets, and records carry an id.
 
-    ``concerned``: the id of the call that holds a user, or was ended by a request of this id (user, id).
+    ``call_of``: (user, request id) → the call that reserves the user, or was ended by the request; ``None`` for none.
     """
 
     def __init__(
@@ -30,17 +30,17 @@ class Notifier:
         bus: Bus,
         event_log: EventLog,
         calls: RpcClient,
-        concerned: Callable[[str, str], Awaitable[str | None]],
+        call_of: Callable[[str, str], Awaitable[str | None]],
     ) -> None:
         self._bus = bus
         self._event_log = event_log
         self._calls = calls
-        self._concerned = concerned
-        self.told: Counter[str] = Counter()
-        """What became of sessions: ``joined``, ``resumed``, ``lost``, ``left``."""
+        self._call_of = call_of
+        self.changes: Counter[str] = Counter()
+        """Changes of sessions by kind: ``joined``, ``resumed``, ``lost``, ``left``."""
 
     def joined(self, user: str, joined: Joined) -> None:
-        """A user joined; sockets that lost their session are told so. Raises :class:`shared.errors.Unavailable`."""
+        """Record a join, and notify the sockets that it replaced. Raises :class:`shared.errors.Unavailable`."""
         for old in joined.displaced:
             self._bus.publish(
                 subjects.control(old.gateway, old.session, subjects.REPLACED), old.socket.encode()
@@ -51,30 +51,30 @@ class Notifier:
         new = joined.session
         what = "resumed" if joined.continued else "joined"
         self._record(user, what, new.session, new.gateway, new.socket)
-        # What EVENTS has all of is said only where somebody looks closely: there is one of it for each that comes.
+        # A plain join is logged at debug level only: there is one for each client, and EVENTS has all of them.
         (log.info if joined.continued else log.debug)(
             what, user=user, session=new.session, gateway=new.gateway
         )
 
     def lost(self, user: str, session: Session) -> None:
-        """The transport of a session broke."""
+        """Record that the transport of a session broke."""
         self._record(user, "lost", session.session, session.gateway, session.socket)
         log.info("lost", user=user, session=session.session, gateway=session.gateway)
 
     def left(self, user: str, session: str, gateway: str, socket: str) -> None:
-        """A session is gone from the socket it was at."""
+        """Record that a session is gone."""
         self._record(user, "left", session, gateway, socket)
         log.info("left", user=user, session=session, gateway=gateway)
 
     async def end_calls(
         self, user: str, session: str, gateway: str, reason: str, *, cause: str, expires_at: int = 0
     ) -> None:
-        """Tell call control that a session is gone, if a call holds its user. ``cause``: the same when told again.
+        """Notify call control that a session is gone, if a call reserves its user. ``cause``: the same when repeated.
 
-        ``expires_at``: when the asker stops waiting (ms, 0 for never); both tries end before that.
-        Raises :class:`shared.errors.Unavailable` if call control could not be told.
+        ``expires_at``: when the requester stops waiting (ms, 0 for never); both tries end before that.
+        Raises :class:`shared.errors.Unavailable` if call control was not notified.
         """
-        if (call := await self._concerned(user, cause)) is not None:
+        if (call := await self._call_of(user, cause)) is not None:
             request = LeftRequest(
                 request_id=cause, user=user, session=session, gateway=gateway, reason=reason, call=call
             )
@@ -82,7 +82,7 @@ class Notifier:
             await self._calls.ask("calls", "left", request, Done, timeout=timeout)
 
     def _record(self, user: str, what: str, session: str, gateway: str, socket: str) -> None:
-        self.told[what] += 1
+        self.changes[what] += 1
         # The socket is part of the id: a session that moved has joined twice, a request tried again has not.
         self._event_log.record(
             subjects.event_user(user, what),

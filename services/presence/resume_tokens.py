@@ -1,4 +1,4 @@
-"""Resume tokens as the bucket ``sessions`` holds them: hashed, or clear in records of an older release."""
+"""Hash and compare resume tokens; records of an older release have clear ones."""
 
 import hashlib
 import hmac
@@ -10,12 +10,12 @@ HASHED = "s1:"
 
 
 def hash_token(token: str) -> str:
-    """Return what is stored of a clear token. A token has 256 random bits, so the hash needs no salt."""
+    """Return the hash to store of a clear token. A token has 256 random bits, so it needs no salt."""
     return HASHED + hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def same(stored: str, shown: str | None) -> bool:
-    """Compare in constant time: how much of a guess was right must not show in how long the answer takes."""
+    """Return True if a shown token is the stored one. Compares in constant time, so that no guess is confirmed."""
     if shown is None:
         return False
     shown_as_stored = hash_token(shown) if stored.startswith(HASHED) else shown
@@ -23,7 +23,7 @@ def same(stored: str, shown: str | None) -> bool:
 
 
 def hashed(session: Session) -> Session:
-    """Return the session without clear tokens, which a record of an older release has."""
+    """Return the session with all tokens hashed; a record of an older release has clear ones."""
     tokens = (session.resume_token, *session.spent, *session.alternates)
     if all(token.startswith(HASHED) for token in tokens):
         return session

@@ -9,7 +9,7 @@ from shared.token_bucket import Rate, RateSetting
 
 
 class Settings(BackendSettings):
-    """What presence can be told."""
+    """The settings of one instance of presence."""
 
     session_policy: Literal["multi", "single"] = Field(
         default="multi",
@@ -28,6 +28,6 @@ class Settings(BackendSettings):
     )
     status_visibility: Literal["everyone", "contacts"] = Field(
         default="everyone",
-        description="Who is told in `user:status` whether a user is online: anybody, or whom `rpc.policy.may_see` "
-        "allows; to others the user is offline. With `contacts` somebody has to answer that, within 300 ms.",
+        description="Which users see in `user:status` that a user is online: all, or those whom `rpc.policy.may_see` "
+        "allows; to others the user is offline. With `contacts`, a policy service has to reply within 300 ms.",
     )

@@ -1,11 +1,11 @@
-"""The bucket ``sessions``, which presence alone writes, and the look into ``calls`` whether a user is held.
+"""Read and write the bucket ``sessions``, and read from ``calls`` whether a call reserves a user.
 
-``user.<user>`` is the truth about a user's sessions. ``at.<gateway>.<session>.<user>`` says where to look when a
-gateway dies: it is written before the session is, and wrong where the session has moved on meanwhile.
-``gateway.<gateway>`` says that the gateway counts as alive.
+``user.<user>`` is the truth about a user's sessions. ``at.<gateway>.<session>.<user>`` lists the sessions of a gateway
+for when it dies: the entry is written before the session, and is outdated once the session has moved.
+``gateway.<gateway>`` is the lease of a gateway that counts as alive.
 
-All reads are answered by the stream's leader. A decision that writes would be safe on a stale read too, for the
-write would fail; a decision that there is nothing to write is not.
+Presence alone writes ``sessions``. The stream's leader answers all reads. A decision that writes would be safe on a
+stale read too, because the write would fail; a decision that there is nothing to write is not.
 """
 
 import asyncio
@@ -22,11 +22,11 @@ from shared.nats.kv import ABSENT, Bucket, Conflict, Entry, NoBucket
 from shared.nats.pending_requests import PendingRequest
 
 TRIES = 30
-"""Lost races before the client is told to try again: enough for dozens of devices of one user at once."""
+"""Lost races before the client gets `unavailable`: enough for dozens of devices of one user at once."""
 
 
 class Change(Protocol):
-    """What a decision comes to: the record as it is to be."""
+    """The outcome of a decision. ``record``: the record to write."""
 
     @property
     def record(self) -> Sessions | None: ...
@@ -35,11 +35,11 @@ class Change(Protocol):
 C = TypeVar("C", bound=Change)
 
 
-def _is_there(entry: Entry) -> bool:
+def _exists(entry: Entry) -> bool:
     return bool(entry.value)
 
 
-def _hold(entry: Entry) -> Reservation | None:
+def _reservation(entry: Entry) -> Reservation | None:
     return Reservation.model_validate_json(entry.value) if entry.value else None
 
 
@@ -48,7 +48,7 @@ def _lives(entry: Entry) -> bool:
 
 
 class Store:
-    """Reads and writes of presence. Every method raises :class:`Unavailable` while NATS is away."""
+    """Reads and writes for presence. Each method raises :class:`Unavailable` while NATS is away."""
 
     def __init__(self, bus: Bus) -> None:
         self._sessions = Bucket(bus, subjects.BUCKET_SESSIONS)
@@ -62,12 +62,11 @@ class Store:
         *,
         before: Callable[[C], PendingRequest[Any]] | None = None,
     ) -> C:
-        """Read the user's sessions, ``decide``, and write what was decided if nobody wrote in between.
+        """Read the user's sessions, ``decide``, and write the decision unless the record has changed in between.
 
-        ``before``: what has to be stored before the record is; it is sent first, on the same connection, and waited
-        for like the write. ``decide`` is called again after each lost race, so it must not act. A decision whose
-        record is the one it was given is not written. Whatever ``decide`` raises comes out; raises
-        :class:`Unavailable` after :data:`TRIES` lost races.
+        ``before``: a write that is sent before the record, on the same connection, and awaited like it. ``decide`` is
+        called again after each lost race, so it must have no effects. A decision that returns the record it was
+        given is not written. Raises what ``decide`` raises, and :class:`Unavailable` after :data:`TRIES` lost races.
         """
         key = subjects.key_user(user)
         for attempt in range(TRIES):
@@ -91,7 +90,7 @@ class Store:
         revision: int,
         before: Callable[[C], PendingRequest[Any]] | None,
     ) -> None:
-        # What goes first is sent first, on the same connection, and nobody waits twice.
+        # Sent first, on the same connection, and awaited after the write: one round trip for both.
         first = before(decided) if before is not None else None
         if decided.record is None:
             await self._sessions.delete(key, revision)
@@ -105,59 +104,59 @@ class Store:
         return self._sessions.put(subjects.key_user(record.user), record.dump(), ABSENT)
 
     async def sessions(self, user: str) -> tuple[Session, ...]:
-        """The sessions of a user, lost ones included."""
+        """Read the sessions of a user, lost ones included."""
         entry = await self._sessions.get(subjects.key_user(user), fresh=True)
         return Sessions.model_validate_json(entry.value).sessions if entry.value else ()
 
     async def in_call(self, user: str) -> bool:
-        """Return whether the user is in a call, or about to be. Without call control's bucket there are no calls.
+        """Return True if the user is in a call, or about to be. Without call control's bucket there are no calls.
 
-        Behind a hold that is too old to be about to become a call there must be one: placing it may have been given up,
-        or died, before anybody could let the user go.
+        A reservation older than the call set-up counts only if its call lives: the set-up may have failed, or its
+        instance died, before the user was released.
         """
         try:
-            hold = await self._calls.get(subjects.key_user(user), fresh=True, read=_hold)
-            if hold is None or now_ms() - hold.since < FORMING_MS:
-                return hold is not None
-            return await self._calls.get(subjects.key_call(hold.call), fresh=True, read=_lives)
+            reservation = await self._calls.get(subjects.key_user(user), fresh=True, read=_reservation)
+            if reservation is None or now_ms() - reservation.since < FORMING_MS:
+                return reservation is not None
+            return await self._calls.get(subjects.key_call(reservation.call), fresh=True, read=_lives)
         except NoBucket:
             return False
 
-    async def concerned(self, user: str, cause: str) -> str | None:
-        """Return the id of the call that holds the user, or that the request with the id ``cause`` ended lately."""
+    async def call_of(self, user: str, cause: str) -> str | None:
+        """Return the id of the call that reserves the user, or that the request ``cause`` ended some seconds ago."""
 
-        def call_of(entry: Entry) -> str | None:
+        def read_call(entry: Entry) -> str | None:
             if entry.value:
                 return Reservation.model_validate_json(entry.value).call
             released = Released.model_validate_json(entry.note) if entry.note else None
             return released.call if released is not None and released.cause == cause else None
 
         try:
-            return await self._calls.get(subjects.key_user(user), fresh=True, read=call_of)
+            return await self._calls.get(subjects.key_user(user), fresh=True, read=read_call)
         except NoBucket:
             return None
 
     async def busy_each(self, users: Iterable[str]) -> list[bool | Unavailable]:
-        """The same of several, asked at once; what could not be read is among them."""
-        asked = (self._calls.get(subjects.key_user(user), fresh=True, read=_is_there) for user in users)
-        results = await asyncio.gather(*asked, return_exceptions=True)
+        """Return for each user whether a call reserves them, or the error of the read. All are read at once."""
+        reads = (self._calls.get(subjects.key_user(user), fresh=True, read=_exists) for user in users)
+        results = await asyncio.gather(*reads, return_exceptions=True)
         # A read raises nothing but Unavailable, of which NoBucket is one.
         return [
-            False if isinstance(held, NoBucket) else held for held in cast(list[bool | Unavailable], results)
+            False if isinstance(busy, NoBucket) else busy for busy in cast(list[bool | Unavailable], results)
         ]
 
     # --- gateways -------------------------------------------------------------------------------------------------
 
     def note(self, gateway: str, session: str, user: str) -> PendingRequest[int]:
-        """The session is about to be at the gateway."""
+        """Note that the session is about to be at the gateway."""
         return self._sessions.set(subjects.key_at(gateway, session, user))
 
     async def forget(self, gateway: str, session: str, user: str) -> None:
-        """The session is not at the gateway any more."""
+        """Delete the note that the session is at the gateway."""
         await self._sessions.unset(subjects.key_at(gateway, session, user))
 
     async def at(self, gateway: str) -> list[tuple[str, str]]:
-        """``(session, user)`` of the sessions that are, or were of late, at a gateway; always in the same order."""
+        """Return ``(session, user)`` of the sessions noted at a gateway, sorted; some may have moved."""
         keys = await self._sessions.keys(subjects.key_at_all(gateway))
         return [subjects.parse_key_at(key) for key in sorted(keys)]
 
@@ -166,14 +165,14 @@ class Store:
         return await self._sessions.count(subjects.key_user_all())
 
     async def lease(self, gateway: str) -> Lease | None:
-        """The lease of a gateway; ``None`` for one that does not count as alive."""
+        """Read the lease of a gateway; ``None`` for one that does not count as alive."""
         entry = await self._sessions.get(subjects.key_gateway(gateway), fresh=True)
         return Lease.model_validate_json(entry.value) if entry.value else None
 
     async def grant(self, gateway: str, lease: Lease) -> None:
-        """From now on the gateway counts as alive."""
+        """Store the lease of a gateway, which counts as alive from now on."""
         await self._sessions.set(subjects.key_gateway(gateway), lease.dump())
 
     async def revoke(self, gateway: str) -> None:
-        """From now on the gateway counts as dead."""
+        """Delete the lease of a gateway, which counts as dead from now on."""
         await self._sessions.unset(subjects.key_gateway(gateway))

@@ -157,9 +157,9 @@ FAULTS = (
         (
             Change(
                 "join_service",
-                "        came = await self._bring_in(all_)\n",
+                "        outcomes = await self._join_each(all_)\n",
                 "        early = await self._store.busy_each(each.user for each in all_)\n"
-                "        came = await self._bring_in(all_)\n",
+                "        outcomes = await self._join_each(all_)\n",
             ),
             Change(
                 "join_service",

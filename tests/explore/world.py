@@ -108,7 +108,7 @@ class Instance:
             store, call_service, lambda _: True, seconds=15, second_check_seconds=0.0
         )
         records = code.presence_store.Store(None)
-        announcer = code.presence_notifier.Notifier(_Nowhere(), _Nowhere(), self, records.concerned)
+        announcer = code.presence_notifier.Notifier(_Nowhere(), _Nowhere(), self, records.call_of)
         policy = SessionPolicy(single=False, limit=8, grace_ms=30_000)
         limiter = JoinLimiter(None, None, _Nowhere())  # type: ignore[arg-type]  # no limit
         self.joins = code.join_service.JoinService(

@@ -1,4 +1,4 @@
-"""Instances of presence, and somebody who asks them."""
+"""Instances of presence, and gateways that send them requests."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -7,6 +7,7 @@ import pytest
 import pytest_asyncio
 
 from services.presence.app import start
+from services.presence.leases import BATCH
 from services.presence.settings import Settings
 from shared.contracts.client import Status
 from shared.contracts.presence import (
@@ -34,17 +35,18 @@ async def presence(nats_url: str) -> AsyncIterator[Start]:
     async with AsyncExitStack() as stack:
         count = 0
 
-        async def start_one(**values: object) -> None:
+        async def start_one(*, lease_batch: int = BATCH, **values: object) -> None:
             nonlocal count
             count += 1
             config = {"nats_url": nats_url, "request_timeout_seconds": 0.6, **values}
-            await stack.enter_async_context(start(Settings.model_validate(config), f"presence-{count}"))
+            instance = start(Settings.model_validate(config), f"presence-{count}", lease_batch=lease_batch)
+            await stack.enter_async_context(instance)
 
         yield start_one
 
 
 class Gateway:
-    """Asks presence as a gateway does."""
+    """Sends requests to presence as a gateway does."""
 
     def __init__(self, bus: Bus, name: str) -> None:
         self.name = name
@@ -82,16 +84,16 @@ class Gateway:
         await self._client.ask("presence", "lost", request, Done)
 
     async def renew(self, *, leaving: bool = False) -> bool:
-        """Whether presence knew of this gateway."""
+        """Return True if the gateway counted as alive."""
         return (await self.lease(leaving=leaving)).known
 
     async def lease(self, *, leaving: bool = False) -> RenewReply:
-        """Renew the lease; what presence says of it."""
+        """Renew the lease, or end it; return the reply."""
         request = RenewRequest(request_id=new_id(), gateway=self.name, leaving=leaving)
         return await self._client.ask("presence", "renew", request, RenewReply)
 
     async def reassert(self, user: str, joined: JoinReply, socket: str) -> bool:
-        """Say that a session is at ``socket``. Whether it has moved on."""
+        """Report that a session is at ``socket``. Return True if it has moved."""
         request = ReassertRequest(
             request_id=new_id(),
             user=user,

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from services.presence import join_limiter
 from services.presence.join_limiter import FREE, JoinLimiter
 from shared import subjects
 from shared.errors import RateLimited
@@ -77,9 +76,8 @@ async def test_the_free_ones_come_back(bucket: Bucket, hits: LimitHits) -> None:
         now += FREE.seconds
 
 
-async def test_memory_is_bounded(bucket: Bucket, hits: LimitHits, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(join_limiter, "USERS_MAX", 100)
-    limiter = JoinLimiter(bucket, RATE, hits)
+async def test_memory_is_bounded(bucket: Bucket, hits: LimitHits) -> None:
+    limiter = JoinLimiter(bucket, RATE, hits, users_max=100)
     for n in range(1000):
         assert limiter.admits_at_once(f"u-{n}")
     assert len(limiter._users) == 100

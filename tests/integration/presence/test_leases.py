@@ -24,10 +24,9 @@ async def are_lost(bus: Bus, *users: str) -> list[bool]:
 
 
 async def test_all_sessions_of_a_dead_gateway_begin_their_grace_however_many_batches(
-    bus: Bus, presence: Start, gw1: Gateway, monkeypatch: pytest.MonkeyPatch
+    bus: Bus, presence: Start, gw1: Gateway
 ) -> None:
-    monkeypatch.setattr(leases, "BATCH", 2)
-    await presence()
+    await presence(lease_batch=2)
     await gw1.renew()
     users = [f"user{n}" for n in range(5)]
     for user in users:
@@ -44,8 +43,7 @@ async def test_a_gateway_that_comes_back_between_two_batches_keeps_the_rest(
     bus: Bus, presence: Start, gw1: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next batch of a gateway that has a lease again is not due any more."""
-    monkeypatch.setattr(leases, "BATCH", 1)
-    await presence()
+    await presence(lease_batch=1)
     await gw1.renew()
     users = ["user1", "user2"]
     for user in users:
