@@ -140,7 +140,7 @@ def of_gateway(
         OUTBOX_UNACKED: lambda: sum(window.unacknowledged for window in send_buffer),
         ACKS: lambda: len(relays.acks),
         UNREAD: lambda: transport.sending.unread()[0],
-        UNREAD_MAX: lambda: transport.tally.most or 0,
+        UNREAD_MAX: lambda: transport.unread_total.limit or 0,
         BROKEN: lambda: with_zeros(BROKEN_REASONS, transport.sending.broken),
         UNREAD_CLIENTS: lambda: transport.sending.unread()[1],
         ERRANDS: lambda: retrier.waiting,

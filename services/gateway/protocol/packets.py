@@ -18,7 +18,7 @@ TOO_DEEP = "Nested too deeply"
 PONG = "3"
 PONGS_PER_POST = 4
 CLOSE = "1"
-_UPGRADE, _PROBE = "5", "2probe"
+UPGRADE, PROBE = "5", "2probe"
 DEPTH_MAX = 64
 """Lists and objects in each other."""
 _ACK_DIGITS = 15
@@ -66,7 +66,7 @@ Packet = EventPacket | ConnectPacket | DisconnectPacket | ForeignPacket
 
 def check_frame(frame: str, *, polling: bool = False) -> None:
     """Let an Engine.IO frame pass that Engine.IO can take. Raises :class:`Malformed`."""
-    if frame in (PONG, CLOSE) or (frame in (_UPGRADE, _PROBE) and not polling):
+    if frame in (PONG, CLOSE) or (frame in (UPGRADE, PROBE) and not polling):
         return
     if frame[:1] == "b":
         raise Malformed(BINARY)

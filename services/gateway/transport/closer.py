@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from services.gateway.compat.engineio_compat import Connection, Server
-from services.gateway.websocket.connection import LAST_WORDS_SECONDS, WebSocket
+from services.gateway.websocket.connection import CLOSE_SECONDS, WebSocket
 from services.gateway.websocket.send_queue import SendQueue
 
 
@@ -46,9 +46,9 @@ class Closer:
         if connection is None:
             return
         queue: SendQueue = connection.queue
-        holder = queue.holder
+        holder = queue.buffered_by
         queue.discard()
-        queue.cut()  # what comes until it is over does not wait
+        queue.truncate()  # what comes until it is over does not wait
         if holder is not None:
             holder.abort()
         if (websocket := self._websockets.get(eio_sid)) is not None:
@@ -67,7 +67,7 @@ class Closer:
     async def _close_when_read(self, eio_sid: str) -> None:
         connection = self._eio.sockets.get(eio_sid)
         loop = asyncio.get_running_loop()
-        until = loop.time() + LAST_WORDS_SECONDS
+        until = loop.time() + CLOSE_SECONDS
         while connection is not None and not connection.closed and loop.time() < until:
             await asyncio.sleep(0.05)
             owes = await self._owes(eio_sid)
@@ -84,7 +84,7 @@ class Closer:
         # Engine.IO's own way waits, without a limit, until the client has read everything.
         await connection.close(wait=False, reason=self._eio.reason.SERVER_DISCONNECT)
         connection.queue.put_nowait(None)  # ends its writer, which closes the websocket
-        if websocket is not None and not await websocket.ended(LAST_WORDS_SECONDS):
+        if websocket is not None and not await websocket.wait_closed(CLOSE_SECONDS):
             websocket.abort()
 
     async def all(self) -> None:

@@ -6,7 +6,7 @@ import random
 
 from services.gateway.protocol.json_codec import dumps
 from services.gateway.transport.socketio_server import SocketIOServer
-from services.gateway.websocket.connection import LAST_WORDS_SECONDS
+from services.gateway.websocket.connection import CLOSE_SECONDS
 from shared.contracts.client import Draining, Event
 from shared.observability import logs
 
@@ -20,7 +20,7 @@ SHARE = 0.8
 async def drain(transport: SocketIOServer, seconds: float) -> None:
     """Tell every client when it will be sent away, and send it away then; returns when all are gone or time is up.
 
-    Who goes last has as long as any other to be answered, so it may take :data:`LAST_WORDS_SECONDS` more.
+    Who goes last has as long as any other to be answered, so it may take :data:`CLOSE_SECONDS` more.
     Nothing more is read from a client that is sent away, and what was read is answered first. Its transport is closed
     without a Socket.IO disconnect, so that client libraries connect again by themselves.
     """
@@ -36,7 +36,7 @@ async def drain(transport: SocketIOServer, seconds: float) -> None:
     for connection, turn in zip(connections, turns, strict=True):
         await asyncio.sleep(max(0.0, begun + turn - loop.time()))
         transport.close_soon(connection)
-    until += min(seconds, LAST_WORDS_SECONDS)
+    until += min(seconds, CLOSE_SECONDS)
     while transport.eio.sockets and loop.time() < until:
         await asyncio.sleep(_LOOK_SECONDS)
     log.info("drained", connections_left=len(transport.eio.sockets))

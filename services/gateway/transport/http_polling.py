@@ -40,31 +40,31 @@ BAD_REQUEST = 3, "Bad request"
 """Codes and messages of Engine.IO's own server, which client developers know."""
 
 
-class EngineServer(Protocol):
-    """What polling needs of the transport."""
+class PollingServer(Protocol):
+    """What polling needs of the Socket.IO server."""
 
     draining: bool
 
     async def message(self, eio_sid: str, packet: str) -> None:
-        """A Socket.IO packet; the next one waits until this returns. Raises nothing."""
+        """Handle a Socket.IO packet; the next one waits until this returns. Raises nothing."""
 
-    async def garbage(self, eio_sid: str, what: str) -> None:
-        """A frame that is none."""
+    async def malformed(self, eio_sid: str, what: str) -> None:
+        """Answer a malformed frame."""
 
     async def close(self, eio_sid: str) -> None:
         """Close a connection."""
 
-    def answered(self, eio_sid: str) -> None:
-        """A pong has come that answers a ping."""
+    def pong_received(self, eio_sid: str) -> None:
+        """Note a pong that answers a ping."""
 
-    def broke(self, reason: str) -> None:
-        """A connection is ended without a word."""
+    def count_aborted(self, reason: str) -> None:
+        """Count a connection that is aborted without a message to its client."""
 
     def break_off(self, eio_sid: str, limit: str) -> None:
-        """Break a connection whose client has hit a limit of what it does not read."""
+        """Abort the connection of a client that has exceeded a limit of unread bytes."""
 
-    def too_large(self) -> None:
-        """A request that has more than one may have."""
+    def frame_too_large(self) -> None:
+        """Count a request that is larger than allowed."""
 
 
 class HttpPolling:
@@ -77,7 +77,7 @@ class HttpPolling:
     def __init__(
         self,
         eio: engineio_compat.Server,
-        server: EngineServer,
+        server: PollingServer,
         origin_allowed: Callable[[str | None, str | None], bool],
         host_allowed: HostAllowed | None,
         connections: ConnectionLimits,
@@ -113,7 +113,7 @@ class HttpPolling:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def posted(self, eio_sid: str) -> None:
+    async def wait_for_post(self, eio_sid: str) -> None:
         """Wait until the body that a client is posting, if any, is handled."""
         if (posting := self._posting.get(eio_sid)) is not None:
             await posting.wait()
@@ -133,7 +133,7 @@ class HttpPolling:
                 elif not connection.upgraded and not connection.closing:
                     try:
                         if not await connection.check_ping_timeout():
-                            self._server.broke("ping_timeout")
+                            self._server.count_aborted("ping_timeout")
                     except Exception:
                         log.exception("ping timeout not handled", connection=eio_sid)
 
@@ -228,7 +228,7 @@ class HttpPolling:
             return response
         queue: SendQueue = connection.queue
         transport.set_write_buffer_limits(high=0)  # so that it is known when all has left
-        queue.stalls(transport, len(payload))
+        queue.buffer_filled(transport, len(payload))
         try:
             await response.prepare(request)
             async with asyncio.timeout(self._unread_seconds):
@@ -240,10 +240,10 @@ class HttpPolling:
             pass  # aiohttp notices, too
         else:
             for _ in range(answer.pings):
-                queue.pinged()
+                queue.ping_sent()
             answer.pings = 0
         finally:
-            queue.moves(transport)
+            queue.buffer_drained(transport)
         return response
 
     async def _post(
@@ -298,13 +298,13 @@ class HttpPolling:
                     pongs += 1
                     if pongs > packets.PONGS_PER_POST:
                         raise Malformed("Too many pongs")
-                    if connection.queue.ponged():
+                    if connection.queue.pong_received():
                         connection.schedule_ping()
-                        self._server.answered(eio_sid)
+                        self._server.pong_received(eio_sid)
                 else:
                     await self._server.message(eio_sid, frame[1:])
             except Malformed as error:
-                await self._server.garbage(eio_sid, str(error))
+                await self._server.malformed(eio_sid, str(error))
         return True
 
     async def _body(self, request: web.Request) -> list[str]:
@@ -313,7 +313,7 @@ class HttpPolling:
             raise web.HTTPUnsupportedMediaType(text="Not compressed, please")
         limit = self._eio.max_http_buffer_size
         if (request.content_length or 0) > limit:
-            self._server.too_large()
+            self._server.frame_too_large()
             raise web.HTTPRequestEntityTooLarge(limit, request.content_length or 0, text="Too large")
         try:
             async with asyncio.timeout(BODY_SECONDS):
@@ -323,7 +323,7 @@ class HttpPolling:
         except TimeoutError:
             raise web.HTTPRequestTimeout(text="The body did not arrive") from None
         if len(raw) > limit:
-            self._server.too_large()
+            self._server.frame_too_large()
             raise web.HTTPRequestEntityTooLarge(limit, len(raw), text="Too large")
         try:
             frames = raw.decode().split("\x1e") if raw else []

@@ -10,7 +10,7 @@ from services.gateway.compat.engineio_compat import Connection
 from services.gateway.protocol.ring_time import with_ms_left
 from services.gateway.transport.closer import Closer
 from services.gateway.websocket.connection import WebSocket
-from services.gateway.websocket.send_queue import SendQueue, Waiting
+from services.gateway.websocket.send_queue import QueuedMessage, SendQueue
 from shared.clock import now_ms
 from shared.observability import logs
 from shared.observability.limit_hits import LimitHits
@@ -79,14 +79,14 @@ class Sender:
         if websocket is None or not websocket.write(frame):
             self._queue(eio_sid, frame)
 
-    def _queue(self, eio_sid: str, frame: bytes, kind: type[Waiting] = Waiting) -> None:
+    def _queue(self, eio_sid: str, frame: bytes, kind: type[QueuedMessage] = QueuedMessage) -> None:
         """Have a frame wait for a client that polls, or does not read."""
         connection = self._connections.get(eio_sid)
         if connection is None or connection.closed:
             return
         queue: SendQueue = connection.queue
         if queue.size >= self._unread_max:
-            queue.cut()
+            queue.truncate()
             if eio_sid not in self._closing.doomed:
                 self._hits.hit("unread")
                 self.broken["unread"] += 1
@@ -137,13 +137,13 @@ class Sender:
     def answered_at(self, eio_sid: str) -> int | None:
         """Return when a client last answered a ping (ms since the epoch); ``None`` if it has not yet."""
         connection = self._connections.get(eio_sid)
-        return None if connection is None else connection.queue.answered_at
+        return None if connection is None else connection.queue.last_pong_at
 
     def answered(self, eio_sid: str) -> None:
         """Note that a pong has come that answers a ping. They come in the order of the pings, the heartbeat's too."""
         connection = self._connections.get(eio_sid)
         if connection is not None:
-            connection.queue.answered_at = now_ms()
+            connection.queue.last_pong_at = now_ms()
         for ping in self._pings.get(eio_sid, ()):
             ping.pongs -= 1
             if ping.pongs == 0:
@@ -162,7 +162,7 @@ class Sender:
         waiting = self._pings.setdefault(eio_sid, [])
         if len(waiting) >= PINGS_MAX:
             return waiting[-1]
-        heartbeat = websocket.asked if websocket is not None else connection.last_ping is not None
+        heartbeat = websocket.awaits_pong if websocket is not None else connection.last_ping is not None
         ping = _Ping(len(waiting) + heartbeat + 1, asyncio.get_running_loop().time())
         waiting.append(ping)
         if websocket is not None:
@@ -197,7 +197,7 @@ class _Ping:
         self.answered = asyncio.Event()
 
 
-class _Ringing(Waiting):
+class _Ringing(QueuedMessage):
     """An event with ``expiresAt`` that waits for a client to read it; ``expiresInMs`` is added as it leaves."""
 
     def frame(self) -> bytes:

@@ -25,8 +25,8 @@ from services.gateway.transport.origin_check import OriginAllowed
 from services.gateway.transport.sender import Sender
 from services.gateway.transport.unread_limits import UnreadLimits
 from services.gateway.websocket.connection import WebSocket
-from services.gateway.websocket.framing import Writing
-from services.gateway.websocket.send_queue import SendQueue, Tally
+from services.gateway.websocket.framing import FlushScheduler
+from services.gateway.websocket.send_queue import SendQueue, UnreadTotal
 from shared.observability import logs
 from shared.observability.limit_hits import LimitHits
 
@@ -112,7 +112,7 @@ class SocketIOServer(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         self.draining = False
         """Whether clients that are not connected yet are to go elsewhere."""
         self.websockets: dict[str, WebSocket] = {}
-        self.writing = Writing()
+        self.flushes = FlushScheduler()
         self.closing = Closer(self.eio, self.websockets, self._owes)
         self.close_soon, self.close = self.closing.soon, self.closing.now
         self._doomed = self.closing.doomed
@@ -122,10 +122,9 @@ class SocketIOServer(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         self.send_event, self.ask, self.unheard = (
             self.sending.send_event, self.sending.ask, self.sending.unheard,
         )  # fmt: skip
-        self.answered = self.sending.answered
-        self.tally = Tally(unread_total)
+        self.unread_total = UnreadTotal(unread_total)
         self._unread = UnreadLimits(
-            self.eio.sockets, self.tally, self.sending.break_off, seconds=unread_seconds
+            self.eio.sockets, self.unread_total, self.sending.break_off, seconds=unread_seconds
         )
         self._polling = HttpPolling(
             self.eio,
@@ -137,9 +136,8 @@ class SocketIOServer(socketio.AsyncServer):  # type: ignore[misc]  # untyped
             hits,
             unread_seconds=unread_seconds,
         )
-        self.posted, self.polls_no_more = self._polling.posted, self._polling.forget
         engineio_compat.replace_parts(
-            self.eio, lambda connection: WebSocket(connection, self), lambda: SendQueue(self.tally)
+            self.eio, lambda connection: WebSocket(connection, self), lambda: SendQueue(self.unread_total)
         )
         self._library = LibraryHandlers(self.eio)
         self.eio.on("connect", self._connection_opened)
@@ -171,8 +169,11 @@ class SocketIOServer(socketio.AsyncServer):  # type: ignore[misc]  # untyped
 
     # --- reading --------------------------------------------------------------------------------------------------
 
-    def at_once(self, eio_sid: str, frame: bytes) -> bool:
-        """Take the short way with a websocket frame, if it has one and nothing is before it."""
+    def take_relay(self, eio_sid: str, frame: bytes) -> bool:
+        """Handle a websocket frame that may be a relay. Return False if it has to go through :meth:`message`.
+
+        It has to while an event of the same client is being handled.
+        """
         if eio_sid in self._doomed or eio_sid in self._in_hand:
             return False
         return self.receiver.at_once(eio_sid, frame)
@@ -189,12 +190,12 @@ class SocketIOServer(socketio.AsyncServer):  # type: ignore[misc]  # untyped
     async def _connection_closed(self, eio_sid: str, reason: str) -> None:
         await self._library.disconnected(eio_sid, reason)
         if (connection := self.eio.sockets.get(eio_sid)) is not None:
-            connection.queue.release()  # a poll that hangs ends now
+            connection.queue.end_polls()  # a poll that hangs ends now
             if not connection.upgraded:
                 connection.queue.discard()  # no poll is answered any more
         if (websocket := self.websockets.get(eio_sid)) is not None:
-            websocket.give_up()
-        self.polls_no_more(eio_sid)
+            websocket.close_upgrade()
+        self.end_polling(eio_sid)
         self.sending.gone(eio_sid)
         self._doomed.discard(eio_sid)
         self._connections.closed(eio_sid)
@@ -254,19 +255,31 @@ class SocketIOServer(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         # a transport that breaks: client libraries send it when one of their requests fails.
         self.receiver.disconnected(sid, on_purpose=reason == self.reason.CLIENT_DISCONNECT)
 
-    async def garbage(self, eio_sid: str, what: str) -> None:
-        """A frame that is none."""
+    async def malformed(self, eio_sid: str, what: str) -> None:
+        """Answer a malformed frame, unless its connection is being closed. ``what``: for the client to read."""
         if eio_sid not in self._doomed:
             await self.receiver.malformed(eio_sid, what)
 
-    def broke(self, reason: str) -> None:
-        """A connection is ended without a word."""
+    def pong_received(self, eio_sid: str) -> None:
+        """Note a pong that answers a ping."""
+        self.sending.answered(eio_sid)
+
+    async def wait_for_post(self, eio_sid: str) -> None:
+        """Wait until the body that a client posts by polling, if any, is handled."""
+        await self._polling.wait_for_post(eio_sid)
+
+    def end_polling(self, eio_sid: str) -> None:
+        """Discard what is kept for a client that polls."""
+        self._polling.forget(eio_sid)
+
+    def count_aborted(self, reason: str) -> None:
+        """Count a connection that is aborted without a message to its client."""
         self.sending.broken[reason] += 1
 
     def break_off(self, eio_sid: str, limit: str) -> None:
-        """Break a connection whose client has hit a limit of what it does not read."""
+        """Abort the connection of a client that has exceeded a limit of unread bytes."""
         self.sending.break_off(eio_sid, limit)
 
-    def too_large(self) -> None:
-        """Somebody sent more than a frame or a polling request may have."""
+    def frame_too_large(self) -> None:
+        """Count a frame or a polling request that is larger than allowed."""
         self._hits.hit("frame_size")

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Callable
 
 from services.gateway.compat.engineio_compat import Connection
-from services.gateway.websocket.send_queue import Tally
+from services.gateway.websocket.send_queue import UnreadTotal
 from shared.observability import logs
 
 log = logs.get(__name__)
@@ -23,25 +23,25 @@ READS_SECONDS = 1.0
 class UnreadLimits:
     """Breaks connections of clients that do not read.
 
-    ``connections``: of Engine.IO, by id. ``seconds``: how long a byte may wait. ``tally``: of all their queues;
-    ``tally.most`` is the share. ``break_off``: ends a connection at once; told its id and the limit that was hit.
+    ``connections``: of Engine.IO, by id. ``seconds``: how long a byte may wait. ``total``: of all their queues;
+    ``total.limit`` is the share. ``break_off``: ends a connection at once; told its id and the limit that was hit.
     """
 
     def __init__(
         self,
         connections: dict[str, Connection],
-        tally: Tally,
+        total: UnreadTotal,
         break_off: Callable[[str, str], None],
         *,
         seconds: float,
     ) -> None:
         self._connections = connections
-        self._tally = tally
+        self._tally = total
         self._break_off = break_off
         self._seconds = seconds
         self._task: asyncio.Task[None] | None = None
         self._shedding: asyncio.TimerHandle | None = None
-        tally.over = self._shed_soon
+        total.on_exceeded = self._shed_soon
 
     def start(self) -> None:
         """Look at ages from now on."""
@@ -49,7 +49,7 @@ class UnreadLimits:
 
     async def stop(self) -> None:
         """Look no more."""
-        self._tally.over = None
+        self._tally.on_exceeded = None
         if self._shedding is not None:
             self._shedding.cancel()
         if self._task is not None:
@@ -68,7 +68,7 @@ class UnreadLimits:
         """Break each connection for which a byte has waited too long."""
         before = asyncio.get_running_loop().time() - self._seconds
         for eio_sid, connection in list(self._connections.items()):
-            oldest = connection.queue.oldest()
+            oldest = connection.queue.oldest_since()
             if oldest is not None and oldest < before:
                 self._break_off(eio_sid, "unread_seconds")
 
@@ -82,17 +82,17 @@ class UnreadLimits:
         If only clients are left that read well, it is tried again: what waits for them gets less by itself.
         """
         self._shedding = None
-        tally, before = self._tally, asyncio.get_running_loop().time() - READS_SECONDS
-        assert tally.most is not None
-        if tally.size <= tally.most:
+        total, before = self._tally, asyncio.get_running_loop().time() - READS_SECONDS
+        assert total.limit is not None
+        if total.size <= total.limit:
             return
         stuck = [
             (-connection.queue.unread, since, eio_sid)
             for eio_sid, connection in self._connections.items()
-            if (since := connection.queue.stuck_since()) is not None and since <= before
+            if (since := connection.queue.stalled_since()) is not None and since <= before
         ]
         for _, _, eio_sid in sorted(stuck):
             self._break_off(eio_sid, "unread_total")
-            if tally.size <= tally.most:
+            if total.size <= total.limit:
                 return
         self._shed_soon()

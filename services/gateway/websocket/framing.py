@@ -1,42 +1,42 @@
-"""Writing to websockets: their frames, and all of them at the end of a turn of the event loop."""
+"""Encode websocket frames, and flush those of one event-loop tick together."""
 
 import asyncio
 from typing import Protocol
 
 TEXT, CLOSE, PONG = 0x81, 0x88, 0x8A
-"""First bytes of whole frames."""
+"""First bytes of unfragmented frames."""
 
 
-def framed(kind: int, data: bytes) -> bytes:
-    """A frame as a server writes it."""
+def encode_frame(first_byte: int, data: bytes) -> bytes:
+    """Return a frame as a server sends it: without a mask."""
     size = len(data)
     if size < 126:
-        return b"%c%c%b" % (kind, size, data)
+        return b"%c%c%b" % (first_byte, size, data)
     if size < 65_536:
-        return b"%c\x7e%b%b" % (kind, size.to_bytes(2), data)
-    return b"%c\x7f%b%b" % (kind, size.to_bytes(8), data)
+        return b"%c\x7e%b%b" % (first_byte, size.to_bytes(2), data)
+    return b"%c\x7f%b%b" % (first_byte, size.to_bytes(8), data)
 
 
-class Writer(Protocol):
-    """Something that gathers what it has to write."""
+class Flushable(Protocol):
+    """A websocket that has gathered frames."""
 
     def flush(self) -> None:
-        """Write it. Raises nothing."""
+        """Write them. Raises nothing."""
 
 
-class Writing:
-    """Who has something to write at the end of this turn: one callback for all of them."""
+class FlushScheduler:
+    """Flush all websockets with frames at the end of an event-loop tick, in one callback."""
 
     def __init__(self) -> None:
-        self._writers: list[Writer] = []
+        self._websockets: list[Flushable] = []
 
-    def add(self, writer: Writer) -> None:
-        """It has something to write from now on."""
-        if not self._writers:
+    def add(self, websocket: Flushable) -> None:
+        """Flush a websocket at the end of this tick. Call it once a tick."""
+        if not self._websockets:
             asyncio.get_running_loop().call_soon(self._flush)
-        self._writers.append(writer)
+        self._websockets.append(websocket)
 
     def _flush(self) -> None:
-        writers, self._writers = self._writers, []
-        for writer in writers:
-            writer.flush()
+        websockets, self._websockets = self._websockets, []
+        for websocket in websockets:
+            websocket.flush()

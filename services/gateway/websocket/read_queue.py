@@ -1,4 +1,4 @@
-"""What is read from a websocket: aiohttp's reader, and the line of what has to wait."""
+"""Hand on messages of aiohttp's websocket parser, and queue those that have to wait."""
 
 import asyncio
 from typing import Any, Protocol
@@ -9,24 +9,24 @@ UNREAD_BYTES = 64 * 1024
 """Half of what may wait before nothing more is read; 128 for each frame are added."""
 
 
-class Taker(Protocol):
-    """Who takes frames as they are read. Its methods raise nothing: the reader in C would not pass it on."""
+class MessageReceiver(Protocol):
+    """Receives messages as they are parsed. Its methods raise nothing: the parser in C would not pass it on."""
 
     def received(self, message: Any, size: int) -> None:
-        """A message (aiohttp's) of ``size`` bytes."""
+        """Handle a message (aiohttp's) of ``size`` bytes."""
 
     def broken(self, error: BaseException) -> None:
-        """What comes now is no websocket frame, or too large a one."""
+        """Handle the end of what can be parsed: no websocket frame, or one that is too large."""
 
     def pause_reading(self) -> None:
         """Read nothing more."""
 
     def resume_reading(self) -> None:
-        """Read on."""
+        """Read again."""
 
 
-class Broken:
-    """Stands behind what was read for what cannot be."""
+class Unreadable:
+    """Stands in the queue for bytes that could not be parsed. ``code``: of the close frame that answers them."""
 
     type = None
     data = b""
@@ -36,35 +36,35 @@ class Broken:
 
 
 class ReadQueue(WebSocketDataQueue):
-    """Where aiohttp's reader puts what it has read: into the hands of a websocket, or into a line behind those.
+    """The queue into which aiohttp's parser puts messages: passes them to a receiver, which may have them wait here.
 
-    The line is made when there is something for it, because an empty one takes as much memory as all the rest.
+    It is initialized when a message waits, because an empty queue takes as much memory as all else of a websocket.
     """
 
-    __slots__ = ("_made", "_taker")
+    __slots__ = ("_initialized", "_receiver")
 
-    def __init__(self, taker: Taker) -> None:
-        self._taker = taker
-        self._made = False
-        if not has_fields(self):  # the reader without C has no fields before that
-            self._make()
+    def __init__(self, receiver: MessageReceiver) -> None:
+        self._receiver = receiver
+        self._initialized = False
+        if not has_fields(self):
+            self._initialize()
 
     def feed_data(self, data: Any, size: int) -> None:
-        self._taker.received(data, size)
+        self._receiver.received(data, size)
 
     def set_exception(self, exc: BaseException, exc_cause: BaseException | None = None) -> None:
-        self._taker.broken(exc)
+        self._receiver.broken(exc)
 
     def put(self, message: Any, size: int) -> None:
         """Have a message wait."""
-        if not self._made:
-            self._make()
+        if not self._initialized:
+            self._initialize()
         super().feed_data(message, size)
 
     def empty(self) -> bool:
-        """Whether nothing waits."""
-        return not self._made or not has_messages(self)
+        """Return True if no message waits."""
+        return not self._initialized or not has_messages(self)
 
-    def _make(self) -> None:
-        self._made = True
-        super().__init__(self._taker, UNREAD_BYTES, loop=asyncio.get_running_loop())  # type: ignore[arg-type]
+    def _initialize(self) -> None:
+        self._initialized = True
+        super().__init__(self._receiver, UNREAD_BYTES, loop=asyncio.get_running_loop())  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Queue what waits for a client, and count its bytes and its age: the queue of an Engine.IO connection."""
+"""Queue packets for a client, and count their bytes and their age: the queue of an Engine.IO connection."""
 
 import asyncio
 from collections import deque
@@ -9,33 +9,33 @@ from engineio.packet import MESSAGE, NOOP, Packet
 
 PACKETS_PER_POLL = 16
 PACKET_BYTES = 256
-"""What a packet that waits takes besides its data."""
+"""Memory of a queued packet besides its data."""
 
 
-class _Gap:
-    """Stands at the end of a queue behind which nothing is sent any more."""
+class _Truncated:
+    """The last item of a queue to which no more packets are added."""
 
     data = None
 
 
-GAP = _Gap()
+TRUNCATED = _Truncated()
 
 
-class Flusher(Protocol):
-    """A websocket, where the client has one."""
+class QueueReader(Protocol):
+    """The websocket of a client that does not poll."""
 
-    def pump(self) -> None:
+    def send_queued(self) -> None:
         """Write what waits."""
 
 
-class Holder(Protocol):
-    """A connection of the network whose buffer holds bytes for a client that does not read."""
+class Abortable(Protocol):
+    """A network connection, whose buffer keeps bytes for a client that does not read."""
 
     def abort(self) -> None:
         """End it now, unread data included."""
 
 
-class Waiting(Packet):  # type: ignore[misc]  # untyped
+class QueuedMessage(Packet):  # type: ignore[misc]  # untyped
     """A message that waits, as bytes: as text it may take four times as much memory. ``data``: without its "4"."""
 
     def __init__(self, data: bytes) -> None:
@@ -43,83 +43,83 @@ class Waiting(Packet):  # type: ignore[misc]  # untyped
         self.data = data
 
     def frame(self) -> bytes:
-        """Return what a websocket carries."""
+        """Return the text frame of a websocket."""
         frame: bytes = b"4" + self.data
         return frame
 
     def encode(self, b64: bool = False) -> str:
-        """Return what a poll carries."""
+        """Return the packet in the answer to a poll."""
         return self.frame().decode()
 
 
-class Tally:
-    """Counts the bytes that wait for all clients of a gateway. ``over``: called when they are more than ``most``."""
+class UnreadTotal:
+    """Count the bytes that wait for all clients of a gateway. ``on_exceeded``: called when they exceed ``limit``."""
 
-    __slots__ = ("most", "over", "size")
+    __slots__ = ("limit", "on_exceeded", "size")
 
-    def __init__(self, most: int | None = None, over: Callable[[], None] | None = None) -> None:
+    def __init__(self, limit: int | None = None, on_exceeded: Callable[[], None] | None = None) -> None:
         self.size = 0
-        self.most = most
-        self.over = over
+        self.limit = limit
+        self.on_exceeded = on_exceeded
 
     def add(self, size: int) -> None:
-        """Count so many more bytes, or fewer."""
+        """Count ``size`` more bytes, or fewer if it is negative."""
         self.size += size
-        if size > 0 and self.most is not None and self.size > self.most and self.over is not None:
-            self.over()
+        if size > 0 and self.limit is not None and self.size > self.limit and self.on_exceeded is not None:
+            self.on_exceeded()
 
 
 class SendQueue:
-    """What waits for a client, and how much it is: as much of an ``asyncio.Queue`` as Engine.IO uses.
+    """Queue packets for one client, bounded by its callers: as much of an ``asyncio.Queue`` as Engine.IO uses.
 
     An ``asyncio.Queue`` has several deques, which is much for each idle client.
     """
 
     __slots__ = (
-        "_getter", "_joined", "_pings", "_read_at", "_released", "_taken", "_unfinished", "answered_at", "held",
-        "holder", "items", "size", "stalled_at", "tally", "websocket",
+        "_joined", "_last_read", "_packets_of_poll", "_pings", "_poll", "_polls_ended", "_unfinished", "buffered",
+        "buffered_by", "buffered_since", "items", "last_pong_at", "size", "total", "websocket",
     )  # fmt: skip
 
-    def __init__(self, tally: Tally | None = None) -> None:
-        self.tally = tally if tally is not None else Tally()
+    def __init__(self, total: UnreadTotal | None = None) -> None:
+        self.total = total if total is not None else UnreadTotal()
         self.size = 0
         """Bytes that wait here."""
-        self.held, self.stalled_at = 0, 0.0
+        self.buffered, self.buffered_since = 0, 0.0
         """Bytes in the buffer of a connection whose client does not read, and since when, in loop time."""
-        self.holder: Holder | None = None
+        self.buffered_by: Abortable | None = None
         """That connection."""
-        self._read_at = 0.0
+        self._last_read = 0.0
         """When the client last read a part of what waits, in loop time."""
         self._pings: list[int] | None = None
-        """Pings that have not been answered, by how many bytes of a websocket went before their end."""
-        self.answered_at: int | None = None
+        """Unanswered pings: each by its end in the bytes written to the websocket."""
+        self.last_pong_at: int | None = None
         """When the client last answered a ping, in ms since the epoch; ``None`` before that."""
-        self.websocket: Flusher | None = None
-        """Where it all goes; ``None`` while the client polls."""
+        self.websocket: QueueReader | None = None
+        """The websocket that sends the packets; ``None`` while the client polls."""
         self.items: deque[Any] | None = None
-        """What waits; ``None`` for nothing."""
-        self._taken = 0
+        """Queued packets; ``None`` for an empty queue."""
+        self._packets_of_poll = 0
         self._unfinished = 0
-        self._getter: asyncio.Future[bool] | None = None
-        """The poll that waits; ``False`` for one that another has taken the place of."""
+        self._poll: asyncio.Future[bool] | None = None
+        """The poll that waits; its result is ``False`` if another takes its place."""
         self._joined: asyncio.Event | None = None
-        self._released = False
+        self._polls_ended = False
         """True if polls do not wait."""
 
     def empty(self) -> bool:
-        """Return True if nothing waits that may be sent."""
-        return not self.items or self.items[0] is GAP
+        """Return True if no packet waits that may be sent."""
+        return not self.items or self.items[0] is TRUNCATED
 
-    def cut(self) -> None:
-        """Leave out all that would be added from now on, but for the end: what comes later must not follow a gap.
+    def truncate(self) -> None:
+        """Drop all packets that are added from now on, but for the end: no packet may follow a gap.
 
         A client that reads on gets what waits, and then nothing until its connection is closed. It resumes from there.
         """
         if self.items is None:
             self.items = deque()
-        if self.items and self.items[-1] is GAP:
+        if self.items and self.items[-1] is TRUNCATED:
             return
-        self.items.append(GAP)
+        self.items.append(TRUNCATED)
 
     async def put(self, item: Any) -> None:
         """Add a packet, or ``None`` for the end."""
@@ -129,7 +129,7 @@ class SendQueue:
         """Add a packet, or ``None`` for the end."""
         if self.items is None:
             self.items = deque()
-        if self.items and self.items[-1] is GAP:
+        if self.items and self.items[-1] is TRUNCATED:
             if item is not None:
                 return
             self.items.pop()
@@ -139,134 +139,137 @@ class SendQueue:
         self._unfinished += 1
         size = _size(item)
         self.size += size
-        self.tally.add(size)
+        self.total.add(size)
         if self.websocket is not None:
-            self.websocket.pump()
-        elif self._getter is not None and not self._getter.done():
-            self._getter.set_result(True)
+            self.websocket.send_queued()
+        elif self._poll is not None and not self._poll.done():
+            self._poll.set_result(True)
 
     async def get(self) -> Any:
-        """Wait for the first packet of a poll. One at a time waits: a later poll ends the one before, with nothing.
+        """Wait for the first packet of a poll. One poll waits at a time: a later one ends the one before, with a NOOP.
 
-        So a client whose connection broke gets what comes by the poll that it sent on the next one.
+        So a client whose connection broke gets packets by the poll that it sent on its next connection.
         """
         self._end_poll()
-        self._taken = 0
+        self._packets_of_poll = 0
         while self.empty():
-            if self._released:
+            if self._polls_ended:
                 return self._noop()
-            mine = self._getter = asyncio.get_running_loop().create_future()
+            mine = self._poll = asyncio.get_running_loop().create_future()
             try:
                 still_wanted = await mine
             finally:
-                if self._getter is mine:
-                    self._getter = None
-            if not still_wanted and not (self._released and not self.empty()):
+                if self._poll is mine:
+                    self._poll = None
+            if not still_wanted and not (self._polls_ended and not self.empty()):
                 return self._noop()
-            self._taken = 0
+            self._packets_of_poll = 0
         return self.get_nowait()
 
-    def release(self) -> None:
-        """End the poll that waits; later ones do not wait: the client goes elsewhere, or the connection is over."""
-        self._released = True
+    def end_polls(self) -> None:
+        """End the poll that waits; later ones do not wait: the client opens a websocket, or the connection ended."""
+        self._polls_ended = True
         self._end_poll()
 
-    def hold(self) -> None:
+    def resume_polls(self) -> None:
         """Let polls wait again: the client goes on polling."""
-        self._released = False
+        self._polls_ended = False
 
     def _end_poll(self) -> None:
-        if self._getter is not None and not self._getter.done():
-            self._getter.set_result(False)
+        if self._poll is not None and not self._poll.done():
+            self._poll.set_result(False)
 
     def _noop(self) -> Packet:
-        self._taken = PACKETS_PER_POLL
+        self._packets_of_poll = PACKETS_PER_POLL
         self._unfinished += 1  # it counts as taken, too
         return Packet(NOOP)
 
     def get_nowait(self) -> Any:
-        """The next packet of the poll; raises ``asyncio.QueueEmpty`` at its end.
+        """Return the next packet of the poll. Raises ``asyncio.QueueEmpty`` at its end.
 
         python-engineio's client reads 16 packets a poll and no more.
         """
-        if self.empty() or self._taken == PACKETS_PER_POLL:
+        if self.empty() or self._packets_of_poll == PACKETS_PER_POLL:
             raise asyncio.QueueEmpty
-        self._taken += 1
-        return self.take()
+        self._packets_of_poll += 1
+        return self.pop()
 
-    def take(self) -> Any:
-        """The next packet, which must be there."""
+    def pop(self) -> Any:
+        """Remove and return the next packet, which must be there."""
         assert self.items
         item = self.items.popleft()
         if self.items:
-            self._read_at = asyncio.get_running_loop().time()
+            self._last_read = asyncio.get_running_loop().time()
         else:
             self.items = None
         size = _size(item)
         self.size -= size
-        self.tally.add(-size)
+        self.total.add(-size)
         return item
 
-    # --- what its client does not read ------------------------------------------------------------------------------
+    # --- unread bytes -----------------------------------------------------------------------------------------------
 
     @property
     def unread(self) -> int:
         """Bytes that wait for the client, here and in the buffer of its connection."""
-        return self.size + self.held
+        return self.size + self.buffered
 
-    def stalls(self, holder: Holder, size: int) -> None:
-        """Note that a connection has ``size`` bytes in its buffer, until :meth:`moves`. An earlier one is ended."""
-        if self.holder is not None and self.holder is not holder:
-            self.holder.abort()
-        self.tally.add(size - self.held)
-        self.held, self.holder = size, holder
-        self.stalled_at = asyncio.get_running_loop().time()
+    def buffer_filled(self, connection: Abortable, size: int) -> None:
+        """Note that a connection has ``size`` bytes in its buffer, until it is drained. An earlier one is aborted."""
+        if self.buffered_by is not None and self.buffered_by is not connection:
+            self.buffered_by.abort()
+        self.total.add(size - self.buffered)
+        self.buffered, self.buffered_by = size, connection
+        self.buffered_since = asyncio.get_running_loop().time()
 
-    def moves(self, holder: Holder) -> None:
-        """Note that the client has read what was in the connection's buffer."""
-        if self.holder is holder:
-            self.tally.add(-self.held)
-            self.held, self.holder = 0, None
-            self._read_at = asyncio.get_running_loop().time()
+    def buffer_drained(self, connection: Abortable) -> None:
+        """Note that the client has read the bytes in a connection's buffer."""
+        if self.buffered_by is connection:
+            self.total.add(-self.buffered)
+            self.buffered, self.buffered_by = 0, None
+            self._last_read = asyncio.get_running_loop().time()
 
-    def oldest(self) -> float | None:
+    def oldest_since(self) -> float | None:
         """Return since when the oldest byte waits, in loop time; ``None`` if none does."""
-        first = self._first_at()
-        if self.holder is None:
+        first = self._first_since()
+        if self.buffered_by is None:
             return first
-        return self.stalled_at if first is None else min(first, self.stalled_at)
+        return self.buffered_since if first is None else min(first, self.buffered_since)
 
-    def stuck_since(self) -> float | None:
-        """Return since when the client has read nothing though something waits, in loop time; ``None`` if it reads."""
-        if self.holder is not None:
-            return self.stalled_at
-        first = self._first_at()
-        return None if first is None else max(first, self._read_at)
+    def stalled_since(self) -> float | None:
+        """Return since when the client has read nothing though bytes wait, in loop time; ``None`` if it reads."""
+        if self.buffered_by is not None:
+            return self.buffered_since
+        first = self._first_since()
+        return None if first is None else max(first, self._last_read)
 
-    def _first_at(self) -> float | None:
+    def _first_since(self) -> float | None:
         first = self.items[0] if self.items else None
-        return None if first is None or first is GAP else first.put_at
+        return None if first is None or first is TRUNCATED else first.put_at
 
     def discard(self) -> None:
-        """Let go of what waits: the connection is over."""
+        """Drop what waits: the connection has ended."""
         items, self.items = self.items or (), None
         for item in items:
-            if item is not GAP:
+            if item is not TRUNCATED:
                 self.task_done()
-        self.tally.add(-self.unread)
-        self.size = self.held = 0
-        self.holder = None
+        self.total.add(-self.unread)
+        self.size = self.buffered = 0
+        self.buffered_by = None
 
     # --- pings ------------------------------------------------------------------------------------------------------
 
-    def pinged(self, position: int = 0) -> None:
-        """Note that a ping is on its way. ``position``: bytes of a websocket up to its end; 0 for one that has left."""
+    def ping_sent(self, position: int = 0) -> None:
+        """Note a ping. ``position``: bytes written to the websocket up to its end; 0 for one that has left."""
         if self._pings is None:
             self._pings = []
         self._pings.append(position)
 
-    def ponged(self, left: int = 0) -> bool:
-        """Return True if a pong answers a ping. ``left``: bytes of a websocket that have left for its client."""
+    def pong_received(self, left: int = 0) -> bool:
+        """Return True if a pong answers a ping. ``left``: bytes that have left the websocket for its client.
+
+        Call it once for each pong.
+        """
         if self._pings is None or self._pings[0] > left:
             return False
         del self._pings[0]
@@ -274,8 +277,10 @@ class SendQueue:
             self._pings = None
         return True
 
+    # --- called by Engine.IO ----------------------------------------------------------------------------------------
+
     def task_done(self) -> None:
-        """A packet has been taken."""
+        """Note that a packet has been taken."""
         self._unfinished -= 1
         if not self._unfinished and self._joined is not None:
             self._joined.set()

@@ -14,7 +14,7 @@ import pytest
 
 from services.gateway.protocol import packets
 from services.gateway.transport import http_server
-from services.gateway.websocket import heartbeat
+from services.gateway.websocket import state
 from shared import subjects
 from shared.clock import now_ms
 from shared.nats.connection import Bus
@@ -416,7 +416,7 @@ async def test_pings_of_a_client_that_is_careful_are_answered(gateway: Start) ->
         asyncio.timeout(5),
     ):
         await ws.receive()
-        for n in range(heartbeat.CHATTER_MAX):
+        for n in range(state.CONTROL_FRAMES_MAX):
             await ws.ping(b"%d" % n)
             answer = await ws.receive()
             assert (answer.type, answer.data) == (aiohttp.WSMsgType.PONG, b"%d" % n)

@@ -15,7 +15,7 @@ import pytest_asyncio
 
 from services.gateway.settings import Settings
 from services.gateway.transport.sender import Sender
-from services.gateway.websocket.send_queue import Tally
+from services.gateway.websocket.send_queue import UnreadTotal
 from shared import subjects
 from shared.nats.connection import Bus
 from shared.observability.limit_hits import LimitHits
@@ -51,16 +51,16 @@ def sending(monkeypatch: pytest.MonkeyPatch) -> list[Sender]:
 
 
 @pytest.fixture
-def tally(monkeypatch: pytest.MonkeyPatch) -> list[Tally]:
+def total(monkeypatch: pytest.MonkeyPatch) -> list[UnreadTotal]:
     """The one of the gateway, once it has started."""
-    made: list[Tally] = []
-    init = Tally.__init__
+    made: list[UnreadTotal] = []
+    init = UnreadTotal.__init__
 
-    def note(self: Tally, *args: Any, **kwargs: Any) -> None:
+    def note(self: UnreadTotal, *args: Any, **kwargs: Any) -> None:
         made.append(self)
         init(self, *args, **kwargs)
 
-    monkeypatch.setattr(Tally, "__init__", note)
+    monkeypatch.setattr(UnreadTotal, "__init__", note)
     return made
 
 
@@ -153,7 +153,7 @@ async def test_a_byte_waits_no_longer_than_its_age(
     bus: Bus,
     hits: Counter[str],
     sending: list[Sender],
-    tally: list[Tally],
+    total: list[UnreadTotal],
 ) -> None:
     url = await gateway(unread_seconds=2, **LONG)
     client, other = await deaf(url, "bob"), await deaf(url, "carol")
@@ -165,7 +165,7 @@ async def test_a_byte_waits_no_longer_than_its_age(
     pongs.cancel()
     assert 1.5 < took < 5
     assert hits["unread_seconds"] == sending[0].broken["unread_seconds"] == 1
-    assert sending[0].unread() == (0, 0) and tally[0].size == 0
+    assert sending[0].unread() == (0, 0) and total[0].size == 0
     await other.expect(b'42["call:offer"')
     other.writer.write(frame(b'427["user:status",{"userId":"x"}]'))
     await other.expect(b"437[")
@@ -178,7 +178,7 @@ async def test_all_together_have_a_share(
     bus: Bus,
     hits: Counter[str],
     sending: list[Sender],
-    tally: list[Tally],
+    total: list[UnreadTotal],
 ) -> None:
     url = await gateway(unread_seconds=60, unread_total_mb=4, unread_max_kb=2048, **LONG)
     clients = [await deaf(url, f"deaf{n}") for n in range(4)]
@@ -204,7 +204,7 @@ async def test_all_together_have_a_share(
         await asyncio.sleep(0.1)
         most = max(most, sending[0].unread()[0])
     async with asyncio.timeout(10):
-        while tally[0].size > 4 * 2**20:
+        while total[0].size > 4 * 2**20:
             await asyncio.sleep(0.05)
     assert 0 < hits["unread_total"] == sending[0].broken["unread_total"] < 4, "no more than need be"
     assert not hits["unread"]
@@ -245,7 +245,7 @@ async def test_who_posts_pongs_and_does_not_poll_is_gone(
 
 
 async def test_who_polls_and_answers_pings_stays(
-    gateway: Start, services: Services, sending: list[Sender], tally: list[Tally]
+    gateway: Start, services: Services, sending: list[Sender], total: list[UnreadTotal]
 ) -> None:
     url = await gateway(unread_seconds=1, ping_interval_seconds=1, ping_timeout_seconds=1, **QUICK)
     async with aiohttp.ClientSession() as http:
@@ -255,7 +255,7 @@ async def test_who_polls_and_answers_pings_stays(
             for got in (await client.until("")).split("\x1e"):
                 if got == "2":
                     assert await client.post(b"3") == 200
-    assert services.verbs() == ["join"] and not sending[0].broken and tally[0].size == 0
+    assert services.verbs() == ["join"] and not sending[0].broken and total[0].size == 0
 
 
 async def test_what_waits_for_a_poll_has_an_age(
@@ -264,14 +264,14 @@ async def test_what_waits_for_a_poll_has_an_age(
     bus: Bus,
     hits: Counter[str],
     sending: list[Sender],
-    tally: list[Tally],
+    total: list[UnreadTotal],
 ) -> None:
     url = await gateway(unread_seconds=2, **LONG)
     async with aiohttp.ClientSession() as http:
         client, session = await _polling(http, url, services)
         fill(bus, session, 128)
         assert 1.5 < await lost(services, session, 8) < 5
-        assert hits["unread_seconds"] == 1 and tally[0].size == 0
+        assert hits["unread_seconds"] == 1 and total[0].size == 0
         async with http.get(client._url) as answer:
             assert answer.status == 400, "it is to connect anew"
 
@@ -299,7 +299,7 @@ async def test_answers_that_are_not_read_are_counted_and_have_an_age(
     bus: Bus,
     hits: Counter[str],
     sending: list[Sender],
-    tally: list[Tally],
+    total: list[UnreadTotal],
 ) -> None:
     """One at a time is kept: a client that polls again has given the answer before up."""
     url = await gateway(unread_seconds=2, **LONG)
@@ -309,10 +309,10 @@ async def test_answers_that_are_not_read_are_counted_and_have_an_age(
         await asyncio.sleep(0.2)
         async with _answers(url, client._url.removeprefix(url), 2) as readers:
             waits, clients = sending[0].unread()
-            assert clients == 1 and waits == tally[0].size
+            assert clients == 1 and waits == total[0].size
             assert 1024 * 1024 < waits < 2.2 * 1024 * 1024, "what waits, and the answer that is written now"
             await lost(services, session, 8)
-            assert hits["unread_seconds"] == 1 and tally[0].size == 0
+            assert hits["unread_seconds"] == 1 and total[0].size == 0
             for reader in readers:
                 reader._transport.resume_reading()  # type: ignore[attr-defined]
                 async with asyncio.timeout(5):

@@ -5,7 +5,13 @@ import asyncio
 import pytest
 from engineio.packet import MESSAGE, Packet
 
-from services.gateway.websocket.send_queue import PACKET_BYTES, PACKETS_PER_POLL, SendQueue, Tally, Waiting
+from services.gateway.websocket.send_queue import (
+    PACKET_BYTES,
+    PACKETS_PER_POLL,
+    QueuedMessage,
+    SendQueue,
+    UnreadTotal,
+)
 
 
 async def test_a_poll_gets_what_waits_in_order_and_not_too_much() -> None:
@@ -46,8 +52,8 @@ async def test_nothing_follows_a_gap() -> None:
     """A poll gets what waited before, and then nothing but the end."""
     queue = SendQueue()
     queue.put_nowait(Packet(MESSAGE, "before"))
-    queue.cut()
-    queue.cut()
+    queue.truncate()
+    queue.truncate()
     queue.put_nowait(Packet(MESSAGE, "behind"))
     assert (await queue.get()).data == "before"
     assert queue.empty() and queue.size == 0
@@ -71,73 +77,73 @@ class Buffer:
 
 
 async def test_bytes_are_counted_in_memory_not_in_characters() -> None:
-    tally = Tally()
-    one, other = SendQueue(tally), SendQueue(tally)
+    total = UnreadTotal()
+    one, other = SendQueue(total), SendQueue(total)
     text = "é🙂"
-    one.put_nowait(Waiting(text.encode()))
+    one.put_nowait(QueuedMessage(text.encode()))
     other.put_nowait(Packet(MESSAGE, "12"))
     assert (one.size, other.size) == (PACKET_BYTES + 6, PACKET_BYTES + 2)
-    assert tally.size == one.size + other.size
-    assert one.take().encode() == "4" + text
+    assert total.size == one.size + other.size
+    assert one.pop().encode() == "4" + text
     other.discard()
-    assert tally.size == one.size == other.size == 0 and other.empty()
+    assert total.size == one.size == other.size == 0 and other.empty()
     await asyncio.wait_for(other.join(), 1)
 
 
 async def test_more_than_the_share_is_told() -> None:
     told: list[int] = []
-    tally = Tally(2 * PACKET_BYTES, lambda: told.append(tally.size))
-    queue = SendQueue(tally)
-    queue.put_nowait(Waiting(b""))
-    queue.put_nowait(Waiting(b""))
+    total = UnreadTotal(2 * PACKET_BYTES, lambda: told.append(total.size))
+    queue = SendQueue(total)
+    queue.put_nowait(QueuedMessage(b""))
+    queue.put_nowait(QueuedMessage(b""))
     assert not told
-    queue.put_nowait(Waiting(b"1"))
+    queue.put_nowait(QueuedMessage(b"1"))
     assert told == [3 * PACKET_BYTES + 1]
-    queue.take()
+    queue.pop()
     assert len(told) == 1, "less is no news"
 
 
 async def test_an_answer_that_is_not_read_is_ended_by_the_next_one() -> None:
     queue, first, second = SendQueue(), Buffer(), Buffer()
-    queue.stalls(first, 1000)
-    assert queue.unread == queue.tally.size == 1000
-    queue.stalls(second, 300)
+    queue.buffer_filled(first, 1000)
+    assert queue.unread == queue.total.size == 1000
+    queue.buffer_filled(second, 300)
     assert first.aborted and not second.aborted
-    assert queue.unread == queue.tally.size == 300
-    queue.moves(first)
+    assert queue.unread == queue.total.size == 300
+    queue.buffer_drained(first)
     assert queue.unread == 300, "it holds nothing any more"
-    queue.moves(second)
-    assert queue.unread == queue.tally.size == 0
+    queue.buffer_drained(second)
+    assert queue.unread == queue.total.size == 0
 
 
 async def test_the_oldest_byte_and_when_the_client_read_last() -> None:
     queue, loop = SendQueue(), asyncio.get_running_loop()
-    assert queue.oldest() is None and queue.stuck_since() is None
+    assert queue.oldest_since() is None and queue.stalled_since() is None
     begun = loop.time()
-    queue.put_nowait(Waiting(b"1"))
-    queue.put_nowait(Waiting(b"2"))
+    queue.put_nowait(QueuedMessage(b"1"))
+    queue.put_nowait(QueuedMessage(b"2"))
     await asyncio.sleep(0.02)
-    queue.put_nowait(Waiting(b"3"))
-    oldest, stuck = queue.oldest(), queue.stuck_since()
+    queue.put_nowait(QueuedMessage(b"3"))
+    oldest, stuck = queue.oldest_since(), queue.stalled_since()
     assert oldest is not None and oldest == stuck and oldest - begun < 0.01
-    queue.take()
-    assert queue.oldest() is not None and queue.oldest() - begun < 0.01  # type: ignore[operator]
-    stuck = queue.stuck_since()
+    queue.pop()
+    assert queue.oldest_since() is not None and queue.oldest_since() - begun < 0.01  # type: ignore[operator]
+    stuck = queue.stalled_since()
     assert stuck is not None and stuck - begun >= 0.02, "it has read just now"
-    queue.take()
-    assert queue.oldest() - begun >= 0.02  # type: ignore[operator]
-    queue.take()
-    assert queue.oldest() is None and queue.stuck_since() is None
-    queue.cut()
-    assert queue.oldest() is None, "nothing waits before the gap"
+    queue.pop()
+    assert queue.oldest_since() - begun >= 0.02  # type: ignore[operator]
+    queue.pop()
+    assert queue.oldest_since() is None and queue.stalled_since() is None
+    queue.truncate()
+    assert queue.oldest_since() is None, "nothing waits before the gap"
 
 
 def test_each_pong_answers_one_ping() -> None:
     queue = SendQueue()
-    assert not queue.ponged()
-    queue.pinged()
-    queue.pinged(100)
-    assert queue.ponged()
-    assert not queue.ponged(99)
-    assert queue.ponged(100)
-    assert not queue.ponged(100)
+    assert not queue.pong_received()
+    queue.ping_sent()
+    queue.ping_sent(100)
+    assert queue.pong_received()
+    assert not queue.pong_received(99)
+    assert queue.pong_received(100)
+    assert not queue.pong_received(100)

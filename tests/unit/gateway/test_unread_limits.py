@@ -9,7 +9,7 @@ import pytest_asyncio
 
 from services.gateway.transport.unread_limits import UnreadLimits
 from services.gateway.transport.unread_limits import __name__ as module
-from services.gateway.websocket.send_queue import PACKET_BYTES, SendQueue, Tally, Waiting
+from services.gateway.websocket.send_queue import PACKET_BYTES, QueuedMessage, SendQueue, UnreadTotal
 
 READS = 0.05
 EACH = 1000
@@ -20,16 +20,16 @@ class Crowd:
     """Clients of a gateway. ``broken``: those whose connections were broken, in order, and for which limit."""
 
     def __init__(self, *, most: int | None = None, seconds: float = 60.0) -> None:
-        self.tally = Tally(most)
+        self.total = UnreadTotal(most)
         self.connections: dict[str, Any] = {}
         self.broken: list[tuple[str, str]] = []
-        self.limits = UnreadLimits(self.connections, self.tally, self._break_off, seconds=seconds)
+        self.limits = UnreadLimits(self.connections, self.total, self._break_off, seconds=seconds)
 
     def client(self, name: str, messages: int = 0) -> SendQueue:
-        queue = SendQueue(self.tally)
+        queue = SendQueue(self.total)
         self.connections[name] = SimpleNamespace(queue=queue)
         for _ in range(messages):
-            queue.put_nowait(Waiting(b"x" * (EACH - PACKET_BYTES)))
+            queue.put_nowait(QueuedMessage(b"x" * (EACH - PACKET_BYTES)))
         return queue
 
     def _break_off(self, eio_sid: str, limit: str) -> None:
@@ -77,8 +77,8 @@ async def test_what_waits_has_an_age() -> None:
     reads = crowd.client("reads", 1)
     for _ in range(8):
         await passes(0.02)
-        reads.put_nowait(Waiting(b""))
-        reads.take()
+        reads.put_nowait(QueuedMessage(b""))
+        reads.pop()
     assert crowd.broken == [("deaf", "unread_seconds")]
     await crowd.limits.stop()
 
@@ -88,7 +88,7 @@ async def test_within_the_share_nobody_is_broken() -> None:
     for name in ("one", "other"):
         crowd.client(name, 5)
     await passes(3 * READS)
-    assert crowd.tally.size == 10 * EACH and not crowd.broken
+    assert crowd.total.size == 10 * EACH and not crowd.broken
 
 
 async def test_those_that_hold_most_make_room_of_equal_ones_the_oldest() -> None:
@@ -101,7 +101,7 @@ async def test_those_that_hold_most_make_room_of_equal_ones_the_oldest() -> None
     crowd.client("fresh", 7)
     await passes(READS / 2)
     assert crowd.broken == [("older", "unread_total"), ("newer", "unread_total")]
-    assert crowd.tally.size == 8 * EACH
+    assert crowd.total.size == 8 * EACH
 
 
 async def test_a_client_that_reads_is_never_broken_for_the_share() -> None:
@@ -110,11 +110,11 @@ async def test_a_client_that_reads_is_never_broken_for_the_share() -> None:
     crowd.client("deaf", 1)
     for _ in range(30):
         await passes(READS / 5)
-        reads.put_nowait(reads.take())
+        reads.put_nowait(reads.pop())
         assert reads.size == 50 * EACH
     assert crowd.broken == [("deaf", "unread_total")]
     await passes(3 * READS)  # it stops reading, and nothing more comes
-    assert crowd.broken[1:] == [("reads", "unread_total")] and crowd.tally.size == 0
+    assert crowd.broken[1:] == [("reads", "unread_total")] and crowd.total.size == 0
 
 
 async def test_nothing_is_tried_after_the_end() -> None:
