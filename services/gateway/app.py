@@ -34,7 +34,7 @@ from services.gateway.transport.drain import drain
 from services.gateway.transport.host_check import host_check
 from services.gateway.transport.http_server import HttpServer
 from services.gateway.transport.origin_check import OriginAllowed, cors, origin_check
-from services.gateway.transport.socketio_server import PATH, SocketIOServer
+from services.gateway.transport.socketio_server import PATH, SocketIOOptions, SocketIOServer
 from shared import subjects
 from shared.clock import now_ms
 from shared.messaging.membership import Beacon, Membership
@@ -77,24 +77,26 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         rates = RateLimiter(settings, hits)
         limits = settings.connection_limits() if settings.rate_limit else None
         connections = ConnectionLimits(
-            settings.trusted_proxies, limits, lambda eio_sid: transport.closing.drop(eio_sid), hits
+            settings.trusted_proxies, limits, lambda eio_sid: transport.closer.drop(eio_sid), hits
         )
         origin_allowed = origin_check(settings.client_url)
         host_allowed = host_check(settings.host, settings.allowed_hosts)
         transport = SocketIOServer(
+            SocketIOOptions(
+                ping_interval=settings.ping_interval_seconds,
+                ping_timeout=settings.ping_timeout_seconds,
+                max_frame=settings.max_frame_kb * 1024,
+                json_depth=settings.json_depth_max,
+                unread_max=settings.unread_max_kb * 1024,
+                unread_seconds=settings.unread_seconds,
+                unread_total=settings.unread_total_mb * 2**20,
+            ),
             origin_allowed=origin_allowed,
             host_allowed=host_allowed,
-            ping_interval=settings.ping_interval_seconds,
-            ping_timeout=settings.ping_timeout_seconds,
-            max_frame=settings.max_frame_kb * 1024,
-            unread_max=settings.unread_max_kb * 1024,
-            unread_seconds=settings.unread_seconds,
-            unread_total=settings.unread_total_mb * 2**20,
-            depth=settings.json_depth_max,
             connections=connections,
             hits=hits,
         )
-        replies = Responder(transport.sending)
+        replies = Responder(transport.sender)
         services = RpcClient(bus, timeout=settings.request_timeout_seconds)
         heard = ReceiveOrder()
         relays = RelayService(
@@ -148,7 +150,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             relays,
             RelayFastPath(registry, relays, replies, settings.sizes()),
             calls,
-            QueryEvents(services, replies, transport.sending, ice_servers),
+            QueryEvents(services, replies, transport.sender, ice_servers),
             join_service,
             auth,
             StrikeCounter(settings.strikes_max, clock, step=0.05 if limits else 0, longest=0.5, free=5),
@@ -237,7 +239,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             await join_timeout.stop()
             await auth.stop()
             hits.stop()
-            await transport.closing.all()
+            await transport.closer.close_all()
             await transport.shutdown()
             await retrier.drain(STOP_SECONDS)
             await lease.stop()

@@ -178,7 +178,7 @@ class Dispatcher:
         if strikes.strike(eio_sid):
             self._hits.hit(limit)
             log.info("closing a connection", connection=eio_sid, limit=limit)
-            self._transport.close_soon(eio_sid)
+            self._transport.closer.close_soon(eio_sid)
         elif pause := strikes.pause(eio_sid):
             await asyncio.sleep(pause)
 

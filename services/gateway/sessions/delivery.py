@@ -46,7 +46,7 @@ class Delivery:
         self._bus = bus
         self._registry = registry
         self._transport = transport
-        self._sending = transport.sending
+        self._sender = transport.sender
         self._resuming = resuming
         self._heard = heard
 
@@ -126,7 +126,7 @@ class Delivery:
                 if not socket.overtaken or seq_of(payload) > socket.overtaken:
                     self._tell(socket, event, written)
             else:
-                self._sending.send_event(socket.eio_sid, event, written)
+                self._sender.send_event(socket.eio_sid, event, written)
         if reply and subjects.receipt_wanted(reply) and self._bus.connected:
             self._bus.publish(reply)
 
@@ -138,9 +138,9 @@ class Delivery:
             socket.calls.clear()
             socket.untold = False
             if event in RINGING:
-                self._sending.send_ringing(socket.eio_sid, event, payload)
+                self._sender.send_ringing(socket.eio_sid, event, payload)
                 return
-        self._sending.send_event(socket.eio_sid, event, payload)
+        self._sender.send_event(socket.eio_sid, event, payload)
 
     async def replay(self, socket: Socket, recovery: ResumingSession, missed: Missed) -> None:
         """Write what a session missed, then what came meanwhile, and from then on everything as it comes."""
@@ -158,7 +158,7 @@ class Delivery:
         for letter in missed.missed:
             recovery.first(letter.payload)
             if payload := self._heard.take(socket, letter.event, letter.payload):
-                await self._sending.let_read(socket.eio_sid)
+                await self._sender.wait_until_read(socket.eio_sid)
                 self._tell(socket, letter.event, payload)
         held = self._early.pop(socket.session or "", [])
         while held or recovery.held:
@@ -169,7 +169,7 @@ class Delivery:
         self._resuming.finish(recovery)
         if recovery.overflown:
             log.warning("too much came while a session was recovered: closing it", session=recovery.session)
-            self._transport.close_soon(socket.eio_sid)
+            self._transport.closer.close_soon(socket.eio_sid)
 
     # --- orders -----------------------------------------------------------------------------------------------------
 
@@ -201,10 +201,10 @@ class Delivery:
             await msg.respond(subjects.GONE)
             return
         if what == subjects.LIVES:
-            good = await self._sending.lives(socket.eio_sid, seconds)
+            good = await self._sender.answers_ping(socket.eio_sid, seconds)
         else:
             good = await self._has_heard(socket, session, seconds)
-        since = self._sending.answered_at(socket.eio_sid)
+        since = self._sender.last_pong_at(socket.eio_sid)
         if self._bus.connected:
             await msg.respond(subjects.YES if good else str(since or "").encode())
 
@@ -214,14 +214,14 @@ class Delivery:
         It has that many seconds from the ping on.
         """
         now = asyncio.get_running_loop().time
-        until = (self._sending.asked_at(socket.eio_sid) or now()) + seconds
+        until = (self._sender.confirmation_requested_at(socket.eio_sid) or now()) + seconds
         while not socket.gone:
-            if socket.session == session and not self._sending.unheard(socket.eio_sid):
+            if socket.session == session and not self._sender.unconfirmed(socket.eio_sid):
                 return True
             if now() >= until:
                 return False
             await asyncio.sleep(LOOK_SECONDS)
-        return socket.session == session and not self._sending.unheard(socket.eio_sid)
+        return socket.session == session and not self._sender.unconfirmed(socket.eio_sid)
 
     async def replaced(self, socket: Socket, session: str | None = None) -> None:
         """Another socket speaks for the session of this one now: it is told, and goes.
@@ -232,6 +232,6 @@ class Delivery:
         log.info("replaced", user=socket.user, session=session)
         told = client.SessionOver(session_id=session).dump()
         self._registry.release(socket)
-        self._sending.send_event(socket.eio_sid, Event.REPLACED, told)
+        self._sender.send_event(socket.eio_sid, Event.REPLACED, told)
         await self._transport.disconnect(socket.sid)
-        self._transport.close_soon(socket.eio_sid)
+        self._transport.closer.close_soon(socket.eio_sid)

@@ -256,10 +256,10 @@ class JoinService:
             call=_current(held),
         )
         told = b'%b,"seq":%d}' % (joined.dump()[:-1], seq)
-        self._transport.send_event(socket.eio_sid, Event.JOINED, told)
+        self._transport.sender.send_event(socket.eio_sid, Event.JOINED, told)
         self._replies.ok_with(asked, told)
         if reply.resumed or reply.continued:
-            self._transport.ask(socket.eio_sid)
+            self._transport.sender.request_confirmation(socket.eio_sid)
 
     async def _attach(
         self, socket: Socket, user: str, reply: presence.JoinReply, *, resumed: bool | None = None
@@ -299,7 +299,7 @@ class JoinService:
             raise NotAuthenticated  # nobody hears it
         refreshed = client.Refreshed(token_seconds=self._auth.seconds_left(socket.sid))
         fields = refreshed.model_dump(by_alias=True, exclude_none=True)
-        self._transport.send_event(socket.eio_sid, Event.REFRESH, dumps(fields))
+        self._transport.sender.send_event(socket.eio_sid, Event.REFRESH, dumps(fields))
         self._replies.ok(asked, **fields)
 
     # --- out ------------------------------------------------------------------------------------------------------
@@ -319,7 +319,7 @@ class JoinService:
         """The transport of a socket broke; its session, also one that it does not know of yet, begins its grace."""
         user = socket.user or socket.claims
         assert user is not None
-        unheard = socket.session is None or self._transport.unheard(socket.eio_sid)
+        unheard = socket.session is None or self._transport.sender.unconfirmed(socket.eio_sid)
         self._lose(user, socket.session, socket.sid, unheard=unheard)
 
     def _lose(self, user: str, session: str | None, sid: str, *, unheard: bool) -> None:
@@ -342,8 +342,8 @@ class JoinService:
         self.leave(socket, reason="connection_lost")
         told = client.SessionOver(session_id=socket.session).dump()
         self._registry.release(socket)
-        self._transport.send_event(socket.eio_sid, Event.EXPIRED, told)
-        self._transport.close_soon(socket.eio_sid)
+        self._transport.sender.send_event(socket.eio_sid, Event.EXPIRED, told)
+        self._transport.closer.close_soon(socket.eio_sid)
 
     # --- who asks -------------------------------------------------------------------------------------------------
 

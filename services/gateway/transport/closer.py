@@ -1,65 +1,86 @@
-"""Ending connections: at once, or once their clients could read why."""
+"""Close Engine.IO connections: at once, or once their clients could read why."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 from services.gateway.compat.engineio_compat import Connection, Server
 from services.gateway.websocket.connection import CLOSE_SECONDS, WebSocket
 from services.gateway.websocket.send_queue import SendQueue
 
+_CHECK_SECONDS = 0.05
+
 
 class Closer:
-    """Closes connections of Engine.IO (``eio``). ``owes``: whether an answer to a client is still to come."""
+    """Close connections of an Engine.IO server. ``reply_pending``: True if a reply to a client is still to be sent."""
 
     def __init__(
-        self, eio: Server, websockets: dict[str, WebSocket], owes: Callable[[str], Awaitable[bool]]
+        self,
+        eio: Server,
+        websockets: dict[str, WebSocket],
+        reply_pending: Callable[[str], Awaitable[bool]],
     ) -> None:
         self._eio = eio
         self._websockets = websockets
-        self._owes = owes
-        self._closing: set[asyncio.Task[None]] = set()
-        self.doomed: set[str] = set()
-        """Connections of which nothing more is heard."""
+        self._reply_pending = reply_pending
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.closing: set[str] = set()
+        """Connections whose frames are ignored from now on."""
 
-    def soon(self, eio_sid: str) -> None:
-        """Hear nothing more from a connection, and close it once its client could read what was sent to it.
+    def close_soon(self, eio_sid: str) -> None:
+        """Ignore what a client sends from now on, and close its connection once it could read what was sent to it.
 
-        What the client had sent before is answered first.
+        Replies to its earlier frames are sent first. It takes :data:`CLOSE_SECONDS` at most.
         """
-        if eio_sid not in self.doomed:
-            self.doomed.add(eio_sid)
-            task = asyncio.create_task(self._close_when_read(eio_sid))
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+        if eio_sid not in self.closing:
+            self.closing.add(eio_sid)
+            self._start(self._close_when_read(eio_sid))
 
     def drop(self, eio_sid: str) -> None:
-        """Hear nothing more from a connection, and close it without waiting for its client."""
-        if eio_sid not in self.doomed and eio_sid in self._eio.sockets:
-            self.doomed.add(eio_sid)
-            task = asyncio.create_task(self.now(eio_sid))
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+        """Ignore what a client sends from now on, and close its connection without waiting until it has read."""
+        if eio_sid not in self.closing and eio_sid in self._eio.sockets:
+            self.closing.add(eio_sid)
+            self._start(self.close(eio_sid))
 
-    def break_off(self, eio_sid: str) -> None:
-        """End a connection at once, without a word, and let go of what waits for its client, who may resume."""
+    def abort(self, eio_sid: str) -> None:
+        """End a connection at once, without a message, and drop what waits for its client, which may resume."""
         connection = self._eio.sockets.get(eio_sid)
         if connection is None:
             return
         queue: SendQueue = connection.queue
-        holder = queue.buffered_by
+        buffered_by = queue.buffered_by
         queue.discard()
-        queue.truncate()  # what comes until it is over does not wait
-        if holder is not None:
-            holder.abort()
+        queue.truncate()  # packets that are added until the connection has ended do not wait
+        if buffered_by is not None:
+            buffered_by.abort()
         if (websocket := self._websockets.get(eio_sid)) is not None:
             websocket.abort()
         if not connection.upgraded:
-            task = asyncio.create_task(self._end(connection))
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+            self._start(self._end_polling(connection))
 
-    async def _end(self, connection: Connection) -> None:
-        """End a connection of a client that polls."""
+    async def close(self, eio_sid: str) -> None:
+        """Close a connection, even if its client does not read. Takes :data:`CLOSE_SECONDS` at most."""
+        connection = self._eio.sockets.pop(eio_sid, None)
+        if connection is None:
+            return
+        websocket = self._websockets.get(eio_sid)
+        # Engine.IO's own way waits, without a limit, until the client has read everything.
+        await connection.close(wait=False, reason=self._eio.reason.SERVER_DISCONNECT)
+        connection.queue.put_nowait(None)  # the end, at which the websocket sends its close frame
+        if websocket is not None and not await websocket.wait_closed(CLOSE_SECONDS):
+            websocket.abort()
+
+    async def close_all(self) -> None:
+        """Close every connection."""
+        await asyncio.gather(*(self.close(eio_sid) for eio_sid in list(self._eio.sockets)))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _end_polling(self, connection: Connection) -> None:
+        """End the connection of a client that polls."""
         await connection.close(wait=False, abort=True, reason=self._eio.reason.TRANSPORT_ERROR)
         if self._eio.sockets.get(connection.sid) is connection:
             del self._eio.sockets[connection.sid]
@@ -69,24 +90,8 @@ class Closer:
         loop = asyncio.get_running_loop()
         until = loop.time() + CLOSE_SECONDS
         while connection is not None and not connection.closed and loop.time() < until:
-            await asyncio.sleep(0.05)
-            owes = await self._owes(eio_sid)
-            if connection.queue.empty() and connection.upgraded and not owes:
+            await asyncio.sleep(_CHECK_SECONDS)
+            pending = await self._reply_pending(eio_sid)
+            if connection.queue.empty() and connection.upgraded and not pending:
                 break
-        await self.now(eio_sid)
-
-    async def now(self, eio_sid: str) -> None:
-        """Close a connection, whether its client reads or not."""
-        connection = self._eio.sockets.pop(eio_sid, None)
-        if connection is None:
-            return
-        websocket = self._websockets.get(eio_sid)
-        # Engine.IO's own way waits, without a limit, until the client has read everything.
-        await connection.close(wait=False, reason=self._eio.reason.SERVER_DISCONNECT)
-        connection.queue.put_nowait(None)  # ends its writer, which closes the websocket
-        if websocket is not None and not await websocket.wait_closed(CLOSE_SECONDS):
-            websocket.abort()
-
-    async def all(self) -> None:
-        """Close every connection."""
-        await asyncio.gather(*(self.now(eio_sid) for eio_sid in list(self._eio.sockets)))
+        await self.close(eio_sid)

@@ -1,4 +1,4 @@
-"""The demo page: its files, read once, and the headers that let it run nothing but them."""
+"""Serve the demo page from files that are read once, with headers that let it run no other code."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from shared.observability import logs
 log = logs.get(__name__)
 
 FOLDER = Path(__file__).resolve().parents[3] / "web" / "page" / "dist"
-"""Where `make page` puts it."""
+"""The output of `make page`."""
 INDEX = "index.html"
 NOT_BUILT = "The page is not built: run `make page`.\n"
 
@@ -37,12 +37,12 @@ HEADERS = {
 
 
 def built(folder: Path = FOLDER) -> bool:
-    """Whether there is a page to serve."""
+    """Return True if the page is built."""
     return (folder / INDEX).is_file()
 
 
 def add_routes(app: web.Application, folder: Path = FOLDER) -> None:
-    """Serve the page at ``/`` and its files under ``/page/``; where it is not built, say so there."""
+    """Serve the page at ``/`` and its files under ``/page/``; answer 404 with the reason if it is not built."""
     if not built(folder):
         log.warning("the page is not built", folder=str(folder))
     files = {path.name: path.read_bytes() for path in folder.glob("*") if path.suffix in _TYPES}

@@ -1,4 +1,4 @@
-"""Sending the clients of this gateway away, spread over a time, because it is to stop."""
+"""Close the connections of a gateway that is to stop, spread over a time."""
 
 import asyncio
 import math
@@ -12,31 +12,31 @@ from shared.observability import logs
 
 log = logs.get(__name__)
 
-_LOOK_SECONDS = 0.05
+_CHECK_SECONDS = 0.05
 SHARE = 0.8
-"""The part of the time in which clients are sent away; the rest is for the last ones to go."""
+"""The part of the time in which connections are closed; the rest is for the last clients to read."""
 
 
-async def drain(transport: SocketIOServer, seconds: float) -> None:
-    """Tell every client when it will be sent away, and send it away then; returns when all are gone or time is up.
+async def drain(server: SocketIOServer, seconds: float) -> None:
+    """Notify every client when its connection will be closed, and close it then. Return once all are closed.
 
-    Who goes last has as long as any other to be answered, so it may take :data:`CLOSE_SECONDS` more.
-    Nothing more is read from a client that is sent away, and what was read is answered first. Its transport is closed
-    without a Socket.IO disconnect, so that client libraries connect again by themselves.
+    It takes ``seconds``, and at most :data:`CLOSE_SECONDS` more, so that the last clients get their replies too.
+    A client's frames are ignored once it is being closed, and earlier ones are answered first. No Socket.IO
+    disconnect is sent, so that client libraries connect again by themselves.
     """
-    connections = list(transport.eio.sockets)
+    connections = list(server.eio.sockets)
     random.shuffle(connections)
     loop = asyncio.get_running_loop()
     begun, until = loop.time(), loop.time() + seconds
-    turns = [seconds * SHARE * (n + 0.5) / len(connections) for n in range(len(connections))]
+    delays = [seconds * SHARE * (n + 0.5) / len(connections) for n in range(len(connections))]
     log.info("draining", connections=len(connections), seconds=seconds)
-    for connection, turn in zip(connections, turns, strict=True):
-        told = Draining(deadline_seconds=math.ceil(seconds), reconnect_after_ms=int(turn * 1000))
-        transport.send_event(connection, Event.DRAINING, dumps(told.model_dump(by_alias=True)))
-    for connection, turn in zip(connections, turns, strict=True):
-        await asyncio.sleep(max(0.0, begun + turn - loop.time()))
-        transport.close_soon(connection)
+    for connection, delay in zip(connections, delays, strict=True):
+        notice = Draining(deadline_seconds=math.ceil(seconds), reconnect_after_ms=int(delay * 1000))
+        server.sender.send_event(connection, Event.DRAINING, dumps(notice.model_dump(by_alias=True)))
+    for connection, delay in zip(connections, delays, strict=True):
+        await asyncio.sleep(max(0.0, begun + delay - loop.time()))
+        server.closer.close_soon(connection)
     until += min(seconds, CLOSE_SECONDS)
-    while transport.eio.sockets and loop.time() < until:
-        await asyncio.sleep(_LOOK_SECONDS)
-    log.info("drained", connections_left=len(transport.eio.sockets))
+    while server.eio.sockets and loop.time() < until:
+        await asyncio.sleep(_CHECK_SECONDS)
+    log.info("drained", connections_left=len(server.eio.sockets))

@@ -1,4 +1,4 @@
-"""The ``Host`` header of requests: the names by which a gateway may be reached.
+"""Check the ``Host`` header of requests against the names by which a gateway may be reached.
 
 DNS rebinding makes a web page's own name lead to a gateway on loopback. ``Origin`` and ``Host`` agree then, so that
 the origin check lets the page in; its name in ``Host`` gives it away.

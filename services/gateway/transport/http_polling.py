@@ -1,4 +1,4 @@
-"""HTTP requests of Engine.IO: handshakes, polls, posted bodies, and upgrades to a websocket."""
+"""Answer HTTP requests to Engine.IO: handshakes, polls, posted bodies, and upgrades to a websocket."""
 
 import asyncio
 import contextlib
@@ -25,13 +25,13 @@ from shared.observability.limit_hits import LimitHits
 
 log = logs.get(__name__)
 
-POLLS_LOOK_SECONDS = 1.0
+PING_CHECK_SECONDS = 1.0
 BODY_SECONDS = 10.0
-"""How long a polling request may take to bring its body."""
+"""How long the body of a polling request may take to arrive."""
 ANSWER_MAX = 128 * 1024
-"""Characters of an answer that is kept in case its poll comes again."""
+"""Characters of an answer that is kept in case its poll is repeated."""
 WAITING_MAX = 8_192
-"""Connections that may wait to be let in."""
+"""Handshakes that may wait for admission."""
 
 UNKNOWN_TRANSPORT = 0, "Transport unknown"
 UNKNOWN_SESSION = 1, "Session ID unknown"
@@ -60,7 +60,7 @@ class PollingServer(Protocol):
     def count_aborted(self, reason: str) -> None:
         """Count a connection that is aborted without a message to its client."""
 
-    def break_off(self, eio_sid: str, limit: str) -> None:
+    def abort(self, eio_sid: str, limit: str) -> None:
         """Abort the connection of a client that has exceeded a limit of unread bytes."""
 
     def frame_too_large(self) -> None:
@@ -68,7 +68,7 @@ class PollingServer(Protocol):
 
 
 class HttpPolling:
-    """Answers every request to Engine.IO (``eio``); its own code serves handshakes only.
+    """Answer every request to an Engine.IO server, whose own code serves handshakes only.
 
     ``upgrade``: the application of a connection's websocket, called with an environment. ``unread_seconds``: how long
     a client may take to read an answer.
@@ -96,19 +96,19 @@ class HttpPolling:
         self._unread_seconds = unread_seconds
         self._gate = TickGate(WAITING_MAX)
         self._posting: dict[str, asyncio.Event] = {}
-        """Connections whose client is sending a polling request; set when it is done with."""
+        """Connection → set once the body that its client is posting is handled."""
         self._answers: dict[str, _Answer] = {}
-        """Connection → its last poll and the answer, for as long as its client polls."""
+        """Connection → its last poll and the answer, while its client polls."""
         self._bodies: dict[str, tuple[str, int]] = {}
-        """Connection → key and hash of the body that was handled last, for as long."""
+        """Connection → key and hash of the body that was handled last, while its client polls."""
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Look after clients that poll, from now on; websockets look after themselves."""
-        self._task = asyncio.create_task(self._look_after(), name="polls")
+        """Check clients that poll from now on; websockets check theirs."""
+        self._task = asyncio.create_task(self._check_pings(), name="polls")
 
     async def stop(self) -> None:
-        """Stop that."""
+        """Check them no more."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -119,14 +119,14 @@ class HttpPolling:
             await posting.wait()
 
     def forget(self, eio_sid: str) -> None:
-        """Let go of what is kept for a connection: it does not poll any more."""
+        """Discard what is kept for a connection: its client does not poll any more."""
         self._answers.pop(eio_sid, None)
         self._bodies.pop(eio_sid, None)
 
-    async def _look_after(self) -> None:
+    async def _check_pings(self) -> None:
         """Close connections of clients that do not answer pings."""
         while True:
-            await asyncio.sleep(POLLS_LOOK_SECONDS)
+            await asyncio.sleep(PING_CHECK_SECONDS)
             for eio_sid, connection in list(self._eio.sockets.items()):
                 if connection.closed:
                     self._eio.sockets.pop(eio_sid, None)
@@ -151,7 +151,7 @@ class HttpPolling:
         if request.method not in ("GET", "POST"):
             raise web.HTTPMethodNotAllowed(request.method, ("GET", "POST", "OPTIONS"))
         query = parse_qs(request.query_string)
-        # The first value counts, and an empty one is none: the same for limits and for Engine.IO.
+        # The first value counts, and an empty one is none, for limits as for Engine.IO.
         eio_sid = query.get("sid", [None])[0]
         transport = query.get("transport", ["polling"])[0]
         if transport not in ("polling", "websocket"):
@@ -196,7 +196,7 @@ class HttpPolling:
     async def _poll(
         self, request: web.Request, eio_sid: str, connection: Connection, key: str
     ) -> web.StreamResponse:
-        """Answer with what waits, or comes. ``key``: of this poll and no other; "" for none.
+        """Answer a poll with the packets that wait, or the next ones. ``key``: of this poll and no other; "" for none.
 
         HTTP clients, browsers too, send a GET again by themselves if their connection breaks before the answer. Then
         the answer is sent again, once: else what is in it would be lost in a connection that goes on.
@@ -207,7 +207,7 @@ class HttpPolling:
             return await self._write(request, eio_sid, connection, last, last.payload)
         try:
             waiting = await connection.poll()
-        except QueueEmpty:  # it has not even been asked for a sign of life in all that time
+        except QueueEmpty:  # not even a ping was sent in all that time
             await connection.close(wait=False, reason=self._eio.reason.TRANSPORT_ERROR)
             raise _refused(UNKNOWN_SESSION) from None
         payload: str = Payload(packets=waiting or [Packet(CLOSE)]).encode()
@@ -235,9 +235,9 @@ class HttpPolling:
                 await response.write_eof()
         except TimeoutError:
             transport.abort()
-            self._server.break_off(eio_sid, "unread_seconds")
+            self._server.abort(eio_sid, "unread_seconds")
         except ConnectionError:
-            pass  # aiohttp notices, too
+            pass  # aiohttp ends the request
         else:
             for _ in range(answer.pings):
                 queue.ping_sent()
@@ -249,12 +249,12 @@ class HttpPolling:
     async def _post(
         self, request: web.Request, eio_sid: str, connection: Connection, key: str
     ) -> web.Response:
-        """Handle one body at a time: two would pass by the pauses, and each other.
+        """Handle one body at a time: two would evade the delays of refusals, and overtake each other.
 
-        A body that an HTTP client sends again by itself, with the same ``key``, is handled once.
+        A body that an HTTP client repeats by itself, with the same ``key``, is handled once.
         """
         if (posting := self._posting.get(eio_sid)) is not None:
-            # A client whose poll failed posts its close packet meanwhile; what it posted before is handled first.
+            # A client whose poll failed posts its close packet meanwhile; its earlier body is handled first.
             again = key and self._bodies.get(eio_sid, ("",))[0] == key and await self._body(request)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(BODY_SECONDS):
@@ -280,9 +280,9 @@ class HttpPolling:
         return web.Response(text="OK")
 
     async def _take(self, eio_sid: str, connection: Connection, frames: list[str]) -> bool:
-        """Handle frames in order. Return True if the connection lived long enough for all of them.
+        """Handle frames in order. Return True if the connection was open for all of them.
 
-        The connection may close during any of them; what comes after a close is not handled.
+        The connection may close during any of them; later frames are not handled.
         """
         pongs = 0
         for frame in frames:
@@ -308,7 +308,7 @@ class HttpPolling:
         return True
 
     async def _body(self, request: web.Request) -> list[str]:
-        """Return the frames of a polling request. Raises the HTTP errors for a body that has none."""
+        """Return the frames of a polling request. Raises HTTP errors for one that is too large, late or malformed."""
         if request.headers.get("Content-Encoding", "identity") != "identity":
             raise web.HTTPUnsupportedMediaType(text="Not compressed, please")
         limit = self._eio.max_http_buffer_size
@@ -335,7 +335,7 @@ class HttpPolling:
 
 
 class _Answer:
-    """What a poll was answered with, ``None`` if that is too much to keep. ``repeated``: True if it was sent twice.
+    """The answer to a poll, ``None`` if it is too large to keep. ``repeated``: True if it was sent twice.
 
     ``pings``: how many are in it, until it has left for the client.
     """

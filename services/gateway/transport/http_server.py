@@ -1,7 +1,7 @@
-"""The HTTP server under everything: who may connect at all, how long a request may take to arrive, what errors say.
+"""Serve HTTP: count TCP connections, bound the time of a first request, and answer errors without details.
 
-aiohttp waits an hour for the first request of a connection, tells which version of it answers, quotes what it could not
-read, and writes a traceback about it into the log. It builds on the inner workings of an exactly pinned version.
+aiohttp alone waits an hour for the first request of a connection. It names its version in the answer, quotes what it
+could not read, and logs a traceback about it.
 """
 
 import asyncio
@@ -19,11 +19,11 @@ log = logs.get(__name__)
 HEADERS_SECONDS = 10.0
 """How long the head of the first request may take."""
 IDLE_SECONDS = 75.0
-"""How long a connection may wait for another request, its head included: longer than load balancers keep one open."""
+"""How long a connection may be idle until another request: longer than load balancers keep one open."""
 SOCKETS_PER_CONNECTION = 4
-"""Bare connections to a connection of Engine.IO: who polls has two or more, and one on its way to a websocket."""
+"""TCP connections for each connection of Engine.IO: a client that polls has two or more, and one for its upgrade."""
 UNSENT_BYTES = 128 * 1024
-"""What the kernel keeps for a client that takes nothing, where it can be told so. Unasked it keeps some megabytes."""
+"""Bytes that the kernel keeps for a client that does not read, where that can be set. Its default is megabytes."""
 
 
 class HttpServer(aiohttp_compat.HttpRunner):
@@ -63,7 +63,7 @@ class _Connection(aiohttp_compat.HttpConnection):
         peer = transport.get_extra_info("peername")
         remote = str(peer[0]) if isinstance(peer, tuple) else ""
         if not self._counted.admit(remote, SOCKETS_PER_CONNECTION):
-            # An answer would cost more than it tells. (uvloop's transports are no asyncio.Transport.)
+            # An answer would cost more than it is worth. (uvloop's transports are no asyncio.Transport.)
             cast(asyncio.Transport, transport).abort()
             return
         self._address = remote
@@ -84,7 +84,7 @@ class _Connection(aiohttp_compat.HttpConnection):
         message: str | None = None,
     ) -> web.StreamResponse:
         if isinstance(exc, ConnectionError):
-            raise exc  # the client is gone: no defect, and nobody to tell
+            raise exc  # the client is gone: no defect, and no client to answer
         if status >= 500:
             return super().handle_error(request, status, exc, message)
         log.debug("not a request", why=type(exc).__name__)

@@ -1,13 +1,13 @@
-"""A logger for python-socketio and python-engineio."""
+"""Log what python-socketio and python-engineio log, at levels that fit."""
 
 import logging
 from typing import Any
 
 
 class LibraryLogger(logging.LoggerAdapter[logging.Logger]):
-    """What clients do wrong is no error of ours, and payloads do not go into logs.
+    """Log errors as debug messages: they are caused by clients. Drop all other messages, which contain payloads.
 
-    Only what they log with a traceback stays an error: with checked input that is a defect.
+    Messages with a traceback stay errors: with checked input they are defects.
     """
 
     def __init__(self, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Cross-origin requests: which web pages may connect, and the CORS headers of each answer."""
+"""Check the ``Origin`` of requests, and add the CORS headers to each answer."""
 
 from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
@@ -28,7 +28,7 @@ def cors(check: OriginAllowed, path: str) -> Callable[[web.Request, web.StreamRe
     """Return a handler for ``on_response_prepare`` that adds the CORS headers to answers below ``path``.
 
     Errors have them too, and so has "not found" anywhere: without them a page cannot tell a refusal from a
-    dead server. ``Vary`` stands on every such answer, with or without an ``Origin``, for caches between.
+    server that is down. ``Vary`` stands on every such answer, with or without an ``Origin``, for caches between.
     """
 
     async def add_headers(request: web.Request, answer: web.StreamResponse) -> None:

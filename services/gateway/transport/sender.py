@@ -1,4 +1,4 @@
-"""Packets to clients: written at once, or left to wait, within bounds, for those who poll or do not read."""
+"""Send packets to clients: write them at once, or queue them, within bounds, if a client polls or does not read."""
 
 import asyncio
 import json
@@ -18,45 +18,45 @@ from shared.observability.limit_hits import LimitHits
 log = logs.get(__name__)
 
 PINGS_MAX = 8
-"""Pings of one connection that wait for their answers; who asks once more waits for the last of them."""
-LET_READ_SECONDS = 5.0
-"""How long a client may take over a part of what it missed. What it sends meanwhile waits."""
+"""Pings of one connection that wait for their pongs; one more request waits for the last of them."""
+READ_SECONDS = 5.0
+"""How long a client may take to read a part of what it missed. What it sends meanwhile waits."""
 
 
 class Sender:
-    """Sends to connections (of Engine.IO, by id). ``unread_max``: bytes that may wait for a client.
+    """Send to Engine.IO connections, by id. ``unread_max``: bytes that may wait for a client.
 
-    Nothing overtakes what waits in a connection's queue: as long as something does, its websocket takes nothing else.
+    No packet overtakes one that waits in a connection's queue: until then its websocket accepts no other.
     """
 
     def __init__(
         self,
         connections: dict[str, Connection],
         websockets: dict[str, WebSocket],
-        closing: Closer,
+        closer: Closer,
         *,
         unread_max: int,
         hits: LimitHits,
     ) -> None:
         self._connections = connections
         self._websockets = websockets
-        self._closing = closing
+        self._closer = closer
         self._unread_max = unread_max
         self._hits = hits
-        self.broken: Counter[str] = Counter()
+        self.aborted: Counter[str] = Counter()
         """Connections that were ended because their clients do not read or answer, by reason."""
         self._pings: dict[str, list[_Ping]] = {}
-        self._joined: dict[str, _Ping] = {}
+        self._confirmations: dict[str, _Ping] = {}
 
     def send_event(self, eio_sid: str, event: str, payload: bytes) -> None:
-        """Write an event whose only argument is ``payload`` (JSON, taken as it is)."""
+        """Send an event whose only argument is ``payload`` (JSON, taken as it is)."""
         frame = b'42["%b",%b]' % (event.encode(), payload)
         websocket = self._websockets.get(eio_sid)
         if websocket is None or not websocket.write(frame):
             self._queue(eio_sid, frame)
 
     def send_ringing(self, eio_sid: str, event: str, payload: bytes) -> None:
-        """Write an event with ``expiresAt``, and with the ``expiresInMs`` of the moment in which it leaves."""
+        """Send an event with ``expiresAt``, and with the ``expiresInMs`` of the moment in which it leaves."""
         websocket = self._websockets.get(eio_sid)
         head = b'42["%b",' % event.encode()
         if websocket is None or not websocket.write(b"%b%b]" % (head, with_ms_left(payload, now_ms()))):
@@ -80,50 +80,62 @@ class Sender:
             self._queue(eio_sid, frame)
 
     def _queue(self, eio_sid: str, frame: bytes, kind: type[QueuedMessage] = QueuedMessage) -> None:
-        """Have a frame wait for a client that polls, or does not read."""
+        """Queue a frame for a client that polls or does not read. Close the connection if too many bytes wait."""
         connection = self._connections.get(eio_sid)
         if connection is None or connection.closed:
             return
         queue: SendQueue = connection.queue
         if queue.size >= self._unread_max:
             queue.truncate()
-            if eio_sid not in self._closing.doomed:
+            if eio_sid not in self._closer.closing:
                 self._hits.hit("unread")
-                self.broken["unread"] += 1
+                self.aborted["unread"] += 1
                 log.warning("client does not read: closing it", bytes=queue.size)
-                self._closing.soon(eio_sid)
+                self._closer.close_soon(eio_sid)
             return
         queue.put_nowait(kind(frame[1:]))
 
-    def break_off(self, eio_sid: str, limit: str) -> None:
-        """Break a connection whose client has hit a limit of what it does not read."""
+    def abort(self, eio_sid: str, limit: str) -> None:
+        """Abort the connection of a client that has exceeded a limit of unread bytes."""
         self._hits.hit(limit)
-        self.broken[limit] += 1
-        self._closing.break_off(eio_sid)
+        self.aborted[limit] += 1
+        self._closer.abort(eio_sid)
 
     def unread(self) -> tuple[int, int]:
-        """Bytes that wait for clients to read them, and how many clients those are."""
+        """Return the bytes that wait for clients to read them, and how many clients those are."""
         sizes = [size for connection in self._connections.values() if (size := connection.queue.unread)]
         return sum(sizes), len(sizes)
 
-    def ask(self, eio_sid: str) -> None:
-        """Ask a client for a sign that it has got what was sent to it; see :meth:`unheard`."""
+    async def wait_until_read(self, eio_sid: str) -> None:
+        """Wait until at most half of ``unread_max`` waits for a client, or for :data:`READ_SECONDS`."""
+        connection = self._connections.get(eio_sid)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + READ_SECONDS
+        while connection is not None and not connection.closed and loop.time() < until:
+            if connection.queue.size <= self._unread_max // 2:
+                return
+            await asyncio.sleep(0.02)
+
+    # --- pings ------------------------------------------------------------------------------------------------------
+
+    def request_confirmation(self, eio_sid: str) -> None:
+        """Ping a client, whose pong confirms that it has received what was sent before; see :meth:`unconfirmed`."""
         ping = self._ping(eio_sid)
         if ping is not None:
-            self._joined[eio_sid] = ping
+            self._confirmations[eio_sid] = ping
 
-    def unheard(self, eio_sid: str) -> bool:
-        """Whether the client was asked and has not answered."""
-        ping = self._joined.get(eio_sid)
+    def unconfirmed(self, eio_sid: str) -> bool:
+        """Return True if a confirmation was requested and has not come."""
+        ping = self._confirmations.get(eio_sid)
         return ping is not None and ping.pongs > 0
 
-    def asked_at(self, eio_sid: str) -> float | None:
-        """Return when the client was asked, in seconds of the event loop; ``None`` if it was not."""
-        ping = self._joined.get(eio_sid)
+    def confirmation_requested_at(self, eio_sid: str) -> float | None:
+        """Return when the confirmation was requested, in loop time; ``None`` if it was not."""
+        ping = self._confirmations.get(eio_sid)
         return ping.at if ping is not None else None
 
-    async def lives(self, eio_sid: str, seconds: float) -> bool:
-        """Return True if a client answers a ping within that time."""
+    async def answers_ping(self, eio_sid: str, seconds: float) -> bool:
+        """Ping a client. Return True if it answers within ``seconds``."""
         ping = self._ping(eio_sid)
         if ping is None:
             return False
@@ -134,13 +146,13 @@ class Sender:
             return False
         return True
 
-    def answered_at(self, eio_sid: str) -> int | None:
-        """Return when a client last answered a ping (ms since the epoch); ``None`` if it has not yet."""
+    def last_pong_at(self, eio_sid: str) -> int | None:
+        """Return when a client last answered a ping, in ms since the epoch; ``None`` if it has not yet."""
         connection = self._connections.get(eio_sid)
         return None if connection is None else connection.queue.last_pong_at
 
-    def answered(self, eio_sid: str) -> None:
-        """Note that a pong has come that answers a ping. They come in the order of the pings, the heartbeat's too."""
+    def pong_received(self, eio_sid: str) -> None:
+        """Note a pong that answers a ping. Pongs come in the order of the pings, those of the heartbeat included."""
         connection = self._connections.get(eio_sid)
         if connection is not None:
             connection.queue.last_pong_at = now_ms()
@@ -154,7 +166,7 @@ class Sender:
                 del self._pings[eio_sid]
 
     def _ping(self, eio_sid: str) -> "_Ping | None":
-        """Send a ping of our own. Engine.IO's heartbeat knows nothing of it, so it goes on as it did."""
+        """Send a ping besides the heartbeat, which it does not change. Return ``None`` if the connection has ended."""
         connection = self._connections.get(eio_sid)
         if connection is None or connection.closed:
             return None
@@ -171,24 +183,14 @@ class Sender:
             connection.queue.put_nowait(Packet(PING))
         return ping
 
-    async def let_read(self, eio_sid: str) -> None:
-        """Wait until a client has read the better part of what was sent to it, :data:`LET_READ_SECONDS` at most."""
-        connection = self._connections.get(eio_sid)
-        loop = asyncio.get_running_loop()
-        until = loop.time() + LET_READ_SECONDS
-        while connection is not None and not connection.closed and loop.time() < until:
-            if connection.queue.size <= self._unread_max // 2:
-                return
-            await asyncio.sleep(0.02)
-
-    def gone(self, eio_sid: str) -> None:
-        """A connection is over."""
+    def forget(self, eio_sid: str) -> None:
+        """Discard what is kept for a connection: it has ended."""
         self._pings.pop(eio_sid, None)
-        self._joined.pop(eio_sid, None)
+        self._confirmations.pop(eio_sid, None)
 
 
 class _Ping:
-    """A ping that is to be answered. ``pongs``: how many are still to come until that is so. ``at``: in loop time."""
+    """A ping to be answered. ``pongs``: how many have to come until this one is. ``at``: in loop time."""
 
     __slots__ = ("answered", "at", "pongs")
 
@@ -201,5 +203,5 @@ class _Ringing(QueuedMessage):
     """An event with ``expiresAt`` that waits for a client to read it; ``expiresInMs`` is added as it leaves."""
 
     def frame(self) -> bytes:
-        """Return what leaves now."""
+        """Return the frame as it leaves now."""
         return b"4" + with_ms_left(self.data, now_ms())

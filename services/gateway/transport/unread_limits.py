@@ -1,6 +1,6 @@
 """Bound what waits for clients that do not read: by its age, and by its share of the gateway's memory.
 
-A connection that is broken loses nothing: its session goes into its grace, and its client resumes from the mailbox.
+A client whose connection is aborted misses nothing: its session's grace period begins, and it resumes from the mailbox.
 """
 
 import asyncio
@@ -12,44 +12,44 @@ from shared.observability import logs
 
 log = logs.get(__name__)
 
-LOOK_SECONDS = 1.0
-"""How often ages are looked at."""
+CHECK_SECONDS = 1.0
+"""How often ages are checked."""
 SHED_SECONDS = 0.1
-"""How long more than the share may wait until connections are broken, and between two tries."""
+"""How long more than the share may wait until connections are aborted, and between two tries."""
 READS_SECONDS = 1.0
-"""A client that has read something within this time reads well: its connection is not broken for the share."""
+"""A client that has read something within this time reads well: its connection is not aborted for the share."""
 
 
 class UnreadLimits:
-    """Breaks connections of clients that do not read.
+    """Abort connections of clients that do not read.
 
     ``connections``: of Engine.IO, by id. ``seconds``: how long a byte may wait. ``total``: of all their queues;
-    ``total.limit`` is the share. ``break_off``: ends a connection at once; told its id and the limit that was hit.
+    ``total.limit`` is the share. ``abort``: ends a connection at once; called with its id and the limit exceeded.
     """
 
     def __init__(
         self,
         connections: dict[str, Connection],
         total: UnreadTotal,
-        break_off: Callable[[str, str], None],
+        abort: Callable[[str, str], None],
         *,
         seconds: float,
     ) -> None:
         self._connections = connections
-        self._tally = total
-        self._break_off = break_off
+        self._total = total
+        self._abort = abort
         self._seconds = seconds
         self._task: asyncio.Task[None] | None = None
         self._shedding: asyncio.TimerHandle | None = None
         total.on_exceeded = self._shed_soon
 
     def start(self) -> None:
-        """Look at ages from now on."""
+        """Check ages from now on."""
         self._task = asyncio.create_task(self._run(), name="unread")
 
     async def stop(self) -> None:
-        """Look no more."""
-        self._tally.on_exceeded = None
+        """Check them no more."""
+        self._total.on_exceeded = None
         if self._shedding is not None:
             self._shedding.cancel()
         if self._task is not None:
@@ -58,31 +58,31 @@ class UnreadLimits:
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(CHECK_SECONDS)
             try:
-                self.look()
+                self.check_ages()
             except Exception:
-                log.exception("unread bytes not looked at")
+                log.exception("unread bytes not checked")
 
-    def look(self) -> None:
-        """Break each connection for which a byte has waited too long."""
+    def check_ages(self) -> None:
+        """Abort each connection for which a byte has waited too long."""
         before = asyncio.get_running_loop().time() - self._seconds
         for eio_sid, connection in list(self._connections.items()):
             oldest = connection.queue.oldest_since()
             if oldest is not None and oldest < before:
-                self._break_off(eio_sid, "unread_seconds")
+                self._abort(eio_sid, "unread_seconds")
 
     def _shed_soon(self) -> None:
         if self._shedding is None:
             self._shedding = asyncio.get_running_loop().call_later(SHED_SECONDS, self._shed)
 
     def _shed(self) -> None:
-        """Break connections that hold most, of equal ones the oldest, until the rest is within the share.
+        """Abort connections with the most unread bytes, of equal ones the oldest, until the rest is within the share.
 
-        If only clients are left that read well, it is tried again: what waits for them gets less by itself.
+        If only clients are left that read well, it is tried again, because they reduce what waits.
         """
         self._shedding = None
-        total, before = self._tally, asyncio.get_running_loop().time() - READS_SECONDS
+        total, before = self._total, asyncio.get_running_loop().time() - READS_SECONDS
         assert total.limit is not None
         if total.size <= total.limit:
             return
@@ -92,7 +92,7 @@ class UnreadLimits:
             if (since := connection.queue.stalled_since()) is not None and since <= before
         ]
         for _, _, eio_sid in sorted(stuck):
-            self._break_off(eio_sid, "unread_total")
+            self._abort(eio_sid, "unread_total")
             if total.size <= total.limit:
                 return
         self._shed_soon()

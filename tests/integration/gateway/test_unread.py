@@ -164,7 +164,7 @@ async def test_a_byte_waits_no_longer_than_its_age(
     took = await lost(services, client.session, 10)
     pongs.cancel()
     assert 1.5 < took < 5
-    assert hits["unread_seconds"] == sending[0].broken["unread_seconds"] == 1
+    assert hits["unread_seconds"] == sending[0].aborted["unread_seconds"] == 1
     assert sending[0].unread() == (0, 0) and total[0].size == 0
     await other.expect(b'42["call:offer"')
     other.writer.write(frame(b'427["user:status",{"userId":"x"}]'))
@@ -206,7 +206,7 @@ async def test_all_together_have_a_share(
     async with asyncio.timeout(10):
         while total[0].size > 4 * 2**20:
             await asyncio.sleep(0.05)
-    assert 0 < hits["unread_total"] == sending[0].broken["unread_total"] < 4, "no more than need be"
+    assert 0 < hits["unread_total"] == sending[0].aborted["unread_total"] < 4, "no more than need be"
     assert not hits["unread"]
     assert most < 6 * 2**20, "the share, and what comes until it is seen"
     reads.writer.write(frame(b'427["user:status",{"userId":"x"}]'))
@@ -226,7 +226,7 @@ async def test_pongs_to_pings_that_are_not_written_keep_nobody(
     took = await lost(services, client.session, 8)
     pongs.cancel()
     assert took < 5
-    assert sending[0].broken == {"ping_timeout": 1} and not hits
+    assert sending[0].aborted == {"ping_timeout": 1} and not hits
     assert sending[0].unread() == (0, 0)
 
 
@@ -241,7 +241,7 @@ async def test_who_posts_pongs_and_does_not_poll_is_gone(
             await client.post(b"3")
             await asyncio.sleep(0.2)
         assert await losing < 6
-    assert sending[0].broken["ping_timeout"] == 1
+    assert sending[0].aborted["ping_timeout"] == 1
 
 
 async def test_who_polls_and_answers_pings_stays(
@@ -255,7 +255,7 @@ async def test_who_polls_and_answers_pings_stays(
             for got in (await client.until("")).split("\x1e"):
                 if got == "2":
                     assert await client.post(b"3") == 200
-    assert services.verbs() == ["join"] and not sending[0].broken and total[0].size == 0
+    assert services.verbs() == ["join"] and not sending[0].aborted and total[0].size == 0
 
 
 async def test_what_waits_for_a_poll_has_an_age(

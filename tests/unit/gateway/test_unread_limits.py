@@ -66,7 +66,7 @@ async def _clock(monkeypatch: pytest.MonkeyPatch) -> None:
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"{module}.READS_SECONDS", READS)
     monkeypatch.setattr(f"{module}.SHED_SECONDS", 0.01)
-    monkeypatch.setattr(f"{module}.LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(f"{module}.CHECK_SECONDS", 0.01)
 
 
 async def test_what_waits_has_an_age() -> None:
