@@ -24,7 +24,7 @@ from shared.observability import logs
 log = logs.get(__name__)
 
 TRIES = 40
-"""Lost races, and waits for a call that is being created, before the client is told to try again."""
+"""Lost races, and waits for a call that is being created, before the client gets `unavailable`."""
 ENDED_TTL_SECONDS = 60
 """Seconds that the record of an ended call is kept, so that a repeated request finds its own transition."""
 

@@ -7,7 +7,7 @@ from shared.contracts.rpc import Request
 from shared.contracts.wire import CallId, Millis, Reason, UserId, Wire
 
 FORMING_MS = 2_000
-"""How long a hold may be there before its call: as long as one try of a request that places it takes."""
+"""Milliseconds that a reservation may exist before its call: as long as one try of a call set-up takes."""
 
 
 class ByClient(Request):
@@ -108,7 +108,7 @@ class LeftRequest(ByClient):
 class Reservation(Wire):
     """Value of ``user.<user>`` in bucket ``calls``: the user is in this call, or about to be.
 
-    ``since``: when the hold was taken. A hold whose call has not come about after :data:`FORMING_MS` is void.
+    ``since``: when the user was reserved. A reservation whose call is not created after :data:`FORMING_MS` is void.
     """
 
     call: str
@@ -125,9 +125,9 @@ class CallState(Wire):
 
 
 class Released(Wire):
-    """The note in the marker of a released hold: the call that ended, and the id of the request that ended it.
+    """The note in the marker of a released reservation: the call that ended, and the id of the request that ended it.
 
-    So that request, tried again within some seconds, finds its deed.
+    So that request, repeated within some seconds, finds its transition.
     """
 
     call: str

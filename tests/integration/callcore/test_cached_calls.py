@@ -58,7 +58,7 @@ def call_input(kind: InputKind, at: Address = BOB) -> CallInput:
     return CallInput(kind, f"r {kind}", "bob", at)
 
 
-async def test_what_is_remembered_rightly_is_not_read(bus: Bus, ringing: Found) -> None:
+async def test_a_current_cached_call_is_not_read(bus: Bus, ringing: Found) -> None:
     it, store = service(bus, lambda _: ringing)
     outcome = await it.apply(ringing.call.call, call_input(InputKind.ACCEPT))
     assert outcome.call.state is State.ACCEPTED and store.reads == 0
@@ -66,7 +66,7 @@ async def test_what_is_remembered_rightly_is_not_read(bus: Bus, ringing: Found) 
     assert found is not None and found.call == outcome.call
 
 
-async def test_what_has_changed_since_is_read(bus: Bus, world: World, ringing: Found) -> None:
+async def test_a_call_that_has_changed_since_is_read(bus: Bus, world: World, ringing: Found) -> None:
     await world.end("ann-web", ringing.call.call)
     it, store = service(bus, lambda _: ringing)
     with pytest.raises(CallNotFound):
@@ -74,7 +74,7 @@ async def test_what_has_changed_since_is_read(bus: Bus, world: World, ringing: F
     assert store.reads == 1
 
 
-async def test_a_refusal_is_read_first(bus: Bus, ringing: Found) -> None:
+async def test_a_call_is_read_before_an_input_is_refused(bus: Bus, ringing: Found) -> None:
     """The caller may not accept a call that rings; but this one only seems to be the caller of it."""
     swapped: Call = ringing.call.model_copy(update={"caller": "bob", "caller_at": BOB, "callee": "ann"})
     it, store = service(bus, lambda _: Found(swapped, ringing.revision))
@@ -82,7 +82,7 @@ async def test_a_refusal_is_read_first(bus: Bus, ringing: Found) -> None:
     assert outcome.call.state is State.ACCEPTED and store.reads == 1
 
 
-async def test_that_nothing_comes_of_it_is_read_first(bus: Bus, world: World, ringing: Found) -> None:
+async def test_a_call_is_read_before_an_input_changes_nothing(bus: Bus, world: World, ringing: Found) -> None:
     """A device that is remembered to ring, but left meanwhile, comes back: it rings again."""
     await world.left("bob-phone")
     it, store = service(bus, lambda _: ringing)
@@ -91,7 +91,7 @@ async def test_that_nothing_comes_of_it_is_read_first(bus: Bus, world: World, ri
     assert BOB in outcome.call.ringing and len(outcome.sends) == 1 and store.reads == 1
 
 
-async def test_a_request_tried_again_is_read_first(bus: Bus, ringing: Found) -> None:
+async def test_a_call_is_read_before_a_repeated_request_is_answered(bus: Bus, ringing: Found) -> None:
     first, _ = service(bus, lambda _: ringing)
     done = await first.apply(ringing.call.call, call_input(InputKind.ACCEPT))
     for remembered in (ringing, Found(done.call, 0)):

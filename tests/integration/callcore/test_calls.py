@@ -64,7 +64,7 @@ async def test_refusals(world: World, callcore: Start) -> None:
         await world.accept("bob-phone", call)
 
 
-async def test_a_refused_initiate_holds_nobody(world: World, callcore: Start) -> None:
+async def test_a_refused_initiate_reserves_no_user(world: World, callcore: Start) -> None:
     await callcore()
     for user in ("ann", "bob", "cem"):
         await world.online(user, "phone")
@@ -98,7 +98,7 @@ async def test_the_deadline_fires_on_another_instance(nats_url: str, world: Worl
     assert not await world.reserved("ann") and not await world.reserved("bob")
 
 
-async def test_a_deadline_that_passed_while_nobody_was_there_fires_at_start(
+async def test_a_deadline_that_passed_without_an_instance_fires_at_start(
     nats_url: str, world: World, callcore: Start
 ) -> None:
     from services.callcore.app import start
@@ -116,7 +116,7 @@ async def test_a_deadline_that_passed_while_nobody_was_there_fires_at_start(
     assert (await world.expect("bob-phone", "call:ended")).body["reason"] == "timeout"
 
 
-async def test_the_same_request_again_is_the_same_deed(world: World, callcore: Start) -> None:
+async def test_a_repeated_request_is_applied_once(world: World, callcore: Start) -> None:
     await callcore()
     await world.online("ann", "phone")
     await world.online("bob", "phone")
@@ -134,7 +134,7 @@ async def test_the_same_request_again_is_the_same_deed(world: World, callcore: S
     assert {s.body["reason"] for s in world.to("ann-phone", "call:ended")} == {"hangup"}
 
 
-async def test_settling_tells_what_was_done_and_does_nothing(world: World, callcore: Start) -> None:
+async def test_settling_redelivers_and_changes_nothing(world: World, callcore: Start) -> None:
     await callcore()
     await world.online("ann", "phone")
     await world.online("bob", "phone")
@@ -166,7 +166,7 @@ async def test_settling_tells_what_was_done_and_does_nothing(world: World, callc
         await told_again(session, "call:ended", 2)
 
 
-async def test_settling_glare_tells_of_the_call_that_was_accepted(world: World, callcore: Start) -> None:
+async def test_settling_glare_redelivers_the_call_that_was_accepted(world: World, callcore: Start) -> None:
     await callcore()
     await world.online("ann", "phone")
     await world.online("bob", "phone")
@@ -179,7 +179,7 @@ async def test_settling_glare_tells_of_the_call_that_was_accepted(world: World, 
         await world.initiate("bob-phone", "ann", request_id="r3", call="c3", settle=True)
 
 
-async def test_a_hold_whose_call_never_came_about_is_void_after_a_moment(
+async def test_a_reservation_whose_call_was_never_created_is_void_after_a_moment(
     world: World, callcore: Start
 ) -> None:
     await callcore()
@@ -218,7 +218,7 @@ async def test_a_replica_that_is_behind_does_not_make_a_callee_unknown(
     await world.expect("bob-phone", "call:incoming")
 
 
-async def test_the_sweep_ends_a_call_whose_session_is_gone(world: World, callcore: Start) -> None:
+async def test_the_reconciler_ends_a_call_whose_session_is_gone(world: World, callcore: Start) -> None:
     await callcore(sweep_seconds=1)
     await world.online("ann", "phone")
     await world.online("bob", "phone")
@@ -278,7 +278,7 @@ async def test_an_instance_in_charge_that_does_not_answer_is_done_without(
     assert [s.event for s in world.to("bob-phone")] == ["call:incoming", "call:accepted", "call:ended"]
 
 
-async def test_what_both_hear_of_a_glare_comes_in_one_order(world: World, callcore: Start) -> None:
+async def test_both_sides_of_a_glare_get_its_events_in_order(world: World, callcore: Start) -> None:
     for _ in range(3):
         await callcore()
     for n in range(30):
@@ -298,7 +298,7 @@ async def test_what_both_hear_of_a_glare_comes_in_one_order(world: World, callco
             assert seqs == sorted(seqs), seen
 
 
-async def test_the_deadline_of_a_call_that_is_answered_or_over_does_not_fire(
+async def test_the_deadline_of_a_call_that_is_answered_or_ended_does_not_fire(
     world: World, callcore: Start
 ) -> None:
     await callcore(ring_timeout_seconds=1)

@@ -193,7 +193,7 @@ def every_lateness() -> dict[str, tuple[str, Lateness]]:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-async def test_a_deed_that_is_late_is_told_or_not_answered(
+async def test_a_late_command_is_notified_or_not_answered(
     system: World, lateness: dict[tuple[str, str], Lateness], command: str
 ) -> None:
     ask, told = COMMANDS[command]
@@ -261,7 +261,7 @@ async def orphaned(nats_url: str, world: World, lateness: object) -> AsyncIterat
     await bus.close()
 
 
-async def test_an_owner_that_hangs_is_done_without_well_within_one_try(orphaned: World) -> None:
+async def test_commands_of_a_hanging_owner_are_applied_here_within_one_try(orphaned: World) -> None:
     world = orphaned
 
     async def whole_call(name: str) -> None:
@@ -277,7 +277,7 @@ async def test_an_owner_that_hangs_is_done_without_well_within_one_try(orphaned:
     assert not world.client.again, "a request was tried again"
 
 
-async def test_an_answer_that_accepts_does_without_an_owner_that_hangs(orphaned: World) -> None:
+async def test_an_answer_that_accepts_needs_no_owner_that_hangs(orphaned: World) -> None:
     """The relay of it is taken by an instance that is not in charge any more."""
     world = orphaned
     call = await placed(world, "u")
@@ -298,7 +298,7 @@ async def test_a_request_in_a_request_ends_before_it(orphaned: World) -> None:
     await world.until(lambda: world.to("ua-web", "call:ended"), TOLD_SECONDS)
 
 
-async def test_an_answer_that_accepted_and_was_not_told_is_told_when_it_is_sent_again(
+async def test_an_answer_that_accepted_and_was_not_notified_is_notified_when_it_is_retransmitted(
     system: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its gateway sends a relay again that nobody has acknowledged; the call is accepted by then."""

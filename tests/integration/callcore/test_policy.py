@@ -33,7 +33,7 @@ async def answering(bus: Bus) -> PolicyService:
 
 
 @pytest.mark.parametrize("mode", ["optional", "required"])
-async def test_a_yes_is_a_yes_and_a_no_is_a_no(pair: World, bus: Bus, callcore: Start, mode: str) -> None:
+async def test_the_policy_reply_decides(pair: World, bus: Bus, callcore: Start, mode: str) -> None:
     service = await answering(bus)
     await callcore(policy=mode)
     service.blocked.add(("ann", "bob"))
@@ -48,7 +48,7 @@ async def test_a_yes_is_a_yes_and_a_no_is_a_no(pair: World, bus: Bus, callcore: 
     ]
 
 
-async def test_off_nobody_is_asked(pair: World, bus: Bus, callcore: Start) -> None:
+async def test_off_sends_no_policy_request(pair: World, bus: Bus, callcore: Start) -> None:
     service = await answering(bus)
     service.blocked.add(("ann", "bob"))
     await callcore()
@@ -66,7 +66,7 @@ async def test_without_anybody_to_ask_optional_allows_at_once(
     assert time.monotonic() - begun < 2.0
 
 
-async def test_without_anybody_to_ask_required_is_unavailable(pair: World, callcore: Start) -> None:
+async def test_required_without_a_policy_service_is_unavailable(pair: World, callcore: Start) -> None:
     await callcore(policy="required")
     with pytest.raises(Unavailable):
         await pair.initiate("ann-phone", "bob")
@@ -74,7 +74,9 @@ async def test_without_anybody_to_ask_required_is_unavailable(pair: World, callc
 
 
 @pytest.mark.parametrize("raw", [b"", b"no", b"{}", b"[]", b'{"allowed": "false"}', b'{"allowed": 0}'])
-async def test_what_is_no_answer_counts_as_none(pair: World, bus: Bus, callcore: Start, raw: bytes) -> None:
+async def test_an_invalid_policy_reply_counts_as_none(
+    pair: World, bus: Bus, callcore: Start, raw: bytes
+) -> None:
     service = await answering(bus)
     service.raw = raw
     await callcore(policy="required")
@@ -82,7 +84,7 @@ async def test_what_is_no_answer_counts_as_none(pair: World, bus: Bus, callcore:
         await pair.initiate("ann-phone", "bob")
 
 
-async def test_optional_allows_what_is_no_answer(pair: World, bus: Bus, callcore: Start) -> None:
+async def test_optional_allows_without_a_valid_reply(pair: World, bus: Bus, callcore: Start) -> None:
     service = await answering(bus)
     service.raw = b'{"allowed": "false"}'
     await callcore(policy="optional")
@@ -133,7 +135,7 @@ TELLING = 0.004
 
 
 @pytest.mark.alone
-async def test_the_time_of_an_answer_does_not_say_who_is_there(
+async def test_the_time_of_a_refusal_does_not_reveal_who_is_online(
     pair: World, bus: Bus, callcore: Start
 ) -> None:
     """By medians of questions asked in turn, so that what the machine does besides meets each kind alike."""
@@ -156,7 +158,7 @@ async def test_the_time_of_an_answer_does_not_say_who_is_there(
     assert max(middle.values()) - min(middle.values()) < TELLING, middle
 
 
-async def test_who_was_called_may_answer_by_calling(pair: World, bus: Bus, callcore: Start) -> None:
+async def test_a_callee_may_answer_by_calling(pair: World, bus: Bus, callcore: Start) -> None:
     """Glare: the call is there already, and it was the other who wanted it."""
     service = await answering(bus)
     service.blocked.add(("ann", "bob"))
@@ -166,7 +168,7 @@ async def test_who_was_called_may_answer_by_calling(pair: World, bus: Bus, callc
     await pair.expect("bob-phone", "call:accepted")
 
 
-async def test_a_caller_in_a_call_is_told_so_whoever_is_blocked(
+async def test_a_caller_in_a_call_gets_already_in_call_also_for_a_blocking_callee(
     pair: World, bus: Bus, callcore: Start
 ) -> None:
     service = await answering(bus)
@@ -177,7 +179,7 @@ async def test_a_caller_in_a_call_is_told_so_whoever_is_blocked(
         await pair.initiate("ann-phone", "cem")
 
 
-async def test_many_without_an_answer_are_told_in_one_line(
+async def test_many_missing_replies_are_logged_in_one_line(
     pair: World, callcore: Start, logged: Logged
 ) -> None:
     await callcore(policy="required")

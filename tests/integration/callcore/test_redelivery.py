@@ -48,7 +48,7 @@ async def ringing(world: World, callcore: Start, **settings: Any) -> str:
 
 
 @pytest.mark.parametrize("accepted", [True, False])
-async def test_a_call_ended_by_a_sweep_that_died_is_told_by_the_next_one(
+async def test_a_call_ended_by_a_reconciler_that_died_is_notified_by_the_next_run(
     world: World, callcore: Start, dies: Dies, accepted: bool
 ) -> None:
     call = await ringing(world, callcore, timing=Timing(second_check_seconds=0.1), sweep_seconds=1)
@@ -66,7 +66,7 @@ async def test_a_call_ended_by_a_sweep_that_died_is_told_by_the_next_one(
     assert not await world.reserved("bob")
 
 
-async def test_a_swept_ring_that_was_not_told_is_told_by_the_next_sweep_once_where_the_device_is_now(
+async def test_a_reconciled_ring_is_notified_by_the_next_run_once_at_the_current_address(
     world: World, callcore: Start, dies: Dies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("services.callcore.app.set_deadline", lambda *_: _nothing())
@@ -106,7 +106,7 @@ async def _two_sweeps(world: World) -> None:
     await world.until(lambda: now_ms() > until)
 
 
-async def test_a_device_that_resumed_and_began_to_ring_is_told_when_its_attach_is_tried_again(
+async def test_a_device_that_resumed_and_began_to_ring_gets_incoming_when_its_attach_is_repeated(
     world: World, callcore: Start, dies: Dies
 ) -> None:
     call, request = await ringing(world, callcore), new_id()
@@ -125,7 +125,7 @@ async def test_a_device_that_resumed_and_began_to_ring_is_told_when_its_attach_i
     assert len(world.to("bob-tab", "call:incoming")) == told, "who rings already knows"
 
 
-async def test_a_call_that_was_placed_and_not_told_is_told_although_its_caller_has_moved(
+async def test_a_call_that_was_created_and_not_notified_is_notified_although_its_caller_has_moved(
     world: World, callcore: Start, dies: Dies
 ) -> None:
     await callcore()

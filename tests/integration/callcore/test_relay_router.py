@@ -180,7 +180,7 @@ async def test_the_caller_cannot_answer_its_own_call(world: World, callcore: Sta
     assert await world.refusal(number) == "invalid_state"
 
 
-async def test_a_lane_that_was_not_told_reads_before_it_refuses(
+async def test_a_call_whose_announcement_was_lost_is_read_before_a_relay_is_refused(
     world: World, callcore: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await callcore()
@@ -194,7 +194,7 @@ async def test_a_lane_that_was_not_told_reads_before_it_refuses(
     assert len(world.to("ann-phone", "call:accepted")) == 1
 
 
-async def test_a_lane_trusts_what_it_knows_for_a_few_seconds_only(
+async def test_a_cached_call_is_trusted_for_a_few_seconds_only(
     world: World, callcore: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await callcore(timing=Timing(fresh_seconds=0.2))
@@ -274,7 +274,7 @@ class Sender:
         self.acks.clear()
 
 
-async def test_each_is_passed_on_once_in_turn_and_acknowledged(world: World, callcore: Start) -> None:
+async def test_each_relay_is_passed_on_once_in_order_and_acknowledged(world: World, callcore: Start) -> None:
     name = await callcore()
     sender = await Sender(world, "ann-phone", await accepted(world)).listen()
     for number, marks in ((7, "0s"), (8, "0f"), (9, "0f")):
@@ -322,7 +322,7 @@ async def test_several_in_one_message(world: World, callcore: Start) -> None:
     await sender.missed()
 
 
-async def test_a_void_one_takes_its_turn_and_goes_nowhere(world: World, callcore: Start) -> None:
+async def test_a_void_relay_is_acknowledged_and_not_passed_on(world: World, callcore: Start) -> None:
     await callcore()
     sender = await Sender(world, "ann-phone", await accepted(world)).listen()
     await sender.send(7, "0s")
@@ -371,7 +371,7 @@ async def test_early_media_holds_no_duplicates(world: World, callcore: Start) ->
     assert candidates(world, "bob-tab") == [7, 8, 9, 10, 11]
 
 
-async def test_what_cannot_be_decided_now_is_neither_refused_nor_acknowledged(
+async def test_a_relay_whose_call_cannot_be_read_is_neither_refused_nor_acknowledged(
     world: World, callcore: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await callcore()
@@ -393,7 +393,7 @@ async def test_what_cannot_be_decided_now_is_neither_refused_nor_acknowledged(
     assert candidates(world, "bob-phone") == [7]
 
 
-async def test_a_lane_goes_on_with_what_it_knows_while_the_call_cannot_be_read(
+async def test_the_cached_call_is_used_while_the_call_cannot_be_read(
     world: World,
     callcore: Start,
     monkeypatch: pytest.MonkeyPatch,
@@ -417,7 +417,9 @@ async def test_a_lane_goes_on_with_what_it_knows_while_the_call_cannot_be_read(
     )
 
 
-async def test_who_was_cut_off_says_so(world: World, callcore: Start, nats_server: EmbeddedNats) -> None:
+async def test_an_instance_that_was_cut_off_reports_a_suspect_loss(
+    world: World, callcore: Start, nats_server: EmbeddedNats
+) -> None:
     """A stream hears it, whoever is back first."""
     await callcore()
     await streams.ensure(world.bus, {"name": "DOUBTS", "subjects": [subjects.DOUBT], "storage": "file"})

@@ -40,9 +40,7 @@ async def nobody_is_held(world: World) -> None:
         assert not await world.reserved(user), user
 
 
-async def test_a_try_that_comes_back_late_gives_back_what_it_took(
-    hasty: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_late_try_releases_its_reservations(hasty: World, monkeypatch: pytest.MonkeyPatch) -> None:
     sessions, asleep = Store.sessions, True
 
     def slow(store: Store, user: str, *, fresh: bool) -> asyncio.Future[tuple[Session, ...]]:
@@ -65,7 +63,7 @@ async def test_a_try_that_comes_back_late_gives_back_what_it_took(
 
 
 @pytest.mark.parametrize("taken", [("ann",), ("bob",), ("ann", "bob")])
-async def test_settling_gives_up_a_call_that_did_not_come_about(hasty: World, taken: tuple[str, ...]) -> None:
+async def test_settling_abandons_a_call_that_was_not_created(hasty: World, taken: tuple[str, ...]) -> None:
     await held_by_an_earlier_try(hasty, "c1", *taken)
     with pytest.raises(CallNotFound):
         await hasty.initiate("ann-phone", "bob", request_id="r1", call="c1", settle=True)
@@ -78,7 +76,7 @@ async def test_settling_gives_up_a_call_that_did_not_come_about(hasty: World, ta
     await hasty.expect("bob-phone", "call:incoming")
 
 
-async def test_a_refusal_gives_up_what_an_earlier_try_took(hasty: World) -> None:
+async def test_a_refusal_releases_the_reservations_of_an_earlier_try(hasty: World) -> None:
     await held_by_an_earlier_try(hasty, "c1", "ann", "bob")
     await hasty.online("bob")
     with pytest.raises(UserNotFound):
@@ -86,7 +84,7 @@ async def test_a_refusal_gives_up_what_an_earlier_try_took(hasty: World) -> None
     await nobody_is_held(hasty)
 
 
-async def test_the_last_try_gives_up_what_an_earlier_one_took(
+async def test_the_last_try_releases_the_reservations_of_an_earlier_one(
     hasty: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fails(*_: Any, **__: Any) -> None:

@@ -102,7 +102,7 @@ async def test_counts_expire(bucket: Bucket, hits: LimitHits) -> None:
             await asyncio.sleep(0.1)
 
 
-async def test_a_callee_who_is_rung_too_often_can_still_be_rung_by_somebody_new(
+async def test_a_callee_who_is_rung_too_often_can_still_be_rung_by_a_new_caller(
     bucket: Bucket, hits: LimitHits
 ) -> None:
     limiter = RingLimiter(bucket, _limits(per_callee=Rate(4, 60)), hits)
@@ -174,7 +174,7 @@ class _Fixed:
         return self._unanswered
 
 
-def test_one_caller_holds_the_line_for_a_small_part_of_an_hour() -> None:
+def test_one_caller_rings_for_a_small_part_of_an_hour() -> None:
     """The bound in SECURITY.md: rings of 45 s each, as soon as the defaults allow."""
     limits = _limits(backoff=5.0, longest=600.0)
 

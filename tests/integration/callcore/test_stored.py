@@ -32,9 +32,7 @@ async def begin(world: World) -> str:
 
 
 @pytest.mark.parametrize("end", ["hangup", "cancelled", "rejected", "left"])
-async def test_the_record_of_an_ended_call_goes_by_itself(
-    bus: Bus, world: World, callcore: Start, end: str
-) -> None:
+async def test_the_record_of_an_ended_call_expires(bus: Bus, world: World, callcore: Start, end: str) -> None:
     await callcore()
     call = await begin(world)
     assert "Nats-TTL" not in await headers(bus, subjects.key_call(call))
@@ -61,9 +59,7 @@ async def test_the_record_of_a_call_that_times_out_goes_by_itself(
     assert TTL in await headers(bus, subjects.key_call(call))
 
 
-async def test_what_keeps_a_void_call_from_coming_about_goes_by_itself(
-    bus: Bus, world: World, callcore: Start
-) -> None:
+async def test_the_tombstone_of_a_void_call_expires(bus: Bus, world: World, callcore: Start) -> None:
     await callcore()
     store = Store(world.calls, world.sessions)
     reservation = Reservation(call=new_id(), peer="bob", since=now_ms() - FORMING_MS)
@@ -78,7 +74,7 @@ async def test_what_keeps_a_void_call_from_coming_about_goes_by_itself(
 
 
 @pytest.mark.parametrize("settle", [False, True])
-async def test_an_end_that_died_before_it_released_the_users_is_finished_when_it_is_tried_again(
+async def test_an_end_that_died_before_it_released_the_users_is_finished_when_it_is_repeated(
     world: World, callcore: Start, settle: bool
 ) -> None:
     await callcore()
@@ -92,7 +88,7 @@ async def test_an_end_that_died_before_it_released_the_users_is_finished_when_it
     assert not await world.reserved("ann") and not await world.reserved("bob")
 
 
-async def test_an_end_that_died_before_it_released_the_users_keeps_nobody_from_calling(
+async def test_an_end_that_died_before_it_released_the_users_keeps_no_user_from_calling(
     world: World, callcore: Start
 ) -> None:
     await callcore()

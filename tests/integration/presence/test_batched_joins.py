@@ -68,7 +68,7 @@ async def test_two_devices_of_one_user_in_one_request(bus: Bus, presence: Start)
     assert {s.session for s in await sessions(bus, "alice")} == {one.session, other.session}
 
 
-async def test_tried_again_they_are_who_they_were(bus: Bus, presence: Start, gw2: Gateway) -> None:
+async def test_a_repeated_batch_keeps_its_sessions(bus: Bus, presence: Start, gw2: Gateway) -> None:
     """Either answer may be the one that the gateway takes: the tokens of both resume."""
     await presence()
     requests = [asks("alice"), asks("bob"), asks("carol")]
@@ -92,7 +92,7 @@ async def test_where_the_first_is_refused_the_others_are_in_and_found_when_asked
     assert len(await sessions(bus, "bob")) == 1
 
 
-async def test_who_is_tried_again_is_noted_even_if_nothing_else_is_written(
+async def test_a_repeated_join_is_noted_even_if_nothing_else_is_written(
     bus: Bus, presence: Start, gw1: Gateway
 ) -> None:
     await presence()
@@ -104,9 +104,7 @@ async def test_who_is_tried_again_is_noted_even_if_nothing_else_is_written(
     assert (await Bucket(bus, subjects.BUCKET_SESSIONS).get(key, fresh=True)).value
 
 
-async def test_what_has_to_be_stored_before_a_session_is_sent_before_it(
-    bus: Bus, presence: Start, gw1: Gateway
-) -> None:
+async def test_the_note_is_sent_before_the_session(bus: Bus, presence: Start, gw1: Gateway) -> None:
     await presence()
     written: list[str] = []
     for subject in ("$KV.sessions.>", "deadline.set.grace.*"):

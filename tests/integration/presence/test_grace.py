@@ -77,7 +77,7 @@ async def test_a_grace_from_its_beginning_to_its_end(bus: Bus, presence: Start, 
     assert await index(bus, "gw1") == []
 
 
-async def test_call_control_is_told_until_it_hears(bus: Bus, presence: Start, gw1: Gateway) -> None:
+async def test_call_control_is_notified_until_it_replies(bus: Bus, presence: Start, gw1: Gateway) -> None:
     await presence(resume_window_seconds=1)
     told = await lefts(bus, deaf=2)  # both tries of the first time
     joined = await gw1.join(USER, "s1")
@@ -90,7 +90,7 @@ async def test_call_control_is_told_until_it_hears(bus: Bus, presence: Start, gw
     assert len({t.request_id for t in told}) == 1, "the same deed"
 
 
-async def test_a_client_that_has_not_heard_may_be_faster_than_the_news(
+async def test_a_client_without_its_token_may_join_before_the_loss_is_reported(
     bus: Bus, presence: Start, gw1: Gateway, gw2: Gateway
 ) -> None:
     await presence()
@@ -111,7 +111,7 @@ async def test_a_client_that_has_not_heard_may_be_faster_than_the_news(
     assert not thief.resumed and thief.session != joined.session
 
 
-async def test_a_session_that_nobody_was_told_of_ends(bus: Bus, presence: Start, gw1: Gateway) -> None:
+async def test_a_session_whose_end_was_not_notified_ends(bus: Bus, presence: Start, gw1: Gateway) -> None:
     await presence(resume_window_seconds=1)
     await gw1.join(USER, "s1")  # its answer never came
     await gw1.lose(USER, None, "another socket")
@@ -195,7 +195,7 @@ async def test_a_silent_gateway_loses_its_sessions(
     assert not await gw1.renew(), "and it is told, should it come back"
 
 
-async def test_a_gateway_that_answers_is_not_given_up(bus: Bus, presence: Start, gw1: Gateway) -> None:
+async def test_a_gateway_that_replies_keeps_its_lease(bus: Bus, presence: Start, gw1: Gateway) -> None:
     await presence()
     await gw1.renew()
     await gw1.join(USER, "s1")
@@ -213,9 +213,7 @@ async def test_a_gateway_that_answers_is_not_given_up(bus: Bus, presence: Start,
     assert await gw1.renew()
 
 
-async def test_a_gateway_that_says_goodbye_leaves_nothing_behind(
-    bus: Bus, presence: Start, gw1: Gateway
-) -> None:
+async def test_a_gateway_that_stops_leaves_nothing_behind(bus: Bus, presence: Start, gw1: Gateway) -> None:
     await presence()
     await gw1.renew()
     joined = [await gw1.join(f"user{n}", f"s{n}") for n in range(3)]

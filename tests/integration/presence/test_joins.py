@@ -87,7 +87,7 @@ async def _write(bus: Bus, user: str, *sessions: tuple[str, str]) -> None:
         await store.note(gateway, session, user)
 
 
-async def test_a_join_that_lost_its_race_leaves_no_note_of_the_session_that_did_not_come_about(
+async def test_a_join_that_lost_its_race_leaves_no_note_of_the_session_that_was_not_created(
     bus: Bus, presence: Start, gw1: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same socket is joined by an earlier try of the same request, between the read and the write of this one."""

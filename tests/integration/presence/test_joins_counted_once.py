@@ -38,7 +38,7 @@ async def _all(join_batcher: JoinBatcher, *requests: JoinsRequest) -> list[JoinR
     return await asyncio.gather(*(join_batcher.join(each) for each in requests))
 
 
-async def test_companions_of_a_request_that_is_tried_again(bus: Bus, presence: Start) -> None:
+async def test_the_batch_of_a_repeated_request_is_not_counted_twice(bus: Bus, presence: Start) -> None:
     await presence(sessions_per_user=100)
     for n in range(ROUNDS):
         request = (asks(f"first-{n}"), asks("alice", socket=f"s{n}"), asks("bob", socket=f"t{n}"))

@@ -84,7 +84,7 @@ async def test_a_renewal_says_which_lease_it_is_whether_or_not_it_is_the_first(
     assert second.since not in (None, first.since)
 
 
-async def test_a_gateway_that_reasserts_while_its_sessions_are_being_lost_is_asked_to_do_so_again(
+async def test_a_gateway_that_reasserts_while_its_sessions_are_being_lost_is_requested_to_reassert_again(
     bus: Bus, presence: Start, gw1: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await presence()
@@ -120,7 +120,7 @@ async def test_a_gateway_that_reasserts_while_its_sessions_are_being_lost_is_ask
     assert await are_lost(bus, "alice") == [False]
 
 
-async def test_a_gateway_is_not_given_up_right_after_a_reconnect(
+async def test_no_lease_ends_right_after_a_reconnect(
     nats_server: EmbeddedNats, bus: Bus, presence: Start, gw1: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its deadline has come while NATS was away, and it is not back yet: it may be on its way."""

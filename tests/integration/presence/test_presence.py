@@ -81,7 +81,7 @@ async def test_twenty_devices_at_once_on_two_processes(nats_url: str, bus: Bus, 
         assert [await process.wait() for process in processes] == [0, 0]
 
 
-async def test_a_lost_race_is_decided_again(bus: Bus, presence: Start, gw1: Gateway) -> None:
+async def test_a_lost_race_repeats_the_decision(bus: Bus, presence: Start, gw1: Gateway) -> None:
     await presence()
     first = await gw1.join(USER, "s1")
     bucket, key = Bucket(bus, subjects.BUCKET_SESSIONS), subjects.key_user(USER)
@@ -117,7 +117,7 @@ async def test_a_lost_race_is_decided_again(bus: Bus, presence: Start, gw1: Gate
     assert [s.session for s in await sessions(bus)] == [first.session, "theirs", "mine"]
 
 
-async def test_a_device_that_comes_again_replaces_itself(
+async def test_a_device_that_joins_again_replaces_its_session(
     bus: Bus, presence: Start, gw1: Gateway, gw2: Gateway
 ) -> None:
     await presence()
@@ -178,7 +178,7 @@ async def test_status_is_right_at_once(bus: Bus, presence: Start, gw1: Gateway) 
     assert await gw1.status(USER) == (True, False)
 
 
-async def test_a_hold_is_a_call_only_if_there_is_one_or_can_be(
+async def test_a_reservation_counts_only_if_its_call_lives_or_can_be_created(
     bus: Bus, presence: Start, gw1: Gateway
 ) -> None:
     """Placing a call may have been given up by an instance that died with both users held."""
@@ -197,7 +197,7 @@ async def test_a_hold_is_a_call_only_if_there_is_one_or_can_be(
         assert await gw1.status(USER) == (True, is_in_call), state
 
 
-async def test_a_leave_that_ended_a_call_and_was_not_answered_is_told_again(
+async def test_a_repeated_leave_that_ended_a_call_is_forwarded_again(
     bus: Bus, presence: Start, gw1: Gateway
 ) -> None:
     """The user has been let go, but nobody may have heard of it; another request of the same user is not concerned."""
@@ -247,7 +247,7 @@ async def test_two_tries_of_call_control_end_before_the_leave_that_they_are_for(
     assert [each.attempt for each in heard] == [1, 2]
 
 
-async def test_call_control_is_told_who_left(bus: Bus, presence: Start, gw1: Gateway) -> None:
+async def test_call_control_is_notified_of_a_leave(bus: Bus, presence: Start, gw1: Gateway) -> None:
     await presence()
     heard: list[LeftRequest] = []
 
@@ -313,7 +313,7 @@ async def test_it_says_goodbye_when_it_stops(nats_url: str, bus: Bus, gw1: Gatew
     await members.stop()
 
 
-async def test_an_instance_that_stops_answers_what_it_was_handed(nats_url: str, bus: Bus) -> None:
+async def test_an_instance_that_stops_answers_received_requests(nats_url: str, bus: Bus) -> None:
     settings = Settings(nats_url=nats_url)
     stopped = asyncio.Event()
     unanswered = 0
@@ -339,7 +339,7 @@ async def test_an_instance_that_stops_answers_what_it_was_handed(nats_url: str, 
     assert unanswered == 0
 
 
-async def test_a_user_who_was_not_there_is_not_looked_for(presence: Start, bus: Bus, gw1: Gateway) -> None:
+async def test_a_new_user_is_not_read(presence: Start, bus: Bus, gw1: Gateway) -> None:
     await presence()
     asked: list[str] = []
     for subject in ("$JS.API.STREAM.MSG.GET.KV_sessions", "$JS.API.DIRECT.GET.KV_sessions.>"):
@@ -350,7 +350,7 @@ async def test_a_user_who_was_not_there_is_not_looked_for(presence: Start, bus: 
     assert [s.session for s in await sessions(bus)] == [joined.session]
 
 
-async def test_a_user_who_is_there_after_all_is_found_and_no_other_session_noted(
+async def test_a_user_with_a_session_is_read_and_no_other_session_noted(
     presence: Start, bus: Bus, gw1: Gateway
 ) -> None:
     await presence()

@@ -8,7 +8,9 @@ from tests.integration.presence.conftest import Gateway, Start
 from tests.support.policy import PolicyService
 
 
-async def test_everyone_is_told_and_nobody_asked(bus: Bus, presence: Start, gw1: Gateway) -> None:
+async def test_everyone_sees_the_status_without_a_policy_request(
+    bus: Bus, presence: Start, gw1: Gateway
+) -> None:
     service = PolicyService()
     await service.answer(bus.client)
     service.blocked.add(("ann", "bob"))
@@ -18,7 +20,7 @@ async def test_everyone_is_told_and_nobody_asked(bus: Bus, presence: Start, gw1:
     assert service.asked == []
 
 
-async def test_only_contacts_are_told(bus: Bus, presence: Start, gw1: Gateway) -> None:
+async def test_only_contacts_see_the_status(bus: Bus, presence: Start, gw1: Gateway) -> None:
     service = PolicyService()
     await service.answer(bus.client)
     service.blocked |= {("ann", "bob"), ("ann", "nobody"), ("bob", "bob")}
@@ -33,7 +35,7 @@ async def test_only_contacts_are_told(bus: Bus, presence: Start, gw1: Gateway) -
     assert await gw1.status("bob", asker="bob") == (True, False), "all know of themselves"
 
 
-async def test_without_an_answer_nobody_is(presence: Start, gw1: Gateway) -> None:
+async def test_without_a_policy_reply_the_user_is_offline(presence: Start, gw1: Gateway) -> None:
     await presence(status_visibility="contacts")
     await gw1.join("bob", "s1")
     with pytest.raises(Unavailable):

@@ -24,7 +24,7 @@ class Peers:
 
 @pytest.mark.parametrize("resumed", [False, True])
 @pytest.mark.parametrize("reason", [None, "busy"])
-async def test_nothing_of_it_is_lost_on_the_way(resumed: bool, reason: str | None) -> None:
+async def test_a_forwarded_command_carries_the_whole_input(resumed: bool, reason: str | None) -> None:
     peers = Peers()
     call_owner = CallOwner("one", lambda _: "two", peers)  # type: ignore[arg-type]
     call_input = CallInput(InputKind.ATTACHED, "r1", "bob", BOB, reason, resumed)
@@ -35,7 +35,7 @@ async def test_nothing_of_it_is_lost_on_the_way(resumed: bool, reason: str | Non
     assert outcome is not None and (outcome.call, outcome.relay_to) == (accepted(), (BOB,))
 
 
-async def test_what_is_this_instances_own_is_not_passed_on() -> None:
+async def test_the_owner_forwards_nothing() -> None:
     peers = Peers()
     call_owner = CallOwner("one", lambda _: "one", peers)  # type: ignore[arg-type]
     assert await call_owner.forward("c1", CallInput(InputKind.END, "r1", "bob", BOB), initiated=False) is None

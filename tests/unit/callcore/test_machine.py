@@ -219,7 +219,7 @@ def test_reasons(call, event, reason) -> None:  # type: ignore[no-untyped-def]
     assert (outcome.call.state, outcome.call.reason, outcome.call.ended_at) == (State.ENDED, reason, NOW)
 
 
-def test_others_are_told_that_it_was_answered_elsewhere() -> None:
+def test_other_devices_get_answered_elsewhere() -> None:
     outcome = machine.step(ringing(), by("bob", BOB_TAB, InputKind.ACCEPT), NOW)
     assert outcome.call.callee_at == BOB_TAB
     last = outcome.sends[-1]
@@ -237,7 +237,7 @@ def test_a_device_that_joins_rings_and_one_that_moved_rings_where_it_is_now() ->
     assert [at.gateway for at in moved.ringing] == ["gw9", "gw9"]
 
 
-def test_a_caller_that_resumes_is_not_told_of_its_call_again() -> None:
+def test_a_caller_that_resumes_gets_no_second_initiated() -> None:
     call = ringing()
     moved = ALICE.model_copy(update={"gateway": "gw9"})
     for at, changes in ((ALICE, False), (moved, True)):
@@ -245,7 +245,7 @@ def test_a_caller_that_resumes_is_not_told_of_its_call_again() -> None:
         assert (outcome.sends, outcome.call.caller_at, outcome.call is not call) == ((), at, changes)
 
 
-def test_who_holds_a_call() -> None:
+def test_the_call_as_each_session_sees_it() -> None:
     ring, talk = ringing(BOB), accepted()
     for call, at, expected in (
         (ring, ALICE, ("bob", "ringing", True)), (ring, BOB, ("alice", "ringing", False)),
@@ -279,7 +279,7 @@ def test_a_bound_session_that_moves_takes_the_call_along(user, at, field) -> Non
         (accepted(), by("bob", BOB, InputKind.LEFT, "hangup")),
     ],
 )
-def test_a_request_tried_again_tells_the_same_again(call, event) -> None:  # type: ignore[no-untyped-def]
+def test_a_replay_sends_the_same_again(call, event) -> None:  # type: ignore[no-untyped-def]
     once = machine.step(call, event, NOW)
     twice = machine.replay(once.call, event)
     assert twice.call is once.call

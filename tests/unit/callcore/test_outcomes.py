@@ -183,7 +183,7 @@ def test_a_rule_in_full(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case[2]])
-def test_a_request_tried_again_is_told_the_same(name: str) -> None:
+def test_a_repeated_request_sends_the_same(name: str) -> None:
     call, call_input, _, messages = CASES[name]
     first = step(call, call_input, NOW)
     repeated = replay(first.call, call_input)
@@ -194,7 +194,7 @@ def test_a_request_tried_again_is_told_the_same(name: str) -> None:
 
 
 @pytest.mark.parametrize("knows_by", ["where it was", "elsewhere"])
-def test_a_ringing_device_that_resumed_is_not_told_again(knows_by: str) -> None:
+def test_a_ringing_device_that_resumed_gets_no_second_incoming(knows_by: str) -> None:
     at = BOB if knows_by == "where it was" else Address(session="bob-phone", gateway="gw9")
     call, event = ringing(), CallInput(InputKind.ATTACHED, "r1", "bob", at, resumed=True)
     outcome = step(call, event, NOW)
@@ -205,7 +205,7 @@ def test_a_ringing_device_that_resumed_is_not_told_again(knows_by: str) -> None:
         assert changes(call, outcome) == {"ringing": (BOB_TAB, at), "moved_by": "r1"}
 
 
-def test_a_device_that_resumed_but_did_not_ring_is_told() -> None:
+def test_a_device_that_resumed_but_did_not_ring_gets_incoming() -> None:
     event = CallInput(InputKind.ATTACHED, "r1", "bob", BOB_TAB, resumed=True)
     assert told(step(ringing(BOB), event, NOW)) == [("bob-tab", "call:incoming", INCOMING)]
 
@@ -219,7 +219,7 @@ def test_a_birth_in_full() -> None:
     ]
 
 
-def test_who_accepts_by_calling_back_hears_of_a_call_that_they_placed() -> None:
+def test_a_user_who_accepts_by_calling_back_gets_initiated() -> None:
     event = by("bob", BOB, InputKind.ACCEPT)
     outcome = step(ringing(BOB), event, NOW)
     as_initiated = actions.as_initiated(outcome, event)
@@ -283,18 +283,18 @@ def test_a_refusal_in_full(call: Call, event: CallInput, error: type[SignallingE
 @pytest.mark.parametrize(
     ("user", "at"), [("alice", ALICE), ("alice", ALICE_TAB), ("bob", BOB), ("bob", BOB_TAB)]
 )
-def test_nothing_comes_of_what_comes_after_the_end(user: str, at: Address, kind: InputKind) -> None:
+def test_an_input_after_the_end_changes_nothing(user: str, at: Address, kind: InputKind) -> None:
     call = ended()
     outcome = step(call, by(user, at, kind), NOW)
     assert (outcome.call is call, outcome.sends, outcome.relay_to) == (True, (), ())
 
 
 @pytest.mark.parametrize("call", [accepted(), ended()])
-def test_a_deadline_that_comes_too_late_does_nothing(call: Call) -> None:
+def test_a_deadline_after_the_answer_does_nothing(call: Call) -> None:
     assert step(call, CallInput(InputKind.TIMEOUT, "r1"), NOW).call is call
 
 
-def test_who_somebody_is_to_a_call() -> None:
+def test_the_role_of_an_author() -> None:
     roles = [
         (accepted(), by("alice", ALICE, InputKind.END), Role.CALLER),
         (accepted(), by("alice", ALICE_TAB, InputKind.END), Role.CALLER_DEVICE),
@@ -312,7 +312,7 @@ def test_the_peer_is_the_other_one() -> None:
     assert (ringing().peer_of("alice"), ringing().peer_of("bob")) == ("bob", "alice")
 
 
-def test_the_ended_state_has_a_row_for_everybody() -> None:
+def test_the_ended_state_has_a_row_for_each_role() -> None:
     row = machine.TABLE[ended().state]
     assert set(row) == set(Role)
     assert {cell.note for cells in row.values() for cell in cells.values()} == {"the call has ended"}

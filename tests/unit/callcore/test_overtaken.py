@@ -99,7 +99,7 @@ async def test_a_try_that_comes_late_does_not_create_the_call(world: Callable[[]
     assert not w.live() and "call.call1" not in w.calls.entries
 
 
-async def test_a_call_that_came_about_too_late_to_tell_is_told_by_the_next_try(
+async def test_a_call_that_was_created_too_late_to_notify_is_notified_by_the_next_try(
     world: Callable[[], World],
 ) -> None:
     w = world()
@@ -115,7 +115,7 @@ async def test_a_call_that_came_about_too_late_to_tell_is_told_by_the_next_try(
     }
 
 
-async def test_a_try_that_meets_the_record_of_an_earlier_one_tells_of_it(world: Callable[[], World]) -> None:
+async def test_a_try_that_finds_the_call_of_an_earlier_try_notifies(world: Callable[[], World]) -> None:
     """It has taken the holds anew before the record of the earlier try arrives."""
     w = world()
     await until_created(w)
@@ -152,7 +152,9 @@ async def test_a_call_whose_creation_was_not_answered_keeps_its_users(world: Cal
     assert [call.call for call in w.live()] == ["call1"] and told(w, "call1")["b1", "call:incoming"] == 1
 
 
-async def test_a_hold_whose_call_never_came_about_is_voided_for_good(world: Callable[[], World]) -> None:
+async def test_a_reservation_whose_call_was_never_created_is_voided_for_good(
+    world: Callable[[], World],
+) -> None:
     """Who takes the user over makes sure that the call of the hold cannot come about any more."""
     w = world()
     await until_created(w)
@@ -168,7 +170,7 @@ async def test_a_hold_whose_call_never_came_about_is_voided_for_good(world: Call
     assert [call.call for call in w.live()] == ["call2"]
 
 
-async def test_a_hold_that_is_being_formed_is_waited_for(world: Callable[[], World]) -> None:
+async def test_a_reservation_whose_call_is_being_created_is_waited_for(world: Callable[[], World]) -> None:
     w = world()
     await until_created(w)
     w.initiate("c1", "bob")
@@ -201,7 +203,7 @@ async def test_a_call_of_which_one_user_was_taken_meanwhile_releases_the_other(
         pytest.fail("an error that is no answer came out")
 
 
-async def test_a_call_that_is_settled_before_it_is_created_does_not_come_about(
+async def test_a_call_that_is_settled_before_it_is_created_is_never_created(
     world: Callable[[], World],
 ) -> None:
     """The gateway gives up while an instance has the record of the call in its hands."""
@@ -219,7 +221,7 @@ async def test_a_call_that_is_settled_before_it_is_created_does_not_come_about(
     assert w.reservation("ann") is None and w.reservation("bob") is None
 
 
-async def test_a_call_that_is_created_before_it_is_settled_is_told(world: Callable[[], World]) -> None:
+async def test_a_call_that_is_created_before_it_is_settled_is_notified(world: Callable[[], World]) -> None:
     w = world()
     await until_created(w)
     w.now += 2_001

@@ -47,7 +47,7 @@ def test_a_call_that_is_answered_and_ends() -> None:
         (None, "other"),
     ],
 )
-def test_the_reasons_of_calls_that_nobody_answered(reason: str | None, counted: str) -> None:
+def test_the_reasons_of_unanswered_calls(reason: str | None, counted: str) -> None:
     counts = CallStats()
     counts.count_transition(State.RINGING, call(State.ENDED, ended_at=46_000, reason=reason))
     assert counts.ended == {("unanswered", counted): 1}

@@ -23,7 +23,7 @@ def test_one_that_ends_elsewhere_is_taken_off_there() -> None:
     assert (here.count(1_000), there.count(1_000)) == (0, 0)
 
 
-def test_what_is_told_too_late_counts_for_nothing() -> None:
+def test_a_late_outcome_is_not_sent() -> None:
     grace = GraceGauge(GRACE_MS)
     grace.ended(0, 1_000)
     grace.begun(0, 2_000)

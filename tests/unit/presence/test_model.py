@@ -148,7 +148,7 @@ def test_a_write_tried_again_changes_nothing() -> None:
 
 @pytest.mark.parametrize("unheard", [True, False])
 @pytest.mark.parametrize("shown", ["first", "second"])
-def test_each_answer_to_a_request_tried_again_has_a_token_that_resumes(shown: str, unheard: bool) -> None:
+def test_each_reply_to_a_repeated_request_has_a_token_that_resumes(shown: str, unheard: bool) -> None:
     first = joins(record(PHONE), device="d2", token="first")
     second = joins(first.record, device="d2", token="second")
     assert (first.token, second.token) == ("first", "second")
@@ -175,7 +175,7 @@ def test_tokens_of_other_answers_are_kept_within_bounds() -> None:
     assert now.sessions[0].alternates == tuple(map(hash_token, kept))
 
 
-def test_a_resume_tried_again_is_still_resumed() -> None:
+def test_a_repeated_resume_is_still_resumed() -> None:
     first = joins(record(PHONE), resume=("phone", "phone-token"))
     again = joins(first.record, resume=("phone", "phone-token"), token="another")
     assert (again.resumed, again.session.session, again.token) == (True, "phone", "another")
@@ -300,7 +300,7 @@ def test_leave_of_a_session_that_moved() -> None:
     assert moved
 
 
-def test_leave_tried_again() -> None:
+def test_a_repeated_leave() -> None:
     before = record(TAB)
     after, moved = leaves(before, PHONE)
     assert after is before
@@ -392,7 +392,7 @@ def test_a_silent_session_in_a_call_is_taken_over_whatever_device_comes(device: 
     assert joined.silent_since == NOW - 5
 
 
-def test_who_was_silent_and_has_moved_or_has_company_is_left_alone() -> None:
+def test_a_silent_session_that_moved_or_is_not_alone_is_not_taken_over() -> None:
     moved = PHONE.model_copy(update={"socket": "elsewhere"})
     for before in (record(moved), record(PHONE, TAB)):
         joined = join(before, plain(), MULTI, NOW, Minted("new", "t"), silent=Silent(PHONE, NOW))
@@ -412,7 +412,7 @@ def test_whose_connection_is_asked_about() -> None:
     assert maybe_silent(record(PHONE), wrong, MULTI) is PHONE
 
 
-def test_a_spent_token_is_good_while_its_successor_is_not_heard() -> None:
+def test_a_spent_token_is_valid_while_its_successor_is_not_received() -> None:
     """The same token on one gateway after the other, none of which gets through to the client."""
     now = record(TAB)
     for hop in range(5):
@@ -498,7 +498,7 @@ def test_a_broken_transport_begins_a_grace(socket: str | None) -> None:
     ("name", "gateway", "socket"),
     [("nobody", "gw1", None), ("tab", "gw2", None), ("tab", "gw1", "other-socket")],
 )
-def test_a_loss_of_what_is_elsewhere_means_nothing(name: str, gateway: str, socket: str | None) -> None:
+def test_the_loss_of_a_session_that_has_moved_is_ignored(name: str, gateway: str, socket: str | None) -> None:
     before = record(PHONE, TAB)
     done = lose(before, name, gateway, socket, NOW + 5)
     assert (done.record, done.session) == (before, None)
@@ -534,7 +534,7 @@ def test_resuming_ends_a_grace() -> None:
     assert joined.session.lost_at is None
 
 
-def test_a_token_is_good_until_its_client_is_known_to_have_heard_of_the_next() -> None:
+def test_a_token_is_valid_until_its_client_is_known_to_have_received_the_next() -> None:
     first = joins(record(TAB), resume=("tab", "tab-token"))
     assert first.resumed and first.session.spent == (hash_token("tab-token"),)
     again = {"socket": "third-socket", "resume": ("tab", "tab-token")}
@@ -562,7 +562,7 @@ def test_the_tokens_remembered_are_few() -> None:
         now = lose(joined.record, "tab", "gw2", f"s{number}", NOW, unheard=True).record
 
 
-def test_a_session_that_its_gateway_never_heard_of_is_found_by_its_socket() -> None:
+def test_a_session_unknown_to_its_gateway_is_found_by_its_socket() -> None:
     before = record(PHONE, TAB)
     assert lose(before, None, "gw1", "tab-socket", NOW + 5).record == record(PHONE, lost(TAB, NOW + 5))
     assert lose(before, None, "gw1", "other-socket", NOW + 5).record is before
@@ -606,7 +606,7 @@ def reasserts(
     return True if done.moved else done.record
 
 
-def test_a_gateway_that_was_thought_dead_has_its_sessions_back() -> None:
+def test_a_gateway_that_counted_as_dead_reasserts_its_sessions() -> None:
     known = record(PHONE, TAB)
     assert reasserts(known) is known
     assert reasserts(record(PHONE, lost(TAB))) == known

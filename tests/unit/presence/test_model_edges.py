@@ -64,7 +64,7 @@ def reasserted(known: Sessions | None, *, device: str | None = None, socket: str
     return reassert(known, asked, NOW + 7)
 
 
-def test_a_session_that_is_forgotten_is_as_its_gateway_says() -> None:
+def test_an_unknown_session_is_restored_as_its_gateway_reports_it() -> None:
     done = reasserted(None, device="phone")
     assert done.record is not None and (done.moved, done.was) == (False, None)
     (found,) = done.record.sessions
@@ -76,7 +76,7 @@ def test_a_session_that_is_forgotten_is_as_its_gateway_says() -> None:
     assert done.record is not None and [s.session for s in done.record.sessions] == ["b", "a"]
 
 
-def test_a_session_that_was_lost_is_there_again_as_it_was() -> None:
+def test_a_lost_session_is_restored_unchanged() -> None:
     known = session("a", device="phone").model_copy(update={"lost_at": NOW, "since": 5})
     done = reasserted(record(known), device="phone")
     assert done.record is not None and (done.moved, done.was) == (False, known)
@@ -135,7 +135,7 @@ def test_half_a_resume_resumes_nothing(resume: str | None, token: str | None) ->
     assert not joined.resumed and joined.session.session == "fresh"
 
 
-def test_a_broken_transport_that_is_unheard_keeps_its_tokens() -> None:
+def test_a_loss_with_an_unreceived_token_keeps_the_tokens() -> None:
     for unheard in (True, False):
         lost = lose(record(spent("t1")), "a", "gw1", "a-socket", NOW + 1, unheard=unheard)
         assert lost.session is not None and lost.session.spent == (hashes("t1") if unheard else ())
