@@ -158,9 +158,13 @@ async def read(
     return [letter for letter in letters if letter.event != subjects.SETTLED]
 
 
-def crowded(letters: list[MailboxMessage]) -> bool:
-    """True if so many letters of one event are there that older ones may have been evicted."""
-    counts = Counter(letter.event for letter in letters)
+def crowded(letters: list[MailboxMessage], after: int = 0) -> bool:
+    """Return True if messages later than the ``seq`` ``after`` may have been evicted.
+
+    A subject evicts its oldest message. So once one that is later than ``after`` is gone, all that its subject keeps
+    are later, too: :data:`shared.nats.streams.MAILBOX_MAX` of one event.
+    """
+    counts = Counter(letter.event for letter in letters if letter.seq > after)
     return any(count >= streams.MAILBOX_MAX for count in counts.values())
 
 

@@ -131,11 +131,20 @@ async def test_a_call_is_counted_on_its_whole_way(system: System) -> None:
     assert await system.value("signalling_session_changes_total", what="joined") == 2
     id_ = await call(alice, bob, "bob")
     await alice.ok("call:offer", {**OFFER, "from": "alice", "to": "bob", "callId": id_})
-    for n in range(5):  # the first by the long way, the others by the short one
-        await alice.emit(
-            "ice:candidate", {"candidate": {"n": n}, "from": "alice", "to": "bob", "callId": id_}
-        )
-    for _ in range(5):
+    candidates = 0
+
+    async def candidate() -> None:
+        nonlocal candidates
+        payload = {"candidate": {"n": candidates}, "from": "alice", "to": "bob", "callId": id_}
+        await alice.emit("ice:candidate", payload)
+        candidates += 1
+
+    for _ in range(5):  # the first by the slow path, the others by the fast path
+        await candidate()
+    async with asyncio.timeout(20):
+        while not await system.value("signalling_outbox_relays"):  # they are kept for two seconds
+            await candidate()
+    for _ in range(candidates):
         await bob.expect("ice:candidate")
     await system.until(1, "signalling_calls", state="accepted")
     await bob.ok("call:end", {"callId": id_})
@@ -145,8 +154,8 @@ async def test_a_call_is_counted_on_its_whole_way(system: System) -> None:
     assert 0 < gateway.value("signalling_call_setup_seconds_sum") < 5
     assert gateway.value("signalling_event_seconds_count", event="call:initiate") == 1
     assert gateway.value("signalling_relays_total", kind="call:offer") == 1
-    assert gateway.value("signalling_relays_total", kind="ice:candidate") == 5
-    assert gateway.value("signalling_outbox_relays") > 0 == gateway.value("signalling_relays_given_up_total")
+    assert gateway.value("signalling_relays_total", kind="ice:candidate") == candidates
+    assert gateway.value("signalling_relays_given_up_total") == 0
     assert gateway.value("signalling_request_seconds_count", service="calls", verb="initiate") == 1
     assert callcore.value("signalling_calls_placed_total", type="video") == 1
     assert callcore.value("signalling_calls_accepted_total") == 1

@@ -182,10 +182,14 @@ class ResumingSessions:
             complete = (
                 last_seq is not None
                 and len(letters) < READ_MAX
-                and not mailbox.crowded(letters)
+                and not mailbox.crowded(letters, after)
                 and await self._reach.covers(max(after_ms, since))
             )
-            shows = complete and await self._reach.covers(max(after_ms - MARGIN_MS, since))
+            shows = (
+                complete
+                and not mailbox.crowded(letters)
+                and await self._reach.covers(max(after_ms - MARGIN_MS, since))
+            )
             heard_relays = None
             if last_seq is not None and busy and not shows:
                 # Gateways send relays of the last seconds again when NATS was away; this mailbox does not show all of

@@ -136,3 +136,10 @@ async def test_a_flood_evicts_what_is_its_own_sessions_and_shows(bus: Bus) -> No
         recovery, last_seq=loud[0].seq, lost_at=None, since=0
     )
     assert not missed.complete
+    # A client that has got some of what is there still has missed nothing that was evicted.
+    assert not mailbox.crowded(loud, loud[1].seq)
+    missed = await ResumingSessions(bus, _nobody_knows).look(
+        recovery, last_seq=loud[500].seq, lost_at=None, since=0
+    )
+    assert missed.complete
+    assert [letter.payload for letter in missed.missed] == [letter.payload for letter in loud[501:]]
