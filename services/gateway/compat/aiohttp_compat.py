@@ -42,7 +42,7 @@ PRIVATE: Final[dict[str, dict[str, str]]] = {
     },
     "WebSocketDataQueue": {
         "_size": "the pure Python queue reads it before it is initialized",
-        "_buffer": "the messages that wait; the queue cannot be asked whether there are any",
+        "_buffer": "the messages that wait; the queue has no method that tells whether it is empty",
     },
 }
 """Class → attribute → why it is used. Modules: ``aiohttp._websocket.reader``, the websocket parser in C."""

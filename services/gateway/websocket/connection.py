@@ -4,7 +4,7 @@ Those have tasks for each connection, and a task and a timer for each frame that
 Here a frame is handled as it is read. Only what has to be awaited gets a task, behind which later frames wait.
 Frames of one event-loop tick are written together, and one timer for each connection sends pings.
 
-What a frame or the timer means is decided by :class:`~services.gateway.websocket.connection.state.WebSocketState`.
+What a frame or the timer means is decided by ``WebSocketState``, in ``state.py``.
 """
 
 import asyncio
