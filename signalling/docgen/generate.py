@@ -49,7 +49,8 @@ Generated from `shared/subjects.py` by `python -m signalling.docgen`; do not edi
 
 Ids from outside (users, a client's `callId`) are encoded: bytes outside `[A-Za-z0-9_-]` become `=XX`, so `user123`
 stays `user123` and `a.b` is `a=2Eb`. Ids of our own (instances, sessions, calls) go in as they are. `-` stands for
-nobody. What is in the messages: `docs/asyncapi/nats.json`.
+nobody. What is in the messages: `docs/asyncapi/nats.json`; those of relays, with the flags of their reply subjects:
+[the wire format of a relay](relay-wire-format.md).
 
 ```sh
 nats sub 'event.user.alice.>'     # what happens to one user
