@@ -59,7 +59,7 @@ def read(raw: bytes) -> Read:
     return Read(event.value, message, packet.ack_id)
 
 
-def long_way(raw: bytes) -> tuple[Relayed, bytes] | None:
+def slow_path(raw: bytes) -> tuple[Relayed, bytes] | None:
     """What the long way reads in a relay without an acknowledgement, and what the peer would see; ``None`` else."""
     done = read(raw)
     if not isinstance(done.message, Relayed) or done.ack_id is not None:
@@ -68,11 +68,11 @@ def long_way(raw: bytes) -> tuple[Relayed, bytes] | None:
     return message, payload_of(message, message.from_, message.call_id or CALL)
 
 
-def short_way(envelopes: RelayTemplates, raw: bytes) -> bytes | None:
+def fast_path(templates: RelayTemplates, raw: bytes) -> bytes | None:
     """What the peer would see of a frame that takes the short way; as the gateway does it."""
-    if not raw.startswith(PREFIXES) or (envelope := envelopes.find(raw)) is None:
+    if not raw.startswith(PREFIXES) or (template := templates.find(raw)) is None:
         return None
-    return envelope.payload(raw, envelope.call or CALL)
+    return template.payload(raw, template.call or CALL)
 
 
 def event_of(raw: bytes) -> Event:
@@ -96,15 +96,15 @@ def try_both(frames: list[bytes]) -> tuple[str, ...]:
 
     Fails where the two ways differ, where what is passed on cannot be read, and where anything else is raised.
     """
-    envelopes, signature = RelayTemplates(), []
+    templates, signature = RelayTemplates(), []
     for raw in (raw for raw in frames for _ in range(3)):
-        done, long = read(raw), long_way(raw)
-        short = short_way(envelopes, raw)
+        done, long = read(raw), slow_path(raw)
+        short = fast_path(templates, raw)
         if short is not None:
             assert long is not None, f"the long way refuses {raw!r}: {done.verdict}"
             assert strict(short) == strict(long[1]), raw
         elif long is not None and raw.startswith(PREFIXES):
-            envelopes.learn(event_of(raw), long[0])
+            templates.learn(event_of(raw), long[0])
         if long is not None:
             _spliced(short or long[1], long[0])
         elif done.message is not None:

@@ -58,7 +58,7 @@ class Socket:
     """True if its call is still to be told to it: relays before that come again behind it, and are not written."""
     seq: int = 0
     """The ``seq`` of the last letter that the client has got."""
-    envelopes: RelayTemplates | None = None
+    templates: RelayTemplates | None = None
     """Of the relays that it sends; of this user and session."""
     rates: SocketLimiter | None = None
     """How often it may send what; ``None`` where there are no limits."""
@@ -126,7 +126,7 @@ class Registry:
         self._unbind(socket)
         if (old := self._by_session.get(session)) is not None:
             self._leave(session, old)
-        socket.user, socket.session, socket.envelopes = user, session, None
+        socket.user, socket.session, socket.templates = user, session, None
         self._by_session[session] = socket
 
     def release(self, socket: Socket) -> None:

@@ -22,23 +22,23 @@ class RelayFastPath:
         socket = self._registry.by_connection(eio_sid)
         if socket is None or socket.session is None:
             return False
-        envelopes = socket.envelopes
-        if envelopes is None:
-            envelopes = socket.envelopes = RelayTemplates(self._sizes)
-        if (envelope := envelopes.find(frame)) is None:
+        templates = socket.templates
+        if templates is None:
+            templates = socket.templates = RelayTemplates(self._sizes)
+        if (template := templates.find(frame)) is None:
             return False
-        call = envelope.call or socket.calls.get(envelope.to)
-        if call is None or (payload := envelope.payload(frame, call)) is None:
+        call = template.call or socket.calls.get(template.to)
+        if call is None or (payload := template.payload(frame, call)) is None:
             return False
-        if socket.rates is not None and not socket.rates.take(envelope.kind):
+        if socket.rates is not None and not socket.rates.take(template.event_class):
             return False  # the long way says so
         try:
-            return self._relays.try_send(socket, envelope.event, envelope.to, call, payload)
+            return self._relays.try_send(socket, template.event, template.to, call, payload)
         except (Unavailable, RateLimited) as error:
-            self._replies.refuse(ClientRequest(socket, envelope.event, None, envelope.call), error)
+            self._replies.refuse(ClientRequest(socket, template.event, None, template.call), error)
             return True
 
     def learn(self, asked: ClientRequest, relayed: Relayed) -> None:
         """The last frame of a client that was not taken went the long way, and this was in it."""
-        if asked.socket.envelopes is not None:
-            asked.socket.envelopes.learn(Event(asked.event), relayed)
+        if asked.socket.templates is not None:
+            asked.socket.templates.learn(Event(asked.event), relayed)

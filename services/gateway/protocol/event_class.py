@@ -1,4 +1,4 @@
-"""Classes of client events: those of one class share a rate limit."""
+"""Group client events into classes that share a rate limit."""
 
 from enum import IntEnum
 

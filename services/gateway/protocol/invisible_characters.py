@@ -1,4 +1,4 @@
-"""User ids that look like another one: characters that are not seen, and such that turn the direction of text."""
+"""Detect invisible characters in user ids, and those that change the direction of text."""
 
 import re
 

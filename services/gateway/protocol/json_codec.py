@@ -1,4 +1,4 @@
-"""JSON as clients are sent it."""
+"""Encode JSON for clients."""
 
 import json
 from typing import Any

@@ -1,7 +1,6 @@
-"""What a client may put into a frame: strict, small, and pure. Everything else is garbage, and said to be.
+"""Parse Engine.IO frames and Socket.IO packets of clients strictly. Pure.
 
-Engine.IO frames are checked before Engine.IO sees them, Socket.IO packets before Socket.IO does: neither library takes
-malformed input as something to expect.
+Both are checked before the libraries see them, because neither library handles malformed input as a normal case.
 """
 
 import json
@@ -10,7 +9,7 @@ import re
 from typing import Any, NamedTuple, NoReturn
 
 PACKETS_PER_POST = 10_000
-"""Packets of one polling request. A browser that is in a hurry sends what has gathered in one, up to its size."""
+"""Packets of one polling request. A client sends all packets that it has queued in one request."""
 
 BINARY = "Binary data is not supported"
 TOO_DEEP = "Nested too deeply"
@@ -20,18 +19,18 @@ PONGS_PER_POST = 4
 CLOSE = "1"
 UPGRADE, PROBE = "5", "2probe"
 DEPTH_MAX = 64
-"""Lists and objects in each other."""
+"""Depth of nested lists and objects."""
 _ACK_DIGITS = 15
 _EVENT = re.compile(r"2(?:/,)?([0-9]*)(?=\[)", re.ASCII)
 _CONNECT = re.compile(r"0(?:/[^,]*(?:,|$))?")
 _NAMESPACE = re.compile(r"[0-6](?:[0-9]+-)?(/[^,]*)", re.ASCII)
-# Texts are gone over, possessively: no input makes it go back. One that does not end is no JSON anyway.
+# Texts are skipped possessively, so no input makes it backtrack. A text without an end is no JSON anyway.
 _NESTING = re.compile(r'"(?:[^"\\]++|\\.)*+"?|([\[{\]}])', re.DOTALL)
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class Malformed(Exception):
-    """What is wrong with it, for the client to read. ``ack_id``: the acknowledgement it wanted, if it got that far."""
+    """The frame or packet is malformed. The message is for the client. ``ack_id``: of its event, if it was read."""
 
     def __init__(self, what: str, ack_id: int | None = None) -> None:
         super().__init__(what)
@@ -39,7 +38,7 @@ class Malformed(Exception):
 
 
 class EventPacket(NamedTuple):
-    """An event: its name, its arguments, and the id under which it wants to be acknowledged."""
+    """An event: its name, its arguments, and the id of its acknowledgement, if it wants one."""
 
     name: str
     args: list[Any]
@@ -47,15 +46,15 @@ class EventPacket(NamedTuple):
 
 
 class ConnectPacket(NamedTuple):
-    """A wish to connect to the default namespace."""
+    """A request to connect to the default namespace."""
 
 
 class DisconnectPacket(NamedTuple):
-    """The client leaves on purpose."""
+    """The client disconnects on purpose."""
 
 
 class ForeignPacket(NamedTuple):
-    """Any packet of a namespace that does not exist, named as the client did, and True if it wants to connect."""
+    """A packet of another namespace than the default. ``connect``: True if it requests to connect."""
 
     namespace: str
     connect: bool
@@ -65,7 +64,7 @@ Packet = EventPacket | ConnectPacket | DisconnectPacket | ForeignPacket
 
 
 def check_frame(frame: str, *, polling: bool = False) -> None:
-    """Let an Engine.IO frame pass that Engine.IO can take. Raises :class:`Malformed`."""
+    """Check an Engine.IO frame. Raises :class:`Malformed` for one that Engine.IO cannot handle."""
     if frame in (PONG, CLOSE) or (frame in (UPGRADE, PROBE) and not polling):
         return
     if frame[:1] == "b":
@@ -77,9 +76,9 @@ def check_frame(frame: str, *, polling: bool = False) -> None:
 
 
 def parse(packet: str, depth: int = DEPTH_MAX) -> Packet:
-    """Read a Socket.IO packet, without the Engine.IO type in front. Raises :class:`Malformed`.
+    """Parse a Socket.IO packet, without the Engine.IO type in front. Raises :class:`Malformed`.
 
-    ``depth``: lists and objects in each other, at most.
+    ``depth``: of nested lists and objects, at most.
     """
     kind = packet[:1]
     if (head := _NAMESPACE.match(packet)) is not None and head[1].partition("?")[0] != "/":
@@ -116,7 +115,7 @@ def _connect(packet: str, depth: int) -> ConnectPacket:
 
 
 def _loads(text: str, depth: int, ack_id: int | None = None) -> Any:
-    """JSON, without NaN, Infinity, lone surrogates, numbers of thousands of digits or bottomless nesting."""
+    """Decode JSON. Raises :class:`Malformed` for NaN, Infinity, lone surrogates, huge numbers and deep nesting."""
     try:
         if _deeper(text, depth):
             raise RecursionError

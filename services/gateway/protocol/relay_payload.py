@@ -1,4 +1,4 @@
-"""What the peer sees of an offer, an answer or a candidate that has been read."""
+"""Build the payload that the receiver gets of a validated offer, answer or candidate."""
 
 from typing import Any
 
@@ -8,7 +8,10 @@ from shared.errors import BadRequest
 
 
 def payload_of(relayed: Relayed, user: str, call: str) -> bytes:
-    """Exactly what the peer will see, but for ``seq``."""
+    """Return the JSON for the receiver, without ``seq``. ``user``: the sender.
+
+    Raises :class:`BadRequest` for numbers that are not finite.
+    """
     match relayed:
         case Offer():
             body: dict[str, Any] = {"offer": relayed.offer}

@@ -1,10 +1,10 @@
-"""The short way of relays: from a websocket frame to what is passed on, without reading what it carries.
+"""Recognise relays by templates of earlier frames, and splice their bodies through without decoding them.
 
-A relay's frame is an envelope (everything but the description or the candidates) and a body. A client writes the same
-envelope again and again. The first frame in an envelope takes the long way, and if that lets it pass, the envelope is
-remembered; later frames in it need their body checked, which a regular expression does, and nothing decoded. What
-the expression does not know (acknowledgements, nested or spaced JSON, fractions, ``\\u`` escapes, …) is not refused, it
-takes the long way, which decides; so the two cannot disagree on what is let through.
+A relay's frame is an envelope (everything but the description or the candidates) and a body. A client repeats the same
+envelope. The first frame with an envelope takes the slow path; if that accepts it, the envelope becomes a template.
+Later frames that match it need only their body checked, which a regular expression does. A frame that does not match
+(acknowledgements, nested or spaced JSON, fractions, ``\\u`` escapes, …) is not refused. It takes the slow path, which
+decides; so the two paths accept the same frames.
 """
 
 import json
@@ -17,20 +17,20 @@ from services.gateway.protocol.event_class import class_of
 from shared.contracts.client import CANDIDATES_MAX, RELAYED, Event, Offer, Relayed, Sizes
 
 PREFIXES = tuple(b'42["%b",' % event.encode() for event in RELAYED)
-"""What a frame begins with that may take the short way."""
-ENVELOPES_MAX = 16
-"""Envelopes of one socket; past that all are forgotten."""
-ENVELOPE_BYTES = 2 * 1024
+"""The beginnings of frames that may match a template."""
+TEMPLATES_MAX = 16
+"""Templates of one socket; when one more is learnt, all are forgotten."""
+TEMPLATE_BYTES = 2 * 1024
 LEARN_BYTES = 16 * 1024
-"""Of the frame that an envelope is learnt from."""
+"""Size of a frame that a template is learnt from."""
 
 ID = 22
-"""Characters of the id of a call that we mint."""
+"""Characters of a call id that the server mints."""
 _CALL = re.compile(rb"[A-Za-z0-9_-]{%d}" % ID)
 _BODIES = frozenset(("offer", "answer", "candidate", "candidates"))
 
-# No input makes them go back far: what is repeated begins as nothing can that follows it. Groups are not possessive,
-# because before 3.11.5 Python goes on where a possessive group gave up, in the middle of what it does not match.
+# No input makes them backtrack far: a repeated part begins with a character that cannot follow it. Groups are not
+# possessive, because before 3.11.5 Python continues in the middle of a text that a possessive group did not match.
 _PLAIN = rb'"[^"\\\x00-\x1f]*+"'
 _TEXT = rb'"[^"\\\x00-\x1f]*+(?:\\["\\bfnrt][^"\\\x00-\x1f]*+)*"'
 _VALUE = rb"(?:%b|-?(?:0|[1-9][0-9]{0,14}+)|true|false|null)" % _TEXT
@@ -44,7 +44,7 @@ _DESCRIPTIONS = tuple(
     for kind in (b"offer", b"answer")
     for around in ((b'{"type":"%b","sdp":' % kind, b"}"), (b'{"sdp":', b',"type":"%b"}' % kind))
 )
-"""What is around the text of a description, as browsers and React Native write it."""
+"""The bytes around the text of a description, as browsers and React Native write it."""
 _FRAME = re.compile(
     rb'(42\["(?:ice:candidate|call:offer|call:answer)",\{(?:%b:%b,)*"(?:candidates?|offer|answer)":)'
     rb"(%b|null|%b)"
@@ -53,52 +53,53 @@ _FRAME = re.compile(
 
 
 class RelayTemplate:
-    """What a client says around the bodies that it relays, in one call after the other.
+    """The bytes around the bodies that a client relays, and the fields that were read in them.
 
-    ``before``, ``after``: its bytes in frames of ``call``, which is ``None`` if they do not name it. What comes before
-    a body decides that a value of the key in question begins there, wherever else the same bytes may occur in it; so
-    what lies between the two is a body or nothing.
+    ``before``, ``after``: the bytes in frames of ``call``; ``call`` is ``None`` if the frames do not name it. The bytes
+    before a body decide that the value of its key begins there, because JSON is read from left to right. So the bytes
+    between the two are a body or invalid.
     """
 
     __slots__ = (
-        "_closes", "_end", "_is_body", "_limit", "_place", "_said", "after", "before", "call", "event", "kind", "to",
+        "_is_body", "_limit", "_place", "_prefix", "_suffix", "_suffix_call", "_suffix_start", "after", "before",
+        "call", "event", "event_class", "to",
     )  # fmt: skip
 
     def __init__(
-        self, before: bytes, after: bytes, key: bytes, event: Event, said: Relayed, limit: int
+        self, before: bytes, after: bytes, key: bytes, event: Event, relayed: Relayed, limit: int
     ) -> None:
         self.before, self.after = before, after
-        self.event, self.kind = event, class_of(event)
-        self.to = said.to
-        self.call = said.call_id
-        self._place = _place_of(said.call_id, before, after) if said.call_id is not None else None
+        self.event, self.event_class = event, class_of(event)
+        self.to = relayed.to
+        self.call = relayed.call_id
+        self._place = _place_of(relayed.call_id, before, after) if relayed.call_id is not None else None
         self._is_body = _is_description
         if event is Event.CANDIDATE:
             self._is_body = _is_batch if key == b"candidates" else _is_candidate
         self._limit = limit
-        """Bytes that a body may have; a longer one takes the long way, where they are counted otherwise."""
-        kind = said.call_type if isinstance(said, Offer) else None
-        tail = f',"callType":"{kind}"' if kind is not None else ""
-        tail += f',"from":{json.dumps(said.from_, ensure_ascii=False)},"callId":'
-        self._said = b'{"%b":' % key, tail.encode()
-        self._closes, self._end = "", b""
-        """The call that was named last to the peer, and all that comes behind a body then."""
+        """Bytes of a body; a longer one takes the slow path, where the limit is of its JSON without spaces."""
+        call_type = relayed.call_type if isinstance(relayed, Offer) else None
+        suffix = f',"callType":"{call_type}"' if call_type is not None else ""
+        suffix += f',"from":{json.dumps(relayed.from_, ensure_ascii=False)},"callId":'
+        self._prefix, self._suffix_start = b'{"%b":' % key, suffix.encode()
+        self._suffix_call, self._suffix = "", b""
+        """The call of the last payload, and the bytes behind a body in it."""
 
     def payload(self, frame: bytes, call: str) -> bytes | None:
-        """What the peer will see of a frame, but for ``seq``; ``None`` for one that is to take the long way."""
+        """Return the payload of a frame for the receiver, without ``seq``; ``None`` if it must take the slow path."""
         start, end = len(self.before), len(frame) - len(self.after)
         body = frame[start:end]
         if end - start > self._limit or not self._is_body(body):
             return None
-        head, tail = self._said
-        if call != self._closes:
-            self._closes, self._end = call, b'%b"%b"}' % (tail, call.encode())
-        return b"%b%b%b" % (head, body, self._end)
+        if call != self._suffix_call:
+            self._suffix_call, self._suffix = call, b'%b"%b"}' % (self._suffix_start, call.encode())
+        return b"%b%b%b" % (self._prefix, body, self._suffix)
 
-    def becomes_that_of(self, frame: bytes) -> bool:
-        """Whether a frame differs from this in nothing but the call, whose id is as we mint them.
+    def switch_call(self, frame: bytes) -> bool:
+        """Switch to the call of a frame that differs from the template only in the call id.
 
-        If so, it is the envelope of that call from now on: a user is in one call at a time.
+        Return False if the frame differs in more, or if its call id is not one that the server mints. One template is
+        enough for all calls, because a user is in one call at a time.
         """
         if (place := self._place) is None or len(frame) < len(self.before) + len(self.after):
             return False
@@ -121,7 +122,7 @@ class RelayTemplate:
 
 
 class _Place(NamedTuple):
-    """Where the id of a call stands. ``ahead``: before the body. ``start``, ``rest``: what is around it there."""
+    """The place of the call id. ``ahead``: True if before the body. ``start``, ``rest``: the bytes around it there."""
 
     ahead: bool
     start: bytes
@@ -129,7 +130,7 @@ class _Place(NamedTuple):
 
 
 def _place_of(call: str, before: bytes, after: bytes) -> _Place | None:
-    """``None`` for a call whose id is not as we mint them."""
+    """Return the place of a call id in an envelope; ``None`` for an id that the server does not mint."""
     id_ = call.encode()
     if _CALL.fullmatch(id_) is None:
         return None
@@ -156,7 +157,7 @@ def _is_description(body: bytes) -> bool:
 
 
 def _is_long_text(raw: bytes) -> bool:
-    """Whether it is a text in JSON, without ``\\u``. For thousands of characters this is quicker than an expression."""
+    """Return True for a text in JSON, without ``\\u``. Faster than an expression if it is long."""
     if not (raw.startswith(b'"') and raw.endswith(b'"')):
         return False
     try:
@@ -175,7 +176,7 @@ def _is_text(raw: bytes) -> bool:
 
 
 class RelayTemplates:
-    """The envelopes of one socket. ``sizes``: what bodies may have."""
+    """The templates of one socket. ``sizes``: limits of bodies."""
 
     __slots__ = ("_known", "_sizes", "_unknown")
 
@@ -185,42 +186,42 @@ class RelayTemplates:
         self._unknown = b""
 
     def find(self, frame: bytes) -> RelayTemplate | None:
-        """The envelope of a frame, if it is known. If not, :meth:`learn` may be told later what it says."""
-        for envelope in self._known:
-            if frame.startswith(envelope.before) and frame.endswith(envelope.after):
-                return envelope
-        for envelope in self._known:
-            if envelope.becomes_that_of(frame):
-                return envelope
+        """Return the template that a frame matches; ``None`` if there is none, after which :meth:`learn` may follow."""
+        for template in self._known:
+            if frame.startswith(template.before) and frame.endswith(template.after):
+                return template
+        for template in self._known:
+            if template.switch_call(frame):
+                return template
         self._unknown = frame if len(frame) <= LEARN_BYTES else b""
         return None
 
     def learn(self, event: Event, relayed: Relayed) -> None:
-        """The long way has let the last unknown frame pass, and has read this in it."""
+        """Learn a template from the last unknown frame, in which the slow path has read ``relayed``."""
         frame, self._unknown = self._unknown, b""
         if (match := _FRAME.fullmatch(frame)) is None or not _is_text(frame):
             return
-        envelope = _read(match[1], match[3], event, relayed, self._sizes)
-        if envelope is not None and all(
-            (envelope.before, envelope.after) != (other.before, other.after) for other in self._known
+        template = _read(match[1], match[3], event, relayed, self._sizes)
+        if template is not None and all(
+            (template.before, template.after) != (other.before, other.after) for other in self._known
         ):
-            if len(self._known) >= ENVELOPES_MAX:
+            if len(self._known) >= TEMPLATES_MAX:
                 self._known.clear()
-            self._known.append(envelope)
+            self._known.append(template)
 
 
 def _read(before: bytes, after: bytes, event: Event, relayed: Relayed, sizes: Sizes) -> RelayTemplate | None:
-    """An envelope that says exactly what ``relayed`` says; ``None`` where that is not plain."""
+    """Return a template whose fields are exactly those of ``relayed``; ``None`` if an envelope is ambiguous."""
     start = b'42["%b",{' % event.encode()
-    if not before.startswith(start) or len(before) + len(after) > ENVELOPE_BYTES:
+    if not before.startswith(start) or len(before) + len(after) > TEMPLATE_BYTES:
         return None
     members, _, key = before[len(start) : -2].rpartition(b'"')
     pairs = json.loads(b"[{%b}]" % (members + after[1:-2]).strip(b","), object_pairs_hook=list)[0]
     fields = dict(pairs)
     call_type = relayed.call_type if isinstance(relayed, Offer) else None
-    said = (relayed.from_, relayed.to, relayed.call_id, call_type)
-    read = (fields.get("from"), fields.get("to"), fields.get("callId"), fields.get("callType"))
-    if len(fields) < len(pairs) or _BODIES & fields.keys() or said != read:
+    expected = (relayed.from_, relayed.to, relayed.call_id, call_type)
+    found = (fields.get("from"), fields.get("to"), fields.get("callId"), fields.get("callType"))
+    if len(fields) < len(pairs) or _BODIES & fields.keys() or found != expected:
         return None
     limit = sizes.candidate if event is Event.CANDIDATE else sizes.sdp
     return RelayTemplate(before, after, key, event, relayed, limit)

@@ -1,4 +1,4 @@
-"""Time left to ring: ``expiresInMs``, computed from ``expiresAt`` as an event is written to a client.
+"""Compute ``expiresInMs``, the time left to ring, from ``expiresAt`` when an event is written to a client.
 
 A mailbox keeps events, and a polling client may fetch one late, so the value is never stored. Pure: no clock, no I/O.
 """
@@ -12,7 +12,7 @@ _EXPIRES_AT = b'"expiresAt":'
 
 
 def ms_left(expires_at: int, now: int) -> int:
-    """Return the milliseconds until ``expires_at``, 0 if it is over. Both are milliseconds since the epoch."""
+    """Return the milliseconds until ``expires_at``, 0 if the time has passed. Both are milliseconds since the epoch."""
     return max(0, expires_at - now)
 
 

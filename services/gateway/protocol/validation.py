@@ -1,4 +1,4 @@
-"""From a client's payload to a model, or to a refusal that names the field."""
+"""Validate payloads of clients: return a model, or raise an error that names the field."""
 
 from typing import Any
 
@@ -13,21 +13,21 @@ _EVENTS = {event.value: event for event in INBOUND}
 
 
 def known(event: str) -> Event:
-    """The event of this name. Raises :class:`BadRequest`."""
+    """Return the event of this name. Raises :class:`BadRequest` for an unknown one."""
     if (known := _EVENTS.get(event)) is None:
         raise BadRequest("Unknown event")
     return known
 
 
 class TooLarge(BadRequest):
-    """It has more than a client may send."""
+    """The payload is larger than a client may send."""
 
 
 _TOO_LARGE = frozenset((TOO_LARGE, "string_too_long", "too_long"))
 
 
 def validate(event: Event, args: list[Any], sizes: Sizes | None = None) -> Wire:
-    """The payload of ``event``, with no more in it than ``sizes`` and the protocol allow.
+    """Return the payload of ``event`` as a model, within ``sizes`` and the limits of the protocol.
 
     Raises :class:`BadRequest`, or :class:`UserIdRequired` for a join without one.
     """
@@ -52,9 +52,9 @@ _JOIN_KEYS = tuple(str(field.alias) for field in Join.model_fields.values())
 
 
 def join_in(auth: object) -> dict[str, Any] | None:
-    """The payload of ``user:join`` that the ``auth`` of a handshake has, unchecked; ``None`` if it names no user.
+    """Return the payload of ``user:join`` in the ``auth`` of a handshake, unchecked; ``None`` without a user.
 
-    Other keys may be another application's.
+    Other keys are left out, because they may be another application's.
     """
     if not isinstance(auth, dict) or auth.get("userId") is None:
         return None
@@ -77,12 +77,12 @@ _RULES: dict[str, str] = {
     "string_too_short": "must not be empty",
     "too_long": "must have at most {max_length} items",
 }
-"""Type of a validation error → the rule, in words of JSON. Those of our own validators are worded where they are."""
+"""Type of a validation error → the rule, in words of JSON. Our own validators have their messages themselves."""
 _OURS = frozenset((TOO_LARGE, "value_error"))
 
 
 def _explain(detail: ErrorDetails) -> str:
-    """``field: what is wrong``, without repeating what the client sent, and without the validator's own words."""
+    """Return ``field: what is wrong``, without the client's value and without the validator's own words."""
     field = ".".join(str(part) for part in detail["loc"]) or "payload"
     if detail["type"] in _OURS:
         return f"{field}: {detail['msg'].removeprefix('Value error, ')}"

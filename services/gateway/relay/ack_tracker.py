@@ -11,7 +11,7 @@ from services.gateway.relay.send_window import OutstandingRelay, SendWindow
 from shared.errors import RateLimited, ReceiverNotFound, SignallingError, Unavailable
 
 QUEUED_SECONDS = 1.0
-"""Seconds without a receipt after which the sender is told that callcore has the relay (``queued``)."""
+"""Seconds without a receipt after which the client is answered ``queued``, if callcore has the relay."""
 ACKS_PER_SOCKET = 1_024
 """Acknowledgements for which one socket may wait."""
 

@@ -1,4 +1,4 @@
-"""Relays for clients of this gateway: each written once and in order, however often it was passed on."""
+"""Put relays for clients of this gateway in order: each is written once, however often it is delivered."""
 
 from services.gateway.clients.registry import Socket
 from shared import subjects
@@ -8,22 +8,22 @@ from shared.messaging.mailbox import MailboxMessage, seq_of
 from shared.subjects import STARTS
 
 MISSED_MAX = 1_024
-"""Senders from which something is missed, remembered until they are told."""
+"""Senders with missed relays that are remembered until their gateways are asked to retransmit."""
 _RELAYED = frozenset(RELAYED)
 
 
 class ReceiveOrder:
-    """Keeps in each socket which relays it has had, and notes which gateways have to send some again."""
+    """Tracks in each socket the last relay of each sender, and which gateways have to retransmit."""
 
     def __init__(self) -> None:
         self._missed: dict[str, set[str]] = {}
         self._count = 0
 
     def take(self, socket: Socket, event: str, payload: bytes, reply: str = "") -> bytes | None:
-        """What is to be written to ``socket`` of a letter.
+        """Return the payload of a delivery to be written to ``socket``, without its stamp.
 
-        Empty: nothing, the client has had it. ``None``: nothing, for one before it is missed; both come again.
-        ``reply``: the letter's receipt subject, empty for one that comes from a mailbox.
+        Empty: the client has had it. ``None``: a relay before it is missed, and both will be retransmitted.
+        ``reply``: the delivery's receipt subject, empty for a message that was read from a mailbox.
         """
         relay = stamped(payload) if event in _RELAYED else None
         if relay is not None:
@@ -39,7 +39,7 @@ class ReceiveOrder:
                     return None
         seq = seq_of(payload)
         if seq <= socket.seq:
-            # Two callcores passed it on, and the one whose letter comes later minted its seq earlier.
+            # Two callcores passed it on, and the one whose delivery arrives later minted its seq earlier.
             seq = socket.seq + 1
             payload = b"%b:%d}" % (payload[: payload.rindex(b":")], seq)
         socket.seq = seq
@@ -47,15 +47,15 @@ class ReceiveOrder:
             socket.positions.note(session, number, seq)
         return payload
 
-    def had(self, socket: Socket, letter: MailboxMessage, since: int) -> None:
-        """Record a letter of the mailbox that the client has got elsewhere.
+    def skip(self, socket: Socket, message: MailboxMessage, since: int) -> None:
+        """Record a mailbox message that the client has received elsewhere.
 
-        ``since``: the ``seq`` up to which it has got everything.
+        ``since``: the ``seq`` up to which it has received everything.
         """
-        relay = stamped(letter.payload) if letter.event in _RELAYED else None
+        relay = stamped(message.payload) if message.event in _RELAYED else None
         if relay is not None and relay.number > socket.positions.last(relay.session):
             socket.positions.note(relay.session, relay.number, since)
-        socket.seq = max(socket.seq, letter.seq)
+        socket.seq = max(socket.seq, message.seq)
 
     def _miss(self, gateway: str, session: str) -> None:
         if self._count < MISSED_MAX:
@@ -64,6 +64,6 @@ class ReceiveOrder:
             sessions.add(session)
 
     def take_missed(self) -> dict[str, set[str]]:
-        """Sending gateway → sessions of whose relays one is missed, noted since the last time."""
+        """Take what was noted: sending gateway → sessions of which a relay is missed."""
         missed, self._missed, self._count = self._missed, {}, 0
         return missed

@@ -42,7 +42,7 @@ class Retransmitter:
         self._receive_order = receive_order
         self._task: asyncio.Task[None] | None = None
         self.given_up = 0
-        """Relays that were given up, and whose clients were told so."""
+        """Relays that were given up, and whose clients got an error for them."""
 
     def start(self) -> None:
         """Start the task."""

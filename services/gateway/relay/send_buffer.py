@@ -142,7 +142,7 @@ class SendBuffer:
         return unknown
 
     def withdraw(self, window: SendWindow, relay: OutstandingRelay) -> None:
-        """Void a relay whose client is told that it is lost, so that it is not delivered later."""
+        """Void a relay for which its client gets an error, so that it is not delivered later."""
         self.size -= window.withdrawn(relay)
 
     def expire(self, window: SendWindow, now: float) -> list[OutstandingRelay]:

@@ -12,7 +12,7 @@ transition                meaning
 ``retransmission_begun``  all outstanding relays are about to be published again
 ``acknowledged``          the owner has passed on all relays up to a number
 ``refused``               the owner has refused a relay
-``withdrawn``             the client has been told that a relay is lost
+``withdrawn``             the client gets an error for a relay, which must not be delivered any more
 ``gap_reported``          the owner has dropped a relay because the one before it did not arrive
 ``loss_suspected``        acknowledged relays may be lost all the same
 ``owner_changed``         another callcore owns the call, or none does

@@ -152,7 +152,7 @@ class Delivery:
         for letter in missed.before:
             recovery.first(letter.payload)
             if missed.heard is None or letter.event not in client.RELAYED:
-                self._heard.had(socket, letter, missed.since)
+                self._heard.skip(socket, letter, missed.since)
             if letter.event in _TURNS:
                 socket.hears_first(letter.event, call_of(letter.payload))
         for letter in missed.missed:

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from services.gateway.protocol.relay_template import ENVELOPES_MAX, RelayTemplates
+from services.gateway.protocol.relay_template import TEMPLATES_MAX, RelayTemplates
 from services.gateway.protocol.validation import TooLarge, validate
 from shared.contracts.client import RELAYED, Event, Sizes
-from tests.support.relay_paths import CALL, event_of, long_way, short_way, try_both
+from tests.support.relay_paths import CALL, event_of, fast_path, slow_path, try_both
 
 LINE = "candidate:1 1 udp 2122260223 192.0.2.1 54321 typ host"
 CANDIDATE = {"candidate": LINE, "sdpMid": "0", "sdpMLineIndex": 0, "usernameFragment": "Ab3d"}
@@ -25,11 +25,11 @@ def frame(event: str, payload: Any) -> bytes:
 
 def taught(raw: bytes) -> RelayTemplates:
     """A socket that has sent this frame the long way."""
-    envelopes = RelayTemplates()
-    assert short_way(envelopes, raw) is None
-    if (read := long_way(raw)) is not None:
-        envelopes.learn(event_of(raw), read[0])
-    return envelopes
+    templates = RelayTemplates()
+    assert fast_path(templates, raw) is None
+    if (read := slow_path(raw)) is not None:
+        templates.learn(event_of(raw), read[0])
+    return templates
 
 
 @pytest.mark.parametrize(
@@ -44,11 +44,11 @@ def taught(raw: bytes) -> RelayTemplates:
         ("call:answer", {"to": "bob", "answer": OFFER, "from": "ann", "callId": CALL}),
     ],
 )
-def test_what_clients_send_takes_the_short_way(event: str, payload: dict[str, Any]) -> None:
+def test_what_clients_send_takes_the_fast_path(event: str, payload: dict[str, Any]) -> None:
     raw = frame(event, payload)
-    read = long_way(raw)
+    read = slow_path(raw)
     assert read is not None
-    assert short_way(taught(raw), raw) == read[1], "byte for byte"
+    assert fast_path(taught(raw), raw) == read[1], "byte for byte"
 
 
 OTHER = "ABCDEFGHIJKLMNOP-_0123"
@@ -70,11 +70,11 @@ def test_what_was_learnt_in_one_call_serves_the_next(event: str, keys: tuple[str
     def of(call: str) -> bytes:
         return frame(event, {key: values.get(key, call) for key in keys})
 
-    envelopes = taught(of(CALL))
+    templates = taught(of(CALL))
     for call in (OTHER, CALL, OTHER):
-        read = long_way(of(call))
+        read = slow_path(of(call))
         assert read is not None and read[0].call_id == call
-        assert short_way(envelopes, of(call)) == read[1]
+        assert fast_path(templates, of(call)) == read[1]
     for no_call in (
         "",
         "x",
@@ -85,22 +85,22 @@ def test_what_was_learnt_in_one_call_serves_the_next(event: str, keys: tuple[str
         OTHER[:-1] + "\\",
         OTHER[:-2] + "ø",
     ):
-        assert short_way(envelopes, of(no_call)) is None, no_call
+        assert fast_path(templates, of(no_call)) is None, no_call
 
 
 @given(st.data())
 def test_a_frame_that_differs_in_more_than_the_call_is_not_of_another_call(data: st.DataObject) -> None:
     raw = frame("ice:candidate", {"candidate": None, "from": "ann", "callId": CALL, "to": "bob"})
-    envelopes = taught(raw)
+    templates = taught(raw)
     other = bytearray(raw.replace(CALL.encode(), OTHER.encode()))
     at = data.draw(st.integers(0, len(other) - 1))
     if data.draw(st.booleans()):
         other[at] = data.draw(st.integers(32, 126))
     else:
         del other[at]
-    taken = short_way(envelopes, bytes(other))
+    taken = fast_path(templates, bytes(other))
     if taken is not None:
-        read = long_way(bytes(other))
+        read = slow_path(bytes(other))
         assert read is not None and read[1] == taken
         assert (read[0].from_, read[0].to) == ("ann", "bob")
 
@@ -114,15 +114,15 @@ def test_a_frame_that_differs_in_more_than_the_call_is_not_of_another_call(data:
         '{"a":1,}', '{"a":1}],{"b":2}', '{"candidate":"' + "x" * 2048 + '"}', "true", "",
     ],
 )  # fmt: skip
-def test_other_bodies_take_the_long_way(body: str) -> None:
+def test_other_bodies_take_the_slow_path(body: str) -> None:
     """Python before 3.11.5 took some of those that break off for whole ones, where groups were possessive."""
 
     def with_body(body: str) -> bytes:
         return f'42["ice:candidate",{{"from":"ann","to":"bob","candidate":{body}}}]'.encode()
 
-    envelopes = taught(with_body('{"a":1}'))
-    assert short_way(envelopes, with_body('{"a":1}')) is not None
-    assert short_way(envelopes, with_body(body)) is None
+    templates = taught(with_body('{"a":1}'))
+    assert fast_path(templates, with_body('{"a":1}')) is not None
+    assert fast_path(templates, with_body(body)) is None
 
 
 _TEXTS = st.one_of(
@@ -155,15 +155,15 @@ _TEXTS = st.one_of(
 
 
 @given(_TEXTS, st.sampled_from([b'{"type":"offer","sdp":%b}', b'{"sdp":%b,"type":"answer"}']))
-def test_the_text_of_a_description_is_what_the_long_way_takes(text: bytes, description: bytes) -> None:
+def test_the_text_of_a_description_is_what_the_slow_path_takes(text: bytes, description: bytes) -> None:
     def with_text(text: bytes) -> bytes:
         return b'42["call:offer",{"from":"ann","to":"bob","offer":%b}]' % (description % text)
 
-    envelopes = taught(with_text(b'"v=0\\r\\n"'))
-    assert short_way(envelopes, with_text(b'"v=0\\r\\n"')) is not None
-    short = short_way(envelopes, with_text(text))
+    templates = taught(with_text(b'"v=0\\r\\n"'))
+    assert fast_path(templates, with_text(b'"v=0\\r\\n"')) is not None
+    short = fast_path(templates, with_text(text))
     if short is not None:
-        read = long_way(with_text(text))
+        read = slow_path(with_text(text))
         assert read is not None and json.loads(short) == json.loads(read[1])
 
 
@@ -184,29 +184,29 @@ def test_the_text_of_a_description_is_what_the_long_way_takes(text: bytes, descr
         b'42["call:end",{"callId":"ann","offer":{"a":"b"}}]',
     ],
 )
-def test_envelopes_that_are_not_plain_are_not_learnt(raw: bytes) -> None:
-    envelopes = taught(raw)
-    assert short_way(envelopes, raw) is None
+def test_ambiguous_envelopes_are_not_learnt(raw: bytes) -> None:
+    templates = taught(raw)
+    assert fast_path(templates, raw) is None
 
 
 def test_an_envelope_is_known_by_every_byte_of_it() -> None:
     payload = {"from": "ann", "to": "bob", "callId": CALL, "candidate": CANDIDATE}
-    envelopes = taught(frame("ice:candidate", payload))
+    templates = taught(frame("ice:candidate", payload))
     for other in ({"from": "eve"}, {"to": "eve"}, {"callId": CALL[:-1] + "."}):
-        assert short_way(envelopes, frame("ice:candidate", {**payload, **other})) is None
-    assert short_way(envelopes, frame("ice:candidate", {**payload, "candidate": {}})) is not None
+        assert fast_path(templates, frame("ice:candidate", {**payload, **other})) is None
+    assert fast_path(templates, frame("ice:candidate", {**payload, "candidate": {}})) is not None
 
 
-def test_no_more_envelopes_are_kept_than_a_call_needs() -> None:
-    envelopes = RelayTemplates()
-    for n in range(ENVELOPES_MAX * 3):
+def test_no_more_templates_are_kept_than_a_call_needs() -> None:
+    templates = RelayTemplates()
+    for n in range(TEMPLATES_MAX * 3):
         raw = frame("ice:candidate", {"from": "ann", "to": f"bob{n}", "candidate": CANDIDATE})
-        assert short_way(envelopes, raw) is None
-        read = long_way(raw)
+        assert fast_path(templates, raw) is None
+        read = slow_path(raw)
         assert read is not None
-        envelopes.learn(RELAYED[2], read[0])
-        assert short_way(envelopes, raw) is not None
-        assert len(envelopes._known) <= ENVELOPES_MAX
+        templates.learn(RELAYED[2], read[0])
+        assert fast_path(templates, raw) is not None
+        assert len(templates._known) <= TEMPLATES_MAX
 
 
 _keys = st.sampled_from(
@@ -265,21 +265,21 @@ def test_both_ways_agree(frames: list[bytes]) -> None:
 
 def test_long_envelopes_are_not_learnt() -> None:
     raw = frame("ice:candidate", {"from": "ann", "to": "bob", "candidate": CANDIDATE, "x": "y" * 2048})
-    assert long_way(raw) is not None
-    assert short_way(taught(raw), raw) is None
+    assert slow_path(raw) is not None
+    assert fast_path(taught(raw), raw) is None
 
 
 def test_no_way_takes_more_than_the_settings_say() -> None:
     sizes = Sizes(sdp=1000, candidate=600, metadata=0)
     small, large = ({"candidate": "x" * n} for n in (500, 600))
     raw = frame("ice:candidate", {"candidate": small, **_BASE})
-    envelopes = RelayTemplates(sizes)
-    assert short_way(envelopes, raw) is None
-    read = long_way(raw)
+    templates = RelayTemplates(sizes)
+    assert fast_path(templates, raw) is None
+    read = slow_path(raw)
     assert read is not None
-    envelopes.learn(Event.CANDIDATE, read[0])
-    assert short_way(envelopes, raw) is not None
-    assert short_way(envelopes, frame("ice:candidate", {"candidate": large, **_BASE})) is None
+    templates.learn(Event.CANDIDATE, read[0])
+    assert fast_path(templates, raw) is not None
+    assert fast_path(templates, frame("ice:candidate", {"candidate": large, **_BASE})) is None
     validate(Event.CANDIDATE, [{"candidate": small, **_BASE}], sizes)
     for event, payload in (
         (Event.CANDIDATE, {"candidate": large, **_BASE}),
@@ -293,14 +293,14 @@ def test_no_way_takes_more_than_the_settings_say() -> None:
 
 @given(st.text(max_size=60), st.integers(0, 20))
 def test_what_follows_a_known_envelope_cannot_hide(junk: str, cut: int) -> None:
-    """Bodies with JSON's own signs in them, in an envelope that is known."""
+    """Bodies with JSON's own signs in them, in an template that is known."""
     first = b'42["ice:candidate",{"from":"ann","to":"bob","candidate":{}}]'
-    envelopes = taught(first)
+    templates = taught(first)
     body = '{"a":"' + junk[:cut] + '","b":' + junk[cut:] + "}"
     raw = b'42["ice:candidate",{"from":"ann","to":"bob","candidate":%b}]' % body.encode(
         "utf-8", "surrogatepass"
     )
-    if (short := short_way(envelopes, raw)) is not None:
-        read = long_way(raw)
+    if (short := fast_path(templates, raw)) is not None:
+        read = slow_path(raw)
         assert read is not None
         assert json.loads(short) == json.loads(read[1])

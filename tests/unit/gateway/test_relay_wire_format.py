@@ -12,9 +12,7 @@ from shared.subjects import RelayFlags
 
 REPOSITORY = Path(__file__).parents[3]
 PAGE = (REPOSITORY / "docs" / "relay-wire-format.md").read_text()
-EXAMPLES = {
-    reply: meaning for reply, meaning in re.findall(r"^\| `(receipt\.[^`]*)` \| (.*) \|$", PAGE, re.MULTILINE)
-}
+EXAMPLES: dict[str, str] = dict(re.findall(r"^\| `(receipt\.[^`]*)` \| (.*) \|$", PAGE, re.MULTILINE))
 
 
 def test_the_table_of_flags_is_the_enumeration() -> None:
