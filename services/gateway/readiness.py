@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from shared.observability import logs
+from shared.periodic_task import PeriodicTask
 
 log = logs.get(__name__)
 
@@ -25,23 +26,19 @@ class Readiness:
         """Reasons since the last line."""
         self._changes = 0
         self._next = 0.0
-        self._task: asyncio.Task[None] | None = None
+        self._ticks = PeriodicTask("readiness", LOOK_SECONDS, self._check, at_once=True)
 
     def start(self) -> None:
         """Watch from now on."""
         self._next = asyncio.get_running_loop().time() + STARTING_SECONDS
-        self._task = asyncio.create_task(self._run(), name="readiness")
+        self._ticks.start()
 
     async def stop(self) -> None:
         """Stop watching."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._ticks.stop()
 
-    async def _run(self) -> None:
-        while True:
-            self._look(asyncio.get_running_loop().time())
-            await asyncio.sleep(LOOK_SECONDS)
+    def _check(self) -> None:
+        self._look(asyncio.get_running_loop().time())
 
     def _look(self, now: float) -> None:
         missing = self._missing()

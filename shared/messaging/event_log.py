@@ -3,10 +3,10 @@
 import asyncio
 import json
 import math
-import random
 import time
 
 from shared import subjects
+from shared.backoff import Backoff
 from shared.contracts.wire import Wire
 from shared.errors import Unavailable
 from shared.nats.connection import Bus
@@ -21,8 +21,7 @@ TRY_SECONDS = 60.0
 """Longer than NATS is away when it restarts or elects a leader, shorter than it knows what came twice."""
 ACK_SECONDS = 2.0
 _TICK_SECONDS = 0.1
-_PAUSE_SECONDS = 0.25
-_PAUSE_MAX_SECONDS = 4.0
+_BACKOFF = Backoff(first=0.25, longest=4.0)
 
 
 class EventLog:
@@ -98,11 +97,21 @@ class EventLog:
 class _Record:
     """One that is not acknowledged. ``due``: when it is to be sent again; ``tried_until``: when it is given up."""
 
-    __slots__ = ("_event_log", "_pause", "due", "head", "payload", "subject", "token", "tried_until", "until")
+    __slots__ = (
+        "_event_log",
+        "_failures",
+        "due",
+        "head",
+        "payload",
+        "subject",
+        "token",
+        "tried_until",
+        "until",
+    )
 
     def __init__(self, event_log: EventLog, subject: str, id_: str, payload: bytes) -> None:
         self._event_log = event_log
-        self._pause = _PAUSE_SECONDS
+        self._failures = 0
         self.subject = subject
         self.head = b"NATS/1.0\r\nNats-Msg-Id: %b\r\n\r\n" % id_.encode()
         self.payload = payload
@@ -125,5 +134,5 @@ class _Record:
 
     def wait(self) -> None:
         """Have it sent again a little later, each time more."""
-        self.due = time.monotonic() + random.uniform(0.5, 1.0) * self._pause
-        self._pause = min(2 * self._pause, _PAUSE_MAX_SECONDS)
+        self.due = time.monotonic() + _BACKOFF.seconds(self._failures)
+        self._failures += 1

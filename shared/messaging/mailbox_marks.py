@@ -18,6 +18,7 @@ from shared.ids import new_id
 from shared.nats import streams
 from shared.nats.connection import Bus
 from shared.observability import logs
+from shared.periodic_task import PeriodicTask
 
 log = logs.get(__name__)
 
@@ -40,31 +41,23 @@ class Marker:
 
     def __init__(self, bus: Bus, *, seconds: float = MARK_SECONDS) -> None:
         self._bus = bus
-        self._seconds = seconds
-        self._task: asyncio.Task[None] | None = None
+        self._ticks = PeriodicTask("mailbox marks", seconds, self.mark, at_once=True)
         self._begin()
 
     def start(self) -> None:
         """Put the first mark, and one a second from then on."""
         self._bus.on_reconnect.append(self._reconnected)
-        self._task = asyncio.create_task(self._run_on(), name="mailbox marks")
+        self._ticks.start()
 
     async def stop(self) -> None:
         """Put no more marks."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._ticks.stop()
 
     def _begin(self) -> None:
         self._run, self._number = new_id(), 0
 
     async def _reconnected(self) -> None:
         self._begin()
-
-    async def _run_on(self) -> None:
-        while True:
-            self.mark()
-            await asyncio.sleep(self._seconds)
 
     def mark(self) -> None:
         """Put a mark; while NATS is away, begin a new run instead."""

@@ -17,6 +17,7 @@ from shared.contracts.liveness import Beat
 from shared.errors import Unavailable
 from shared.nats.connection import Bus
 from shared.observability import logs
+from shared.periodic_task import PeriodicTask
 
 log = logs.get(__name__)
 
@@ -41,32 +42,24 @@ class Beacon:
         self._sockets = sockets
         self._subject = subjects.live(service, instance)
         self._beat = Beat(version=version, started_at=now_ms())
-        self._task: asyncio.Task[None] | None = None
+        self._ticks = PeriodicTask("beacon", BEAT_SECONDS, self._send, at_once=True)
 
     async def start(self) -> None:
         """Begin to beat; call it when the instance is ready to work."""
         await self._bus.subscribe(subjects.ROLLCALL, self._on_rollcall)
-        self._task = asyncio.create_task(self._run(), name="beacon")
+        self._ticks.start()
 
     async def stop(self) -> None:
         """Tell the others not to send anything more; call it before the instance stops to work."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        await self._ticks.stop()
         with suppress(Unavailable):
             self._bus.publish(self._subject, self._beat.model_copy(update={"leaving": True}).dump())
 
     async def _on_rollcall(self, _: Msg) -> None:
-        if self._task is not None:
-            await self._send()
+        if self._ticks.running:
+            self._send()
 
-    async def _run(self) -> None:
-        while True:
-            await self._send()
-            await asyncio.sleep(BEAT_SECONDS)
-
-    async def _send(self) -> None:
+    def _send(self) -> None:
         beat = self._beat
         if self._sockets is not None:
             beat = beat.model_copy(update={"sockets": self._sockets()})
@@ -85,7 +78,7 @@ class Membership:
         self._full: dict[str, list[str]] = {}
         self._lists: dict[str, tuple[str, ...]] = dict.fromkeys(services, ())
         self._owners: dict[tuple[str, str], str | None] = {}
-        self._task: asyncio.Task[None] | None = None
+        self._ticks = PeriodicTask("members", BEAT_SECONDS, self._expire)
         self._changed = asyncio.Event()
         self.generation = 0
 
@@ -97,13 +90,11 @@ class Membership:
             await self._bus.subscribe(subjects.live_all(service), self._on_beat)
         self._bus.on_reconnect.append(self._ask)
         await self._ask()
-        self._task = asyncio.create_task(self._expire(), name="members")
+        self._ticks.start()
 
     async def stop(self) -> None:
         """Stop listening."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._ticks.stop()
 
     def alive(self, service: str) -> tuple[str, ...]:
         """The instances of ``service``, sorted by name."""
@@ -165,19 +156,17 @@ class Membership:
         if new:
             self._refresh(service)
 
-    async def _expire(self) -> None:
-        while True:
-            await asyncio.sleep(BEAT_SECONDS)
-            if not self._bus.connected:
-                # Nobody can be heard; who is there shows after the reconnect.
-                now = time.monotonic()
-                for heard in self._heard.values():
-                    heard.update(dict.fromkeys(heard, now))
-                continue
-            horizon = time.monotonic() - SILENT_SECONDS
-            for service, heard in self._heard.items():
-                for instance in [name for name, at in heard.items() if at < horizon]:
-                    self.drop(service, instance)
+    def _expire(self) -> None:
+        if not self._bus.connected:
+            # Nobody can be heard; who is there shows after the reconnect.
+            now = time.monotonic()
+            for heard in self._heard.values():
+                heard.update(dict.fromkeys(heard, now))
+            return
+        horizon = time.monotonic() - SILENT_SECONDS
+        for service, heard in self._heard.items():
+            for instance in [name for name, at in heard.items() if at < horizon]:
+                self.drop(service, instance)
 
     def _refresh(self, service: str) -> None:
         self._lists[service] = tuple(sorted(self._heard[service]))

@@ -21,6 +21,7 @@ from shared.errors import SignallingError, Unavailable
 from shared.nats.connection import Bus
 from shared.nats.pending_requests import PendingRequest, head_of
 from shared.observability import logs
+from shared.periodic_task import PeriodicTask
 
 log = logs.get(__name__)
 
@@ -31,8 +32,6 @@ _TTL_SECONDS = 600
 """How long a deadline that fired waits for somebody to take it."""
 _PAUSE_SECONDS = 1.0
 _SET_SECONDS = 2.0
-_HEARD_SECONDS = 0.05
-"""How long what is to stop may take until it is told so again."""
 _CANCELLED = head_of({"Nats-TTL": "1s"})
 
 Fire = Callable[[str, bytes], Awaitable[None]]
@@ -76,7 +75,9 @@ class Timers:
     def __init__(self, bus: Bus, kind: str, fire: Fire) -> None:
         self._bus = bus
         self._fire = fire
-        self._task: asyncio.Task[None] | None = None
+        self._ticks = PeriodicTask(
+            f"deadlines {kind}", _PAUSE_SECONDS, self._consume_until_failure, at_once=True
+        )
         self.kind = kind
         self.done = 0
         """Deadlines that were done, and those that were not and come again."""
@@ -84,26 +85,17 @@ class Timers:
 
     def start(self) -> None:
         """Begin to take deadlines that are due."""
-        self._task = asyncio.create_task(self._run(), name=f"deadlines {self.kind}")
+        self._ticks.start()
 
     async def stop(self) -> None:
         """Take no more; one that is in hand and not done goes to another instance."""
-        task = self._task
-        while task is not None and not task.done():
-            # Again until it is heard: asyncio.wait_for, by which nats-py waits, drops a cancellation that comes
-            # together with what is waited for (Python before 3.12).
-            task.cancel()
-            await asyncio.wait((task,), timeout=_HEARD_SECONDS)
+        await self._ticks.stop()
 
-    async def _run(self) -> None:
-        while True:
-            try:
-                await self._consume()
-            except (nats.errors.Error, Unavailable, OSError) as error:
-                log.warning("deadlines paused", error=_reason(error))
-            except Exception:
-                log.exception("deadlines paused")
-            await asyncio.sleep(_PAUSE_SECONDS)
+    async def _consume_until_failure(self) -> None:
+        try:
+            await self._consume()
+        except (nats.errors.Error, Unavailable, OSError) as error:
+            log.warning("deadlines paused", error=_reason(error))
 
     async def _consume(self) -> None:
         config = ConsumerConfig(

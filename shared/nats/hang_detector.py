@@ -4,6 +4,7 @@ import asyncio
 
 from shared.nats.connection import Bus
 from shared.observability import logs
+from shared.periodic_task import PeriodicTask
 
 log = logs.get(__name__)
 
@@ -21,32 +22,28 @@ class HangDetector:
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
-        self._task: asyncio.Task[None] | None = None
+        self._ticks = PeriodicTask("nats hang detector", EVERY_SECONDS, self._check)
 
     def start(self) -> None:
         """Begin."""
-        self._task = asyncio.create_task(self._run(), name="pulse")
+        self._ticks.start()
 
     async def stop(self) -> None:
         """Ask no more."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._ticks.stop()
         self._bus.hangs(False)
 
-    async def _run(self) -> None:
-        while True:
+    async def _check(self) -> None:
+        since = self._bus.connected_since
+        pong = await self._bus.ping()
+        if pong is None or await self._comes(pong):
+            return
+        log.warning("nats does not answer")
+        self._bus.hangs(True)
+        while not pong.done() and self._bus.connected_since == since:
             await asyncio.sleep(EVERY_SECONDS)
-            since = self._bus.connected_since
-            pong = await self._bus.ping()
-            if pong is None or await self._comes(pong):
-                continue
-            log.warning("nats does not answer")
-            self._bus.hangs(True)
-            while not pong.done() and self._bus.connected_since == since:
-                await asyncio.sleep(EVERY_SECONDS)
-            self._bus.hangs(False)
-            log.info("nats answers")
+        self._bus.hangs(False)
+        log.info("nats answers")
 
     @staticmethod
     async def _comes(pong: asyncio.Future[bool]) -> bool:

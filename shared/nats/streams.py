@@ -3,12 +3,12 @@
 import asyncio
 import json
 import math
-import random
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from shared import subjects
+from shared.backoff import Backoff
 from shared.errors import Unavailable
 from shared.nats.connection import Bus
 from shared.nats.storage_full import for_want_of_room
@@ -26,7 +26,7 @@ EVENTS_PER_SUBJECT = 1000
 """Records of one kind that ``EVENTS`` keeps of a user or a call; oldest out first."""
 MAKE_SECONDS = 30.0
 """How long a cluster may take until it has elected who makes streams."""
-_PAUSE_SECONDS = (0.05, 0.5)
+_BACKOFF = Backoff(first=0.5, longest=0.5, jitter=0.9)
 SAY_SECONDS = 10.0
 """How often one and the same reason is logged."""
 
@@ -153,7 +153,7 @@ class StreamKeeper:
         self._task = asyncio.create_task(self._once_more(), name="streams")
 
     async def _once_more(self) -> None:
-        await asyncio.sleep(random.uniform(*_PAUSE_SECONDS))  # not all at the moment that the server is back
+        await asyncio.sleep(_BACKOFF.seconds(0))  # not all at the moment that the server is back
         await self._until_made(math.inf)
 
     async def _until_made(self, until: float) -> None:
@@ -172,6 +172,6 @@ class StreamKeeper:
                 if str(error) != said or now >= again_at:
                     said, again_at = str(error), now + SAY_SECONDS
                     log.warning("streams not there yet", reason=said)
-                await asyncio.sleep(random.uniform(*_PAUSE_SECONDS))
+                await asyncio.sleep(_BACKOFF.seconds(0))
                 continue
             return

@@ -11,7 +11,7 @@ from shared.nats.connection import Login, without_passwords
 from signalling.nats_users import MONITOR, Passwords
 from signalling.run.nats_server import EmbeddedNats, NatsServerError, cluster, joint_url
 from signalling.run.plan import PlanError
-from signalling.run.process import BACKOFF_FIRST_SECONDS, BACKOFF_LONGEST_SECONDS, Say, describe
+from signalling.run.process import RESTART_BACKOFF, Say, describe
 
 CONNECT_SECONDS = 3
 START_LEFT_SECONDS = 0.5
@@ -101,7 +101,7 @@ class NatsBroker:
         await asyncio.gather(*(asyncio.to_thread(server.stop, seconds) for server in self._servers))
 
     async def _keep(self, server: EmbeddedNats) -> None:
-        delay = BACKOFF_FIRST_SECONDS
+        failures = 0
         while not await self._stopped(LOOK_SECONDS):
             if (end := server.ended) is None:
                 continue
@@ -109,11 +109,12 @@ class NatsBroker:
             try:
                 server.launch()
                 await asyncio.to_thread(server.wait)
-                delay = BACKOFF_FIRST_SECONDS
+                failures = 0
             except (NatsServerError, OSError) as error:
+                delay = RESTART_BACKOFF.seconds(failures)
+                failures += 1
                 self._say(f"{server.name}: {error}; next try in {delay:.1f} s")
                 await self._stopped(delay)
-                delay = min(delay * 2, BACKOFF_LONGEST_SECONDS)
 
     async def _stopped(self, seconds: float) -> bool:
         """Wait that long, or less if it is to stop."""

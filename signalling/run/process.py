@@ -9,10 +9,10 @@ import sys
 import time
 from collections.abc import Callable
 
+from shared.backoff import Backoff
 from shared.ids import new_id
 
-BACKOFF_FIRST_SECONDS = 0.2
-BACKOFF_LONGEST_SECONDS = 5.0
+RESTART_BACKOFF = Backoff(first=0.2, longest=5.0, jitter=0)
 SETTLED_SECONDS = 30.0
 """A process that has lived this long is started again without delay."""
 LINE_MAX = 64 * 1024
@@ -95,7 +95,7 @@ class ServiceProcess:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _keep(self) -> None:
-        delay = BACKOFF_FIRST_SECONDS
+        failures = 0
         while not self._stopping:
             born = time.monotonic()
             try:
@@ -106,10 +106,11 @@ class ServiceProcess:
             if self._stopping:
                 return
             if time.monotonic() - born > SETTLED_SECONDS:
-                delay = BACKOFF_FIRST_SECONDS
+                failures = 0
+            delay = RESTART_BACKOFF.seconds(failures)
             self._say(f"{self.name} ended ({end}); starting it again in {delay:.1f} s")
             await asyncio.sleep(delay)
-            delay = min(delay * 2, BACKOFF_LONGEST_SECONDS)
+            failures += 1
 
     async def _run(self) -> tuple[int, int]:
         """Run it to its end: ``(pid, status)``."""

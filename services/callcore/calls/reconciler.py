@@ -20,10 +20,11 @@ from services.callcore.state.model import Address, Call, CallInput, InputKind, R
 from services.callcore.store import Found, Store
 from shared import subjects
 from shared.clock import now_ms
-from shared.errors import CallNotFound, SignallingError
+from shared.errors import CallNotFound
 from shared.ids import new_id
 from shared.nats.kv import Conflict
 from shared.observability import logs
+from shared.periodic_task import PeriodicTask
 
 log = logs.get(__name__)
 
@@ -61,10 +62,9 @@ class Reconciler:
         self._store = store
         self._call_service = call_service
         self._owns = owns
-        self._seconds = seconds
         self._second_check_seconds = second_check_seconds
         self._overdue_ms = overdue_ms
-        self._task: asyncio.Task[None] | None = None
+        self._ticks = PeriodicTask("reconciler", seconds, self.run_once)
         self.calls = dict.fromkeys((State.RINGING, State.ACCEPTED), 0)
         """Live calls that this instance owned in the last run."""
         self.repaired = dict.fromkeys(("deadline", "session", "hold"), 0)
@@ -72,23 +72,11 @@ class Reconciler:
 
     def start(self) -> None:
         """Begin."""
-        self._task = asyncio.create_task(self._run(), name="reconciler")
+        self._ticks.start()
 
     async def stop(self) -> None:
         """Stop, in the middle of a run if need be."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(self._seconds)
-            try:
-                await self.run_once()
-            except SignallingError as error:
-                log.warning("reconciliation put off", reason=str(error))
-            except Exception:
-                log.exception("reconciliation failed")
+        await self._ticks.stop()
 
     async def run_once(self) -> None:
         """Check every call that this instance owns, then the reservations that none of the live calls has."""

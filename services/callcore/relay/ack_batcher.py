@@ -4,13 +4,12 @@ An acknowledgement leaves on the same connection after the messages it acknowled
 NATS has the messages, unless that connection broke in between: then this instance reports a suspect loss.
 """
 
-import asyncio
-
 from services.callcore.relay.sequence_tracker import SequenceTracker
 from shared import subjects
 from shared.errors import Unavailable
 from shared.nats.connection import Bus
 from shared.observability import logs
+from shared.periodic_task import PeriodicTask
 
 log = logs.get(__name__)
 
@@ -25,27 +24,21 @@ class AckBatcher:
         self._bus = bus
         self._sequence_tracker = sequence_tracker
         self._instance = instance
-        self._task: asyncio.Task[None] | None = None
+        self._ticks = PeriodicTask("acknowledgements", BATCH_SECONDS, self._send)
 
     def start(self) -> None:
         """Begin to send."""
         self._bus.on_reconnect.append(self._report_suspect_loss)
-        self._task = asyncio.create_task(self._run(), name="acknowledgements")
+        self._ticks.start()
 
     async def stop(self) -> None:
         """Send what is left, and stop."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._ticks.stop()
         self._send()
 
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(BATCH_SECONDS)
-            if self._sequence_tracker:
-                self._send()
-
     def _send(self) -> None:
+        if not self._sequence_tracker:
+            return
         # Without a connection the batch is dropped: the gateways send their relays again.
         for gateway, acks in self._sequence_tracker.take_acks(self._instance):
             try:

@@ -1,6 +1,5 @@
 """Who a socket's client is, by what it has shown, and until when that holds."""
 
-import asyncio
 from collections.abc import Callable
 
 from services.gateway.auth.jwks_client import JwksClient
@@ -11,6 +10,7 @@ from shared.contracts.client import TOKEN_MAX
 from shared.errors import TokenExpired, Unauthorized, Unavailable
 from shared.observability import logs
 from shared.observability.log_throttle import LogThrottle
+from shared.periodic_task import PeriodicTask
 
 log = logs.get(__name__)
 
@@ -40,7 +40,7 @@ class Authenticator:
         self._until: dict[str, tuple[str, int]] = {}
         """Socket → its user and until when, in milliseconds since the epoch."""
         self._refusals = LogThrottle(lambda why: log.warning("tokens refused", why=why))
-        self._task: asyncio.Task[None] | None = None
+        self._ticks = PeriodicTask("token expiry", TICK_SECONDS, self._expire)
 
     @classmethod
     def of(cls, settings: AuthSettings) -> "Authenticator":
@@ -78,13 +78,11 @@ class Authenticator:
         if self._jwks is not None:
             self._jwks.start()
         if self._verifier is not None:
-            self._task = asyncio.create_task(self._run(), name="token expiry")
+            self._ticks.start()
 
     async def stop(self) -> None:
         """Stop watching."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._ticks.stop()
         if self._jwks is not None:
             await self._jwks.stop()
         self._refusals.stop()
@@ -165,10 +163,8 @@ class Authenticator:
             raise TokenRefused from None
         return min(claims.until, now_ms() + self._max_age_ms) if self._max_age_ms else claims.until
 
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(TICK_SECONDS)
-            now = now_ms()
-            for sid in [sid for sid, (_, until) in self._until.items() if until <= now]:
-                self.gone(sid)
-                self.expired(sid)
+    def _expire(self) -> None:
+        now = now_ms()
+        for sid in [sid for sid, (_, until) in self._until.items() if until <= now]:
+            self.gone(sid)
+            self.expired(sid)

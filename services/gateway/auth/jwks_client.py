@@ -11,6 +11,7 @@ from services.gateway.auth.jwt_verifier import Key, KeyUnusable, PublicKey
 from shared.errors import Unavailable
 from shared.observability import logs
 from shared.observability.log_throttle import LogThrottle
+from shared.periodic_task import PeriodicTask
 
 log = logs.get(__name__)
 
@@ -42,19 +43,19 @@ class JwksClient:
         """Ids that the last look was for, in vain."""
         self._looked_at = float("-inf")
         self._looking: asyncio.Task[None] | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._ticks = PeriodicTask("jwks", self._pause, self._look, at_once=True)
         self._told = LogThrottle(lambda why: log.warning("keys of tokens not read", url=url, why=why))
 
     def start(self) -> None:
         """Read the keys, now and from then on."""
-        self._task = asyncio.create_task(self._run(), name="jwks")
+        self._ticks.start()
 
     async def stop(self) -> None:
         """Stop reading."""
-        tasks = [task for task in (self._task, self._looking) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._ticks.stop()
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
         self._told.stop()
 
     async def key(self, kid: str | None) -> Key | None:
@@ -90,10 +91,8 @@ class JwksClient:
             return next(iter(keys.values())) if len(keys) == 1 else None
         return keys.get(kid)
 
-    async def _run(self) -> None:
-        while True:
-            await self._look()
-            await asyncio.sleep(self._refresh if self._current else min(self._refresh, self._again))
+    def _pause(self) -> float:
+        return self._refresh if self._current else min(self._refresh, self._again)
 
     async def _look(self, *, soon: bool = False) -> None:
         """Read the keys; all who want that at one time wait for one look. ``soon``: not if it was just done."""

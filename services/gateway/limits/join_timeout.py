@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
 from shared.observability.limit_hits import LimitHits
+from shared.periodic_task import PeriodicTask
 
 _TICK_SECONDS = 0.5
 
@@ -17,17 +18,15 @@ class JoinTimeout:
         self._hits = hits
         self._close = close
         self._waiting: OrderedDict[str, float] = OrderedDict()
-        self._task: asyncio.Task[None] | None = None
+        self._ticks = PeriodicTask("join timeout", _TICK_SECONDS, self._close_late)
 
     def start(self) -> None:
         """Begin to watch."""
-        self._task = asyncio.create_task(self._run(), name="join timeout")
+        self._ticks.start()
 
     async def stop(self) -> None:
         """Stop watching."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._ticks.stop()
 
     def connected(self, connection: str) -> None:
         """A connection begins, and its time with it."""
@@ -41,14 +40,12 @@ class JoinTimeout:
         """How many have not joined yet."""
         return len(self._waiting)
 
-    async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(_TICK_SECONDS)
-            while self._waiting:
-                connection, deadline = next(iter(self._waiting.items()))
-                if deadline > loop.time():
-                    break
-                del self._waiting[connection]
-                self._hits.hit("join_timeout")
-                await self._close(connection)
+    async def _close_late(self) -> None:
+        now = asyncio.get_running_loop().time()
+        while self._waiting:
+            connection, deadline = next(iter(self._waiting.items()))
+            if deadline > now:
+                break
+            del self._waiting[connection]
+            self._hits.hit("join_timeout")
+            await self._close(connection)

@@ -1,6 +1,5 @@
 """Retransmit relays that are not acknowledged in time, and give them up when they are too old."""
 
-import asyncio
 import time
 
 from services.gateway.relay.ack_tracker import AckTracker
@@ -14,6 +13,7 @@ from shared.contracts.relays import Acks
 from shared.errors import Unavailable
 from shared.nats.connection import Bus
 from shared.observability import logs
+from shared.periodic_task import PeriodicTask
 
 log = logs.get(__name__)
 
@@ -40,37 +40,31 @@ class Retransmitter:
         self._acks = acks
         self._losses = losses
         self._receive_order = receive_order
-        self._task: asyncio.Task[None] | None = None
+        self._ticks = PeriodicTask("relays", _TICK_SECONDS, self._tick)
         self.given_up = 0
         """Relays that were given up, and whose clients got an error for them."""
 
     def start(self) -> None:
         """Start the task."""
-        self._task = asyncio.create_task(self._run(), name="relays")
+        self._ticks.start()
 
     async def stop(self) -> None:
         """Stop the task."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._ticks.stop()
 
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(_TICK_SECONDS)
-            try:
-                now = time.monotonic()
-                self._acks.expire(now)
-                if self._bus.connected:
-                    self._suspect_losses(now)
-                    self._report_missed()
-                for window in self._send_buffer.active(now):
-                    self._fire_timers(window, now)
-                if self._bus.connected:
-                    self._send_buffer.tidy(now)
-            except Unavailable:
-                log.debug("NATS is away")
-            except Exception:
-                log.exception("retransmission failed")
+    def _tick(self) -> None:
+        try:
+            now = time.monotonic()
+            self._acks.expire(now)
+            if self._bus.connected:
+                self._suspect_losses(now)
+                self._report_missed()
+            for window in self._send_buffer.active(now):
+                self._fire_timers(window, now)
+            if self._bus.connected:
+                self._send_buffer.tidy(now)
+        except Unavailable:
+            log.debug("NATS is away")
 
     def _suspect_losses(self, now: float) -> None:
         windows = self._losses.windows_due(now)

@@ -1,9 +1,9 @@
 """Things that have to be done although nobody waits for them: told again until they are done, within bounds."""
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable
 
+from shared.backoff import Backoff
 from shared.errors import SignallingError, Unavailable
 from shared.observability import logs
 
@@ -13,8 +13,7 @@ AT_ONCE_MAX = 20_000
 UNDER_WAY_MAX = 64
 """Deeds that are being done at a time; thousands of sockets may break in one moment."""
 GIVE_UP_SECONDS = 30.0
-_FIRST_SECONDS = 0.1
-_LONGEST_SECONDS = 5.0
+_BACKOFF = Backoff(first=0.1, longest=5.0)
 
 
 class BackgroundRetrier:
@@ -51,7 +50,7 @@ class BackgroundRetrier:
 
     async def _until_done(self, name: str, deed: Callable[[], Awaitable[object]]) -> bool:
         loop = asyncio.get_running_loop()
-        left, wait = GIVE_UP_SECONDS, _FIRST_SECONDS
+        left, failures = GIVE_UP_SECONDS, 0
         while left > 0:
             begun = loop.time()
             if self._connected():
@@ -66,8 +65,8 @@ class BackgroundRetrier:
                     log.warning("errand refused", errand=name, code=error.code)
                     return True
             there = self._connected()
-            await asyncio.sleep(random.uniform(wait / 2, wait))
-            wait = min(wait * 2, _LONGEST_SECONDS)
+            await asyncio.sleep(_BACKOFF.seconds(failures))
+            failures += 1
             if there:
                 left -= loop.time() - begun
         self.given_up += 1

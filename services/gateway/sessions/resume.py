@@ -6,7 +6,6 @@ comes is held, so that it gets all of it in order and once.
 """
 
 import asyncio
-import random
 import time
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from nats.errors import Error as NatsError
 
 from services.gateway.protocol.ring_time import RINGING
 from shared import subjects
+from shared.backoff import Backoff
 from shared.clock import now_ms, now_seq
 from shared.contracts.client import RELAYED
 from shared.contracts.relays import stamped
@@ -39,7 +39,7 @@ MARGIN_MS = 10_000
 SKEW_MS = 1_000
 """The same for hosts whose clocks are kept by NTP, where nothing else tells what a client has heard."""
 DRAIN_SECONDS = 2.0
-TRY_AGAIN_SECONDS = (0.1, 0.5)
+READ_BACKOFF = Backoff(first=0.5, longest=0.5, jitter=0.8)
 PATIENCE_SECONDS = 8.0
 """How long it is tried to read a mailbox; a client whose cannot be read then is to come again, with the same token."""
 
@@ -242,7 +242,7 @@ class ResumingSessions:
                 if time.monotonic() > until:
                     raise
                 log.info("mailbox not read yet", session=session)
-                await asyncio.sleep(random.uniform(*TRY_AGAIN_SECONDS))
+                await asyncio.sleep(READ_BACKOFF.seconds(0))
 
     def finish(self, recovery: ResumingSession) -> None:
         """The client has got what it missed, and what was held: from now on it hears everything as it comes."""

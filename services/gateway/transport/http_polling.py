@@ -22,6 +22,7 @@ from services.gateway.transport.host_check import HostAllowed
 from services.gateway.websocket.send_queue import SendQueue
 from shared.observability import logs
 from shared.observability.limit_hits import LimitHits
+from shared.periodic_task import PeriodicTask
 
 log = logs.get(__name__)
 
@@ -101,17 +102,15 @@ class HttpPolling:
         """Connection → its last poll and the answer, while its client polls."""
         self._bodies: dict[str, tuple[str, int]] = {}
         """Connection → key and hash of the body that was handled last, while its client polls."""
-        self._task: asyncio.Task[None] | None = None
+        self._ticks = PeriodicTask("polls", PING_CHECK_SECONDS, self._check_pings)
 
     def start(self) -> None:
         """Check clients that poll from now on; websockets check theirs."""
-        self._task = asyncio.create_task(self._check_pings(), name="polls")
+        self._ticks.start()
 
     async def stop(self) -> None:
         """Check them no more."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self._ticks.stop()
 
     async def wait_for_post(self, eio_sid: str) -> None:
         """Wait until the body that a client is posting, if any, is handled."""
@@ -125,17 +124,15 @@ class HttpPolling:
 
     async def _check_pings(self) -> None:
         """Close connections of clients that do not answer pings."""
-        while True:
-            await asyncio.sleep(PING_CHECK_SECONDS)
-            for eio_sid, connection in list(self._eio.sockets.items()):
-                if connection.closed:
-                    self._eio.sockets.pop(eio_sid, None)
-                elif not connection.upgraded and not connection.closing:
-                    try:
-                        if not await connection.check_ping_timeout():
-                            self._server.count_aborted("ping_timeout")
-                    except Exception:
-                        log.exception("ping timeout not handled", connection=eio_sid)
+        for eio_sid, connection in list(self._eio.sockets.items()):
+            if connection.closed:
+                self._eio.sockets.pop(eio_sid, None)
+            elif not connection.upgraded and not connection.closing:
+                try:
+                    if not await connection.check_ping_timeout():
+                        self._server.count_aborted("ping_timeout")
+                except Exception:
+                    log.exception("ping timeout not handled", connection=eio_sid)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer any request to Engine.IO. Raises aiohttp's HTTP errors for one that is refused."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from services.gateway.compat.engineio_compat import Connection
 from services.gateway.websocket.send_queue import UnreadTotal
 from shared.observability import logs
+from shared.periodic_task import PeriodicTask
 
 log = logs.get(__name__)
 
@@ -39,30 +40,20 @@ class UnreadLimits:
         self._total = total
         self._abort = abort
         self._seconds = seconds
-        self._task: asyncio.Task[None] | None = None
+        self._ticks = PeriodicTask("unread", CHECK_SECONDS, self.check_ages)
         self._shedding: asyncio.TimerHandle | None = None
         total.on_exceeded = self._shed_soon
 
     def start(self) -> None:
         """Check ages from now on."""
-        self._task = asyncio.create_task(self._run(), name="unread")
+        self._ticks.start()
 
     async def stop(self) -> None:
         """Check them no more."""
         self._total.on_exceeded = None
         if self._shedding is not None:
             self._shedding.cancel()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(CHECK_SECONDS)
-            try:
-                self.check_ages()
-            except Exception:
-                log.exception("unread bytes not checked")
+        await self._ticks.stop()
 
     def check_ages(self) -> None:
         """Abort each connection for which a byte has waited too long."""

@@ -10,6 +10,7 @@ from services.gateway.clients.registry import Socket
 from services.gateway.relay.receive_order import ReceiveOrder
 from services.gateway.sessions.delivery import Delivery
 from services.gateway.sessions.resume import MARGIN_MS, ResumingSession, ResumingSessions
+from shared.backoff import Backoff
 from shared.contracts.relays import stamp
 from shared.errors import Unavailable
 from shared.messaging import mailbox
@@ -51,7 +52,11 @@ async def test_it_is_tried_again(monkeypatch: pytest.MonkeyPatch, failures: int 
         return letters
 
     monkeypatch.setattr(mailbox, "read", read)
-    monkeypatch.setattr(sys.modules[ResumingSessions.__module__], "TRY_AGAIN_SECONDS", (0.0, 0.01))
+    monkeypatch.setattr(
+        sys.modules[ResumingSessions.__module__],
+        "READ_BACKOFF",
+        Backoff(first=0.01, longest=0.01, jitter=1.0),
+    )
     monkeypatch.setattr(sys.modules[ResumingSessions.__module__], "PATIENCE_SECONDS", 0.2)
     here = ResumingSession("s", direct=True)
     resuming = ResumingSessions(cast(Bus, None), _nobody_knows)

@@ -119,10 +119,10 @@ class World:
 
 @pytest_asyncio.fixture
 async def world(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    monkeypatch.setattr(retransmitter, "_TICK_SECONDS", 0)
     world = World()
     for module in (publisher, feedback, service, retransmitter):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: world.now))
-    monkeypatch.setattr(retransmitter, "_TICK_SECONDS", 0)
     await world.relays.start()
     yield world
     await world.relays.stop(0)
