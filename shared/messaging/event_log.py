@@ -6,9 +6,9 @@ import math
 import time
 
 from shared import subjects
-from shared.backoff import Backoff
 from shared.contracts.wire import Wire
 from shared.errors import Unavailable
+from shared.nats.backoff import Backoff
 from shared.nats.connection import Bus
 from shared.nats.pending_requests import NOBODY_THERE
 from shared.observability import logs

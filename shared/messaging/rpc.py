@@ -19,7 +19,9 @@ from shared.contracts.rpc import Reply, Request
 from shared.contracts.wire import Wire
 from shared.errors import BadRequest, Late, NotSent, SignallingError, Unavailable
 from shared.messaging import time_budget
-from shared.nats.connection import Bus, drain
+from shared.nats.compat import micro
+from shared.nats.compat.client import drain
+from shared.nats.connection import Bus
 from shared.observability import logs, traces
 from shared.observability.metrics import Histogram
 
@@ -178,13 +180,11 @@ class RpcServer:
             task.add_done_callback(self._done)
 
         async def early(request: MicroRequest) -> None:
-            accept(subject, request._msg.reply, request.data, b"")
+            accept(subject, micro.reply_of(request), request.data, b"")
 
         await self._service.add_endpoint(name=name, handler=early, subject=subject, queue_group=QUEUE_GROUP)
         # micro lists the endpoint and its tally; its own way to a handler costs more than most answers.
-        subscription = self._service._endpoints[-1]._subscription
-        assert subscription is not None
-        self._bus.take_directly(subscription, accept)
+        self._bus.take_directly(micro.subscriptions(self._service)[-1], accept)
 
     @property
     def in_hand(self) -> int:
@@ -257,10 +257,9 @@ class RpcServer:
         # Service.stop() alone throws away what has been received and not yet begun.
         try:
             async with asyncio.timeout(timeout):
-                for endpoint in self._service._endpoints:
-                    if endpoint._subscription is not None:
-                        await drain(endpoint._subscription)
-                self._service._endpoints.clear()
+                for subscription in micro.subscriptions(self._service):
+                    await drain(subscription)
+                micro.forget_endpoints(self._service)
                 await self._service.stop()
         except (TimeoutError, nats.errors.Error) as error:
             log.warning("requests not drained", error=str(error) or type(error).__name__)

@@ -5,7 +5,6 @@ coroutines, after a task was woken to read it. That is most of what a relay cost
 here, as they come from the network; everything else goes to nats-py one unit at a time.
 """
 
-import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -37,24 +36,11 @@ class FastParser(Parser):
         super().reset()
         self._rest = b""
 
-    def read_at_once(self, stream: asyncio.StreamReader) -> None:
-        """Have messages handled as they come from the network, without waking nats-py's loop for them.
-
-        Only while that loop waits, so that nothing overtakes what it has in hand.
-        """
-        later = stream.feed_data
-
-        def feed(data: bytes) -> None:
-            waiter = stream._waiter  # type: ignore[attr-defined]
-            if waiter is not None and not waiter.done() and not stream._buffer:  # type: ignore[attr-defined]
-                data = self.take(data)
-            if data:
-                later(data)
-
-        stream.feed_data = feed  # type: ignore[method-assign,assignment]
-
     def take(self, data: bytes) -> bytes:
-        """Handle the messages in what has been read. Returns what is left from the first thing on that is nats-py's."""
+        """Handle the messages in ``data``. Returns the rest, from the first unit on that is for nats-py.
+
+        Called ahead of nats-py's reader (:func:`shared.asyncio_compat.read_ahead`).
+        """
         if self._rest:
             data, self._rest = self._rest + data, b""
         at, after = self._direct(data, 0)

@@ -12,9 +12,9 @@ from base64 import b64decode
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar, overload
 
-from shared.backoff import Backoff
 from shared.errors import Unavailable
 from shared.nats import streams
+from shared.nats.backoff import Backoff
 from shared.nats.connection import Bus
 from shared.nats.pending_requests import PendingRequest, Reply
 from shared.observability.metrics import Histogram

@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from shared import subjects
-from shared.backoff import Backoff
 from shared.errors import Unavailable
+from shared.nats.backoff import Backoff
 from shared.nats.connection import Bus
 from shared.nats.storage_full import for_want_of_room
 from shared.observability import logs

@@ -8,7 +8,7 @@ from shared import subjects
 from shared.messaging.event_log import EventLog
 from shared.messaging.rpc import RpcClient, RpcServer
 from shared.messaging.timers import Timers
-from shared.nats.client import RECONNECT, TASKS
+from shared.nats.compat.client import RECONNECT, TASKS
 from shared.nats.connection import Bus
 from shared.nats.kv import Bucket
 from shared.observability.limit_hits import LimitHits

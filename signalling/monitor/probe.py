@@ -73,7 +73,7 @@ class _Phone:
         """Leave for good: else the server would keep the session for a client that comes back."""
         if self._sio.connected:
             # The library closes its websocket before it has sent the packet that says so; here it is sent first.
-            await self._sio._send_packet(Packet(DISCONNECT, namespace="/"))
+            await self._sio.eio.send(Packet(DISCONNECT, namespace="/").encode())
             await self._sio.eio.queue.join()
         await self._sio.disconnect()
 

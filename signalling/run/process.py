@@ -9,8 +9,8 @@ import sys
 import time
 from collections.abc import Callable
 
-from shared.backoff import Backoff
 from shared.ids import new_id
+from shared.nats.backoff import Backoff
 
 RESTART_BACKOFF = Backoff(first=0.2, longest=5.0, jitter=0)
 SETTLED_SECONDS = 30.0

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from nats.aio.client import Client
 
-from shared.nats.client import SupervisedClient
+from shared.nats.compat.client import SupervisedClient
 from signalling.nats_users import Passwords
 
 ANSWER_SECONDS = 30.0

@@ -25,7 +25,8 @@ from shared import subjects
 from shared.contracts.client import Event
 from shared.contracts.relays import apart, without_first
 from shared.errors import RateLimited, Unavailable
-from shared.nats.connection import Bus, drain
+from shared.nats.compat.client import drain
+from shared.nats.connection import Bus
 from shared.observability import logs
 from shared.subjects import ReceiptSubject, receipt_of
 

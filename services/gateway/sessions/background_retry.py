@@ -3,8 +3,8 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from shared.backoff import Backoff
 from shared.errors import SignallingError, Unavailable
+from shared.nats.backoff import Backoff
 from shared.observability import logs
 
 log = logs.get(__name__)

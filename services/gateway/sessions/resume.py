@@ -15,14 +15,15 @@ from nats.errors import Error as NatsError
 
 from services.gateway.protocol.ring_time import RINGING
 from shared import subjects
-from shared.backoff import Backoff
 from shared.clock import now_ms, now_seq
 from shared.contracts.client import RELAYED
 from shared.contracts.relays import stamped
 from shared.errors import Unavailable
 from shared.messaging import mailbox
 from shared.messaging.mailbox import READ_MAX, MailboxMessage, MailboxReach, NotStored, seq_of
-from shared.nats.connection import Bus, drain
+from shared.nats.backoff import Backoff
+from shared.nats.compat.client import drain
+from shared.nats.connection import Bus
 from shared.nats.fast_parser import DirectHandler
 from shared.observability import logs
 

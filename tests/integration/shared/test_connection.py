@@ -16,7 +16,8 @@ from services.callcore.settings import Settings
 from shared.errors import Unavailable
 from shared.messaging.membership import Membership
 from shared.nats import streams
-from shared.nats.connection import UNSENT_BYTES, Bus
+from shared.nats.compat.publisher import UNSENT_BYTES
+from shared.nats.connection import Bus
 from signalling.run.nats_server import EmbeddedNats
 from tests.support.hanging_nats import freeze
 

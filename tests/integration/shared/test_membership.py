@@ -18,7 +18,7 @@ async def test_beats_of_others_are_not_even_delivered(bus: Bus, nats_url: str) -
             await asyncio.sleep(0.01)
     before = listener.client.stats["in_msgs"]
     for _ in range(50):
-        await beacons[2]._send()
+        beacons[2]._send()
     await bus.flush()
     await listener.flush()
     assert listener.client.stats["in_msgs"] - before < 10

@@ -20,7 +20,7 @@ from services.gateway.settings import Settings as GatewaySettings
 from services.presence.app import start as start_presence
 from services.presence.settings import Settings as PresenceSettings
 from shared.errors import Unavailable
-from shared.nats.client import TASKS
+from shared.nats.compat.client import TASKS
 from shared.nats.connection import Bus
 from signalling.run.nats_server import EmbeddedNats
 from tests.support.cluster import free_port

@@ -10,11 +10,11 @@ from services.gateway.clients.registry import Socket
 from services.gateway.relay.receive_order import ReceiveOrder
 from services.gateway.sessions.delivery import Delivery
 from services.gateway.sessions.resume import MARGIN_MS, ResumingSession, ResumingSessions
-from shared.backoff import Backoff
 from shared.contracts.relays import stamp
 from shared.errors import Unavailable
 from shared.messaging import mailbox
 from shared.messaging.mailbox import MailboxMessage, MailboxReach
+from shared.nats.backoff import Backoff
 from shared.nats.connection import Bus
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shared.backoff import Backoff
+from shared.nats.backoff import Backoff
 
 
 def test_waits_double_up_to_the_longest() -> None:
