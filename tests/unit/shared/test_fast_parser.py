@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from nats.errors import ProtocolError
 from nats.protocol.parser import Parser
 
+from shared import asyncio_compat
 from shared.nats.fast_parser import FastParser
 
 Seen = tuple[int, str, str, bytes, bytes]
@@ -100,7 +101,7 @@ def test_it_reads_the_same_as_it_comes_from_the_network(
 
             reader.direct[b"%d" % sid] = direct
         network = asyncio.StreamReader()
-        reader.read_at_once(network)
+        asyncio_compat.read_ahead(network, reader.take)
 
         async def loop() -> None:
             while not network.at_eof():
@@ -129,7 +130,7 @@ def test_messages_are_handled_without_a_turn_of_the_loop() -> None:
     async def read() -> list[bytes]:
         reader, network, seen = FastParser(Client()), asyncio.StreamReader(), []  # type: ignore[arg-type,var-annotated]
         reader.direct[b"1"] = lambda _subject, _reply, payload, _head: seen.append(payload)
-        reader.read_at_once(network)
+        asyncio_compat.read_ahead(network, reader.take)
         waiting = asyncio.create_task(network.read(64))
         await asyncio.sleep(0)
         whole = message(1, "", b"one", b"") + message(1, "", b"two", b"")
