@@ -2,10 +2,11 @@
 
 from contextlib import suppress
 
-from services.callcore.calls.call_owner import CallCommand, CallOwner, CommandResult
+from services.callcore.calls.call_owner import CallOwner, input_of
 from services.callcore.calls.call_service import CallService
 from services.callcore.calls.call_setup import CallSetup
 from services.callcore.state.model import Address, CallInput, InputKind, Outcome
+from shared.contracts.call_records import CallCommand, CommandResult
 from shared.contracts.calls import (
     AcceptRequest,
     AttachedReply,
@@ -52,7 +53,7 @@ class Handlers:
     async def apply_here(self, command: CallCommand) -> CommandResult:
         """Apply a command that another instance has forwarded."""
         outcome = await self._call_service.apply_here(
-            command.call, command.call_input(), expires_at=command.expires_at, initiated=command.initiated
+            command.call, input_of(command), expires_at=command.expires_at, initiated=command.initiated
         )
         return CommandResult(call=outcome.call, relay_to=outcome.relay_to)
 

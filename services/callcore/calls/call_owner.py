@@ -10,10 +10,11 @@ from collections.abc import Callable
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
-from services.callcore.state.model import Address, Call, CallInput, InputKind, Outcome
+from services.callcore.state.model import CallInput, Outcome
+from shared.contracts.call_records import CallCommand, CommandResult
 from shared.contracts.calls import InitiateReply, InitiateRequest
 from shared.contracts.rpc import Request
-from shared.contracts.wire import CallId, Wire
+from shared.contracts.wire import Wire
 from shared.errors import Unavailable
 from shared.messaging import time_budget
 from shared.messaging.rpc import RpcClient
@@ -26,30 +27,11 @@ SERVICE = "calls"
 R = TypeVar("R", bound=Wire)
 
 
-class CallCommand(Request):
-    """``rpc.calls.happen.<callcore>``: apply an input to a call there. ``request_id`` is the cause of the input.
-
-    ``initiated``: send the author ``call:initiated`` first, because their own call became this one (glare).
-    """
-
-    call: CallId
-    kind: InputKind
-    user: str | None = None
-    at: Address | None = None
-    reason: str | None = None
-    resumed: bool = False
-    initiated: bool = False
-
-    def call_input(self) -> CallInput:
-        """Return the input of the call machine."""
-        return CallInput(self.kind, self.request_id, self.user, self.at, self.reason, self.resumed)
-
-
-class CommandResult(Wire):
-    """The call after the command, and the targets of the relay that came with it."""
-
-    call: Call
-    relay_to: tuple[Address, ...] = ()
+def input_of(command: CallCommand) -> CallInput:
+    """Return the input of the call machine that ``command`` carries."""
+    return CallInput(
+        command.kind, command.request_id, command.user, command.at, command.reason, command.resumed
+    )
 
 
 class CallOwner:

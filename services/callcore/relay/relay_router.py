@@ -18,10 +18,11 @@ from services.callcore.relay.ack_batcher import AckBatcher
 from services.callcore.relay.delivery import RelayDelivery
 from services.callcore.relay.route_cache import CachedCall, Route, RouteCache, targets_of
 from services.callcore.relay.sequence_tracker import Key, SequenceCheck, SequenceTracker
-from services.callcore.relay.slow_path import QueuedRelay, SlowPath, StateAnnouncement
+from services.callcore.relay.slow_path import QueuedRelay, SlowPath
 from services.callcore.state.model import Address, Call, State
 from services.callcore.store import Found
 from shared import subjects
+from shared.contracts.call_records import StateAnnouncement
 from shared.contracts.client import Event
 from shared.contracts.relays import apart, without_first
 from shared.errors import RateLimited, Unavailable

@@ -19,9 +19,9 @@ from services.callcore.relay.sequence_tracker import SequenceCheck, SequenceTrac
 from services.callcore.state import machine
 from services.callcore.state.model import RELAY_KINDS, Address, Call, CallInput, InputKind, Outcome, State
 from services.callcore.store import Store
+from shared.contracts.call_records import StateAnnouncement
 from shared.contracts.client import RELAYED, Event
 from shared.contracts.relays import stamped
-from shared.contracts.wire import Wire
 from shared.errors import CallNotFound, ReceiverNotFound, SignallingError, Unavailable
 from shared.ids import decode, encode
 from shared.messaging.mailbox import MailboxMessage
@@ -42,19 +42,6 @@ class QueueLimits(NamedTuple):
     messages: int = 256
     size: int = 1024 * 1024
     """In bytes."""
-
-
-class StateAnnouncement(Wire):
-    """``relay.<callcore>.<call>.-.-.-.state``: a call and its revision.
-
-    ``born``: the call was created just now, so it has no early media. ``rings``: the device that has just begun to
-    ring, and is sent the early media.
-    """
-
-    call: Call
-    revision: int
-    born: bool = False
-    rings: Address | None = None
 
 
 class QueuedRelay(NamedTuple):

@@ -4,10 +4,9 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from services.callcore.calls.call_owner import CallCommand, CommandResult
-from services.callcore.relay.slow_path import StateAnnouncement
 from services.callcore.state.model import Call
 from shared.contracts import calls, client, events, liveness, policy, presence, relays
+from shared.contracts.call_records import CallCommand, CommandResult, StateAnnouncement
 from shared.contracts.client import RELAYED, STORED, Event
 from shared.contracts.rpc import Done
 from shared.contracts.wire import Wire

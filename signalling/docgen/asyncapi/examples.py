@@ -2,11 +2,10 @@
 
 from typing import Any
 
-from services.callcore.calls.call_owner import CallCommand, CommandResult
-from services.callcore.relay.slow_path import StateAnnouncement
 from services.callcore.state.model import Address, Call, InputKind, State
 from services.presence.resume_tokens import hash_token
 from shared.contracts import calls, client, events, liveness, policy, presence, relays, rpc
+from shared.contracts.call_records import CallCommand, CommandResult, StateAnnouncement
 from shared.contracts.wire import Wire
 from shared.errors import BY_CODE
 

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from services.callcore.calls.call_owner import CallCommand, CallOwner
+from services.callcore.calls.call_owner import CallOwner, input_of
 from services.callcore.state.model import CallInput, InputKind
+from shared.contracts.call_records import CallCommand
 from tests.unit.callcore.calls import BOB, accepted
 
 
@@ -30,7 +31,7 @@ async def test_a_forwarded_command_carries_the_whole_input(resumed: bool, reason
     call_input = CallInput(InputKind.ATTACHED, "r1", "bob", BOB, reason, resumed)
     outcome = await call_owner.forward("c1", call_input, initiated=resumed)
     (command,) = peers.deeds
-    assert command.call_input() == call_input
+    assert input_of(command) == call_input
     assert (command.call, command.initiated) == ("c1", resumed)
     assert outcome is not None and (outcome.call, outcome.relay_to) == (accepted(), (BOB,))
 
