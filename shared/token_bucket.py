@@ -1,4 +1,4 @@
-"""How often something may happen: so many times at once, and so many times in so many seconds for ever after."""
+"""Token bucket: burst ``events``, refill over ``seconds``."""
 
 import math
 import re
@@ -37,11 +37,11 @@ class Rate:
         return self.seconds - self.interval
 
     def after(self, allowed_at: float, now: float) -> float:
-        """When the next is allowed, after one that happened at ``now``, at or after ``allowed_at``. Seconds."""
+        """Return when the next event is allowed after one at ``now``, which is at or after ``allowed_at``. Seconds."""
         return max(allowed_at, now - self.slack) + self.interval
 
     def forgotten_at(self, allowed_at: float) -> float:
-        """From when on it is as if nothing had ever happened. Seconds."""
+        """Return when the bucket is full again, so that it need not be stored. Seconds."""
         return allowed_at + self.slack
 
 
@@ -91,5 +91,5 @@ RateSetting = Annotated[
 
 
 def milliseconds(seconds: float) -> int:
-    """Whole milliseconds, one at least: what a client is told to wait."""
+    """Return whole milliseconds, at least one, for a client to wait."""
     return max(1, math.ceil(seconds * 1000))

@@ -1,4 +1,4 @@
-"""What happened, recorded in the stream EVENTS: beside the work, not in its way, and not forgotten either."""
+"""Record events in the stream EVENTS in the background, with acknowledgements and retries."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ _BACKOFF = Backoff(first=0.25, longest=4.0)
 
 
 class EventLog:
-    """Publishes to EVENTS with an acknowledgement, again and again for a minute, each record once (by its id)."""
+    """Publishes to EVENTS, and retries for a minute until acknowledged; the stream stores each id once."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
@@ -36,11 +36,11 @@ class EventLog:
 
     @property
     def waiting(self) -> int:
-        """Records that are not acknowledged yet."""
+        """Return the number of records that are not acknowledged."""
         return len(self._waiting)
 
     def record(self, subject: str, id_: str, body: Wire) -> None:
-        """Record ``body`` at ``subject``. ``id_``: the same for the same happening, however often it is told."""
+        """Record ``body`` at ``subject``. ``id_``: the same for the same event, however often it is recorded."""
         if len(self._waiting) >= WAITING_MAX:
             self.lost += 1
             log.error("event dropped: too many are waiting", subject=subject)
@@ -60,7 +60,7 @@ class EventLog:
             record.wait()
 
     def answered(self, record: "_Record", data: bytes) -> None:
-        """What NATS says about a record."""
+        """Take the answer of NATS to a record."""
         if b'"error"' in data and (error := json.loads(data).get("error")):
             if self._bus.full.note(subjects.STREAM_EVENTS, error):
                 record.wait()
@@ -95,7 +95,7 @@ class EventLog:
 
 
 class _Record:
-    """One that is not acknowledged. ``due``: when it is to be sent again; ``tried_until``: when it is given up."""
+    """A record without acknowledgement. ``due``: when to send it again; ``tried_until``: when to give it up."""
 
     __slots__ = (
         "_event_log",
@@ -121,7 +121,7 @@ class _Record:
         self.tried_until = time.monotonic() + TRY_SECONDS
 
     def take(self, data: bytes, head: bytes) -> bool:
-        """NATS has answered."""
+        """Take an answer. Returns False, because there is only one."""
         if head.startswith(NOBODY_THERE):
             self.wait()
         else:
@@ -129,10 +129,10 @@ class _Record:
         return False
 
     def give_up(self) -> None:
-        """The connection is gone, or hangs: whether it was recorded is not known."""
+        """Retry later: the connection is gone or hangs, so it is unknown if the record was stored."""
         self.wait()
 
     def wait(self) -> None:
-        """Have it sent again a little later, each time more."""
+        """Retry later, with exponential backoff."""
         self.due = time.monotonic() + _BACKOFF.seconds(self._failures)
         self._failures += 1

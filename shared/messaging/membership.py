@@ -1,4 +1,4 @@
-"""Who is alive: beats of instances, and which instance is in charge of what.
+"""Track live instances by their heartbeats, and find the owner of a key.
 
 Beats are plain NATS messages, not keys: they need no storage, and after a NATS outage they are simply there again.
 """
@@ -30,7 +30,7 @@ OWNERS_MAX = 10_000
 
 
 class Beacon:
-    """Says that this instance is alive, every second and when asked, and says goodbye.
+    """Publishes heartbeats of this instance: every second, on a roll call, and a last one when it stops.
 
     ``sockets``: how many clients are connected here, at a gateway.
     """
@@ -45,12 +45,12 @@ class Beacon:
         self._ticks = PeriodicTask("beacon", BEAT_SECONDS, self._send, at_once=True)
 
     async def start(self) -> None:
-        """Begin to beat; call it when the instance is ready to work."""
+        """Start heartbeats; call it when the instance is ready to work."""
         await self._bus.subscribe(subjects.ROLLCALL, self._on_rollcall)
         self._ticks.start()
 
     async def stop(self) -> None:
-        """Tell the others not to send anything more; call it before the instance stops to work."""
+        """Stop heartbeats and announce that the instance leaves; call it before the instance stops working."""
         await self._ticks.stop()
         with suppress(Unavailable):
             self._bus.publish(self._subject, self._beat.model_copy(update={"leaving": True}).dump())
@@ -83,7 +83,7 @@ class Membership:
         self.generation = 0
 
     async def start(self) -> None:
-        """Listen, and ask who is there."""
+        """Subscribe to heartbeats, and publish a roll call."""
         for (
             service
         ) in self._heard:  # not all of them: beats of all to all would grow with the square of gateways
@@ -93,19 +93,19 @@ class Membership:
         self._ticks.start()
 
     async def stop(self) -> None:
-        """Stop listening."""
+        """Stop dropping silent instances."""
         await self._ticks.stop()
 
     def alive(self, service: str) -> tuple[str, ...]:
-        """The instances of ``service``, sorted by name."""
+        """Return the live instances of ``service``, sorted by name."""
         return self._lists[service]
 
     def full(self) -> tuple[str, ...]:
-        """The streams that an instance of these services finds full, sorted."""
+        """Return the streams that an instance of these services reports as full, sorted."""
         return tuple(sorted({stream for streams in self._full.values() for stream in streams}))
 
     def owner(self, service: str, key: str) -> str | None:
-        """The instance in charge of ``key``: the same for everyone who sees the same instances. ``None`` for none.
+        """Return the owner of ``key``, ``None`` without an instance. The same instances give the same owner.
 
         Rendezvous hashing: when an instance comes or goes, only its own keys move.
         """
@@ -118,13 +118,13 @@ class Membership:
         return owner
 
     def drop(self, service: str, instance: str) -> None:
-        """Take an instance out that turned out not to be there; its next beat brings it back."""
+        """Remove an instance that does not respond; its next heartbeat adds it again."""
         self._full.pop(instance, None)
         if self._heard[service].pop(instance, None) is not None:
             self._refresh(service)
 
     async def wait_for(self, service: str, timeout: float) -> bool:
-        """Whether an instance of ``service`` is there within ``timeout`` seconds."""
+        """Wait for an instance of ``service``. Returns False after ``timeout`` seconds without one."""
         try:
             async with asyncio.timeout(timeout):
                 while not self._lists[service]:
@@ -177,7 +177,7 @@ class Membership:
 
 
 def owner_of(instances: Iterable[str], key: str) -> str | None:
-    """Which of the instances is in charge of ``key``; a hash for each of them."""
+    """Return which of the instances owns ``key``, by one hash for each; ``None`` for no instances."""
     return max(instances, key=lambda name: _weight(name, key), default=None)
 
 

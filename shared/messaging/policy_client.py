@@ -1,4 +1,4 @@
-"""Asking who may call whom, and who may see whom: a service that is not ours, and may not be there."""
+"""Ask the policy service, which the operator may run, which user may call or see which."""
 
 from typing import Literal
 
@@ -16,13 +16,16 @@ Mode = Literal["off", "optional", "required"]
 
 
 class PolicyClient:
-    """Asks. ``off``: never, all is allowed. ``optional``: what is not answered is allowed. ``required``: it is not."""
+    """Sends requests to the policy service.
+
+    ``off``: sends none, all is allowed. ``optional``: no answer allows. ``required``: no answer refuses.
+    """
 
     def __init__(self, bus: Bus, mode: Mode) -> None:
         self._bus = bus
         self._mode = mode
         self.unanswered = 0
-        """Questions that nobody answered in time."""
+        """Requests without an answer in time."""
         self._silent = LogThrottle(
             lambda asked: log.warning("no answer from the policy service", asked=asked)
         )

@@ -1,4 +1,4 @@
-"""Requests between services: asking with a retry, and answering from a ``nats.micro`` endpoint."""
+"""Requests between services: a client that retries, and a server on ``nats.micro`` endpoints."""
 
 import asyncio
 import time
@@ -36,7 +36,7 @@ _OK = b'{"ok":true,"result":'
 
 
 class RpcClient:
-    """Asks services. ``timeout``: seconds for one try; there are two, the second usually on another instance."""
+    """Sends requests to services. ``timeout``: seconds for each of two tries, the second usually elsewhere."""
 
     def __init__(self, bus: Bus, *, timeout: float) -> None:
         self._bus = bus
@@ -44,7 +44,7 @@ class RpcClient:
         self.answered: defaultdict[tuple[str, str], Histogram] = defaultdict(Histogram)
         """(service, verb) → how long answers took, in seconds."""
         self.again: Counter[tuple[str, str]] = Counter()
-        """Requests tried again, and those that nobody answered."""
+        """Requests tried again, and those without an answer."""
         self.unanswered: Counter[tuple[str, str]] = Counter()
 
     async def ask(
@@ -96,7 +96,7 @@ class RpcClient:
 
 @dataclass(slots=True)
 class RequestStats:
-    """What became of the requests to an endpoint since the start.
+    """Counts the requests to an endpoint since the start, by outcome.
 
     ``ok``: done. ``refused``: answered with an error that is the asker's affair. ``errors``: with one that is ours.
     ``late``: not answered, because nobody waited any more. ``took``: how long each took, in seconds.
@@ -120,7 +120,7 @@ class RequestStats:
 
 
 class RpcServer:
-    """Answers requests on ``nats.micro`` endpoints, several at once up to a bound, past which it says so."""
+    """Answers requests on ``nats.micro`` endpoints: up to ``concurrency`` at once, and refuses those past it."""
 
     def __init__(
         self, bus: Bus, service: Service, tallies: dict[str, RequestStats], *, concurrency: int = 512
@@ -188,7 +188,7 @@ class RpcServer:
 
     @property
     def in_hand(self) -> int:
-        """Requests that are being done."""
+        """Return the number of requests under way."""
         return len(self._tasks)
 
     def _done(self, task: asyncio.Task[None]) -> None:
@@ -266,7 +266,7 @@ class RpcServer:
         await self.drain(timeout)
 
     async def drain(self, timeout: float) -> None:
-        """Finish the requests in hand, ``timeout`` seconds at most."""
+        """Wait for the requests under way, ``timeout`` seconds at most."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout)
 

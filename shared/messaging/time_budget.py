@@ -1,4 +1,4 @@
-"""How long the asker of a request still waits, and what of that a service may spend on waiting for others.
+"""Compute how long the requester still waits, and what share of that a service may wait for others.
 
 Requests carry the time at which their asker stops waiting, twice: as a time, which tells a request that lay somewhere
 from one that was just sent, and as milliseconds left when it was sent, which hold whatever the asker's clock says. The

@@ -1,4 +1,4 @@
-"""Deadlines: timers that the NATS server keeps, so that they fire whoever died meanwhile.
+"""Deadlines: timers that nats-server keeps, so that they fire whichever instance has died.
 
 A deadline is a scheduled message; at its time it goes to one live instance of the service that keeps its kind, through
 a shared consumer, and to another if that one does not acknowledge. Late ones, e.g. after everything was down, fire at
@@ -39,9 +39,9 @@ Fire = Callable[[str, bytes], Awaitable[None]]
 
 
 def set_deadline(bus: Bus, kind: str, id_: str, at_ms: int, payload: bytes = b"") -> PendingRequest[None]:
-    """Let a deadline of ``kind`` fire at ``at_ms`` (milliseconds since the epoch), instead of when it was to before.
+    """Set or move a deadline of ``kind`` to ``at_ms`` (milliseconds since the epoch).
 
-    Await it: it raises :class:`Unavailable` if it is not certain that it will.
+    Awaiting it raises :class:`Unavailable` if it is not known to be set.
     """
     at = datetime.fromtimestamp(at_ms / 1000, UTC).isoformat().replace("+00:00", "Z")
     head = head_of(
@@ -70,7 +70,7 @@ def cancel_deadline(bus: Bus, kind: str, id_: str) -> None:
 
 
 class Timers:
-    """Hands the due deadlines of one ``kind`` to ``fire``, each to one instance of those that keep this kind."""
+    """Calls ``fire`` for due deadlines of one ``kind``; NATS hands each to one instance that does so."""
 
     def __init__(self, bus: Bus, kind: str, fire: Fire) -> None:
         self._bus = bus
@@ -80,15 +80,15 @@ class Timers:
         )
         self.kind = kind
         self.done = 0
-        """Deadlines that were done, and those that were not and come again."""
+        """Deadlines that succeeded, and those that failed and are delivered again."""
         self.failed = 0
 
     def start(self) -> None:
-        """Begin to take deadlines that are due."""
+        """Start to take due deadlines."""
         self._ticks.start()
 
     async def stop(self) -> None:
-        """Take no more; one that is in hand and not done goes to another instance."""
+        """Stop; NATS hands a deadline that is not acknowledged to another instance."""
         await self._ticks.stop()
 
     async def _consume_until_failure(self) -> None:
@@ -137,7 +137,7 @@ class Timers:
 
 
 def _reason(error: Exception) -> str:
-    """In a word; nats-py says "None" three times where the server gave no reason."""
+    """Return the reason in short; nats-py writes "None" three times where the server gave none."""
     if isinstance(error, nats.js.errors.APIError):
         return error.description or type(error).__name__
     return str(error) or type(error).__name__

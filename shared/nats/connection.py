@@ -1,4 +1,4 @@
-"""The connection to NATS, with the defaults changed that do not suit signalling."""
+"""Connect to NATS, with defaults that suit signalling."""
 
 import asyncio
 import time
@@ -43,9 +43,9 @@ class Login(NamedTuple):
 class Bus(Publisher):
     """One NATS connection of one service instance.
 
-    Nothing is buffered while NATS is away: what cannot be sent now raises :class:`Unavailable`, because a call
-    message sent late is a wrong message; and what had not left when it went never leaves. What a server that hangs
-    has not read yet, it may still read when it goes on; so what can go stale carries a time, or a number.
+    Nothing is buffered while NATS is away, because a call message sent late is a wrong message: publishing raises
+    :class:`Unavailable`, and messages unsent at a disconnect are dropped. A server that hangs may still read later
+    what was sent to it; so messages that can go stale carry a time or a number.
     """
 
     def __init__(self, client: SupervisedClient) -> None:
@@ -58,18 +58,18 @@ class Bus(Publisher):
         self.forget = self._requests.forget
         self.on_reconnect: list[Hook] = []
         self.connected_since = time.monotonic()
-        """When the connection was made that is there now, or was last."""
+        """When the current connection, or else the last one, was made (monotonic seconds)."""
         self.disconnected_at = 0.0
-        """When the one before it was lost."""
+        """When the connection before it was lost (monotonic seconds)."""
         self.full = StorageFull()
-        """The streams that refuse what is stored for want of room."""
+        """The streams that refuse writes because they are full."""
         self._closing = False
         self.errors: Counter[str] = Counter()
-        """What nats-py complained of: ``slow_consumer``, a message dropped for want of room, or ``other``."""
+        """Errors of nats-py by kind: ``slow_consumer``, a message dropped because too many waited, or ``other``."""
         self.hung = 0
-        """How often NATS did not answer though it had not hung up."""
+        """How often NATS did not answer although the connection was open."""
         self.broken = client.broken
-        """How often a task of the client ended though it should not have: see :mod:`shared.nats.compat.client`."""
+        """How often a task of the client ended unexpectedly: see :mod:`shared.nats.compat.client`."""
 
     @classmethod
     async def connect(
@@ -151,11 +151,11 @@ class Bus(Publisher):
 
     @property
     def connected(self) -> bool:
-        """Whether something published now would leave now."""
+        """True if a message published now would be sent now."""
         return self.client.is_connected and not self._hangs
 
     def hangs(self, hangs: bool) -> None:
-        """NATS does not answer, though it has not hung up; or it answers again.
+        """Note that NATS does not answer although the connection is open (True), or answers again (False).
 
         See :class:`shared.nats.hang_detector.HangDetector`.
         """
@@ -166,7 +166,7 @@ class Bus(Publisher):
 
     @property
     def asking(self) -> int:
-        """Requests under way."""
+        """Return the number of requests under way."""
         return len(self._requests)
 
     def unhandled(self) -> tuple[int, int]:
@@ -174,11 +174,11 @@ class Bus(Publisher):
         return self.client.unhandled()
 
     async def ping(self) -> asyncio.Future[bool] | None:
-        """Ask NATS whether it is there; what is returned is done when it answers. ``None`` without a connection."""
+        """Ping NATS. Returns a future that is done when NATS answers; ``None`` without a connection."""
         return await self.client.ping() if self.client.is_connected else None
 
     async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> Subscription:
-        """Call ``handler`` for each message, one at a time and in order. It survives reconnects."""
+        """Call ``handler`` for each message, one at a time and in order, also after reconnects."""
 
         async def handle(msg: Msg) -> None:
             try:
@@ -200,7 +200,7 @@ class Bus(Publisher):
     async def subscribe_direct(self, subject: str, handler: DirectHandler) -> Subscription:
         """Call ``handler`` for each message as it is read, in the order of all such subscriptions of this bus.
 
-        For handlers that never wait; what one raises is logged. Headers are not looked at.
+        For handlers that never wait. Exceptions are logged.
         """
 
         async def early(msg: Msg) -> None:
@@ -211,18 +211,18 @@ class Bus(Publisher):
         return subscription
 
     def take_directly(self, subscription: Subscription, handler: DirectHandler) -> None:
-        """Have ``handler`` called for the messages of a subscription instead of its own callback."""
+        """Call ``handler`` for the messages of a subscription, instead of its own callback."""
         self.client.parser.direct[subscription_id(subscription)] = handler
 
     async def flush(self, timeout: float = 2.0) -> None:
-        """Wait until the server has seen all that was sent."""
+        """Wait until the server has read all that was sent. Raises :class:`Unavailable`."""
         try:
             await self.client.flush(timeout=timeout)  # type: ignore[arg-type]  # seconds, fractions work
         except nats.errors.Error as error:
             raise Unavailable from error
 
     async def close(self, timeout: float = 2.0) -> None:
-        """Send what is waiting and close; gives up waiting after ``timeout`` seconds."""
+        """Send the messages that wait, and close; waits ``timeout`` seconds at most."""
         self._closing = True
         self.full.stop()
         try:
@@ -240,7 +240,7 @@ class Bus(Publisher):
 
 
 def without_passwords(url: str) -> str:
-    """Comma separated servers as they may be shown."""
+    """Return comma separated servers without their passwords."""
     return ",".join(_without_password(part.strip()) for part in url.split(","))
 
 

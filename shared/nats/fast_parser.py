@@ -1,4 +1,4 @@
-"""Reading what NATS sends: nats-py's parser, with a short way for messages that are there whole.
+"""Parse what NATS sends: nats-py's parser, with a fast path for messages that are complete.
 
 nats-py takes a message out of its buffer by a regular expression and a copy of the rest, and hands it on through two
 coroutines, after a task was woken to read it. That is most of what a relay costs a service, so messages are cut out
@@ -24,7 +24,7 @@ _END = b"\r\n"
 
 
 class FastParser(Parser):
-    """``direct``: handlers of messages, by subscription; all other messages take nats-py's way."""
+    """Calls the handlers in ``direct`` (by subscription id) itself, and leaves all other messages to nats-py."""
 
     def __init__(self, client: "Client") -> None:
         super().__init__(client)
@@ -32,7 +32,7 @@ class FastParser(Parser):
         self._rest = b""
 
     def reset(self) -> None:
-        """Forget what was read of a connection that is gone."""
+        """Drop the bytes of a connection that is gone."""
         super().reset()
         self._rest = b""
 
@@ -50,7 +50,7 @@ class FastParser(Parser):
         return b""
 
     async def parse(self, data: bytes = b"") -> None:
-        """Take what has been read, and whatever was not whole before it. Raises nats-py's errors."""
+        """Parse ``data`` behind the incomplete bytes before it. Raises nats-py's errors."""
         if self._rest:
             data, self._rest = self._rest + data, b""
         at, after = self._direct(data, 0)
@@ -60,7 +60,7 @@ class FastParser(Parser):
         self._rest = data[at:]
 
     def _direct(self, data: bytes, at: int) -> tuple[int, int]:
-        """Handle messages from ``at`` on. Where that ends, and where what is nats-py's there ends; 0 for nothing."""
+        """Handle messages from ``at`` on. Returns where they end, and where nats-py's unit there ends (0 for none)."""
         end, direct, stats = len(data), self.direct, self.nc.stats
         while at < end:
             line_end = data.find(_END, at)

@@ -1,4 +1,4 @@
-"""Whether NATS answers, known within a second: a server that hangs keeps its connections, and takes what is sent."""
+"""Detect within a second that NATS hangs: such a server keeps its connections and accepts bytes."""
 
 import asyncio
 
@@ -10,14 +10,14 @@ log = logs.get(__name__)
 
 EVERY_SECONDS = 0.25
 LATE_SECONDS = 0.6
-"""How long an answer may take. With the time between two pings it is less than a second."""
+"""How long a pong may take. With the time between two pings it is less than a second."""
 
 
 class HangDetector:
-    """Pings NATS over the connection of ``bus``, and has the bus say that it is away while no answer comes.
+    """Pings NATS over the connection of ``bus``, and marks the bus as disconnected while no pong comes.
 
-    What is asked then, and what was asked just before, fails at once. A false alarm costs no more than that: clients
-    are told that they may try again, and relays wait.
+    Requests under way, and requests made meanwhile, fail at once. A false alarm costs no more than that: clients get
+    a retryable error, and relays wait.
     """
 
     def __init__(self, bus: Bus) -> None:
@@ -25,11 +25,11 @@ class HangDetector:
         self._ticks = PeriodicTask("nats hang detector", EVERY_SECONDS, self._check)
 
     def start(self) -> None:
-        """Begin."""
+        """Start pinging."""
         self._ticks.start()
 
     async def stop(self) -> None:
-        """Ask no more."""
+        """Stop pinging."""
         await self._ticks.stop()
         self._bus.hangs(False)
 

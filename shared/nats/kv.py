@@ -50,13 +50,13 @@ class Conflict(Exception):
 
 
 class NoBucket(Unavailable):
-    """The bucket does not exist, because its owner has never run here. Told by reads with ``fresh``."""
+    """The bucket does not exist, because its owner has never run here. Raised by reads with ``fresh``."""
 
 
 class Entry(NamedTuple):
-    """What a key holds. ``value`` is ``None`` if it was deleted a moment ago: absent, but with a revision.
+    """The entry of a key. ``value`` is ``None`` if it was deleted a moment ago: absent, but with a revision.
 
-    ``note``: what the delete says about it.
+    ``note``: the note that the delete left.
     """
 
     value: bytes | None
@@ -72,7 +72,7 @@ def _as_it_is(entry: Entry) -> Entry:
 
 
 class Bucket:
-    """One bucket. Each operation is sent when it is called; await it for what came of it.
+    """One bucket. Each operation is sent when it is called; awaiting it returns its result.
 
     ``timeout``: seconds for each; all raise :class:`Unavailable` when it is over.
     """
@@ -90,11 +90,11 @@ class Bucket:
         self.took = {"read": Histogram(), "write": Histogram()}
         """How long answers took, in seconds."""
         self.conflicts = 0
-        """Writes that came too late, and decisions made again."""
+        """Writes refused because the revision had changed, and decisions made again for that."""
         self.retries = 0
 
     async def lost_race(self, attempt: int) -> None:
-        """Wait a little before what was decided on an old revision is decided again."""
+        """Wait before a decision on an old revision is made again. ``attempt``: how often that was, from 0."""
         self.retries += 1
         await asyncio.sleep(_LOST_RACE.seconds(attempt))
 
@@ -129,7 +129,7 @@ class Bucket:
     def get(
         self, key: str, *, fresh: bool = False, read: Callable[[Entry], Any] = _as_it_is
     ) -> PendingRequest[Any]:
-        """The entry at ``key``, :data:`NOTHING` if there is none; or what ``read`` makes of it.
+        """Read the entry at ``key``, :data:`NOTHING` if there is none. Returns what ``read`` makes of it.
 
         Without ``fresh`` any replica may answer, so the answer may be older than what was already acknowledged:
         good enough to decide by compare-and-set. With ``fresh`` the stream's leader answers, or the only replica.
@@ -162,7 +162,7 @@ class Bucket:
         )
 
     def _alone(self) -> bool:
-        """Whether there is one replica: whoever answers is the leader then, and may be asked past the JetStream API."""
+        """True if there is one replica: it is the leader, and a direct get is as fresh as the JetStream API."""
         now = time.monotonic()
         if now >= self._look_at and (self._looking is None or self._looking.done()):
             self._look_at = now + LOOK_SECONDS
@@ -179,7 +179,7 @@ class Bucket:
         self._alone_until = now + LOOK_SECONDS + self._timeout if alone else 0.0
 
     def _entry(self, data: bytes, head: bytes) -> Entry:
-        """What a direct get has answered."""
+        """Return the entry in the answer to a direct get."""
         if (sequence := _SEQUENCE.search(head)) is not None:
             revision = int(sequence[1])
             return Entry(None, revision, data) if _DELETED in head else Entry(data, revision)
@@ -189,7 +189,7 @@ class Bucket:
         raise Unavailable(f"bucket {self._stream} does not answer: {reason}")
 
     def _entry_of_leader(self, answer: dict[str, Any]) -> Entry:
-        """What the JetStream API has answered."""
+        """Return the entry in an answer of the JetStream API."""
         if error := answer.get("error"):
             if error.get("err_code") == _NOT_FOUND:
                 return NOTHING
@@ -219,11 +219,11 @@ class Bucket:
         return self._write(key, note, f"Nats-Expected-Last-Subject-Sequence: {revision}\r\n{_marker()}")
 
     def set(self, key: str, value: bytes = b"{}") -> PendingRequest[int]:
-        """Write, whatever is there: for keys whose value says nothing that a decision hangs on."""
+        """Write without an expected revision: for keys on whose value no decision depends."""
         return self._write(key, value, "")
 
     def unset(self, key: str) -> PendingRequest[int]:
-        """Delete, whatever is there."""
+        """Delete without an expected revision."""
         return self._write(key, b"", _marker())
 
     def _write(self, key: str, value: bytes, lines: str) -> PendingRequest[int]:
@@ -260,7 +260,7 @@ class Bucket:
         return int(answer.get("total", 0))
 
     async def keys(self, filter_: str = ">") -> list[str]:
-        """The keys that match, deleted ones of the last seconds included; for sweeps, not for the hot path."""
+        """Return the keys that match, recently deleted ones included. Not for the hot path."""
         found: list[str] = []
         while True:
             answer = await streams.api(

@@ -1,4 +1,4 @@
-"""Requests over NATS under way, and what comes back for them."""
+"""Requests over NATS that are under way, and their answers."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -9,24 +9,24 @@ from shared.errors import NotSent, Unavailable
 R = TypeVar("R")
 
 NOBODY_THERE = b"NATS/1.0 503"
-"""How the headers begin by which NATS itself says that nobody could take a request."""
+"""The headers begin so where NATS says that no service subscribes to a request's subject (no responders)."""
 
 
 def head_of(headers: Mapping[str, str]) -> bytes:
-    """NATS headers as they go over the wire."""
+    """Return NATS headers in their wire format."""
     lines = "".join(f"{key}: {value}\r\n" for key, value in headers.items())
     return f"NATS/1.0\r\n{lines}\r\n".encode()
 
 
 class Reply(NamedTuple):
-    """What came back for a request. ``head``: its NATS headers as they came."""
+    """The answer to a request. ``head``: its NATS headers in their wire format."""
 
     data: bytes
     head: bytes
 
     @property
     def headers(self) -> dict[str, str]:
-        """Its headers; ``Status`` and ``Description`` where the server says something."""
+        """Return the headers; with ``Status`` and ``Description`` if NATS itself answered."""
         first, *lines = self.head.decode().split("\r\n")
         _, status, description = (*first.split(" ", 2), "", "")[:3]
         said = {"Status": status, "Description": description} if status else {}
@@ -35,23 +35,23 @@ class Reply(NamedTuple):
 
 
 class Expecting(Protocol):
-    """Whoever is to hear what comes back for a request, until it is given up."""
+    """Receives the answers to a request, until it is given up."""
 
     until: float
-    """When that is, in seconds of the event loop's clock."""
+    """When it is given up, in seconds of the event loop's clock."""
 
     def take(self, data: bytes, head: bytes) -> bool:
-        """An answer has come. Whether there may be more of them."""
+        """Take an answer. Returns True if more answers may come."""
 
     def give_up(self) -> None:
-        """No answer will come in time, or over this connection."""
+        """Give up: no answer will come in time, or over this connection."""
 
 
 class PendingRequest(asyncio.Future[R]):
-    """A request under way. Await it for what ``read`` makes of the answer, or for what it raises.
+    """A request under way. Awaiting it returns what ``read`` returns for the answer, or raises what it raises.
 
-    It was sent when it was made, whether somebody awaits it or not; several at once need no task each.
-    ``nobody_there``: what else is asked where NATS knows nobody who could answer.
+    The request was sent when this object was made, so several at once need no task each.
+    ``nobody_there``: makes the request that is sent instead where no service subscribes.
     """
 
     __slots__ = ("_nobody_there", "_read", "until")
@@ -69,9 +69,9 @@ class PendingRequest(asyncio.Future[R]):
         self.until = until
 
     def take(self, data: bytes, head: bytes) -> bool:
-        """An answer has come; the first is the last."""
+        """Take the answer. Returns False, because there is only one."""
         if self.done():
-            return False  # whoever waited was cancelled
+            return False  # the task that waited was cancelled
         if head and head.startswith(NOBODY_THERE):
             if self._nobody_there is None:
                 self.fail(NotSent())
@@ -94,18 +94,18 @@ class PendingRequest(asyncio.Future[R]):
             self.set_result(other.result())
 
     def give_up(self) -> None:
-        """No answer will come: whoever waits gets :class:`Unavailable`."""
+        """Give up: awaiting the request raises :class:`Unavailable`."""
         if not self.done():
             self.fail(Unavailable())
 
     def fail(self, error: Exception) -> None:
-        """Raise this where it is awaited, if it is."""
+        """Have ``error`` raised where the request is awaited, if it is."""
         self.set_exception(error)
         self.exception()  # else asyncio complains where nobody awaits it
 
 
 class PendingRequests(PendingRequest[list[Reply]]):
-    """A request with several answers, the last of which carries a status: all of them, ``most`` at most."""
+    """A request with several answers, the last with a status. Awaiting it returns all of them, ``most`` at most."""
 
     __slots__ = ("_answers", "_most")
 
@@ -118,7 +118,7 @@ class PendingRequests(PendingRequest[list[Reply]]):
         return self._answers
 
     def take(self, data: bytes, head: bytes) -> bool:
-        """An answer has come; whether it was not the last."""
+        """Take an answer. Returns True unless it was the last."""
         answer = Reply(data, head)
         self._answers.append(answer)
         if "Status" in answer.headers:

@@ -1,4 +1,4 @@
-"""Requests of one connection to NATS: sent at once, each with a subject of its own for what comes back."""
+"""Send requests over one connection to NATS, each with a reply subject of its own."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from shared.observability import traces
 from shared.subjects import zone_of
 
 LATE_SECONDS = 0.05
-"""How often it is looked whose answer is late."""
+"""How often requests are checked for their timeout."""
 
 R = TypeVar("R")
 
@@ -34,9 +34,9 @@ class Requests:
         self._publish = publish
         self._loop = loop
         self.inbox = ""
-        """What reply subjects begin with, before the zone."""
+        """The first part of reply subjects, before the zone."""
         self.mine = ""
-        """What comes behind the zone, of this connection alone."""
+        """The part behind the zone, unique to this connection."""
         self._tokens = random_tokens()
         self._asking: dict[str, Expecting] = {}
         self._watching = False
@@ -45,7 +45,7 @@ class Requests:
         return len(self._asking)
 
     def give_up(self) -> None:
-        """Whoever waits for an answer now would wait for nothing until its time is over."""
+        """Give up all requests under way: the connection is gone, and no answer can come over it."""
         asking, self._asking = self._asking, {}
         for expecting in asking.values():
             expecting.give_up()
@@ -60,10 +60,10 @@ class Requests:
         head: bytes = b"",
         nobody_there: Callable[[], PendingRequest[R]] | None = None,
     ) -> PendingRequest[R]:
-        """One try of a request, sent now. ``read``: makes of ``(data, head)`` what is to be had by awaiting it.
+        """Send a request now, once. ``read``: turns ``(data, head)`` of the answer into the result.
 
-        There it raises :class:`Unavailable` if there is no answer, :class:`NotSent` if NATS is away, or nobody there
-        and nothing else to be asked then (``nobody_there``).
+        Awaiting it raises :class:`Unavailable` if no answer comes within ``timeout`` seconds. It raises
+        :class:`NotSent` if NATS is away, or if no service subscribes and there is no ``nobody_there``.
         """
         asking = PendingRequest(read, self._loop.time() + timeout, self._loop, nobody_there)
         self._ask(asking, subject, payload, head)
@@ -78,11 +78,11 @@ class Requests:
             asking.fail(error)
 
     async def request(self, subject: str, payload: bytes, *, timeout: float, head: bytes = b"") -> Reply:
-        """The same as a coroutine, and what has been answered as it came."""
+        """Send a request and return its :class:`Reply`. Parameters and errors: :meth:`ask`."""
         return await self.ask(subject, payload, Reply, timeout=timeout, head=head)
 
     async def request_many(self, subject: str, payload: bytes, *, most: int, timeout: float) -> list[Reply]:
-        """A request with several answers, the last of which carries a status: all of them, ``most`` at most.
+        """Send a request with several answers, the last with a status. Returns all of them, ``most`` at most.
 
         Raises :class:`Unavailable` unless the last one has come within ``timeout`` seconds.
         """
@@ -91,7 +91,7 @@ class Requests:
         return await asking
 
     def expect(self, expecting: Expecting, subject: str, payload: bytes, head: bytes = b"") -> str:
-        """Send a request; what comes back is handed to ``expecting`` until its time is over, or it is forgotten.
+        """Send a request. Answers are handed to ``expecting`` until it is given up or forgotten.
 
         Returns its reply subject, for :meth:`forget`. Raises :class:`Unavailable`.
         """
@@ -105,17 +105,17 @@ class Requests:
         return reply
 
     def forget(self, reply: str) -> None:
-        """Expect nothing more on a reply subject."""
+        """Ignore answers on a reply subject from now on."""
         self._asking.pop(reply, None)
 
     def hear(self, subject: str, _reply: str, payload: bytes, head: bytes) -> None:
-        """An answer has come."""
+        """Hand an answer to its request."""
         expecting = self._asking.pop(subject, None)
         if expecting is not None and expecting.take(payload, head):
             self._asking[subject] = expecting
 
     def _give_up_late(self) -> None:
-        """Give up what is late. A look at all of them now and then is cheaper than a timer for each."""
+        """Give up requests past their timeout. A check of all is cheaper than a timer for each."""
         now = self._loop.time()
         for reply in [reply for reply, expecting in self._asking.items() if expecting.until <= now]:
             if (expecting := self._asking.pop(reply, None)) is not None:

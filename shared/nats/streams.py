@@ -32,7 +32,7 @@ SAY_SECONDS = 10.0
 
 
 async def api(bus: Bus, verb: str, body: dict[str, Any], *, timeout: float = _API_SECONDS) -> dict[str, Any]:
-    """One call of the JetStream API; the answer as it comes, errors included."""
+    """Call the JetStream API. Returns its answer, which may be an error. Raises :class:`Unavailable`."""
     msg = await bus.request(f"$JS.API.{verb}", json.dumps(body).encode(), timeout=timeout)
     answer: dict[str, Any] = json.loads(msg.data)
     return answer
@@ -85,7 +85,7 @@ async def ensure_deliver(bus: Bus, *, replicas: int, max_age_seconds: int, max_m
 
 
 async def ensure_events(bus: Bus, *, replicas: int, max_age_hours: int, max_mb: int) -> None:
-    """What happened, for monitoring, billing and push: on disk, a bounded time."""
+    """Make the event log for monitoring, billing and push: on disk, for a bounded time."""
     await ensure(
         bus,
         {
@@ -106,7 +106,7 @@ async def ensure_events(bus: Bus, *, replicas: int, max_age_hours: int, max_mb: 
 
 
 async def ensure_deadlines(bus: Bus, *, replicas: int) -> None:
-    """Timers: a message scheduled at ``deadline.set.*`` appears at ``deadline.due.*`` when its time has come."""
+    """Make the timers: a message scheduled at ``deadline.set.*`` appears at ``deadline.due.*`` when it is due."""
     await ensure(
         bus,
         {
@@ -124,7 +124,7 @@ async def ensure_deadlines(bus: Bus, *, replicas: int) -> None:
 
 
 class StreamKeeper:
-    """Makes what a service stores in, and makes it again when NATS was away.
+    """Makes the streams of a service, and makes them again after each reconnect.
 
     A server without replicas forgets memory streams when it restarts, and everything when its disk was replaced.
     """
@@ -143,7 +143,7 @@ class StreamKeeper:
         self._bus.on_reconnect.append(self._again)
 
     async def stop(self) -> None:
-        """Make nothing any more."""
+        """Stop making streams."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

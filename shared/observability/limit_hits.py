@@ -1,4 +1,4 @@
-"""Limits that were hit: counted by name, and said in the log, seldom."""
+"""Count and log the limits that clients hit."""
 
 from collections import Counter
 
@@ -9,17 +9,17 @@ log = logs.get(__name__)
 
 
 class LimitHits:
-    """One for each process. Names are those of the table in SECURITY.md, never anything that a client says."""
+    """Counts hits of limits by name, one object a process. Names are those of the table in SECURITY.md."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self._said = LogThrottle(lambda limits: log.warning("limits hit", limits=limits))
 
     def hit(self, limit: str) -> None:
-        """``limit`` was hit once more."""
+        """Count one hit of ``limit``."""
         self.counts[limit] += 1
         self._said.note(limit)
 
     def stop(self) -> None:
-        """Say what has not been said yet."""
+        """Log the hits that are not logged yet."""
         self._said.stop()

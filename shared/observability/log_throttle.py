@@ -1,4 +1,4 @@
-"""Saying something that may happen all the time, and be somebody's intent, without filling the log with it."""
+"""Limit how often a repeated event is logged, because a client may cause it as often as it likes."""
 
 import asyncio
 from collections import Counter
@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 SECONDS = 10.0
 WHATS_MAX = 32
+"""Kinds that are counted apart."""
 
 
 class LogThrottle:
-    """Calls ``say`` at once, and then at most every ``seconds`` with what has happened since, by kind.
+    """Calls ``say`` with the counts of events by kind: at once, and then at most every ``seconds`` seconds.
 
-    For use in an event loop. Kinds are a few fixed words; past :data:`WHATS_MAX` they count as ``other``.
+    Needs a running event loop. Kinds are a few fixed words; past :data:`WHATS_MAX` they count as ``other``.
     """
 
     def __init__(self, say: Callable[[dict[str, int]], None], *, seconds: float = SECONDS) -> None:
@@ -21,14 +22,14 @@ class LogThrottle:
         self._timer: asyncio.TimerHandle | None = None
 
     def note(self, what: str) -> None:
-        """It has happened once more."""
+        """Count one event of this kind."""
         known = what in self._counts or len(self._counts) < WHATS_MAX
         self._counts[what if known else "other"] += 1
         if self._timer is None:
-            self._tell()
+            self._log()
 
     def stop(self) -> None:
-        """Say what has not been said yet."""
+        """Log the counts that are not logged yet."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -36,9 +37,9 @@ class LogThrottle:
             self._say(dict(self._counts))
             self._counts.clear()
 
-    def _tell(self) -> None:
+    def _log(self) -> None:
         self._timer = None
         if self._counts:
             self._say(dict(self._counts))
             self._counts.clear()
-            self._timer = asyncio.get_running_loop().call_later(self._seconds, self._tell)
+            self._timer = asyncio.get_running_loop().call_later(self._seconds, self._log)

@@ -1,4 +1,4 @@
-"""How late the event loop gets to what is due: the one number that says that a process has too much to do."""
+"""Measure the lag of the event loop, which shows that a process is overloaded."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0
 
 
 class LoopLag:
-    """Has itself called every :data:`EVERY_SECONDS`, and keeps in ``late`` by how many seconds that was too late."""
+    """Sets a timer every :data:`EVERY_SECONDS`. ``late``: by how many seconds the timers fired too late."""
 
     def __init__(self) -> None:
         self.late = Histogram(BOUNDS)
@@ -17,13 +17,13 @@ class LoopLag:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Begin."""
+        """Start measuring."""
         loop = asyncio.get_running_loop()
         self._due = loop.time() + EVERY_SECONDS
         self._timer = loop.call_at(self._due, self._look)
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop measuring."""
         if self._timer is not None:
             self._timer.cancel()
 

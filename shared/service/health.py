@@ -1,4 +1,4 @@
-"""``/healthz`` and ``/readyz``: alive, and able to do its work. The same two paths in every service."""
+"""Serve ``/healthz`` (alive) and ``/readyz`` (able to work), the same two paths in every service."""
 
 from collections.abc import Awaitable, Callable
 
@@ -8,7 +8,7 @@ from shared.nats.connection import Bus
 from shared.observability import response_headers
 
 Check = Callable[[], list[str]]
-"""What is missing to do the work, in words; empty when ready."""
+"""Returns what the service lacks, in words; empty when it is ready."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -33,12 +33,12 @@ def add_routes(app: web.Application, check: Check, impaired: Check = list) -> No
 
 
 def missing(bus: Bus) -> list[str]:
-    """What a service without clients misses: NATS, or room in a stream that it stores in."""
+    """Return what a service without clients lacks: NATS, or room in a stream that it writes to."""
     return bus.full.reasons() if bus.connected else ["NATS is out of reach"]
 
 
 async def serve(host: str, port: int, bus: Bus) -> web.AppRunner:
-    """A little HTTP server for a service that has no other: ready while NATS is there and stores. Port 0: none.
+    """Serve health over HTTP for a service without an HTTP server: ready while NATS is there and stores. Port 0: none.
 
     ``cleanup()`` the runner to stop it. Raises ``OSError`` for a port that is taken.
     """

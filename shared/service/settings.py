@@ -1,4 +1,4 @@
-"""Settings from the environment and ``.env``: what every service has, and how a wrong value is told."""
+"""Read settings from the environment and ``.env``, and explain wrong values."""
 
 import sys
 from pathlib import Path
