@@ -262,6 +262,8 @@ class SendWindow:
         self._last_number = number
         if self._needs_retransmission:
             return relay, None
+        if previous is not None and previous.payload and not (starts or wants_receipt):
+            return relay, FOLLOWS if follows else 0  # as _flags returns it for most relays, without a call
         return relay, self._flags(relay, previous, follows=follows)
 
     def sent(self, relay: OutstandingRelay) -> tuple[str, int]:
