@@ -25,7 +25,7 @@ from tests.explore.loop import ACTOR, Operation, SteppedBucket, SteppedLoop
 USERS = {"a": "ann", "b": "bob", "c": "cem"}
 TERMINAL = ("call:ended", "call:rejected")
 PATIENCE_MS = 2_000
-"""How long an asker waits for one try."""
+"""Milliseconds that a requester waits for one try."""
 BEGIN_MS = 1_000_000
 WAITS_MAX = 3
 RETRIES_FREE = 1
@@ -49,10 +49,10 @@ class Try(NamedTuple):
 
 
 class Actor(NamedTuple):
-    """Somebody who asks the services for one thing, once.
+    """A client, gateway or deadline that sends the services one request, once.
 
-    ``begin``: what is done. ``ready``: whether it can begin; once it can, it can for ever. ``reads``: what that
-    depends on. ``call``: the id of the call that it places, if it places one.
+    ``begin``: sends the request. ``ready``: True if it can begin; once it can, it can for ever. ``reads``: what that
+    depends on. ``call``: the id of the call that it sets up, if any.
     """
 
     name: str
@@ -84,9 +84,9 @@ class Spec(NamedTuple):
 
 
 class Instance:
-    """One instance of call control and presence. It thinks that it is in charge of every call.
+    """One instance of call control and presence. It behaves as the owner of every call.
 
-    It goes by what it has told of calls itself: the worst that can happen to the order of things.
+    Its route cache has only what it has announced itself: the worst case for the order of transitions.
     """
 
     def __init__(self, world: "World", number: int) -> None:
@@ -95,7 +95,7 @@ class Instance:
         self.route_cache = RouteCache()
         store = code.store.Store(world.calls, world.sessions)
         notifier = code.notifier.Notifier(self._announce, world, world)
-        call_owner = _Charge(world, f"i{number}")
+        call_owner = _Owner(world, f"i{number}")
         call_service = code.call_service.CallService(
             store, notifier, call_owner, self._cached_call, lambda _: None, lambda _: None
         )
@@ -104,7 +104,7 @@ class Instance:
         )
         self.call_service, self.store = call_service, store
         self.calls = code.handlers.Handlers(call_setup, call_service, call_owner)
-        self.sweep = code.reconciler.Reconciler(
+        self.reconciler = code.reconciler.Reconciler(
             store, call_service, lambda _: True, seconds=15, second_check_seconds=0.0
         )
         records = code.presence_store.Store(None)
@@ -183,7 +183,7 @@ class World:
         code.presence_store.space["Bucket"] = lambda _, name: self.calls if name == "calls" else self.sessions
         self.told: Counter[tuple[str, str, str, str]] = Counter()
         """(session, event, call, by and reason) → how often."""
-        self.turns: dict[str, tuple[tuple[State, str, str], ...]] = {}
+        self.transitions: dict[str, tuple[tuple[State, str, str], ...]] = {}
         """Call → (state, request that caused it, accepting session), as stored one after the other."""
         self.deadlines: set[str] = set()
         self._footprint: dict[Hashable, str] = {}
@@ -214,11 +214,11 @@ class World:
             self.calls.entries.update(past.calls.entries)
             self.sessions.entries.update(past.sessions.entries)
             self.told.update(past.told)
-            self.turns.update(past.turns)
+            self.transitions.update(past.transitions)
             self.deadlines.update(past.deadlines)
             self.answers.update(past.answers)
             for mine, its in zip(self.instances, past.instances, strict=True):
-                for call in past.turns:
+                for call in past.transitions:
                     if (cached := its.route_cache.get(call)) is not None:
                         mine.route_cache.update(cached.call, cached.revision, 0.0, [])
 
@@ -311,12 +311,12 @@ class World:
                 frozenset(self._again),
                 frozenset(self.answers.items()),
                 frozenset(self.told.items()),
-                frozenset(self.turns.items()),
+                frozenset(self.transitions.items()),
                 frozenset(self.deadlines),
                 tuple(
                     (cached.revision, cached.call.state)
                     for instance in self.instances
-                    for call in sorted(self.turns)
+                    for call in sorted(self.transitions)
                     if (cached := instance.route_cache.get(call)) is not None
                 ),
                 self.now,
@@ -409,7 +409,7 @@ class World:
             del self._running[name]
             if one.attempt.number == 1 and not (self._overtaken and name == self.spec.overtaken):
                 self._again[name + "'"] = one.actor
-        self._footprint |= dict.fromkeys((("known", number, call) for call in self.turns), "w")
+        self._footprint |= dict.fromkeys((("known", number, call) for call in self.transitions), "w")
         instance.route_cache = RouteCache()
 
     def _may_retry(self, one: _Running) -> bool:
@@ -486,21 +486,21 @@ class World:
     # --- what is so ---
 
     def call(self, id_: str) -> Call | None:
-        """What is stored of a call."""
+        """Return the stored call."""
         entry = self.calls.entries.get(f"call.{id_}")
         return Call.model_validate_json(entry.value) if entry is not None and entry.value else None
 
     def reservation(self, user: str) -> Reservation | None:
-        """What holds a user."""
+        """Return the reservation of a user."""
         entry = self.calls.entries.get(f"user.{user}")
         return Reservation.model_validate_json(entry.value) if entry is not None and entry.value else None
 
     def heard(self, session: str, event: str, call: str) -> bool:
-        """True if a session has been told of a call."""
+        """True if a session was sent an event of a call."""
         return any(key[:3] == (session, event, call) for key in self.told)
 
     def there(self, user: str) -> list[str]:
-        """The sessions of a user."""
+        """Return the ids of the sessions of a user."""
         entry = self.sessions.entries.get(f"user.{user}")
         if entry is None or entry.value is None:
             return []
@@ -514,14 +514,14 @@ class World:
             was = Call.model_validate_json(before.value) if before.value else None
             now = Call.model_validate_json(value) if value else None
             assert now is not None, f"{id_} is not there any more"
-            self._check_turn(was, now)
+            self._check_transition(was, now)
             at = now.callee_at.session if now.callee_at is not None else ""
-            self.turns[id_] = (*self.turns.get(id_, ()), (now.state, now.caused_by, at))
-        self._check_holds()
+            self.transitions[id_] = (*self.transitions.get(id_, ()), (now.state, now.caused_by, at))
+        self._check_reservations()
 
-    def _check_turn(self, was: Call | None, now: Call) -> None:
+    def _check_transition(self, was: Call | None, now: Call) -> None:
         if was is not None and was.state is State.ENDED:
-            # A sweep that ended the call notes that it has told of it. All else about an ended call stays.
+            # A reconciler that ended the call notes that it has notified. All else about an ended call stays.
             assert was.caused_by.startswith("sweep "), f"{now.call} was ended and is {now.state}"
             unchanged = {"caused_by": was.caused_by, "moved_by": was.moved_by}
             assert now.model_copy(update=unchanged) == was, f"{now.call} ended once more"
@@ -546,16 +546,16 @@ class World:
             assert was.callee_at.session == now.callee_at.session, f"{now.call} is accepted twice"
 
     def _live(self) -> list[Call]:
-        calls = [self.call(id_) for id_ in self.turns]
+        calls = [self.call(id_) for id_ in self.transitions]
         return [call for call in calls if call is not None and call.state is not State.ENDED]
 
-    def _check_holds(self) -> None:
+    def _check_reservations(self) -> None:
         live = self._live()
         for call in live:
             for user in (call.caller, call.callee):
                 reservation = self.reservation(user)
                 assert reservation is not None and reservation.call == call.call, (
-                    f"{call.call} lives, {user} is not held"
+                    f"{call.call} lives, {user} is not reserved"
                 )
         users = [user for call in live for user in (call.caller, call.callee)]
         assert len(set(users)) == len(users), f"a user is in two calls: {sorted(users)}"
@@ -565,42 +565,42 @@ class World:
     def finish(self) -> None:
         self._check_answers()
         self._check_told()
-        self._check_nobody_missing()
-        if not self._placing_was_disturbed():
-            self._check_nobody_held()
+        self._check_sessions_present()
+        if not self._call_setup_was_disturbed():
+            self._check_reservations_released()
         # What rings on is ended by its deadline; whatever died on the way, one look around puts it right.
         self._overtaken = True
         self.now += FORMING_MS + 60_000
         for call in self._live():
             if call.state is State.RINGING:
                 self._run_alone(_time_out(call.call))
-        self._run_alone(_SWEEP)
+        self._run_alone(_RECONCILE)
         self._finishing = True
-        self._check_nobody_held()
-        self._check_nobody_missing()
+        self._check_reservations_released()
+        self._check_sessions_present()
         self._check_told()
         for call in self._live():
             assert call.state is State.ACCEPTED, f"{call.call} rings past its deadline"
 
-    def _placing_was_disturbed(self) -> bool:
-        """Whether a try to place a call died or was overtaken: what it has taken is free after a moment."""
+    def _call_setup_was_disturbed(self) -> bool:
+        """True if a try to set up a call died or was overtaken: its reservations are released after a moment."""
         disturbed = {self.spec.overtaken} if self._overtaken else set()
         if self._crashed:
             disturbed |= {actor.name for actor in self.spec.actors if actor.instance == int(self._crashed)}
         return any(actor.kind == "initiate" for actor in self.spec.actors if actor.name in disturbed)
 
-    def _check_nobody_held(self) -> None:
+    def _check_reservations_released(self) -> None:
         live = {call.call for call in self._live()}
         for user in USERS.values():
             reservation = self.reservation(user)
-            assert reservation is None or reservation.call in live, f"{user} is held without a call"
+            assert reservation is None or reservation.call in live, f"{user} is reserved without a call"
 
-    def _check_nobody_missing(self) -> None:
+    def _check_sessions_present(self) -> None:
         leaving = {actor.name for actor in self.spec.actors}
         for call in self._live():
             at = call.callee_at
             there = self.there(call.caller), self.there(call.callee)
-            # For the sweep to find: a session that is gone without a word, an acceptance after its device has left.
+            # For the reconciler to find: a session that is gone unreported, an acceptance after its device has left.
             repaired = f"gone-{call.caller_at.session}" in leaving and not self._finishing
             assert repaired or call.caller_at.session in there[0], f"{call.call} goes on without its caller"
             repaired = at is not None and f"leave-{at.session}" in leaving and not self._finishing
@@ -610,7 +610,7 @@ class World:
                     assert self.heard(session, "call:incoming", call.call), f"{session} does not ring"
 
     def _over(self, id_: str) -> bool:
-        """Whether a call has ended, or never came about."""
+        """True if a call has ended, or was never created."""
         call = self.call(id_)
         return call is None or call.state is State.ENDED
 
@@ -622,8 +622,8 @@ class World:
                 continue
             done = [
                 (call, state, at)
-                for call, turns in self.turns.items()
-                for state, cause, at in turns
+                for call, transitions in self.transitions.items()
+                for state, cause, at in transitions
                 if cause == actor.request
             ]
             if not answer.startswith("ok"):
@@ -653,7 +653,7 @@ class World:
     def _check_told(self) -> None:
         """Each device that has heard of a call hears one end of it, if it is still there."""
         disturbed = bool(self._crashed) or self._overtaken
-        for id_, turns in self.turns.items():
+        for id_, transitions in self.transitions.items():
             call = self.call(id_)
             assert call is not None
             ways: dict[str, set[tuple[str, str]]] = {}
@@ -671,10 +671,10 @@ class World:
                     accepted.add(session)
                 elif event == "call:incoming":
                     incoming[session] += count
-            if all(cause == "" for _, cause, _ in turns):
-                assert not ways, f"{id_} never came about, but {sorted(ways)} were told of it"
+            if all(cause == "" for _, cause, _ in transitions):
+                assert not ways, f"{id_} was never created, but {sorted(ways)} were notified of it"
                 continue
-            takers = {at for _, _, at in turns if at}
+            takers = {at for _, _, at in transitions if at}
             assert len(takers) <= 1, f"{id_} is accepted by {sorted(takers)}"
             callees = {session for session in accepted if user_of(session) == call.callee}
             assert callees <= takers, f"{id_} was accepted by {takers}, {callees} were told that they did"
@@ -711,8 +711,8 @@ class _Lock(asyncio.Lock):
         super().release()
 
 
-class _Charge(CallOwner):
-    """Nothing is passed on, and locks are noted."""
+class _Owner(CallOwner):
+    """Forwards nothing, and notes its locks."""
 
     def __init__(self, world: World, name: str) -> None:
         super().__init__(name, lambda _: name, None)  # type: ignore[arg-type]
@@ -756,7 +756,7 @@ def _time_out(call: str) -> Actor:
     return Actor(f"deadline of {call}", 2, lambda world, at: at.instance.call_service.time_out(call))
 
 
-_SWEEP = Actor("last sweep", 2, lambda world, at: at.instance.sweep.run_once())
+_RECONCILE = Actor("last reconciliation", 2, lambda world, at: at.instance.reconciler.run_once())
 
 
 class Maker:

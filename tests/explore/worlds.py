@@ -55,7 +55,7 @@ def _by_client(name: str, kind: str, session: str, call: str, instance: int) -> 
 
 
 def accept(name: str, session: str, call: str, instance: int) -> Actor:
-    """``session`` accepts, as soon as it has heard of the call or later."""
+    """``session`` accepts, as soon as it has received the call or later."""
     return _by_client(name, "accept", session, call, instance)
 
 
@@ -65,15 +65,15 @@ def reject(name: str, session: str, call: str, instance: int) -> Actor:
 
 
 def end(name: str, session: str, call: str, instance: int) -> Actor:
-    """``session`` ends the call, as soon as it has heard of it or later."""
+    """``session`` ends the call, as soon as it has received it or later."""
     return _by_client(name, "end", session, call, instance)
 
 
 def deadline(call: str, instance: int) -> Actor:
-    """The call has rung for long enough; any time after it came about."""
+    """The ring deadline of the call passes; any time after it was created."""
 
     def ready(world: World) -> bool:
-        return any(state is State.RINGING for state, _, _ in world.turns.get(call, ()))
+        return any(state is State.RINGING for state, _, _ in world.transitions.get(call, ()))
 
     return Actor(
         f"deadline-{call}",
@@ -86,7 +86,7 @@ def deadline(call: str, instance: int) -> Actor:
 
 
 def join(name: str, instance: int) -> Actor:
-    """One more device of a user joins, and its gateway tells call control if the user is held."""
+    """One more device of a user joins, and its gateway notifies call control if the user is reserved."""
 
     async def begin(_: World, at: Try) -> None:
         user = user_of(name)
@@ -122,7 +122,7 @@ def leave(session: str, instance: int) -> Actor:
 
 
 def gone(session: str) -> Actor:
-    """A user's only session is gone, and presence dies before it tells call control."""
+    """A user's only session is gone, and presence dies before it notifies call control."""
 
     async def begin(world: World, _: Try) -> None:
         await world.sessions.unset(f"user.{user_of(session)}")
@@ -143,9 +143,9 @@ def blink(session: str) -> Actor:
     return Actor(f"blink-{session}", 2, begin)
 
 
-def sweep(instance: int) -> Actor:
-    """An instance looks around."""
-    return Actor(f"sweep-{instance}", instance, lambda _, at: at.instance.sweep.run_once())
+def reconcile(instance: int) -> Actor:
+    """An instance reconciles."""
+    return Actor(f"reconcile-{instance}", instance, lambda _, at: at.instance.reconciler.run_once())
 
 
 _X, _Y = initiate("x", "a1", "bob", 0), initiate("y", "c1", "bob", 1)
@@ -156,11 +156,11 @@ _ALONE = ("a1", "b1", "c1")
 
 
 WORLDS = (
-    # --- a call comes about ---
+    # --- call set-up ---
     Spec("glare", (_X, _BACK)),
     Spec("glare, and the caller ends", (_X, _BACK, end("end", "a1", "x", 2)), sessions=_ALONE),
     Spec("two callers of one callee", (_X, _Y)),
-    Spec("two callers of one callee, and it looks around", (_X, _Y, sweep(2)), large=True),
+    Spec("two callers of one callee, and it looks around", (_X, _Y, reconcile(2)), large=True),
     Spec(
         "two callers of one callee, and two devices accept",
         (_X, _Y, accept("b1-x", "b1", "x", 2), accept("b2-y", "b2", "y", 2)),
@@ -200,7 +200,7 @@ WORLDS = (
     Spec("cancelled and due", (end("end", "a1", "x", 0), deadline("x", 1)), _RINGS),
     Spec(
         "accepted, cancelled and due, and it looks around",
-        (accept("b1", "b1", "x", 0), end("end", "a1", "x", 1), deadline("x", 2), sweep(2)),
+        (accept("b1", "b1", "x", 0), end("end", "a1", "x", 1), deadline("x", 2), reconcile(2)),
         _RINGS,
         large=True,
     ),
@@ -212,7 +212,7 @@ WORLDS = (
     Spec("cancelled and placed by another", (end("end", "a1", "x", 0), _Y), _RINGS),
     Spec(
         "cancelled and placed again by another, and it looks around",
-        (end("end", "a1", "x", 0), _Y, sweep(2)),
+        (end("end", "a1", "x", 0), _Y, reconcile(2)),
         _RINGS,
         large=True,
     ),
@@ -220,8 +220,8 @@ WORLDS = (
     Spec("both hang up", (end("end-a", "a1", "x", 0), end("end-b", "b1", "x", 1)), _TALKS),
     Spec("one hangs up, one leaves", (end("end-a", "a1", "x", 0), leave("b1", 1)), _TALKS),
     Spec("both leave", (leave("a1", 0), leave("b1", 1)), _TALKS),
-    Spec("hung up as it looks around", (end("end-a", "a1", "x", 0), sweep(1)), _TALKS),
-    Spec("one leaves as it looks around", (leave("b1", 0), sweep(1)), _TALKS),
+    Spec("hung up as it looks around", (end("end-a", "a1", "x", 0), reconcile(1)), _TALKS),
+    Spec("one leaves as it looks around", (leave("b1", 0), reconcile(1)), _TALKS),
     Spec("hung up and placed by another", (end("end-a", "a1", "x", 0), _Y), _TALKS),
     Spec(
         "hung up and placed by both",
@@ -238,7 +238,7 @@ WORLDS = (
     Spec("overtaken as the callee blinks", (_X, blink("b1")), overtaken="x", sessions=_ALONE, large=True),
     Spec("overtaken as the callee leaves", (_X, leave("b1", 1)), overtaken="x", sessions=_ALONE, large=True),
     Spec("overtaken as the caller leaves", (_X, leave("a1", 1)), overtaken="x", sessions=_ALONE, large=True),
-    Spec("overtaken as it looks around", (_X, sweep(2)), overtaken="x", sessions=_ALONE, large=True),
+    Spec("overtaken as it looks around", (_X, reconcile(2)), overtaken="x", sessions=_ALONE, large=True),
     Spec("overtaken and accepted", (_X, accept("b1", "b1", "x", 2)), overtaken="x", sessions=_ALONE),
     Spec(
         "overtaken, accepted and ended",
@@ -265,7 +265,7 @@ WORLDS = (
     Spec("death while placing, and another calls", (_X, _Y), crash=(0,)),
     Spec("death in a glare", (_X, _BACK), crash=(0,), large=True),
     Spec("death while placing, and the callee leaves", (_X, leave("b1", 1)), crash=(0,), sessions=_ALONE),
-    Spec("death while placing, and it looks around", (_X, sweep(2)), crash=(0,)),
+    Spec("death while placing, and it looks around", (_X, reconcile(2)), crash=(0,)),
     Spec(
         "death while accepting", (accept("b1", "b1", "x", 0), accept("b2", "b2", "x", 1)), _RINGS, crash=(0,)
     ),
@@ -279,7 +279,7 @@ WORLDS = (
     ),
     Spec("death while one joins", (_X, join("b3", 1)), crash=(1,)),
     Spec("death as it is due", (deadline("x", 0), accept("b1", "b1", "x", 1)), _RINGS, crash=(0,)),
-    Spec("death as it looks around", (end("end-a", "a1", "x", 1), sweep(0)), _TALKS, crash=(0,)),
+    Spec("death as it looks around", (end("end-a", "a1", "x", 1), reconcile(0)), _TALKS, crash=(0,)),
     # --- several of these at once ---
     Spec(
         "two callers, two devices, a death",
