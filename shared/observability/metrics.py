@@ -1,4 +1,4 @@
-"""What Prometheus reads of a process: metrics declared as constants, read from the parts that count when it asks.
+"""Serve metrics to Prometheus: declared as constants, and read from the parts that count on each scrape.
 
 Nothing is counted for Prometheus alone: parts keep plain numbers, :class:`Histogram` where a distribution is wanted,
 and each service's ``metrics`` module says which number is which metric. Every start of a service has a registry of
@@ -29,7 +29,7 @@ STOP_SECONDS = 1.0
 
 
 class Histogram:
-    """How often a value was at most each of ``bounds``, and the sum of all."""
+    """Counts values by ``bounds``, and sums them."""
 
     __slots__ = ("_bounds", "_counts", "sum")
 
@@ -39,13 +39,13 @@ class Histogram:
         self.sum = 0.0
 
     def observe(self, value: float) -> None:
-        """Count a value."""
+        """Count ``value``."""
         self._counts[bisect_left(self._bounds, value)] += 1
         self.sum += value
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Count the seconds that something takes, also if it fails."""
+        """Count the seconds that the block takes, also if it raises."""
         begun = time.perf_counter()
         try:
             yield
@@ -54,17 +54,17 @@ class Histogram:
 
     @property
     def count(self) -> int:
-        """How many there were."""
+        """Return how many values were counted."""
         return sum(self._counts)
 
     def buckets(self) -> list[tuple[str, float]]:
-        """``(bound, how many were at most that)``, the last bound being infinite."""
+        """Return ``(bound, count of values up to it)``; the last bound is infinite."""
         names = [*map(str, self._bounds), "+Inf"]
         return list(zip(names, map(float, accumulate(self._counts)), strict=True))
 
 
 class MetricKind(StrEnum):
-    """What kind of number a metric is."""
+    """The kinds of metrics."""
 
     COUNTER = "counter"
     GAUGE = "gauge"
@@ -72,7 +72,7 @@ class MetricKind(StrEnum):
 
 
 class Metric(NamedTuple):
-    """The declaration of a metric, from which docs/metrics.md is made, too."""
+    """Declares a metric; docs/metrics.md is generated from it."""
 
     kind: MetricKind
     name: str
@@ -81,17 +81,17 @@ class Metric(NamedTuple):
 
 
 def counter(name: str, help_: str, *labels: str) -> Metric:
-    """A number that only grows; its name ends with ``_total``."""
+    """Declare a number that only grows; its name ends with ``_total``."""
     return Metric(MetricKind.COUNTER, name, help_, labels)
 
 
 def gauge(name: str, help_: str, *labels: str) -> Metric:
-    """A number that goes up and down."""
+    """Declare a number that goes up and down."""
     return Metric(MetricKind.GAUGE, name, help_, labels)
 
 
 def histogram(name: str, help_: str, *labels: str) -> Metric:
-    """A distribution; its values are :class:`Histogram`."""
+    """Declare a distribution; its values are :class:`Histogram`."""
     return Metric(MetricKind.HISTOGRAM, name, help_, labels)
 
 
@@ -99,12 +99,12 @@ Value = float | Histogram
 Values = Value | Mapping[Any, Value]
 """A value; or one for each value of the metric's label, or for each tuple of values of its labels."""
 Read = Callable[[], Values]
-"""What a metric is now."""
+"""Returns the current value of a metric."""
 Reads = dict[Metric, Read]
 
 
 class Parts(Collector):
-    """Reads everything when it is asked. It must be asked in the event loop that the parts live in."""
+    """Reads all metrics on each scrape, which has to run in the event loop of the parts."""
 
     def __init__(self, reads: Reads) -> None:
         self._reads = reads
@@ -135,7 +135,7 @@ def _family(
 
 
 def registry_of(*reads: Reads) -> CollectorRegistry:
-    """A registry with all of these, and with what the operating system and Python say of the process."""
+    """Return a registry with these metrics, and those of the process and of the garbage collector."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     GCCollector(registry=registry)
@@ -145,12 +145,12 @@ def registry_of(*reads: Reads) -> CollectorRegistry:
 
 
 def declared(module: ModuleType) -> list[Metric]:
-    """The metrics that a module declares, in its order."""
+    """Return the metrics that a module declares, in its order."""
     return [value for value in vars(module).values() if isinstance(value, Metric)]
 
 
 def with_zeros(names: Iterable[Any], counts: Mapping[Any, int]) -> dict[Any, int]:
-    """Counts, with a zero for what has not happened yet: a rate of nothing is nothing, not "no data"."""
+    """Return ``counts`` with a zero for each name without a count, so that Prometheus computes a rate of 0."""
     return {**dict.fromkeys(names, 0), **counts}
 
 

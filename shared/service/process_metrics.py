@@ -18,29 +18,32 @@ from shared.service.runner import distribution_version
 
 INFO = gauge(
     "signalling_info",
-    "1; which service this is, its version, and the name that its logs and subjects have.",
+    "Always 1. Labels: the service, its version, and its instance name in logs and subjects.",
     "service",
     "version",
     "name",
 )
-READY = gauge("signalling_ready", "1 while the service can do its work: what /readyz says.")
+READY = gauge("signalling_ready", "1 while /readyz says that the service is ready.")
 LOOP_LAG = histogram(
     "signalling_event_loop_lag_seconds",
-    "How late the event loop got to what was due, looked at every 100 ms.",
+    "Lag of the event loop, measured every 100 ms.",
 )
-NATS_CONNECTED = gauge("signalling_nats_connected", "1 while NATS is there and answers.")
+NATS_CONNECTED = gauge(
+    "signalling_nats_connected", "1 while the service is connected to NATS and NATS answers."
+)
 NATS_RECONNECTS = counter("signalling_nats_reconnects_total", "Connections to NATS after the first.")
 NATS_HANGS = counter(
-    "signalling_nats_hangs_total", "Times that NATS did not answer though it had not hung up (gateway)."
+    "signalling_nats_hangs_total",
+    "Times that NATS did not answer although the connection was open (gateway).",
 )
 NATS_TASKS_FAILED = counter(
     "signalling_nats_task_failures_total",
-    "Times that a task of the NATS client ended by an error, so that the connection was opened again.",
+    "Times that a task of the NATS client failed, so that the connection was opened again.",
     "kind",
 )
 NATS_FULL = counter(
     "signalling_jetstream_refusals_total",
-    "Times that JetStream did not store for want of room. what: the stream.",
+    "Writes that JetStream refused because a stream was full. what: the stream.",
     "what",
 )
 STREAMS = (
@@ -53,27 +56,25 @@ STREAMS = (
 """What may refuse to store for want of room."""
 NATS_ERRORS = counter(
     "signalling_nats_errors_total",
-    "What the NATS client complained of: slow_consumer, a message dropped here for want of room; other.",
+    "Errors of the NATS client: slow_consumer, a message dropped because too many waited; other.",
     "error",
 )
 NATS_MESSAGES = counter("signalling_nats_messages_total", "Messages to and from NATS.", "direction")
 NATS_BYTES = counter("signalling_nats_bytes_total", "Bytes of these.", "direction")
 NATS_ASKING = gauge("signalling_nats_requests_in_flight", "Requests to NATS or other services under way.")
-NATS_UNSENT = gauge("signalling_nats_unsent_bytes", "Bytes that NATS has still to take.")
-NATS_UNHANDLED = gauge(
-    "signalling_nats_pending_messages", "Messages that have come from NATS and wait for their handler."
-)
+NATS_UNSENT = gauge("signalling_nats_unsent_bytes", "Bytes not yet sent to NATS.")
+NATS_UNHANDLED = gauge("signalling_nats_pending_messages", "Messages from NATS that wait for their handler.")
 NATS_UNHANDLED_BYTES = gauge("signalling_nats_pending_bytes", "Bytes of these.")
 ASKED = histogram(
     "signalling_request_seconds",
-    "How long another service took to answer, as the asker saw it, a second try included.",
+    "Time until another service answered, measured by the requester, with both tries.",
     "service",
     "verb",
 )
 ASKED_AGAIN = counter(
-    "signalling_request_retries_total", "Requests tried again because nobody had answered.", "service", "verb"
+    "signalling_request_retries_total", "Requests tried again because no answer came.", "service", "verb"
 )
-UNANSWERED = counter("signalling_request_failures_total", "Requests that nobody answered.", "service", "verb")
+UNANSWERED = counter("signalling_request_failures_total", "Requests without an answer.", "service", "verb")
 LIMITS_HIT = counter(
     "signalling_limits_hit_total",
     "Limits that were hit: the names of the table in SECURITY.md.",
@@ -87,9 +88,9 @@ REQUESTS = counter(
     "outcome",
 )
 REQUEST_TOOK = histogram(
-    "signalling_handling_seconds", "How long these took to be answered, in the service itself.", "verb"
+    "signalling_handling_seconds", "Time that the service took to answer these requests.", "verb"
 )
-REQUESTS_IN_HAND = gauge("signalling_requests_in_hand", "Those that are being done; 512 at most.")
+REQUESTS_IN_HAND = gauge("signalling_requests_in_hand", "Requests under way in the service; 512 at most.")
 KV_TOOK = histogram(
     "signalling_kv_seconds",
     "How long a bucket took to answer callcore or presence; operation: read, write.",
@@ -97,13 +98,15 @@ KV_TOOK = histogram(
     "operation",
 )
 KV_CONFLICTS = counter(
-    "signalling_kv_conflicts_total", "Writes refused: somebody else wrote first.", "bucket"
+    "signalling_kv_conflicts_total", "Writes refused because another instance wrote first.", "bucket"
 )
-KV_RETRIES = counter("signalling_kv_retries_total", "Decisions made again for that.", "bucket")
+KV_RETRIES = counter("signalling_kv_retries_total", "Decisions made again after such a refusal.", "bucket")
 RECORDS_WAITING = gauge(
-    "signalling_events_waiting", "Records of callcore and presence for EVENTS that are not acknowledged yet."
+    "signalling_events_waiting", "Records of callcore and presence for EVENTS without acknowledgement."
 )
-RECORDS_LOST = counter("signalling_events_lost_total", "Those dropped, refused or given up.")
+RECORDS_LOST = counter(
+    "signalling_events_lost_total", "Records for EVENTS that were dropped, refused or given up."
+)
 DEADLINES = counter(
     "signalling_deadlines_total",
     "Deadlines that came to callcore (ring) or presence (grace, lease). outcome: done; failed, and comes again.",
