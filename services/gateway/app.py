@@ -1,31 +1,42 @@
-"""Composition root of the gateway: what it is made of, in the order it starts and stops."""
+"""Compose the gateway, start its parts, and stop them in the opposite order."""
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from aiohttp import web
 
 from services.gateway import metrics
 from services.gateway.auth.authenticator import Authenticator
 from services.gateway.auth.turn_credentials import IceServers
+from services.gateway.clients.connected_clients import ConnectedClients
 from services.gateway.clients.registry import Registry
 from services.gateway.clients.responder import Responder
 from services.gateway.handlers.call_events import CallEvents
 from services.gateway.handlers.dispatcher import Dispatcher
+from services.gateway.handlers.event_table import event_table
 from services.gateway.handlers.query_events import QueryEvents
+from services.gateway.handlers.relay_events import RelayEvents
 from services.gateway.handlers.relay_fast_path import RelayFastPath
+from services.gateway.handlers.session_events import SessionEvents
+from services.gateway.limits.client_limits import ClientLimits
 from services.gateway.limits.connection_limits import ConnectionLimits
 from services.gateway.limits.join_timeout import JoinTimeout
+from services.gateway.limits.penalties import Penalties
 from services.gateway.limits.rate_limiter import RateLimiter
 from services.gateway.limits.strike_counter import StrikeCounter
-from services.gateway.readiness import Readiness
+from services.gateway.readiness import NEEDED, HealthCheck, Readiness
 from services.gateway.relay.receive_order import ReceiveOrder
 from services.gateway.relay.service import RelayService
+from services.gateway.sessions.backend import Backend
 from services.gateway.sessions.background_retry import BackgroundRetrier
+from services.gateway.sessions.call_attacher import CallAttacher
 from services.gateway.sessions.delivery import Delivery
 from services.gateway.sessions.gateway_lease import GatewayLease
-from services.gateway.sessions.join import JoinService
+from services.gateway.sessions.join import JoinBackend, JoinService, SessionTerms
+from services.gateway.sessions.join_checks import JoinChecks
+from services.gateway.sessions.join_requester import JoinRequester
+from services.gateway.sessions.leave import LeaveService
 from services.gateway.sessions.relay_handover import Handover
 from services.gateway.sessions.resume import ResumingSessions
 from services.gateway.settings import Settings
@@ -35,11 +46,9 @@ from services.gateway.transport.host_check import host_check
 from services.gateway.transport.http_server import HttpServer
 from services.gateway.transport.origin_check import OriginAllowed, cors, origin_check
 from services.gateway.transport.socketio_server import PATH, SocketIOOptions, SocketIOServer
-from shared import subjects
 from shared.clock import now_ms
 from shared.messaging.membership import Beacon, Membership
 from shared.messaging.rpc import RpcClient
-from shared.nats import storage_full
 from shared.nats.connection import Bus
 from shared.nats.hang_detector import HangDetector
 from shared.observability import logs, response_headers
@@ -52,36 +61,38 @@ from shared.service.runner import distribution_version
 log = logs.get(__name__)
 
 SERVICE = "gateway"
-NEEDED = ("callcore", "presence")
-STORED_BY_JOINS = (subjects.STREAM_DEADLINES, f"KV_{subjects.BUCKET_SESSIONS}")
-"""The streams without which nobody can join."""
 STOP_SECONDS = 3.0
 BACKLOG = 4096
-"""Connections that may wait to be taken: the clients of a gateway that died come all at once."""
+"""Connections that may wait to be accepted, because the clients of a gateway that died all connect at once."""
 LEASE_TRY_SECONDS = 1.0
-"""Two tries of it, and the wait between two renewals, are less than a lease."""
+"""Timeout of one try to renew. Two tries and the pause between two renewals take less time than a lease lasts."""
 
 
 @asynccontextmanager
 async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
-    """Run one gateway. Raises :class:`shared.errors.Unavailable` if NATS is not there, ``OSError`` for a taken port.
+    """Run one gateway. Raises :class:`shared.errors.Unavailable` without NATS, ``OSError`` if a port is taken.
 
-    ``instance``: a name that no gateway has had before, because sessions of one that died may still be at it.
+    ``instance``: a name that no gateway has had before, because sessions of a gateway that died may still have it.
     """
-    bus = await Bus.connect(settings.nats_url, name=instance, inboxes=SERVICE, login=settings.nats_login())
-    try:
-        members, hang_detector = Membership(bus, *NEEDED), HangDetector(bus)
-        registry, retrier = Registry(), BackgroundRetrier(lambda: bus.connected)
-        auth = Authenticator.of(settings)
+    async with AsyncExitStack() as stack:
+        bus = await Bus.connect(
+            settings.nats_url, name=instance, inboxes=SERVICE, login=settings.nats_login()
+        )
+        stack.push_async_callback(bus.close)
+
+        # --- what it is made of -----------------------------------------------------------------------------------
+
+        # Limits and connections
         hits, clock = LimitHits(), asyncio.get_running_loop().time
-        rates = RateLimiter(settings, hits)
-        limits = settings.connection_limits() if settings.rate_limit else None
         connections = ConnectionLimits(
-            settings.trusted_proxies, limits, lambda eio_sid: transport.closer.drop(eio_sid), hits
+            settings.trusted_proxies,
+            settings.connection_limits() if settings.rate_limit else None,
+            lambda eio_sid: server.closer.drop(eio_sid),
+            hits,
         )
         origin_allowed = origin_check(settings.client_url)
         host_allowed = host_check(settings.host, settings.allowed_hosts)
-        transport = SocketIOServer(
+        server = SocketIOServer(
             SocketIOOptions(
                 ping_interval=settings.ping_interval_seconds,
                 ping_timeout=settings.ping_timeout_seconds,
@@ -96,26 +107,51 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             connections=connections,
             hits=hits,
         )
-        replies = Responder(transport.sender)
-        services = RpcClient(bus, timeout=settings.request_timeout_seconds)
-        heard = ReceiveOrder()
-        relays = RelayService(
-            instance, bus, members, registry, replies, services, heard, ack_seconds=settings.relay_ack_seconds
+        penalties = Penalties(
+            StrikeCounter(
+                settings.strikes_max, clock, step=0.05 if settings.rate_limit else 0, longest=0.5, free=5
+            ),
+            StrikeCounter(settings.refusals_max, clock, step=0.01, longest=0.25),
+            server.closer.close_soon,
+            hits,
         )
-        handover = Handover(bus, registry)
+        join_timeout = JoinTimeout(settings.join_timeout_seconds, server.closer.close, hits)
+        limits = ClientLimits(RateLimiter(settings, hits), connections, join_timeout, penalties, hits)
+        clients = ConnectedClients(Registry(), server, Responder(server.sender))
+
+        # Presence, callcore and the other gateways
+        members = Membership(bus, *NEEDED)
+        hang_detector, lag = HangDetector(bus), LoopLag()
+        retrier = BackgroundRetrier(lambda: bus.connected)
+        backend = Backend(instance, RpcClient(bus, timeout=settings.request_timeout_seconds), retrier)
+        receive_order = ReceiveOrder()
+        relays = RelayService(
+            instance,
+            bus,
+            members,
+            clients.registry,
+            clients.responder,
+            backend.rpc,
+            receive_order,
+            ack_seconds=settings.relay_ack_seconds,
+        )
+        handover = Handover(bus, clients.registry)
         resuming = ResumingSessions(bus, handover.heard_of)
-        outbound = Delivery(instance, bus, registry, transport, resuming, heard)
-        join_timeout = JoinTimeout(settings.join_timeout_seconds, transport.close, hits)
-        renewals, lag = RpcClient(bus, timeout=LEASE_TRY_SECONDS), LoopLag()
+        delivery = Delivery(instance, bus, clients, resuming, receive_order)
+
+        # Sessions
+        leave_service = LeaveService(clients, backend)
+        lease_client = RpcClient(bus, timeout=LEASE_TRY_SECONDS)
         lease = GatewayLease(
             instance,
-            renewals,
-            registry,
+            lease_client,
+            clients.registry,
             retrier,
             presence_there=lambda: bool(members.alive("presence")),
-            replaced=outbound.replaced,
-            lost=lambda socket: join_service.lost(socket),
+            replaced=delivery.replaced,
+            lost=leave_service.lost,
         )
+        auth = Authenticator.of(settings, leave_service.token_expired)
         ice_servers = IceServers(
             settings.ice_servers_wire(),
             settings.turn_urls,
@@ -124,151 +160,114 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             now_ms,
         )
         join_service = JoinService(
-            instance,
-            registry,
-            transport,
-            replies,
-            services,
-            relays,
-            outbound,
+            clients,
+            JoinChecks(auth, limits, refuse_invisible=settings.user_id_invisible == "refuse"),
+            JoinBackend(JoinRequester(backend, lease, leave_service), CallAttacher(backend), leave_service),
+            delivery,
             resuming,
-            retrier,
-            auth,
-            join_timeout,
-            connections,
-            rates,
-            lease_held=lambda: lease.held,
-            ice_servers=ice_servers,
-            resume_window=settings.resume_window_seconds,
-            refuse_invisible=settings.user_id_invisible == "refuse",
-        )
-        calls = CallEvents(services, replies, join_service, retrier)
-        inbound = transport.receiver = Dispatcher(
-            registry,
-            transport,
-            replies,
             relays,
-            RelayFastPath(registry, relays, replies, settings.sizes()),
-            calls,
-            QueryEvents(services, replies, transport.sender, ice_servers),
-            join_service,
-            auth,
-            StrikeCounter(settings.strikes_max, clock, step=0.05 if limits else 0, longest=0.5, free=5),
-            StrikeCounter(settings.refusals_max, clock, step=0.01, longest=0.25),
-            rates,
-            hits,
-            join_timeout,
-            connections,
-            settings.sizes(),
+            SessionTerms(ice_servers, settings.resume_window_seconds),
         )
 
-        beacon = Beacon(bus, SERVICE, instance, distribution_version(), sockets=lambda: len(registry))
+        # Client events
+        calls = CallEvents(backend, clients.responder)
+        fast_path = RelayFastPath(clients.registry, relays, clients.responder, settings.sizes())
+        handlers = event_table(
+            SessionEvents(join_service),
+            calls,
+            QueryEvents(backend.rpc, clients.responder, server.sender, ice_servers),
+            RelayEvents(relays, fast_path),
+        )
+        dispatcher = Dispatcher(clients, handlers, leave_service, relays, auth, limits, settings.sizes())
 
-        def missing() -> list[str]:
-            if transport.draining:
-                return ["draining"]
-            if not bus.connected:
-                return ["NATS is out of reach"]
-            away = [f"no {service} is there" for service in NEEDED if not members.alive(service)]
-            away += storage_full.reasons(tuple(name for name in members.full() if name in STORED_BY_JOINS))
-            return [*(away or lease.missing()), *auth.missing()]
-
-        def impaired() -> list[str]:
-            return storage_full.reasons(tuple(sorted({*members.full(), *bus.full.streams()})))
-
-        watched = registry_of(
+        # Health and metrics
+        health_check = HealthCheck(bus, members, server, lease, auth)
+        readiness = Readiness(health_check.missing)
+        http = HttpServer(
+            _application(server, dispatcher, fast_path, origin_allowed, health_check, demo=settings.demo),
+            connections,
+        )
+        metric_reads = registry_of(
             process_metrics.of_process(
                 SERVICE,
                 instance,
                 bus,
                 lag,
-                ready=lambda: not missing(),
-                clients=(services, renewals),
+                ready=lambda: not health_check.missing(),
+                clients=(backend.rpc, lease_client),
                 hits=hits,
                 limits=metrics.LIMITS,
             ),
-            metrics.of_gateway(
-                registry,
-                transport,
-                join_timeout,
-                join_service,
-                resuming,
-                replies,
-                inbound,
-                calls,
-                relays,
-                retrier,
-                lease,
-                members,
-                NEEDED,
-            ),
+            metrics.of_clients(clients, join_timeout),
+            metrics.of_sessions(clients.registry, join_service, resuming, lease, retrier),
+            metrics.of_events(clients.responder, dispatcher, calls),
+            metrics.of_relays(relays),
+            metrics.of_members(members, NEEDED),
         )
-        watching = await serve(settings.metrics_host, settings.metrics_port, watched)
+
+        # --- how it starts; it stops in the opposite order --------------------------------------------------------
+
+        metric_server = await serve(settings.metrics_host, settings.metrics_port, metric_reads)
+        stack.push_async_callback(metric_server.cleanup)
         lag.start()
+        stack.callback(lag.stop)
+        hang_detector.start()
+        stack.push_async_callback(hang_detector.stop)
         await members.start()
+        stack.push_async_callback(members.stop)
+        await http.setup()
+        stack.push_async_callback(http.cleanup)
+
         await relays.start()
-        await outbound.start()
+        stack.push_async_callback(relays.stop, STOP_SECONDS)
+        await delivery.start()
         await handover.start()
-        await bus.flush()
+        await bus.flush()  # NATS has the subscriptions before other instances learn of this gateway
+        beacon = Beacon(bus, SERVICE, instance, distribution_version(), sockets=lambda: len(clients.registry))
+        await beacon.start()
+        stack.push_async_callback(beacon.stop)
+        stack.push_async_callback(resuming.stop)
         bus.on_reconnect.append(lease.renew_soon)
         lease.start()
-        hang_detector.start()
-        join_timeout.start()
+        stack.push_async_callback(lease.stop)
+        stack.push_async_callback(retrier.drain, STOP_SECONDS)
+
+        server.start()
+        stack.push_async_callback(server.shutdown)
+        stack.push_async_callback(server.closer.close_all)
+        stack.callback(hits.stop)
         auth.start()
-        transport.start()
-        await beacon.start()
-        readiness = Readiness(missing)
+        stack.push_async_callback(auth.stop)
+        join_timeout.start()
+        stack.push_async_callback(join_timeout.stop)
+        site = await http.listen(settings.host, settings.port, backlog=BACKLOG)
+        stack.push_async_callback(site.stop)
+        stack.callback(dispatcher.stop)  # sessions that are still here are lost with the lease
+        stack.push_async_callback(drain, server, settings.drain_seconds)
         readiness.start()
-        runner = HttpServer(
-            _application(transport, origin_allowed, missing, impaired, demo=settings.demo), connections
-        )
-        await runner.setup()
-        site: web.TCPSite | None = None
-        try:
-            site = await runner.listen(settings.host, settings.port, backlog=BACKLOG)
-            hosts = ["*"] if host_allowed is None else ["loopback", *settings.allowed_hosts]
-            log.info("listening", host=settings.host, port=settings.port, allowed_hosts=hosts)
-            yield
-        finally:
-            transport.draining = True
-            await readiness.stop()
-            await drain(transport, settings.drain_seconds)
-            inbound.stopping = True
-            if site is not None:
-                await site.stop()
-            await join_timeout.stop()
-            await auth.stop()
-            hits.stop()
-            await transport.closer.close_all()
-            await transport.shutdown()
-            await retrier.drain(STOP_SECONDS)
-            await lease.stop()
-            await resuming.stop()
-            await beacon.stop()
-            await relays.stop(STOP_SECONDS)
-            await runner.cleanup()
-            await members.stop()
-            await hang_detector.stop()
-            lag.stop()
-            await watching.cleanup()
-    finally:
-        await bus.close()
+        stack.push_async_callback(readiness.stop)
+        stack.callback(server.begin_draining)
+
+        hosts = ["*"] if host_allowed is None else ["loopback", *settings.allowed_hosts]
+        log.info("listening", host=settings.host, port=settings.port, allowed_hosts=hosts)
+        yield
 
 
 def _application(
-    transport: SocketIOServer,
+    server: SocketIOServer,
+    dispatcher: Dispatcher,
+    fast_path: RelayFastPath,
     origin_allowed: OriginAllowed,
-    missing: health.Check,
-    impaired: health.Check,
+    health_check: HealthCheck,
     *,
     demo: bool,
 ) -> web.Application:
     app = web.Application()
-    health.add_routes(app, missing, impaired)
-    transport.attach(app, PATH)
+    health.add_routes(app, health_check.missing, health_check.impaired)
+    server.attach(app, dispatcher, fast_path)
     if demo:
         demo_page.add_routes(app)
-    # No middleware: it would be two more frames on the stack of every connection.
+    # No middleware, because each would add two frames to the stack of every connection.
     app.router.add_route("*", "/{path:.*}", _not_found)
     app.on_response_prepare.append(response_headers.on_prepare)
     app.on_response_prepare.append(cors(origin_allowed, f"/{PATH}"))

@@ -1,5 +1,6 @@
-"""The metrics of a gateway, and where they are read."""
+"""Metrics of a gateway, and where they are read."""
 
+from services.gateway.clients.connected_clients import ConnectedClients
 from services.gateway.clients.registry import Registry
 from services.gateway.clients.responder import Responder
 from services.gateway.handlers.call_events import CallEvents
@@ -12,7 +13,6 @@ from services.gateway.sessions.background_retry import BackgroundRetrier
 from services.gateway.sessions.gateway_lease import GatewayLease
 from services.gateway.sessions.join import JoinService
 from services.gateway.sessions.resume import ResumingSessions
-from services.gateway.transport.socketio_server import SocketIOServer
 from shared.messaging.membership import Membership
 from shared.observability.metrics import Reads, counter, gauge, histogram, with_zeros
 
@@ -97,39 +97,58 @@ LIMITS = (
 """The limits that a gateway counts hits of."""
 
 
-def of_gateway(
-    registry: Registry,
-    transport: SocketIOServer,
-    join_timeout: JoinTimeout,
-    join_service: JoinService,
-    resuming: ResumingSessions,
-    replies: Responder,
-    inbound: Dispatcher,
-    calls: CallEvents,
-    relays: RelayService,
-    retrier: BackgroundRetrier,
-    lease: GatewayLease,
-    members: Membership,
-    needed: tuple[str, ...],
-) -> Reads:
-    """What only a gateway has. ``needed``: the services that it hears."""
-    send_buffer = relays.send_buffer
+def of_clients(clients: ConnectedClients, join_timeout: JoinTimeout) -> Reads:
+    """Return the metrics of connections."""
+    server, registry = clients.server, clients.registry
 
     def connections() -> dict[str, int]:
-        websockets = len(transport.websockets)
-        return {"websocket": websockets, "polling": max(0, len(transport.eio.sockets) - websockets)}
+        websockets = len(server.websockets)
+        return {"websocket": websockets, "polling": max(0, len(server.eio.sockets) - websockets)}
 
     return {
         CONNECTIONS: connections,
         UNJOINED: lambda: len(join_timeout),
         SOCKETS: lambda: len(registry),
+        UNREAD: lambda: server.sender.unread()[0],
+        UNREAD_MAX: lambda: server.unread_total.limit or 0,
+        UNREAD_CLIENTS: lambda: server.sender.unread()[1],
+        BROKEN: lambda: with_zeros(BROKEN_REASONS, server.sender.aborted),
+        DRAINING: lambda: int(server.draining),
+    }
+
+
+def of_sessions(
+    registry: Registry,
+    join_service: JoinService,
+    resuming: ResumingSessions,
+    lease: GatewayLease,
+    retrier: BackgroundRetrier,
+) -> Reads:
+    """Return the metrics of sessions, and of requests in the background."""
+    return {
         SESSIONS: lambda: registry.sessions,
         JOINS: lambda: with_zeros(("new", "resumed", "continued"), join_service.joins),
         RESUMES: lambda: with_zeros(("complete", "gap", "gone", "failed"), join_service.resumes),
         RECOVERIES: lambda: len(resuming),
-        REJECTIONS: lambda: replies.refused,
-        EVENT_TOOK: lambda: {event.value: took for event, took in inbound.took.items()},
+        LEASE: lambda: int(lease.held),
+        ERRANDS: lambda: retrier.waiting,
+        ERRANDS_LOST: lambda: retrier.given_up,
+    }
+
+
+def of_events(responder: Responder, dispatcher: Dispatcher, calls: CallEvents) -> Reads:
+    """Return the metrics of client events."""
+    return {
+        REJECTIONS: lambda: responder.refused,
+        EVENT_TOOK: lambda: {event.value: took for event, took in dispatcher.took.items()},
         SET_UP: lambda: calls.set_up,
+    }
+
+
+def of_relays(relays: RelayService) -> Reads:
+    """Return the metrics of relays."""
+    send_buffer = relays.send_buffer
+    return {
         RELAYS: lambda: {event.value: count for event, count in relays.accepted.items()},
         RESENT: lambda: relays.resent,
         GIVEN_UP: lambda: relays.given_up,
@@ -139,13 +158,9 @@ def of_gateway(
         OUTBOX_BYTES_MAX: lambda: BYTES_MAX,
         OUTBOX_UNACKED: lambda: sum(window.unacknowledged for window in send_buffer),
         ACKS: lambda: len(relays.acks),
-        UNREAD: lambda: transport.sender.unread()[0],
-        UNREAD_MAX: lambda: transport.unread_total.limit or 0,
-        BROKEN: lambda: with_zeros(BROKEN_REASONS, transport.sender.aborted),
-        UNREAD_CLIENTS: lambda: transport.sender.unread()[1],
-        ERRANDS: lambda: retrier.waiting,
-        ERRANDS_LOST: lambda: retrier.given_up,
-        LEASE: lambda: int(lease.held),
-        DRAINING: lambda: int(transport.draining),
-        MEMBERS: lambda: {service: len(members.alive(service)) for service in needed},
     }
+
+
+def of_members(members: Membership, needed: tuple[str, ...]) -> Reads:
+    """Return the metrics of the services that a gateway needs."""
+    return {MEMBERS: lambda: {service: len(members.alive(service)) for service in needed}}

@@ -29,12 +29,17 @@ class Authenticator:
     """
 
     def __init__(
-        self, verifier: Verifier | None, jwks: JwksClient | None = None, *, max_age: int = 0
+        self,
+        verifier: Verifier | None,
+        expired: Callable[[str], None],
+        jwks: JwksClient | None = None,
+        *,
+        max_age: int = 0,
     ) -> None:
         self._verifier = verifier
+        self._expired = expired
         self._max_age_ms = max_age * 1000
         self._jwks = jwks
-        self.expired: Callable[[str], None] = lambda _: None
         self._shown: dict[str, str] = {}
         """Socket → the token with which it connected, until it has joined."""
         self._until: dict[str, tuple[str, int]] = {}
@@ -43,7 +48,7 @@ class Authenticator:
         self._ticks = PeriodicTask("token expiry", TICK_SECONDS, self._expire)
 
     @classmethod
-    def of(cls, settings: AuthSettings) -> "Authenticator":
+    def of(cls, settings: AuthSettings, expired: Callable[[str], None]) -> "Authenticator":
         """What the settings say; loudly if that is nothing."""
         if settings.auth_mode == "none":
             if not is_loopback(settings.host):
@@ -52,7 +57,7 @@ class Authenticator:
                     "their calls",
                     host=settings.host,
                 )
-            return cls(None)
+            return cls(None, expired)
         key, url = settings.jwt_key(), settings.jwt_jwks_url
         jwks = JwksClient(url, refresh=settings.jwt_jwks_refresh_seconds) if key is None else None
         keys = SingleKey(key) if key is not None else jwks
@@ -63,7 +68,7 @@ class Authenticator:
             audience=settings.jwt_audience,
             leeway=settings.jwt_leeway_seconds,
         )
-        return cls(verifier, jwks, max_age=settings.jwt_max_age_seconds)
+        return cls(verifier, expired, jwks, max_age=settings.jwt_max_age_seconds)
 
     def missing(self) -> list[str]:
         """Return why no token can be checked, in words; empty if they can."""
@@ -167,4 +172,4 @@ class Authenticator:
         now = now_ms()
         for sid in [sid for sid, (_, until) in self._until.items() if until <= now]:
             self.gone(sid)
-            self.expired(sid)
+            self._expired(sid)

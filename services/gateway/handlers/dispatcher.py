@@ -1,25 +1,19 @@
-"""What clients send, on its way to those whose business it is."""
+"""Dispatch client events: check each, call its handler, and send its client the error if there is one."""
 
-import asyncio
 import time
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any
 
 from services.gateway.auth.authenticator import Authenticator, TokenRefused
-from services.gateway.clients.registry import Registry
-from services.gateway.clients.responder import ClientRequest, Responder, call_id_of
-from services.gateway.handlers.call_events import CallEvents
-from services.gateway.handlers.query_events import QueryEvents
-from services.gateway.handlers.relay_fast_path import RelayFastPath
-from services.gateway.limits.connection_limits import ConnectionLimits
-from services.gateway.limits.join_timeout import JoinTimeout
-from services.gateway.limits.rate_limiter import RateLimiter
-from services.gateway.limits.strike_counter import StrikeCounter
+from services.gateway.clients.connected_clients import ConnectedClients
+from services.gateway.clients.responder import ClientRequest, call_id_of
+from services.gateway.handlers.event_table import EventHandler
+from services.gateway.limits.client_limits import ClientLimits
 from services.gateway.protocol.event_class import class_of
 from services.gateway.protocol.packets import TOO_DEEP, EventPacket
 from services.gateway.protocol.validation import TooLarge, join_in, known, validate
 from services.gateway.relay.service import RelayService
-from services.gateway.sessions.join import JoinService
-from services.gateway.transport.socketio_server import SocketIOServer
+from services.gateway.sessions.leave import LeaveService
 from shared.contracts import client
 from shared.contracts.client import Event
 from shared.contracts.wire import Wire
@@ -36,7 +30,6 @@ from shared.errors import (
 )
 from shared.ids import could_be_minted
 from shared.observability import logs, traces
-from shared.observability.limit_hits import LimitHits
 from shared.observability.metrics import Histogram
 
 log = logs.get(__name__)
@@ -45,76 +38,56 @@ _WITH_CALL = frozenset(event for event, model in client.INBOUND.items() if "call
 
 
 class Dispatcher:
-    """The receiver of the transport."""
+    """Receives what the Socket.IO server reads. ``sizes``: limits of payloads."""
 
     def __init__(
         self,
-        registry: Registry,
-        transport: SocketIOServer,
-        replies: Responder,
+        clients: ConnectedClients,
+        handlers: Mapping[Event, EventHandler],
+        leave_service: LeaveService,
         relays: RelayService,
-        fast_path: RelayFastPath,
-        calls: CallEvents,
-        questions: QueryEvents,
-        join_service: JoinService,
         auth: Authenticator,
-        strikes: StrikeCounter,
-        refusals: StrikeCounter,
-        rates: RateLimiter,
-        hits: LimitHits,
-        join_timeout: JoinTimeout,
-        connections: ConnectionLimits,
+        limits: ClientLimits,
         sizes: client.Sizes,
     ) -> None:
-        self._registry = registry
-        self._transport = transport
-        self._replies = replies
+        self._registry = clients.registry
+        self._server = clients.server
+        self._responder = clients.responder
+        self._handlers = handlers
+        self._leave_service = leave_service
         self._relays = relays
-        self._fast_path = fast_path
-        self._join_service = join_service
         self._auth = auth
-        self._strikes = strikes
-        self._refusals = refusals
-        self._rates = rates
-        self._hits = hits
-        self._join_timeout = join_timeout
-        self._connections = connections
+        self._rates = limits.rates
+        self._connections = limits.connections
+        self._join_timeout = limits.join_timeout
+        self._penalties = limits.penalties
+        self._hits = limits.hits
         self._sizes = sizes
         self._joining: dict[str, dict[str, Any]] = {}
-        """Socket → the join that it asked for in its handshake, until that is begun."""
-        self.stopping = False
-        """Whether all sockets are about to break: what is still joined is lost with the lease, not one by one."""
-        self._handlers = {
-            Event.JOIN: self._join,
-            Event.INITIATE: calls.initiate,
-            Event.ACCEPT: calls.accept,
-            Event.REJECT: calls.reject,
-            Event.END: calls.end,
-            Event.STATUS: questions.status,
-            Event.ICE_SERVERS: questions.ice_servers,
-            Event.REFRESH: self._refresh,
-            Event.OFFER: self._relay,
-            Event.ANSWER: self._relay,
-            Event.CANDIDATE: self._relay,
-        }
-        self.took = {event: Histogram() for event in self._handlers if event not in client.RELAYED}
-        """How long events were in hand, in seconds. Relays are counted, not timed."""
-        self.at_once = fast_path.take
-        """A frame that may be a relay, before anybody has looked at it; whether it is done with."""
+        """Socket → the join in its handshake, until that join begins."""
+        self._stopping = False
+        self.took = {event: Histogram() for event in handlers if event not in client.RELAYED}
+        """Event → time until it was answered, in seconds. Relays are counted, not timed."""
+
+    def stop(self) -> None:
+        """Ignore sockets that are lost from now on, because their sessions are lost with the lease of this gateway."""
+        self._stopping = True
 
     # --- connections ----------------------------------------------------------------------------------------------
 
     def opened(self, eio_sid: str) -> None:
+        """Start the join timeout of a connection that opens."""
         self._join_timeout.connected(eio_sid)
 
     def connected(self, sid: str, eio_sid: str, auth: object) -> None:
+        """Register a socket. ``auth``: JSON of its handshake, which may have a token and a join."""
         self._registry.add(sid, eio_sid).rates = self._rates.socket()
         self._auth.connected(sid, auth)
         if (join := join_in(auth)) is not None:
             self._joining[sid] = join
 
     async def after_connect(self, sid: str) -> None:
-        """Join, if the client asked for it in the handshake: as by an event that comes before all others."""
+        """Handle the join in a handshake, if there is one, before any event of the socket."""
         if (join := self._joining.pop(sid, None)) is not None:
             await self.event(sid, EventPacket(Event.JOIN, [join], None))
         elif self._connections.crowded and (user := await self._auth.shown_by(sid)) is not None:
@@ -123,32 +96,30 @@ class Dispatcher:
                 self._connections.vouched(socket.eio_sid, user)
 
     def closed(self, eio_sid: str) -> None:
+        """Discard what is kept for a connection that is closed."""
         self._join_timeout.joined_or_gone(eio_sid)
-        self._strikes.forget(eio_sid)
-        self._refusals.forget(eio_sid)
+        self._penalties.forget(eio_sid)
 
     def disconnected(self, sid: str, *, on_purpose: bool) -> None:
-        """A client that leaves takes its session with it; one whose transport broke may come back to it."""
+        """End the session of a client that disconnects ``on_purpose``; else begin the session's grace period."""
         self._auth.gone(sid)
         self._joining.pop(sid, None)
         socket = self._registry.remove(sid)
-        if socket is not None:
-            self._rates.left(socket.rates)
         if socket is None:
             return
+        self._rates.left(socket.rates)
         if socket.user is None or socket.session is None:
-            if socket.claims is not None and not self.stopping:
-                self._join_service.lost(socket)
+            if socket.claims is not None and not self._stopping:
+                self._leave_service.lost(socket)
             return
         log.info("disconnected", user=socket.user, session=socket.session, on_purpose=on_purpose)
-        if not on_purpose:
-            if not self.stopping:
-                self._join_service.lost(socket)
-            return
-        self._join_service.leave(socket, reason="hangup")
+        if on_purpose:
+            self._leave_service.leave(socket, reason="hangup")
+        elif not self._stopping:
+            self._leave_service.lost(socket)
 
     async def owes(self, sid: str) -> bool:
-        """Whether the client waits for the acknowledgement of a relay."""
+        """Return True if the acknowledgement of a relay is still to be sent to the client."""
         socket = self._registry.by_sid(sid)
         if socket is not None and socket.acks_pending:
             self._relays.settle(socket)
@@ -157,33 +128,24 @@ class Dispatcher:
     # --- messages -------------------------------------------------------------------------------------------------
 
     async def malformed(self, eio_sid: str, what: str, ack_id: int | None = None) -> None:
-        """Say so, if there is anybody to hear it, and count it."""
-        sid = self._transport.manager.sid_from_eio_sid(eio_sid, "/")
+        """Count a malformed message, and send its client an error if the client is connected to the namespace."""
+        sid = self._server.manager.sid_from_eio_sid(eio_sid, "/")
         socket = self._registry.by_sid(sid) if sid is not None else None
         if socket is not None:
-            self._replies.refuse(ClientRequest(socket, "", ack_id), BadRequest(what))
+            self._responder.refuse(ClientRequest(socket, "", ack_id), BadRequest(what))
         if what == TOO_DEEP:
             self._hits.hit("depth")
-        await self._strike(eio_sid, self._strikes, "strikes")
+        await self._penalties.malformed(eio_sid)
 
     async def foreign(self, eio_sid: str) -> None:
-        """Count packets of other namespaces: as refusals, or as garbage where the default one is not connected."""
-        if self._transport.manager.sid_from_eio_sid(eio_sid, "/") is None:
-            await self._strike(eio_sid, self._strikes, "strikes")
+        """Count a packet of another namespace: as refused, or as malformed if the default one is not connected."""
+        if self._server.manager.sid_from_eio_sid(eio_sid, "/") is None:
+            await self._penalties.malformed(eio_sid)
         else:
-            await self._strike(eio_sid, self._refusals, "refusals")
-
-    async def _strike(self, eio_sid: str, strikes: StrikeCounter, limit: str) -> None:
-        """Count what should not be. The next message of the connection waits, longer each time, until it is closed."""
-        if strikes.strike(eio_sid):
-            self._hits.hit(limit)
-            log.info("closing a connection", connection=eio_sid, limit=limit)
-            self._transport.closer.close_soon(eio_sid)
-        elif pause := strikes.pause(eio_sid):
-            await asyncio.sleep(pause)
+            await self._penalties.refused(eio_sid)
 
     async def event(self, sid: str, packet: EventPacket) -> None:
-        """Handle one event. Whatever goes wrong is told to the client; nothing is raised."""
+        """Handle one event. Every error is sent to the client; none is raised."""
         socket = self._registry.by_sid(sid)
         if socket is None:
             return
@@ -192,8 +154,8 @@ class Dispatcher:
         kind, rates = class_of(packet.name), socket.rates
         if rates is not None and not rates.take(kind):
             self._hits.hit(f"rate_{kind.name.lower()}")
-            self._replies.refuse(asked, RateLimited(retry_after_ms=rates.retry_after_ms(kind)))
-            await self._strike(socket.eio_sid, self._refusals, "refusals")
+            self._responder.refuse(asked, RateLimited(retry_after_ms=rates.retry_after_ms(kind)))
+            await self._penalties.refused(socket.eio_sid)
             return
         try:
             event, message = self._checked(asked, packet)
@@ -209,20 +171,20 @@ class Dispatcher:
                     took.observe(time.perf_counter() - begun)
         except SignallingError as error:
             log.debug("refused", refused=packet.name[:64], code=error.code, user=socket.user, call=call_id)
-            self._replies.refuse(asked, error)
+            self._responder.refuse(asked, error)
             if isinstance(error, TooLarge):
                 self._hits.hit("sizes")
             if isinstance(error, RateLimited) and packet.name == Event.JOIN:
-                await self._strike(socket.eio_sid, self._refusals, "refusals")
+                await self._penalties.refused(socket.eio_sid)
             if isinstance(error, BadRequest | TokenRefused | TokenExpired):
-                await self._strike(socket.eio_sid, self._strikes, "strikes")
+                await self._penalties.malformed(socket.eio_sid)
         except Exception:
-            # A defect of ours: told to the operator in full, to the client as "try again".
+            # A defect of the gateway: the log has it in full, the client is told to try again.
             log.exception("event failed", failed=packet.name[:64], user=socket.user, call=call_id)
-            self._replies.refuse(asked, Unavailable())
+            self._responder.refuse(asked, Unavailable())
 
     def _checked(self, asked: ClientRequest, packet: EventPacket) -> tuple[Event, Wire]:
-        """What a client says, if it may say so. Raises the errors of the protocol."""
+        """Return the event and its valid payload. Raises the error that its client is to be sent."""
         event, socket = known(packet.name), asked.socket
         if event is not Event.JOIN and socket.session is None:
             raise NotAuthenticated
@@ -234,16 +196,3 @@ class Dispatcher:
             if call_id is not None and not could_be_minted(call_id):
                 raise ReceiverNotFound if event in client.RELAYED else CallNotFound
         return event, message
-
-    # --- one method an event -----------------------------------------------------------------------------------------
-
-    async def _join(self, asked: ClientRequest, message: Wire) -> None:
-        await self._join_service.join(asked, cast(client.Join, message))
-
-    async def _refresh(self, asked: ClientRequest, message: Wire) -> None:
-        await self._join_service.refresh(asked, cast(client.Refresh, message))
-
-    async def _relay(self, asked: ClientRequest, message: Wire) -> None:
-        relayed = cast(client.Relayed, message)
-        await self._relays.send(asked, relayed)
-        self._fast_path.learn(asked, relayed)

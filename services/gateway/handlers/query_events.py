@@ -1,4 +1,4 @@
-"""What clients ask outside of any call, each question with its answer and an event that says the same."""
+"""Handle client queries: the status of a user, ICE servers. Each is answered by an event and an acknowledgement."""
 
 from typing import cast
 
@@ -14,31 +14,31 @@ from shared.messaging.rpc import RpcClient
 
 
 class QueryEvents:
-    """A method an event, and each raises the error that its client is to be told."""
+    """Handles queries: one method an event. Each raises the error that its client is to be sent."""
 
     def __init__(
-        self, services: RpcClient, replies: Responder, sending: Sender, ice_servers: IceServers
+        self, rpc: RpcClient, responder: Responder, sending: Sender, ice_servers: IceServers
     ) -> None:
-        self._services = services
-        self._replies = replies
-        self._sending = sending
+        self._rpc = rpc
+        self._responder = responder
+        self._sender = sending
         self._ice_servers = ice_servers
 
     async def status(self, asked: ClientRequest, message: Wire) -> None:
-        """``user:status``"""
+        """Handle ``user:status``."""
         query = cast(client.StatusQuery, message)
         assert asked.socket.user is not None
         request = presence.StatusRequest(request_id=new_id(), user=query.user_id, asker=asked.socket.user)
-        status = await self._services.ask("presence", "status", request, client.Status)
+        status = await self._rpc.ask("presence", "status", request, client.Status)
         fields = status.model_dump(by_alias=True)
-        self._sending.send_event(asked.socket.eio_sid, Event.STATUS, dumps(fields))
-        self._replies.ok(asked, **fields)
+        self._sender.send_event(asked.socket.eio_sid, Event.STATUS, dumps(fields))
+        self._responder.ok(asked, **fields)
 
     async def ice_servers(self, asked: ClientRequest, _: Wire) -> None:
-        """``ice:servers``"""
+        """Handle ``ice:servers``."""
         assert asked.socket.user is not None
         ice = self._ice_servers.issue(asked.socket.user)
         servers = client.IceServers(ice_servers=ice.servers, expires_at=ice.expires_at)
         fields = servers.model_dump(by_alias=True, exclude_none=True)
-        self._sending.send_event(asked.socket.eio_sid, Event.ICE_SERVERS, dumps(fields))
-        self._replies.ok(asked, **fields)
+        self._sender.send_event(asked.socket.eio_sid, Event.ICE_SERVERS, dumps(fields))
+        self._responder.ok(asked, **fields)

@@ -1,4 +1,4 @@
-"""Relays taken at once, the short way, where their frames are as most are."""
+"""Fast path of relays: send a relay from its frame, without parsing the JSON of its payload."""
 
 from services.gateway.clients.registry import Registry
 from services.gateway.clients.responder import ClientRequest, Responder
@@ -9,16 +9,16 @@ from shared.errors import RateLimited, Unavailable
 
 
 class RelayFastPath:
-    """From a frame to the outbox without a wait in between. ``sizes``: what bodies may have."""
+    """Takes relays whose frames match a template of their client. ``sizes``: limits of payloads."""
 
-    def __init__(self, registry: Registry, relays: RelayService, replies: Responder, sizes: Sizes) -> None:
+    def __init__(self, registry: Registry, relays: RelayService, responder: Responder, sizes: Sizes) -> None:
         self._registry = registry
         self._relays = relays
-        self._replies = replies
+        self._responder = responder
         self._sizes = sizes
 
     def take(self, eio_sid: str, frame: bytes) -> bool:
-        """Take a frame that is a relay as most are; whether it was one. Any other has not been looked at."""
+        """Send the relay in a frame. Return False if the frame has to take the slow path; nothing was done then."""
         socket = self._registry.by_connection(eio_sid)
         if socket is None or socket.session is None:
             return False
@@ -31,14 +31,14 @@ class RelayFastPath:
         if call is None or (payload := template.payload(frame, call)) is None:
             return False
         if socket.rates is not None and not socket.rates.take(template.event_class):
-            return False  # the long way says so
+            return False  # the slow path refuses it
         try:
             return self._relays.try_send(socket, template.event, template.to, call, payload)
         except (Unavailable, RateLimited) as error:
-            self._replies.refuse(ClientRequest(socket, template.event, None, template.call), error)
+            self._responder.refuse(ClientRequest(socket, template.event, None, template.call), error)
             return True
 
     def learn(self, asked: ClientRequest, relayed: Relayed) -> None:
-        """The last frame of a client that was not taken went the long way, and this was in it."""
+        """Learn a template from a relay that took the slow path."""
         if asked.socket.templates is not None:
             asked.socket.templates.learn(Event(asked.event), relayed)

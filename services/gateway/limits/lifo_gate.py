@@ -1,8 +1,8 @@
-"""Who goes first when many come at once: the one that came last.
+"""LIFO admission under overload.
 
-Thousands of clients whose gateway died come within seconds, more than can be let in as fast as they come. In the order
-of their coming each would wait for all before it, and so would everybody else who joins meanwhile. The other way round
-most of them are let in at once; the few that wait are let in when fewer come.
+When a gateway dies, thousands of its clients connect elsewhere within seconds, faster than they can be admitted. In
+FIFO order each would wait for all before it, and so would any other client that joins meanwhile. In LIFO order most
+are admitted at once; the few that wait are admitted when fewer come.
 """
 
 import asyncio
@@ -12,76 +12,78 @@ from contextlib import asynccontextmanager
 
 
 class TickGate:
-    """Lets one through in each turn of the event loop, so that no turn takes much longer than one does."""
+    """Admits one waiter per event-loop tick, so that no tick takes much longer than one admission.
+
+    ``most``: the number of waiters above which the oldest is refused.
+    """
 
     def __init__(self, most: int) -> None:
-        """``most``: how many may wait."""
         self._most = most
         self._waiting: deque[tuple[asyncio.Future[bool], Callable[[], bool]]] = deque()
         self._taken = False
 
     async def through(self, there: Callable[[], bool]) -> bool:
-        """Wait until it is one's turn. False: there is nobody any more for whom it would be.
+        """Wait for admission. Return False if the waiter is refused.
 
-        ``there``: whether there still is. With more than ``most`` who wait, whoever has waited longest is sent away.
+        ``there``: returns False if the waiter's client is gone; such a waiter is refused.
         """
         if not self._taken:
             self._taken = True
             asyncio.get_running_loop().call_soon(self._next)
             return True
         if len(self._waiting) >= self._most:
-            self._let(self._waiting.popleft()[0], False)
-        turn: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._waiting.append((turn, there))
-        return await turn
+            self._admit(self._waiting.popleft()[0], False)
+        admitted: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiting.append((admitted, there))
+        return await admitted
 
     def _next(self) -> None:
         while self._waiting:
-            turn, there = self._waiting.pop()
-            if turn.done():
+            admitted, there = self._waiting.pop()
+            if admitted.done():
                 continue
-            self._let(turn, there())
-            if turn.result():
+            self._admit(admitted, there())
+            if admitted.result():
                 asyncio.get_running_loop().call_soon(self._next)
                 return
         self._taken = False
 
     @staticmethod
-    def _let(turn: "asyncio.Future[bool]", go: bool) -> None:
-        if not turn.done():
-            turn.set_result(go)
+    def _admit(admitted: "asyncio.Future[bool]", admit: bool) -> None:
+        if not admitted.done():
+            admitted.set_result(admit)
 
 
 class LifoGate:
-    """So many at a time."""
+    """Semaphore of ``slots`` that wakes its newest waiter first."""
 
-    def __init__(self, at_once: int) -> None:
-        self._free = at_once
+    def __init__(self, slots: int) -> None:
+        self._free = slots
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Wait until it is one's turn, which lasts as long as this."""
+    async def slot(self) -> AsyncIterator[None]:
+        """Wait for a slot, and occupy it until the context ends."""
         if self._free:
             self._free -= 1
         else:
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(turn)
+            granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(granted)
             try:
-                await turn
+                await granted
             except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():
-                    self._pass_on()
+                if granted.done() and not granted.cancelled():
+                    self._release()
                 raise
         try:
             yield
         finally:
-            self._pass_on()
+            self._release()
 
-    def _pass_on(self) -> None:
+    def _release(self) -> None:
         while self._waiting:
-            turn = self._waiting.pop()
-            if not turn.done():
-                turn.set_result(None)
+            granted = self._waiting.pop()
+            if not granted.done():
+                granted.set_result(None)
                 return
         self._free += 1

@@ -1,4 +1,4 @@
-"""Count malformed input per connection, and delay replies to those that send it."""
+"""Count malformed or refused input per connection."""
 
 from collections.abc import Callable
 
@@ -6,9 +6,10 @@ STRIKE_WINDOW_SECONDS = 60.0
 
 
 class StrikeCounter:
-    """Counts what should not be per connection, in a minute that begins with the first.
+    """Counts strikes per connection, in windows of a minute that begin with the first strike.
 
-    ``step``, ``longest``: seconds by which a client has to wait longer each time past ``free``, and at most.
+    ``limit``: strikes in a window after which a connection is to be closed. ``step``: seconds that each strike after
+    the first ``free`` ones adds to the delay. ``longest``: the longest delay, in seconds.
     """
 
     def __init__(
@@ -28,7 +29,7 @@ class StrikeCounter:
         self._counts: dict[str, tuple[float, int]] = {}
 
     def strike(self, connection: str) -> bool:
-        """One more; whether that is too many."""
+        """Count one strike. Return True if the connection has reached the limit."""
         now = self._clock()
         since, count = self._counts.get(connection, (now, 0))
         if now - since > STRIKE_WINDOW_SECONDS:
@@ -36,11 +37,11 @@ class StrikeCounter:
         self._counts[connection] = (since, count + 1)
         return count + 1 >= self._limit
 
-    def pause(self, connection: str) -> float:
-        """How many seconds nothing more is heard of the connection: who does it again has to wait longer."""
+    def delay(self, connection: str) -> float:
+        """Return for how many seconds the next message of the connection is delayed."""
         _, count = self._counts.get(connection, (0.0, 0))
         return min(self._longest, self._step * max(0, count - self._free))
 
     def forget(self, connection: str) -> None:
-        """The connection is gone."""
+        """Discard the count of a connection that is closed."""
         self._counts.pop(connection, None)

@@ -7,11 +7,11 @@ from typing import Any
 
 from nats.aio.msg import Msg
 
-from services.gateway.clients.registry import Registry, Socket
+from services.gateway.clients.connected_clients import ConnectedClients
+from services.gateway.clients.registry import Socket
 from services.gateway.protocol.ring_time import RINGING
 from services.gateway.relay.receive_order import ReceiveOrder
 from services.gateway.sessions.resume import Arrival, Missed, ResumingSession, ResumingSessions
-from services.gateway.transport.socketio_server import SocketIOServer
 from shared import subjects
 from shared.contracts import client
 from shared.contracts.client import Event
@@ -37,18 +37,17 @@ class Delivery:
         self,
         instance: str,
         bus: Bus,
-        registry: Registry,
-        transport: SocketIOServer,
+        clients: ConnectedClients,
         resuming: ResumingSessions,
-        heard: ReceiveOrder,
+        receive_order: ReceiveOrder,
     ) -> None:
         self._instance = instance
         self._bus = bus
-        self._registry = registry
-        self._transport = transport
-        self._sender = transport.sender
+        self._registry = clients.registry
+        self._server = clients.server
+        self._sender = clients.server.sender
         self._resuming = resuming
-        self._heard = heard
+        self._receive_order = receive_order
 
         self._tasks: set[asyncio.Task[None]] = set()
         self._joining = 0
@@ -118,7 +117,7 @@ class Delivery:
 
     def _write(self, socket: Socket, event: str, payload: bytes, reply: str) -> None:
         left_out = socket.untold and event not in _TURNS
-        written = b"" if left_out else self._heard.take(socket, event, payload, reply)
+        written = b"" if left_out else self._receive_order.take(socket, event, payload, reply)
         if written is None:
             return
         if written:
@@ -152,12 +151,12 @@ class Delivery:
         for letter in missed.before:
             recovery.first(letter.payload)
             if missed.heard is None or letter.event not in client.RELAYED:
-                self._heard.skip(socket, letter, missed.since)
+                self._receive_order.skip(socket, letter, missed.since)
             if letter.event in _TURNS:
                 socket.hears_first(letter.event, call_of(letter.payload))
         for letter in missed.missed:
             recovery.first(letter.payload)
-            if payload := self._heard.take(socket, letter.event, letter.payload):
+            if payload := self._receive_order.take(socket, letter.event, letter.payload):
                 await self._sender.wait_until_read(socket.eio_sid)
                 self._tell(socket, letter.event, payload)
         held = self._early.pop(socket.session or "", [])
@@ -169,7 +168,7 @@ class Delivery:
         self._resuming.finish(recovery)
         if recovery.overflown:
             log.warning("too much came while a session was recovered: closing it", session=recovery.session)
-            self._transport.closer.close_soon(socket.eio_sid)
+            self._server.closer.close_soon(socket.eio_sid)
 
     # --- orders -----------------------------------------------------------------------------------------------------
 
@@ -233,5 +232,5 @@ class Delivery:
         told = client.SessionOver(session_id=session).dump()
         self._registry.release(socket)
         self._sender.send_event(socket.eio_sid, Event.REPLACED, told)
-        await self._transport.disconnect(socket.sid)
-        self._transport.closer.close_soon(socket.eio_sid)
+        await self._server.disconnect(socket.sid)
+        self._server.closer.close_soon(socket.eio_sid)

@@ -1,239 +1,177 @@
-"""How a socket comes to speak for a session, and how that ends."""
+"""Join clients: create or resume their sessions, and send ``user:joined``."""
 
-import asyncio
 from collections import Counter
-from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
-from services.gateway.auth.authenticator import Authenticator
 from services.gateway.auth.turn_credentials import IceServers
-from services.gateway.clients.registry import Registry, Socket
-from services.gateway.clients.responder import ClientRequest, Responder
-from services.gateway.limits.connection_limits import ConnectionLimits
-from services.gateway.limits.join_timeout import JoinTimeout
-from services.gateway.limits.lifo_gate import LifoGate
-from services.gateway.limits.rate_limiter import RateLimiter
-from services.gateway.protocol.invisible_characters import has_invisible
+from services.gateway.clients.connected_clients import ConnectedClients
+from services.gateway.clients.responder import ClientRequest
 from services.gateway.protocol.json_codec import dumps
 from services.gateway.relay.service import RelayService
-from services.gateway.sessions.background_retry import BackgroundRetrier
+from services.gateway.sessions.call_attacher import CallAttacher
 from services.gateway.sessions.delivery import Delivery
-from services.gateway.sessions.join_batcher import JoinBatcher
+from services.gateway.sessions.join_checks import JoinChecks
+from services.gateway.sessions.join_requester import JoinRequester
+from services.gateway.sessions.leave import LeaveService
 from services.gateway.sessions.resume import ResumingSessions, joined_seq
-from services.gateway.transport.socketio_server import SocketIOServer
 from shared.contracts import calls, client, presence
 from shared.contracts.client import Event
-from shared.contracts.rpc import Done
-from shared.errors import (
-    BadRequest,
-    InvalidState,
-    NotAuthenticated,
-    NotSent,
-    SignallingError,
-    TokenExpired,
-    Unauthorized,
-    Unavailable,
-)
-from shared.ids import new_id
-from shared.messaging.rpc import RpcClient
+from shared.errors import InvalidState, NotAuthenticated, SignallingError, TokenExpired
 from shared.observability import logs
 
 log = logs.get(__name__)
 
-RESUMES_AT_ONCE = 16
-"""Asked of presence: thousands may come back at once, and who joins meanwhile is not to wait for them."""
+
+@dataclass(frozen=True, slots=True)
+class JoinBackend:
+    """Groups the requests of a join. ``leave_service``: ends the session of a join whose client cannot have it."""
+
+    requester: JoinRequester
+    attacher: CallAttacher
+    leave_service: LeaveService
+
+
+@dataclass(frozen=True, slots=True)
+class SessionTerms:
+    """What ``user:joined`` offers besides the session. ``resume_window``: seconds in which it may be resumed."""
+
+    ice_servers: IceServers
+    resume_window: int
 
 
 class JoinService:
-    """Lets clients in, and sends them away when their token ends. ``instance`` is this gateway's name in addresses."""
+    """Joins clients, and refreshes their tokens."""
 
     def __init__(
         self,
-        instance: str,
-        registry: Registry,
-        transport: SocketIOServer,
-        replies: Responder,
-        services: RpcClient,
-        relays: RelayService,
-        outbound: Delivery,
+        clients: ConnectedClients,
+        checks: JoinChecks,
+        backend: JoinBackend,
+        delivery: Delivery,
         resuming: ResumingSessions,
-        retrier: BackgroundRetrier,
-        auth: Authenticator,
-        join_timeout: JoinTimeout,
-        connections: ConnectionLimits,
-        rates: RateLimiter,
-        *,
-        lease_held: Callable[[], bool],
-        ice_servers: IceServers,
-        resume_window: int,
-        refuse_invisible: bool,
+        relays: RelayService,
+        terms: SessionTerms,
     ) -> None:
-        self._instance = instance
-        self._registry = registry
-        self._transport = transport
-        self._replies = replies
-        self._services = services
-        self._relays = relays
-        self._outbound = outbound
+        self._registry = clients.registry
+        self._sender = clients.server.sender
+        self._responder = clients.responder
+        self._checks = checks
+        self._requester = backend.requester
+        self._attacher = backend.attacher
+        self._leave_service = backend.leave_service
+        self._delivery = delivery
         self._resuming = resuming
-        self._retrier = retrier
-        self._auth = auth
-        self._join_timeout = join_timeout
-        self._connections = connections
-        self._rates = rates
-        self._lease_held = lease_held
-        self._ice_servers = ice_servers
-        self._resume_window = resume_window
-        self._refuse_invisible = refuse_invisible
-        self._join_batcher = JoinBatcher(services)
-        self._resumes = LifoGate(RESUMES_AT_ONCE)
-        auth.expired = self._expired
+        self._relays = relays
+        self._terms = terms
         self.joins: Counter[str] = Counter()
-        """``new`` sessions; those ``resumed`` as asked, and those ``continued`` though nobody asked."""
+        """Kind of join → how many: ``new``; ``resumed``, as requested; ``continued``, without a request to resume."""
         self.resumes: Counter[str] = Counter()
-        """What came of a join that was to resume: see :func:`_resume_result`; ``failed``: an error."""
-
-    # --- in -------------------------------------------------------------------------------------------------------
+        """Result of a request to resume → how many: see :func:`_resume_result`; ``failed``: an error."""
 
     async def join(self, asked: ClientRequest, join: client.Join) -> None:
-        """``user:join``"""
+        """Handle ``user:join``. Raises the error that its client is to be sent."""
         try:
-            reply, resumed = await self._let_in(asked, join)
+            reply, complete = await self._join(asked, join)
         except SignallingError:
             if join.resume is not None:
                 self.resumes["failed"] += 1
             raise
         self.joins["resumed" if reply.resumed else "continued" if reply.continued else "new"] += 1
         if join.resume is not None:
-            self.resumes[_resume_result(reply, complete=resumed)] += 1
+            self.resumes[_resume_result(reply, complete=complete)] += 1
 
-    async def _let_in(self, asked: ClientRequest, join: client.Join) -> tuple[presence.JoinReply, bool]:
-        """What presence said, and whether the client has got all that its session was sent."""
+    async def refresh(self, asked: ClientRequest, refresh: client.Refresh) -> None:
+        """Handle ``user:refresh``. Raises the error that its client is to be sent."""
         socket = asked.socket
-        if self._refuse_invisible and has_invisible(join.user_id):
-            raise BadRequest("userId: must not contain bidirectional controls or zero-width characters")
-        if socket.user is not None and socket.user != join.user_id:
-            raise Unauthorized
-        await self._auth.joining(socket.sid, join.user_id, join.token)
-        if socket.gone:
-            self._auth.gone(socket.sid)
-            raise NotAuthenticated  # nobody hears it
-        self._rates.joined(socket.rates, join.user_id)
-        self._connections.joining(socket.eio_sid)
+        await self._checks.refresh(socket, refresh.token)
+        refreshed = client.Refreshed(token_seconds=self._checks.seconds_left(socket))
+        fields = refreshed.model_dump(by_alias=True, exclude_none=True)
+        self._sender.send_event(socket.eio_sid, Event.REFRESH, dumps(fields))
+        self._responder.ok(asked, **fields)
+
+    async def _join(self, asked: ClientRequest, join: client.Join) -> tuple[presence.JoinReply, bool]:
+        """Return the reply of presence, and True if the client has got all that its session was sent."""
+        socket = asked.socket
+        await self._checks.admit(socket, join)
         try:
-            return await self._admit(asked, join)
-        finally:
-            if socket.session is None:
-                self._rates.left(socket.rates)
-                self._connections.not_joined(socket.eio_sid)
-
-    async def _admit(self, asked: ClientRequest, join: client.Join) -> tuple[presence.JoinReply, bool]:
-        """Who the client is has been settled; the rest of :meth:`_let_in`."""
-        socket = asked.socket
-        request = presence.JoinsRequest(
-            request_id=new_id(),
-            user=join.user_id,
-            gateway=self._instance,
-            socket=socket.sid,
-            device=join.device_id,
-            resume_session=join.resume.session_id if join.resume else None,
-            resume_token=join.resume.token if join.resume else None,
-        )
-        if not self._lease_held():
-            raise Unavailable
-        with self._outbound.joining():
-            if join.resume is None:
-                reply = await self._ask_in(socket, request)
-            else:
-                async with self._resumes.turn():
-                    if socket.gone:
-                        raise NotAuthenticated  # nobody hears it
-                    reply = await self._ask_in(socket, request)
-            if reply.resumed or reply.continued:
-                resumed = await self._continue(asked, join, reply)
-            else:
-                resumed = False
-                held = await self._attach(socket, join.user_id, reply)
+            with self._delivery.joining():
+                reply = await self._requester.request(socket, join)
+                if reply.resumed or reply.continued:
+                    return reply, await self._continue(asked, join, reply)
+                call = await self._attacher.attach(socket, join.user_id, reply)
                 seq = joined_seq(None, [])
                 socket.positions.begin({}, since=0, upto=seq)
-                await self._joined(asked, join.user_id, reply, seq, held)
-                self._outbound.catch_up(socket)
-        return reply, resumed
-
-    async def _ask_in(self, socket: Socket, request: presence.JoinsRequest) -> presence.JoinReply:
-        """Have presence bring a user in. Until its client is told of it, a session that it has here is unheard of."""
-        socket.claims, socket.replaced = request.user, None
-        try:
-            return await self._join_batcher.join(request)
-        except NotSent:
-            socket.claims = None
-            raise
-        except Unavailable:
-            if socket.gone:
-                # It may be done yet, for as long as its time is not over.
-                await asyncio.sleep(self._services.timeout)
-                self.lost(socket)
-            raise
-        except SignallingError:
-            socket.claims = None
-            raise
+                await self._send_joined(asked, join.user_id, reply, seq, call)
+                self._delivery.catch_up(socket)
+            return reply, False
+        finally:
+            self._checks.join_ended(socket)
 
     async def _continue(self, asked: ClientRequest, join: client.Join, reply: presence.JoinReply) -> bool:
-        """A session comes here from another socket: its client gets what it missed. Whether that is all of it."""
+        """Continue a session of another socket: send ``user:joined`` and what the client missed.
+
+        Return True if that is all that the client missed.
+        """
+        socket, user = asked.socket, join.user_id
         recovery = await self._resuming.begin(
-            reply.session, self._outbound.on_elsewhere, elsewhere=reply.busy
+            reply.session, self._delivery.on_elsewhere, elsewhere=reply.busy
         )
         last_seq = join.resume.last_seq if join.resume is not None and reply.resumed else None
         try:
-            held = await self._attach(asked.socket, join.user_id, reply)
-            if last_seq is None and held is not None and held.state == "ringing":
-                missed = await self._resuming.look_from_ring(recovery, held.call, held.created_at)
+            call = await self._attacher.attach(socket, user, reply)
+            if last_seq is None and call is not None and call.state == "ringing":
+                missed = await self._resuming.look_from_ring(recovery, call.call, call.created_at)
             else:
                 missed = await self._resuming.look(
                     recovery, last_seq=last_seq, lost_at=reply.lost_at, since=reply.since, busy=reply.busy
                 )
-                if last_seq is None and held is None:
-                    missed = missed._replace(before=[])  # what the client before it heard may be told again
+                if last_seq is None and call is None:
+                    # An earlier client of the session got these; this one may be sent them again.
+                    missed = missed._replace(before=[])
             seq = joined_seq(last_seq, missed.missed)
-            asked.socket.positions.begin(
+            socket.positions.begin(
                 missed.heard or {}, since=last_seq if last_seq is not None else seq, upto=seq
             )
-            await self._joined(asked, join.user_id, reply, seq, held, resumed=missed.complete)
-            if last_seq is None and held is not None and held.state == "accepted":
-                asked.socket.hears_first(Event.ACCEPTED, held.call)  # user:joined has told of it
-            await self._outbound.replay(asked.socket, recovery, missed)
+            await self._send_joined(asked, user, reply, seq, call, resumed=missed.complete)
+            if last_seq is None and call is not None and call.state == "accepted":
+                socket.hears_first(Event.ACCEPTED, call.call)  # user:joined has that call
+            await self._delivery.replay(socket, recovery, missed)
         except BaseException:
             self._resuming.abandon(recovery)
             raise
         if reply.busy and reply.resumed and not missed.complete:
-            await self._attach(
-                asked.socket, join.user_id, reply, resumed=False
-            )  # tells a call that rings once more
+            # Callcore then sends a call that rings once more.
+            await self._attacher.attach(socket, user, reply, resumed=False)
         return missed.complete
 
-    async def _joined(
+    async def _send_joined(
         self,
         asked: ClientRequest,
         user: str,
         reply: presence.JoinReply,
         seq: int,
-        held: calls.HeldCall | None,
+        call: calls.HeldCall | None,
         *,
         resumed: bool = False,
     ) -> None:
+        """Bind the socket to its session, and send ``user:joined``.
+
+        Raises :class:`NotAuthenticated` if the client is gone, :class:`TokenExpired`, and :class:`InvalidState` if
+        another socket has taken the session over.
+        """
         socket = asked.socket
         if socket.gone:
-            self._lose(user, reply.session, socket.sid, unheard=True)
-            raise NotAuthenticated  # nobody hears it
+            self._leave_service.lost_session(socket, user, reply.session, unheard=True)
+            raise NotAuthenticated  # the client is gone: no reply reaches it
         if socket.replaced == reply.session:
             socket.claims = None
-            await self._outbound.replaced(socket, reply.session)
+            await self._delivery.replaced(socket, reply.session)
             raise InvalidState("Another connection has taken the session over")
         try:
-            self._auth.joined(socket.sid)
+            self._checks.check_token(socket)
         except TokenExpired:
             socket.claims = None
-            self._leave(user, reply.session, socket.sid, reason="connection_lost")
+            self._leave_service.leave_session(socket, user, reply.session, reason="connection_lost")
             raise
         if socket.session == reply.session and socket.seq >= seq:
             seq = socket.seq = socket.seq + 1  # it joins once more, and seq only grows
@@ -241,132 +179,37 @@ class JoinService:
         socket.claims = None
         self._relays.session_moved(reply.session)
         socket.device, socket.token = reply.device, reply.resume_token
-        self._join_timeout.joined_or_gone(socket.eio_sid)
-        log.debug("joined", user=user, session=reply.session, resumed=resumed)  # presence says it
-        ice = self._ice_servers.issue(user)
+        self._checks.joined(socket)
+        # For debugging only, because presence logs each join.
+        log.debug("joined", user=user, session=reply.session, resumed=resumed)
+        ice = self._terms.ice_servers.issue(user)
         joined = client.Joined(
             user_id=user,
             socket_id=socket.sid,
             session_id=reply.session,
-            resume=client.ResumeOffer(token=reply.resume_token, window_seconds=self._resume_window),
+            resume=client.ResumeOffer(token=reply.resume_token, window_seconds=self._terms.resume_window),
             ice_servers=ice.servers,
             ice_expires_at=ice.expires_at,
-            token_seconds=self._auth.seconds_left(socket.sid),
+            token_seconds=self._checks.seconds_left(socket),
             resumed=resumed,
-            call=_current(held),
+            call=_current(call),
         )
-        told = b'%b,"seq":%d}' % (joined.dump()[:-1], seq)
-        self._transport.sender.send_event(socket.eio_sid, Event.JOINED, told)
-        self._replies.ok_with(asked, told)
+        payload = b'%b,"seq":%d}' % (joined.dump()[:-1], seq)
+        self._sender.send_event(socket.eio_sid, Event.JOINED, payload)
+        self._responder.ok_with(asked, payload)
         if reply.resumed or reply.continued:
-            self._transport.sender.request_confirmation(socket.eio_sid)
-
-    async def _attach(
-        self, socket: Socket, user: str, reply: presence.JoinReply, *, resumed: bool | None = None
-    ) -> calls.HeldCall | None:
-        """Tell call control that a session is here, and return the call that it has or that rings for it.
-
-        What call control then sends is kept until ``user:joined`` is written. ``resumed``: that of ``reply`` if
-        ``None``. If call control does not answer it is told later, and the call of the session is not known.
-        """
-        if not reply.busy:
-            return None
-        request = calls.AttachedRequest(
-            request_id=new_id(),
-            user=user,
-            session=reply.session,
-            gateway=self._instance,
-            resumed=reply.resumed if resumed is None else resumed,
-        )
-        try:
-            return (await self._services.ask("calls", "attached", request, calls.AttachedReply)).call
-        except Unavailable:
-
-            async def later() -> None:
-                if not socket.gone and socket.session in (None, reply.session):
-                    await self._services.ask("calls", "attached", request, calls.AttachedReply)
-
-            self._retrier.run("attached", later)
-            return None
-
-    async def refresh(self, asked: ClientRequest, refresh: client.Refresh) -> None:
-        """``user:refresh``: the session goes on for as long as the fresh token holds."""
-        socket = asked.socket
-        assert socket.user is not None
-        await self._auth.refresh(socket.sid, socket.user, refresh.token)
-        if socket.gone:
-            self._auth.gone(socket.sid)
-            raise NotAuthenticated  # nobody hears it
-        refreshed = client.Refreshed(token_seconds=self._auth.seconds_left(socket.sid))
-        fields = refreshed.model_dump(by_alias=True, exclude_none=True)
-        self._transport.sender.send_event(socket.eio_sid, Event.REFRESH, dumps(fields))
-        self._replies.ok(asked, **fields)
-
-    # --- out ------------------------------------------------------------------------------------------------------
-
-    def leave(self, socket: Socket, *, reason: str) -> None:
-        """The session of a socket ends. ``reason``: what a peer in a call is told."""
-        assert socket.user is not None and socket.session is not None
-        self._leave(socket.user, socket.session, socket.sid, reason=reason)
-
-    def _leave(self, user: str, session: str, sid: str, *, reason: str) -> None:
-        leave = presence.LeaveRequest(
-            request_id=new_id(), user=user, session=session, gateway=self._instance, socket=sid, reason=reason
-        )
-        self._retrier.run("leave", lambda: self._services.ask("presence", "leave", leave, Done))
-
-    def lost(self, socket: Socket) -> None:
-        """The transport of a socket broke; its session, also one that it does not know of yet, begins its grace."""
-        user = socket.user or socket.claims
-        assert user is not None
-        unheard = socket.session is None or self._transport.sender.unconfirmed(socket.eio_sid)
-        self._lose(user, socket.session, socket.sid, unheard=unheard)
-
-    def _lose(self, user: str, session: str | None, sid: str, *, unheard: bool) -> None:
-        lost = presence.LostRequest(
-            request_id=new_id(),
-            user=user,
-            session=session,
-            gateway=self._instance,
-            socket=sid,
-            unheard=unheard,
-        )
-        self._retrier.run("lost", lambda: self._services.ask("presence", "lost", lost, Done))
-
-    def _expired(self, sid: str) -> None:
-        """The token of a socket has run out, and its session with it: its client is told, and goes."""
-        socket = self._registry.by_sid(sid)
-        if socket is None or socket.session is None:
-            return
-        log.info("token expired", user=socket.user, session=socket.session)
-        self.leave(socket, reason="connection_lost")
-        told = client.SessionOver(session_id=socket.session).dump()
-        self._registry.release(socket)
-        self._transport.sender.send_event(socket.eio_sid, Event.EXPIRED, told)
-        self._transport.closer.close_soon(socket.eio_sid)
-
-    # --- who asks -------------------------------------------------------------------------------------------------
-
-    def by(self, socket: Socket) -> dict[str, Any]:
-        """Who asks, in every request to call control."""
-        assert socket.user is not None and socket.session is not None
-        return {
-            "request_id": new_id(),
-            "user": socket.user,
-            "session": socket.session,
-            "gateway": self._instance,
-        }
+            self._sender.request_confirmation(socket.eio_sid)
 
 
-def _current(held: calls.HeldCall | None) -> client.CurrentCall | None:
-    """The call that a client is told with ``user:joined``; one that rings for it comes as ``call:incoming``."""
-    if held is None or not held.party:
+def _current(call: calls.HeldCall | None) -> client.CurrentCall | None:
+    """Return the call for ``user:joined``; ``None`` for one that rings, which is sent as ``call:incoming``."""
+    if call is None or not call.party:
         return None
-    return client.CurrentCall(call_id=held.call, peer=held.peer, call_type=held.call_type, state=held.state)
+    return client.CurrentCall(call_id=call.call, peer=call.peer, call_type=call.call_type, state=call.state)
 
 
 def _resume_result(reply: presence.JoinReply, *, complete: bool) -> str:
-    """``complete``: nothing is missed. ``gap``: something is. ``gone``: the session was not there any more."""
+    """Return ``complete``; ``gap`` if the client missed something; ``gone`` if the session had ended."""
     if not reply.resumed:
         return "gone"
     return "complete" if complete else "gap"

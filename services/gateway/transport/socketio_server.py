@@ -48,9 +48,6 @@ class ClientHandler(Protocol):
     async def event(self, sid: str, packet: EventPacket) -> None:
         """Handle an event of a connected client; the client's next packet waits until this returns."""
 
-    def at_once(self, eio_sid: str, frame: bytes) -> bool:
-        """Handle a frame that may be a relay, before it is checked. Return False if it is not one."""
-
     async def malformed(self, eio_sid: str, what: str, ack_id: int | None = None) -> None:
         """Answer a frame that is no packet."""
 
@@ -68,6 +65,13 @@ class ClientHandler(Protocol):
 
     def closed(self, eio_sid: str) -> None:
         """Note that a connection has ended."""
+
+
+class FastPath(Protocol):
+    """Handles frames that need not be parsed."""
+
+    def take(self, eio_sid: str, frame: bytes) -> bool:
+        """Handle a websocket frame. Return False if it has to be parsed; nothing was done then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,9 +93,10 @@ class SocketIOOptions:
 
 
 class SocketIOServer(socketio.AsyncServer):  # type: ignore[misc]  # untyped
-    """The Socket.IO server. Set its ``receiver`` before it is attached to an application."""
+    """The Socket.IO server. Call :meth:`attach` before it gets requests."""
 
-    receiver: ClientHandler
+    _handler: ClientHandler
+    _fast_path: FastPath
     eio: engineio_compat.Server
     manager: Manager
 
@@ -155,9 +160,13 @@ class SocketIOServer(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         self.on("connect", self._on_connect)
         self.on("disconnect", self._on_disconnect)
 
-    def attach(self, app: web.Application, socketio_path: str = PATH) -> None:
-        """Answer requests to a path."""
-        path = f"/{socketio_path}/"
+    def attach(self, app: web.Application, handler: ClientHandler, fast_path: FastPath) -> None:
+        """Answer requests to :data:`PATH`, and pass to ``handler`` what clients send.
+
+        Both come here and not to the constructor because they send through this server.
+        """
+        self._handler, self._fast_path = handler, fast_path
+        path = f"/{PATH}/"
         app.router.add_get(path, self._polling.handle)
         app.router.add_post(path, self._polling.handle)
         app.router.add_options(path, self._polling.handle)
@@ -167,6 +176,10 @@ class SocketIOServer(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         self._polling.start()
         self._unread.start()
 
+    def begin_draining(self) -> None:
+        """Have new clients connect to another gateway from now on."""
+        self.draining = True
+
     async def shutdown(self) -> None:
         """Stop all tasks."""
         await self._polling.stop()
@@ -175,7 +188,7 @@ class SocketIOServer(socketio.AsyncServer):  # type: ignore[misc]  # untyped
 
     async def _reply_pending(self, eio_sid: str) -> bool:
         sid = self.manager.sid_from_eio_sid(eio_sid, "/")
-        return eio_sid in self._handling or (sid is not None and await self.receiver.owes(sid))
+        return eio_sid in self._handling or (sid is not None and await self._handler.owes(sid))
 
     # --- connections ------------------------------------------------------------------------------------------------
 
@@ -184,7 +197,7 @@ class SocketIOServer(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         if engineio_compat.asks_for_websocket(environ):
             self.eio.sockets[eio_sid].last_ping = None  # else Engine.IO would send pings, too
         await self._library.connected(eio_sid, environ)
-        self.receiver.opened(eio_sid)
+        self._handler.opened(eio_sid)
 
     async def _connection_closed(self, eio_sid: str, reason: str) -> None:
         await self._library.disconnected(eio_sid, reason)
@@ -198,16 +211,16 @@ class SocketIOServer(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         self.sender.forget(eio_sid)
         self._closing.discard(eio_sid)
         self._connections.closed(eio_sid)
-        self.receiver.closed(eio_sid)
+        self._handler.closed(eio_sid)
 
     async def _on_connect(self, sid: str, environ: Environ, auth: object = None) -> None:
         environ.clear()  # kept for as long as the connection, and not needed any more
-        self.receiver.connected(sid, self.manager.eio_sid_from_sid(sid, "/"), auth)
+        self._handler.connected(sid, self.manager.eio_sid_from_sid(sid, "/"), auth)
 
     async def _on_disconnect(self, sid: str, reason: str) -> None:
         # Of Socket.IO's reasons only this one is a packet of the client's application. An Engine.IO close packet is
         # a transport that breaks: client libraries send it when one of their requests fails.
-        self.receiver.disconnected(sid, on_purpose=reason == self.reason.CLIENT_DISCONNECT)
+        self._handler.disconnected(sid, on_purpose=reason == self.reason.CLIENT_DISCONNECT)
 
     # --- packets ----------------------------------------------------------------------------------------------------
 
@@ -218,7 +231,7 @@ class SocketIOServer(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         """
         if eio_sid in self._closing or eio_sid in self._handling:
             return False
-        return self.receiver.at_once(eio_sid, frame)
+        return self._fast_path.take(eio_sid, frame)
 
     async def message(self, eio_sid: str, data: str) -> None:
         """Handle what may be a Socket.IO packet. Raises nothing: a defect is logged, and costs that packet alone."""
@@ -232,20 +245,20 @@ class SocketIOServer(socketio.AsyncServer):  # type: ignore[misc]  # untyped
                     sid = self.manager.sid_from_eio_sid(eio_sid, "/")
                     if sid is None or not self.manager.is_connected(sid, "/"):
                         raise Malformed("Not connected to the namespace")
-                    await self._handle(eio_sid, self.receiver.event(sid, packet))
+                    await self._handle(eio_sid, self._handler.event(sid, packet))
                 elif isinstance(packet, DisconnectPacket):
                     await self._library.disconnect_packet(eio_sid)
                     self.closer.close_soon(eio_sid)
                 elif isinstance(packet, ForeignPacket):
                     if packet.connect:
                         self.sender.send_connect_error(eio_sid, packet.namespace)
-                    await self.receiver.foreign(eio_sid)
+                    await self._handler.foreign(eio_sid)
                 else:
                     await self._connect(eio_sid, data)
             except Malformed as error:
                 if data[:1] == "0" and self.manager.sid_from_eio_sid(eio_sid, "/") is None:
                     self.sender.send_connect_error(eio_sid, message=str(error))
-                await self.receiver.malformed(eio_sid, str(error), error.ack_id)
+                await self._handler.malformed(eio_sid, str(error), error.ack_id)
         except Exception:
             log.exception("packet not handled", connection=eio_sid)
 
@@ -255,7 +268,7 @@ class SocketIOServer(socketio.AsyncServer):  # type: ignore[misc]  # untyped
         await self._library.connect_packet(eio_sid, data)
         sid = self.manager.sid_from_eio_sid(eio_sid, "/")
         if sid is not None:
-            await self._handle(eio_sid, self.receiver.after_connect(sid))
+            await self._handle(eio_sid, self._handler.after_connect(sid))
 
     async def _handle(self, eio_sid: str, work: Coroutine[Any, Any, None]) -> None:
         """Await the handling of an event, during which relays of the same client do not take the fast path."""
@@ -270,7 +283,7 @@ class SocketIOServer(socketio.AsyncServer):  # type: ignore[misc]  # untyped
     async def malformed(self, eio_sid: str, what: str) -> None:
         """Answer a malformed frame, unless its connection is being closed. ``what``: for the client to read."""
         if eio_sid not in self._closing:
-            await self.receiver.malformed(eio_sid, what)
+            await self._handler.malformed(eio_sid, what)
 
     def pong_received(self, eio_sid: str) -> None:
         """Note a pong that answers a ping."""

@@ -8,7 +8,6 @@ import aiohttp
 import pytest
 from structlog.typing import EventDict
 
-from services.gateway import readiness
 from services.gateway.app import start
 from services.gateway.readiness import Readiness
 from services.gateway.settings import Settings
@@ -95,8 +94,8 @@ async def test_keys_for_tokens_that_nobody_has_read(
 async def test_changes_are_in_the_log_once_each(
     gateway: Start, services: Services, monkeypatch: pytest.MonkeyPatch, logged: Logged
 ) -> None:
-    monkeypatch.setattr(readiness, "STARTING_SECONDS", 0.5)
-    monkeypatch.setattr(readiness, "QUIET_SECONDS", 0.0)
+    monkeypatch.setitem(Readiness.__init__.__kwdefaults__, "starting", 0.5)
+    monkeypatch.setitem(Readiness.__init__.__kwdefaults__, "quiet", 0.0)
     url = await gateway()
     async with beating(services):
         await asyncio.sleep(1)

@@ -62,11 +62,11 @@ async def test_too_many_are_sent_away_who_waited_longest_first() -> None:
 
 
 async def test_so_many_at_a_time() -> None:
-    turns, order, now, most = LifoGate(3), list[int](), 0, 0
+    gate, order, now, most = LifoGate(3), list[int](), 0, 0
 
     async def work(n: int) -> None:
         nonlocal now, most
-        async with turns.turn():
+        async with gate.slot():
             now, most = now + 1, max(most, now + 1)
             order.append(n)
             await asyncio.sleep(0.001)
@@ -78,18 +78,18 @@ async def test_so_many_at_a_time() -> None:
 
 
 async def test_a_turn_is_given_back_whatever_happens() -> None:
-    turns = LifoGate(1)
+    gate = LifoGate(1)
     with pytest.raises(ZeroDivisionError):
-        async with turns.turn():
+        async with gate.slot():
             raise ZeroDivisionError
-    held = turns.turn()
+    held = gate.slot()
     await held.__aenter__()
-    waiting = [asyncio.create_task(turns.turn().__aenter__()) for _ in range(2)]
+    waiting = [asyncio.create_task(gate.slot().__aenter__()) for _ in range(2)]
     await asyncio.sleep(0)
     waiting[1].cancel()
     await held.__aexit__(None, None, None)
     await waiting[0]
-    cancelled = asyncio.create_task(turns.turn().__aenter__())
+    cancelled = asyncio.create_task(gate.slot().__aenter__())
     await asyncio.sleep(0)
     cancelled.cancel()
     await asyncio.gather(cancelled, return_exceptions=True)

@@ -188,11 +188,11 @@ def test_strikes_wait_longer_each_time() -> None:
     waits = []
     for _ in range(4):
         assert not strikes.strike("c")
-        waits.append(round(strikes.pause("c"), 2))
+        waits.append(round(strikes.delay("c"), 2))
     assert waits == [0.0, 0.1, 0.2, 0.25]
     clock.now += STRIKE_WINDOW_SECONDS + 1
-    assert not strikes.strike("c") and strikes.pause("c") == 0.0
-    assert strikes.pause("another") == 0.0
+    assert not strikes.strike("c") and strikes.delay("c") == 0.0
+    assert strikes.delay("another") == 0.0
 
 
 TRUSTED = tuple(ipaddress.ip_network(text) for text in ("10.0.0.0/8", "fd00::/8"))

@@ -106,7 +106,16 @@ def test_what_is_told_again_after_that_is_not_heard_again() -> None:
             sent.append(payload)
 
     outbound = Delivery(
-        "gw", *cast(Any, (None, None, SimpleNamespace(sender=Sending()), None, ReceiveOrder()))
+        "gw",
+        *cast(
+            Any,
+            (
+                None,
+                SimpleNamespace(registry=None, server=SimpleNamespace(sender=Sending())),
+                None,
+                ReceiveOrder(),
+            ),
+        ),
     )
     socket = Socket("sid", "eio", session="s", overtaken=1_000, caught_up=False)
     old, new = b'{"callId":"c","seq":1000}', b'{"callId":"c","seq":2000}'
