@@ -7,17 +7,17 @@ from pathlib import Path
 
 SERVICES = ("gateway", "callcore", "presence")
 POLICY = "policy"
-"""Who says who may call whom; not a service of ours."""
+"""The user of the policy service, which the operator may run."""
 MONITOR = "monitor"
 SYSTEM = "system"
 CLUSTER = "cluster"
-"""What the servers of a cluster show each other."""
+"""The user with which servers of a cluster connect to each other."""
 ALL = (*SERVICES, POLICY, MONITOR, SYSTEM, CLUSTER)
 
 _REPOSITORY = Path(__file__).resolve().parent.parent / "deploy" / "nats" / "accounts.conf"
 _INSTALLED = Path(__file__).with_name("accounts.conf")
 ACCOUNTS = _INSTALLED if _INSTALLED.exists() else _REPOSITORY
-"""Who may do what. A wheel has it beside this module."""
+"""The permissions of each user. A wheel has this file beside this module."""
 
 
 def variable(user: str) -> str:
@@ -49,7 +49,7 @@ class Passwords:
 
     @classmethod
     def there(cls, folder: Path) -> "Passwords":
-        """Those that are in ``folder``."""
+        """Return the users in ``folder``."""
         return cls({user: folder / user for user in ALL})
 
     def of(self, user: str) -> str:
@@ -57,9 +57,9 @@ class Passwords:
         return self.files[user].read_text()
 
     def server_env(self) -> dict[str, str]:
-        """What a nats-server of this run needs in its environment."""
+        """Return the environment of a nats-server of this run."""
         return {variable(user): self.of(user) for user in ALL}
 
     def client_env(self, user: str) -> dict[str, str]:
-        """What a process needs in its environment to be ``user``."""
+        """Return the environment of a process that connects as ``user``."""
         return {"NATS_USER": user, "NATS_PASSWORD_FILE": str(self.files[user])}

@@ -1,4 +1,4 @@
-"""What options of several commands have in common."""
+"""Share options between commands."""
 
 import click
 

@@ -174,7 +174,7 @@ def _letters(subject: str, data: bytes) -> list[MailboxMessage]:
 
 
 class MailboxReach:
-    """How far back the mailboxes reach. Asked of the stream at most once a second."""
+    """Tells how far back mailboxes are complete. Reads the stream at most once a second."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
@@ -188,7 +188,7 @@ class MailboxReach:
         self._lossy_until = int(time.time() * 1000)
 
     async def covers(self, since_ms: int) -> bool:
-        """Whether everything is there that was sent after ``since_ms``, but for what is older than the stream keeps.
+        """True if every message after ``since_ms`` is stored, but for those past the stream's age.
 
         What is older than that has been read or given up: it is kept for longer than a session may be resumed.
         Raises :class:`Unavailable`.

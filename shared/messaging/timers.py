@@ -29,13 +29,13 @@ _ACK_WAIT_SECONDS = 5
 _FETCH = 64
 _FETCH_SECONDS = 5.0
 _TTL_SECONDS = 600
-"""How long a deadline that fired waits for somebody to take it."""
+"""How long a deadline that fired waits for an instance to take it."""
 _PAUSE_SECONDS = 1.0
 _SET_SECONDS = 2.0
 _CANCELLED = head_of({"Nats-TTL": "1s"})
 
 Fire = Callable[[str, bytes], Awaitable[None]]
-"""What to do about a deadline that is due: (id, payload). It raises a :class:`SignallingError` to get it again."""
+"""Handles a due deadline: (id, payload). Raises a :class:`SignallingError` to have it delivered again."""
 
 
 def set_deadline(bus: Bus, kind: str, id_: str, at_ms: int, payload: bytes = b"") -> PendingRequest[None]:

@@ -27,7 +27,7 @@ _NOT_FOUND = 10037
 _NO_STREAM = 10059
 MARKER_TTL_SECONDS = 10
 _STORED = re.compile(rb'\{"stream":"\w+","seq":(\d+)\}')
-"""What NATS says of most writes; JSON like all that it says, and read as such where it says more."""
+"""The usual answer to a write. An answer with more in it is parsed as JSON."""
 _SEQUENCE = re.compile(rb"\r\nNats-Sequence: ?(\d+)\r\n")
 _DELETED = b"\r\nKV-Operation:"
 _NOTHING_THERE = b"NATS/1.0 404"
@@ -37,7 +37,7 @@ _ROLLUP = "Nats-Rollup: sub\r\n"
 _BEYOND = 2**31 - 1
 """An offset past all keys: the server then says how many there are and lists none."""
 LOOK_SECONDS = 10.0
-"""How often a bucket is asked whether it has copies. One that is given copies is believed to have none until then."""
+"""How often a bucket's number of replicas is read. Until then a bucket that gets replicas counts as having none."""
 
 _LOST_RACE = Backoff(first=0.004, longest=0.1, jitter=0.75)
 """Before a lost race is run again. Forty attempts take about two seconds."""

@@ -50,13 +50,13 @@ SPANS_MAX = 2_048
 BATCH_MAX = 512
 """Spans that are sent at once."""
 SEND_SECONDS = 1.0
-"""How often they are sent."""
+"""How often spans are exported."""
 TRY_SECONDS = 5.0
-"""How long sending some may take, tries included, before they are dropped."""
+"""How long an export may take, retries included, before its spans are dropped."""
 AGAIN_SECONDS = 1.0
-"""How long after a try that failed comes the next."""
+"""The pause before an export is tried again."""
 SAY_SECONDS = 60.0
-"""How often it is said that they cannot be sent."""
+"""Least time between two log lines about failed exports."""
 
 _TRACEPARENT = re.compile(rb"^traceparent: ?00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})\r$", re.M)
 _END = b"\r\n"
@@ -129,7 +129,7 @@ class Tracer:
     # --- what follows from them -----------------------------------------------------------------------------------
 
     def sampled(self) -> bool:
-        """Whether what is being done now belongs to a trace that is kept."""
+        """True if the current context belongs to a sampled trace."""
         return trace.get_current_span().is_recording()
 
     def head(self) -> bytes:
@@ -297,7 +297,7 @@ def _parsed(head: bytes) -> otel.Context | None:
 
 
 def _family(subject: str) -> str:
-    """What is done at a subject, without ids: one of a few names."""
+    """Return the operation at a subject, without ids: one of a few names."""
     first, *rest = subject.split(".")
     if first == "$JS":  # $JS.API.<what is asked>.<stream>…
         stream = next((n for n, token in enumerate(rest) if not token.isupper()), len(rest))

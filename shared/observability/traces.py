@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from shared.observability.otel_tracing import Tracer
 
 active: "Tracer | None" = None
-"""What makes spans in this process; ``None`` while traces are off."""
+"""The tracer of this process; ``None`` while traces are off."""
 
 
 def switch_on(endpoint: str, ratio: float, service: str, instance: str, version: str) -> None:

@@ -53,7 +53,7 @@ STREAMS = (
     subjects.STREAM_EVENTS,
     subjects.STREAM_DEADLINES,
 )
-"""What may refuse to store for want of room."""
+"""The streams that may be full."""
 NATS_ERRORS = counter(
     "signalling_nats_errors_total",
     "Errors of the NATS client: slow_consumer, a message dropped because too many waited; other.",
@@ -126,7 +126,7 @@ def of_process(
     hits: LimitHits,
     limits: Iterable[str],
 ) -> Reads:
-    """What every service has. ``limits``: the names of those that may be hit here."""
+    """Return the metrics of every service. ``limits``: the names of its limits."""
     asking, known = tuple(clients), tuple(limits)
     return {
         INFO: lambda: {(service, distribution_version(), instance): 1},
@@ -160,7 +160,7 @@ def _sum(counts: Iterable[Counter[tuple[str, str]]]) -> Counter[tuple[str, str]]
 
 
 def of_server(server: RpcServer) -> Reads:
-    """What a service has that answers requests."""
+    """Return the metrics of a service that answers requests."""
     tallies = server.tallies
     return {
         REQUESTS: lambda: {
@@ -179,7 +179,7 @@ def of_server(server: RpcServer) -> Reads:
 
 
 def of_buckets(*buckets: Bucket) -> Reads:
-    """What is known of the buckets that a service reads or writes."""
+    """Return the metrics of the buckets that a service uses."""
     return {
         KV_TOOK: lambda: {
             (bucket.name, operation): took for bucket in buckets for operation, took in bucket.took.items()
@@ -190,12 +190,12 @@ def of_buckets(*buckets: Bucket) -> Reads:
 
 
 def of_recorder(event_log: EventLog) -> Reads:
-    """What becomes of records for EVENTS."""
+    """Return the metrics of the event log."""
     return {RECORDS_WAITING: lambda: event_log.waiting, RECORDS_LOST: lambda: event_log.lost}
 
 
 def of_deadlines(*deadlines: Timers) -> Reads:
-    """What becomes of deadlines."""
+    """Return the metrics of deadlines."""
     return {
         DEADLINES: lambda: {
             (kind.kind, outcome): count

@@ -1,4 +1,4 @@
-"""How a service process runs: settings, logs, event loop, signals, start, stop."""
+"""Run a service process: settings, logs, event loop, signals, start, stop."""
 
 import asyncio
 import gc
@@ -94,7 +94,7 @@ def run(
 
 
 def _collect_seldom() -> None:
-    """What is there now stays; of what comes, hardly anything is garbage that only the collector finds.
+    """Collect garbage seldom: objects there now stay, and few later ones are in cycles.
 
     With Python's defaults it looks through all sockets again and again while many connect: half a second at 5,000.
     """

@@ -89,7 +89,7 @@ class ServiceSettings(BaseSettings):
     )
 
     def nats_login(self) -> Login | None:
-        """Who this is at NATS; ``None`` for nobody in particular."""
+        """Return the login at NATS; ``None`` without one."""
         if not self.nats_user:
             return None
         file = self.nats_password_file

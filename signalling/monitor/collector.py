@@ -26,7 +26,7 @@ CALLS_MAX = 5_000
 RECORDS_MAX = 50_000
 """Records of calls that are read for that, ended ones of the last minute included."""
 ANSWER_SECONDS = 0.3
-"""How long answers are waited for of which nobody knows how many come."""
+"""How long to wait for answers whose number is unknown."""
 
 COUNTED = ("relay", "receipt", "acks", "control")
 """Families that pass through here to be counted; those that a stream captures are counted by it."""

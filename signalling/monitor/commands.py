@@ -51,7 +51,7 @@ def _run(doing: Coroutine[Any, Any, None]) -> None:
 @click.option("--subject", metavar="S", help="Subscribe to this instead, e.g. 'deliver.>' or 'live.>'.")
 @click.option("--raw", is_flag=True, help="Show SDP, candidates and metadata, too. Tokens are never shown.")
 def tail(nats: str | None, user: str | None, call: str | None, subject: str | None, raw: bool) -> None:
-    """What passes on the bus, a line a message, until Ctrl-C."""
+    """Print the messages on the bus, one a line, until Ctrl-C."""
 
     async def main() -> None:
         async with connected(nats) as bus:

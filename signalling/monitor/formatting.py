@@ -21,7 +21,7 @@ SHOWN = frozenset((
     "createdAt", "acceptedAt", "endedAt", "at",
 ))
 SKIPPED = frozenset(("requestId", "expiresAt", "attempt", "relay", "socket", "revision", "born"))
-"""What is of no use to a person."""
+"""Keys that are not shown."""
 # fmt: on
 SECRET = frozenset(
     ["token", "resumeToken", "resume", "resumeSession", "iceServers", "credential", "password"]

@@ -42,13 +42,13 @@ class History(NamedTuple):
 
     @property
     def rang_ms(self) -> int | None:
-        """How long it rang, once that is over."""
+        """Return how long the call rang, ``None`` while it rings."""
         until = self.accepted_at or self.ended_at
         return until - self.created_at if until is not None else None
 
     @property
     def talked_ms(self) -> int | None:
-        """How long it was up, once that is over; ``None`` for a call that nobody accepted."""
+        """Return how long the call was accepted; ``None`` while it is, or if it never was."""
         return self.ended_at - self.accepted_at if self.ended_at and self.accepted_at else None
 
     @property
@@ -117,7 +117,7 @@ def _moment(what: str, body: dict[str, Any]) -> Moment:
 
 
 async def _of_user(bus: Bus, user: str, since: int, until: int | None) -> AsyncIterator[Moment]:
-    """What happened to the sessions of a user while the call was there."""
+    """Yields the events of a user's sessions during the call."""
     filter_ = subjects.event_user(user, "*")
     async for message in scan(bus, subjects.STREAM_EVENTS, filter_, since_ms=since, most=_MOST):
         body = json.loads(message.payload)

@@ -101,7 +101,7 @@ class Probe:
 
     @property
     def ok(self) -> bool:
-        """Whether every step worked."""
+        """True if every step succeeded."""
         return bool(self.steps) and self.steps[-1].error is None
 
     async def run(self) -> None:

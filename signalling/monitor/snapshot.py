@@ -1,4 +1,4 @@
-"""What a look at a running system comes to; no I/O."""
+"""A snapshot of a running system; no I/O."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -78,7 +78,7 @@ class Snapshot:
         return asdict(self)
 
     def by_state(self) -> dict[str, int]:
-        """How many of the calls listed are in which state."""
+        """Return the number of listed calls by state."""
         counts: dict[str, int] = {}
         for call in self.calls:
             counts[call.state] = counts.get(call.state, 0) + 1

@@ -23,11 +23,11 @@ STREAMS = ("stream", "messages", "size", "limit", "replicas")
 PENDING_SHOWN = 65_536
 """Bytes that wait in NATS: less than this is on its way."""
 CALL_SORTS = ("age", "state", "caller", "callee")
-"""What live calls can be sorted by."""
+"""The orders in which live calls can be listed."""
 
 
 class Order(NamedTuple):
-    """How live calls are listed. ``only``: those whose id, caller or callee has this in it."""
+    """The order and filter of live calls. ``only``: a part of the id, caller or callee."""
 
     by: str = "age"
     turned: bool = False
@@ -66,14 +66,14 @@ def streams(view: Snapshot) -> list[tuple[str, ...]]:
 
 
 def summary(view: Snapshot) -> str:
-    """How many of everything."""
+    """Return the row of totals."""
     states = ", ".join(f"{count} {state}" for state, count in sorted(view.by_state().items()))
     calls = f"calls {len(view.calls) + view.calls_left}" + (f" ({states})" if states else "")
     return f"users {'?' if view.users is None else view.users}  sockets {view.sockets}  {calls}"
 
 
 def nats(view: Snapshot) -> str:
-    """How NATS is."""
+    """Return the row about NATS."""
     it = view.nats
     text = f"NATS    servers {it.servers}  connections {it.connections}  slow consumers {it.slow_consumers}"
     if it.pending >= PENDING_SHOWN:

@@ -16,9 +16,9 @@ from signalling.monitor import formatting
 from signalling.monitor.stream_reader import scan
 
 FAMILIES = ("event.>", "rpc.>", "relay.>", "deliver.>", "control.>")
-"""What is followed unless a subject is named: all but receipts, acknowledgements and beats."""
+"""The subjects followed by default: all but receipts, acknowledgements and heartbeats."""
 NOISE = frozenset({subjects.rpc("presence", "renew")})
-"""What every gateway sends all the time; like marks, not shown unless a subject is named."""
+"""Subjects that every gateway publishes all the time; like marks, shown only on request."""
 SESSIONS_MAX = 100_000
 _RECENT_MAX = 1_000
 

@@ -15,7 +15,7 @@ from signalling.run.process import RESTART_BACKOFF, Say, describe
 
 CONNECT_SECONDS = 3
 START_LEFT_SECONDS = 0.5
-"""How long a start that is under way may take when it is time to stop."""
+"""How long a stop waits for a start that is under way."""
 LOOK_SECONDS = 0.1
 
 
@@ -70,11 +70,11 @@ class NatsBroker:
         return joint_url(self._servers)
 
     def env(self, user: str) -> dict[str, str]:
-        """What a process needs in its environment to be a user of these servers."""
+        """Return the environment of a process that connects to these servers as a user."""
         return self._passwords.client_env(user)
 
     def login(self) -> Login:
-        """Who watches."""
+        """Return the login of the monitor."""
         return Login(MONITOR, self._passwords.of(MONITOR))
 
     async def start(self) -> None:

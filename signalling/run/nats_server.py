@@ -130,7 +130,7 @@ class EmbeddedNats:
             )
 
     def _environment(self) -> dict[str, str]:
-        """What the configuration takes from the environment; passwords are in no file that the server leaves."""
+        """Return the environment of the server: it has the passwords, so that no file has them."""
         if self._passwords is None:
             return {}
         env = self._passwords.server_env()

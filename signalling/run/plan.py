@@ -1,4 +1,4 @@
-"""What ``signalling up`` is going to run, checked before anything is started."""
+"""Check what ``signalling up`` is to run before anything is started."""
 
 import socket
 import sys
@@ -12,7 +12,7 @@ class PlanError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How many of what, where. ``nats``: existing servers instead of embedded ones."""
+    """The number of instances and their ports. ``nats``: existing servers instead of embedded ones."""
 
     host: str = "127.0.0.1"
     port: int = 8001
@@ -25,12 +25,12 @@ class Plan:
     with_parent: bool = False
     """Stop when the process that started this one is gone."""
     ready_seconds: float = 60.0
-    """How long everything together may take until it answers."""
+    """How long the whole start may take."""
     commands: dict[str, list[str]] = field(default_factory=dict)
     """Service → command, where it is not ``python -m services.<service>``; for tests."""
 
     def command(self, service: str) -> list[str]:
-        """What starts one instance of ``service``."""
+        """Return the command that starts one instance of ``service``."""
         return self.commands.get(service, [sys.executable, "-m", f"services.{service}"])
 
 

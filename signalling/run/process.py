@@ -1,4 +1,4 @@
-"""One process of the system: started, watched, started again when it dies, and stopped."""
+"""Run one process of the system: start it, restart it when it ends, and stop it."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ SETTLED_SECONDS = 30.0
 """A process that has lived this long is started again without delay."""
 LINE_MAX = 64 * 1024
 LAST_LINES_SECONDS = 0.5
-"""How long a process that has ended may take to hand over the rest of its lines."""
+"""How long to read the last lines of a process that has ended."""
 
 Say = Callable[[str], None]
 
@@ -49,7 +49,7 @@ class ServiceProcess:
         self.instance = ""
         """``INSTANCE_ID`` of the process that was started last."""
         self.status: int | None = None
-        """How the last one ended: exit status, or minus the number of a signal."""
+        """The exit status of the last run, or minus the number of a signal."""
         self._process: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
@@ -142,5 +142,5 @@ class ServiceProcess:
 
 
 def describe(pid: int, status: int) -> str:
-    """How a process ended, in words."""
+    """Return in words how a process ended."""
     return f"pid {pid}, {signal.Signals(-status).name if status < 0 else f'status {status}'}"

@@ -31,7 +31,7 @@ from signalling.run.process import Say, ServiceProcess
 STOP_SECONDS = 7.5
 """For all services together, with the drain that is the default here; the rest of ten is for nats-server."""
 DRAIN_SECONDS = 1.0
-"""How long gateways drain unless that is set: all of them stop, so their clients have nowhere to go."""
+"""Default drain time of gateways: short, because all gateways stop."""
 NATS_STOP_SECONDS = 1.0
 LOOK_SECONDS = 0.2
 METRICS_HOST = "127.0.0.1"
@@ -241,7 +241,7 @@ class Supervisor:
         return [child for children in self._children.values() for child in children]
 
     def _answering(self) -> list[ServiceProcess]:
-        """Those that say by beats that they are ready; a gateway says it by ``/readyz``."""
+        """Return the processes that report readiness by heartbeats; gateways do by ``/readyz``."""
         return self._children["callcore"] + self._children["presence"]
 
 
