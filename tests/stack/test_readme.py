@@ -157,7 +157,7 @@ def test_the_probe_gets_through_the_limits_that_are_set_by_default(clone: Clone)
 
 
 def test_watch_shows_what_there_is(clone: Clone) -> None:
-    (line,) = re.findall(r"^docker compose run .*$", block("What it is doing", "sh"), re.M)
+    (line,) = re.findall(r"^docker compose run .*$", block("Watch a running system", "sh"), re.M)
     terminal = Terminal(["/bin/sh", "-c", f"cd {clone.folder} && {line}"], clone.env)
     try:
         terminal.until("gateway", "callcore", "presence", "DELIVER", seconds=60)
