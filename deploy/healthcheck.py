@@ -1,4 +1,4 @@
-"""Whether the service in this container is alive: exit status 0 if ``/healthz`` answers 200, 1 otherwise.
+"""Check that the service in this container is alive: exit status 0 if ``/healthz`` answers 200, 1 otherwise.
 
 It runs every few seconds in every container, so it imports next to nothing.
 """
@@ -11,7 +11,7 @@ SECONDS = 2.0
 
 
 def alive(port: int) -> bool:
-    """Ask once, for two seconds at most."""
+    """Return True if ``/healthz`` answers 200 within two seconds."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=SECONDS) as connection:
             connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")

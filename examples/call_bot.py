@@ -1,11 +1,11 @@
-"""A client in Python, media and all: it answers every call with a moving picture and a tone, or calls somebody.
+"""A client in Python, media and all: it answers every call with a moving picture and a tone, or calls a user.
 
     pip install "python-socketio[asyncio-client]" aiortc
     python examples/call_bot.py --name echo                 # then call echo from the page
     python examples/call_bot.py --name robot --call alice   # it calls
 
-It prints a line of JSON each second of what it sees and hears. Take from it what an assistant, a recorder or a test
-needs: `Bot` is the signalling, with resume after a break; `Connection` is WebRTC, by aiortc.
+Each second it prints a line of JSON about the media that it receives. Use it as a starting point for an assistant, a
+recorder or a test: `Bot` is the signalling, with resume after a break; `Connection` is WebRTC, by aiortc.
 
 aiortc knows no rollback and no ICE restart. So it offers once, when it calls; from then on it only answers. An offer
 that restarts ICE, or comes from a page that was reloaded, is answered by a new connection, and the browser client
@@ -102,7 +102,7 @@ class Connection:
         """How many pictures came that are not the one before."""
         self._closing: asyncio.Future[None] | None = None
         self.loudness = 0.0
-        """The loudest sample since somebody asked last, 0 to 1; for them to set back."""
+        """The loudest sample since the reader last reset it, 0 to 1."""
 
     @property
     def state(self) -> str:
@@ -137,7 +137,7 @@ class Connection:
             await self._peer.addIceCandidate(parsed)
 
     async def close(self) -> None:
-        """Goes on if whoever waits for it is cancelled, and may be asked for again."""
+        """Continues if its caller is cancelled; may be called again."""
         for task in self._tasks:
             task.cancel()
         self._closing = self._closing or asyncio.ensure_future(self._peer.close())
@@ -169,7 +169,7 @@ def _description(description: dict[str, str]) -> RTCSessionDescription:
 
 
 def _ufrag(description: dict[str, str]) -> str | None:
-    """What tells one start of ICE from the next, and one connection of the peer from another."""
+    """Return the values that identify one start of ICE and one connection of the peer."""
     found = re.search(r"^a=ice-ufrag:(\S+)", description["sdp"], re.M)
     return found[1] if found else None
 
@@ -215,12 +215,12 @@ class Bot:
             raise Refused("user:join: no answer")
 
     async def call(self, user: str) -> None:
-        """Ring somebody. They are offered the connection as soon as they have accepted. Raises :class:`Refused`."""
+        """Call a user. The offer follows as soon as the user has accepted. Raises :class:`Refused`."""
         initiated = await self._ask("call:initiate", {"to": user, "callType": "video"})
         self.call_id, self.peer = initiated["callId"], user
 
     async def run(self) -> None:
-        """Take what comes, one after the other."""
+        """Handle events in order, one at a time."""
         while True:
             event, payload = await self._events.get()
             try:
@@ -239,7 +239,7 @@ class Bot:
         await self._socket.disconnect()  # on purpose: the session is over at once
 
     async def _join(self) -> None:
-        """After each connect: join, or go on with the session of before and get what was missed."""
+        """After each connect: join, or resume the last session and receive what was missed."""
         join = {
             "userId": self.name,
             **({"resume": {**self._resume, "lastSeq": self._last_seq}} if self._resume else {}),
@@ -298,7 +298,7 @@ class Bot:
             self.connection = None
 
     async def _ask(self, event: str, payload: dict[str, Any]) -> dict[str, Any]:
-        """Send, and wait for the acknowledgement. Raises :class:`Refused`."""
+        """Send an event and wait for its acknowledgement. Raises :class:`Refused`."""
         try:
             answer = await self._socket.call(event, payload, timeout=ANSWER_SECONDS)
         except socketio.exceptions.SocketIOError as error:

@@ -1,13 +1,13 @@
-"""A policy service: who may call whom, by a block list. Start here to connect the one that knows your users.
+"""A policy service: decides who may call whom by a block list. Use it as a starting point for your own.
 
     NATS_URL=nats://127.0.0.1:4222 NATS_USER=policy NATS_PASSWORD=… python examples/policy.py blocked.json
 
 ``{"bob": ["alice"]}`` in the file says that bob blocks alice: alice cannot call him, and does not see him online where
 ``STATUS_VISIBILITY=contacts``. The file is read again when it changes. Run as many as you like: NATS asks one of them.
 
-It needs nothing but nats-py. What is asked and answered is JSON: ``rpc.policy.may_call`` ``{caller, callee}`` and
-``rpc.policy.may_see`` ``{asker, user}``, answered with ``{"allowed": true}`` or false, within 300 ms. Take as long to
-say no as to say yes: who is blocked can measure it.
+It needs only nats-py. Requests and answers are JSON: ``rpc.policy.may_call`` ``{caller, callee}`` and
+``rpc.policy.may_see`` ``{asker, user}``, answered with ``{"allowed": true}`` or false, within 300 ms. Take as
+long to refuse as to allow, because a blocked user can measure the time.
 """
 
 import argparse
@@ -26,7 +26,7 @@ CONNECT_SECONDS = 5
 
 
 class BlockList:
-    """Who blocks whom, from a JSON file: user → list of users."""
+    """A block list from a JSON file: user → users that this user blocks."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -34,7 +34,7 @@ class BlockList:
         self._blocked: dict[str, list[str]] = {}
 
     def blocks(self, user: str, other: str) -> bool:
-        """Whether ``user`` blocks ``other``. Raises ``OSError`` or ``ValueError`` while the file cannot be read."""
+        """Return True if ``user`` blocks ``other``. Raises ``OSError`` or ``ValueError`` if the file is unreadable."""
         changed = self._file.stat().st_mtime_ns
         if changed != self._read_at:
             blocked = json.loads(self._file.read_text())

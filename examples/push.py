@@ -1,8 +1,8 @@
-"""What to push to phones: who is being rung, and when it is over. Put your FCM and APNs calls into ``push``.
+"""Push notifications to phones when a call rings, and when it rings no more. Put your FCM and APNs calls into ``push``.
 
     NATS_URL=nats://127.0.0.1:4222 NATS_USER=monitor NATS_PASSWORD=… python examples/push.py
 
-It needs nothing but nats-py. A push that comes late is of no use, so it hears events as they pass and reads no history.
+It needs only nats-py. A late push is useless, so it subscribes to live events and reads no history.
 Run two: the ``callId`` as collapse id makes one notification of what both push. docs/clients.md says what apps do
 with it.
 """
@@ -21,7 +21,7 @@ CONNECT_SECONDS = 5
 
 
 async def push(user: str, message: dict[str, str]) -> None:
-    """To each device of ``user``, by the tokens that your database has."""
+    """Push to each device of ``user``, by the tokens in your database."""
     print(json.dumps({"to": user, **message}), flush=True)
 
 
@@ -61,8 +61,8 @@ async def main() -> None:
 
     async def rings(message: Msg) -> None:
         call = json.loads(message.data)
-        told = {key: call[key] for key in ("callId", "caller", "callType")}
-        await push(call["callee"], {"what": "rings", **told})
+        fields = {key: call[key] for key in ("callId", "caller", "callType")}
+        await push(call["callee"], {"what": "rings", **fields})
 
     async def rings_no_more(message: Msg) -> None:
         call = json.loads(message.data)
