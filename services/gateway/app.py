@@ -37,7 +37,7 @@ from services.gateway.sessions.join import JoinBackend, JoinService, SessionTerm
 from services.gateway.sessions.join_checks import JoinChecks
 from services.gateway.sessions.join_requester import JoinRequester
 from services.gateway.sessions.leave import LeaveService
-from services.gateway.sessions.relay_handover import Handover
+from services.gateway.sessions.relay_handover import RelayHandover
 from services.gateway.sessions.resume import ResumingSessions
 from services.gateway.settings import Settings
 from services.gateway.transport import demo_page
@@ -135,8 +135,8 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
             receive_order,
             ack_seconds=settings.relay_ack_seconds,
         )
-        handover = Handover(bus, clients.registry)
-        resuming = ResumingSessions(bus, handover.heard_of)
+        handover = RelayHandover(bus, clients.registry)
+        resuming = ResumingSessions(bus, handover.relays_received)
         delivery = Delivery(instance, bus, clients, resuming, receive_order)
 
         # Sessions

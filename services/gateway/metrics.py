@@ -17,61 +17,65 @@ from shared.messaging.membership import Membership
 from shared.observability.metrics import Reads, counter, gauge, histogram, with_zeros
 
 CONNECTIONS = gauge("signalling_connections", "Connections of clients, by transport.", "transport")
-UNJOINED = gauge("signalling_unjoined_connections", "Those of them that have not joined yet.")
-SOCKETS = gauge("signalling_sockets", "Clients that are connected.")
-SESSIONS = gauge("signalling_joined_sessions", "Sessions that are joined.")
+UNJOINED = gauge("signalling_unjoined_connections", "Connections that have not joined yet.")
+SOCKETS = gauge("signalling_sockets", "Connected clients.")
+SESSIONS = gauge("signalling_joined_sessions", "Joined sessions.")
 JOINS = counter(
     "signalling_joins_total",
-    "Joins. kind: new; resumed, as asked for; continued, though nobody asked.",
+    "Joins. kind: new; resumed, as requested; continued, without a request to resume.",
     "kind",
 )
 RESUMES = counter(
     "signalling_resumes_total",
-    "Joins that were to resume. result: complete; gap, something missed is lost; gone, the session was not there any "
-    "more; failed, an error.",
+    "Requests to resume. result: complete; gap, the client missed messages; gone, the session had ended; failed, an "
+    "error.",
     "result",
 )
-RECOVERIES = gauge("signalling_recoveries", "Sessions that have just come from another socket.")
+RECOVERIES = gauge("signalling_recoveries", "Sessions that are resuming.")
 REJECTIONS = counter(
-    "signalling_rejections_total", "Errors told to clients, by their event and its code.", "event", "code"
+    "signalling_rejections_total", "Errors sent to clients, by client event and error code.", "event", "code"
 )
 EVENT_TOOK = histogram(
     "signalling_event_seconds",
-    "How long events were in hand until they were answered; relays are not among them.",
+    "Time until an event was answered; without relays.",
     "event",
 )
 SET_UP = histogram(
     "signalling_call_setup_seconds",
-    "From call:initiate until the callee's devices were told and the caller's answer was there.",
+    "Time from call:initiate until the callee's devices were notified and callcore had replied.",
 )
-RELAYS = counter("signalling_relays_total", "Offers, answers and candidates taken from clients.", "kind")
-RESENT = counter("signalling_relays_resent_total", "Times that a relay was sent again to call control.")
+RELAYS = counter("signalling_relays_total", "Offers, answers and candidates accepted from clients.", "kind")
+RESENT = counter("signalling_relays_resent_total", "Retransmissions of relays to callcore.")
 GIVEN_UP = counter(
-    "signalling_relays_given_up_total", "Relays that call control has not acknowledged in ten seconds."
+    "signalling_relays_given_up_total", "Relays that callcore has not acknowledged within ten seconds."
 )
-OUTBOX = gauge("signalling_outbox_relays", "Relays kept: not acknowledged yet, or of the last seconds.")
-OUTBOX_MAX = gauge("signalling_outbox_relays_max", "How many may be.")
-OUTBOX_BYTES = gauge("signalling_outbox_bytes", "Bytes of these.")
-OUTBOX_BYTES_MAX = gauge("signalling_outbox_bytes_max", "How many may be.")
-OUTBOX_UNACKED = gauge("signalling_outbox_unacknowledged", "Those not acknowledged yet.")
+OUTBOX = gauge(
+    "signalling_outbox_relays", "Relays in the send buffer: not acknowledged yet, or of the last seconds."
+)
+OUTBOX_MAX = gauge("signalling_outbox_relays_max", "Limit of signalling_outbox_relays.")
+OUTBOX_BYTES = gauge("signalling_outbox_bytes", "Bytes of relays in the send buffer.")
+OUTBOX_BYTES_MAX = gauge("signalling_outbox_bytes_max", "Limit of signalling_outbox_bytes.")
+OUTBOX_UNACKED = gauge(
+    "signalling_outbox_unacknowledged", "Relays in the send buffer that callcore has not acknowledged yet."
+)
 ACKS = gauge("signalling_acknowledgements_pending", "Acknowledgements of relays that clients wait for.")
 UNREAD = gauge("signalling_unread_bytes", "Bytes that wait for clients to read them.")
-UNREAD_MAX = gauge("signalling_unread_bytes_max", "How many may: UNREAD_TOTAL_MB.")
-UNREAD_CLIENTS = gauge("signalling_unread_clients", "Clients that something waits for.")
+UNREAD_MAX = gauge("signalling_unread_bytes_max", "Limit of signalling_unread_bytes: UNREAD_TOTAL_MB.")
+UNREAD_CLIENTS = gauge("signalling_unread_clients", "Clients with unread bytes.")
 BROKEN = counter(
     "signalling_connections_broken_total",
-    "Connections ended because their clients do not read or answer. reason: unread, UNREAD_MAX_KB; unread_seconds; "
+    "Connections closed because their clients do not read or answer. reason: unread, UNREAD_MAX_KB; unread_seconds; "
     "unread_total; ping_timeout, no answer to a ping.",
     "reason",
 )
 BROKEN_REASONS = ("unread", "unread_seconds", "unread_total", "ping_timeout")
 ERRANDS = gauge(
-    "signalling_errands", "Losses, leaves and the like that presence or call control is to be told of."
+    "signalling_errands", "Background requests to presence and callcore that have not succeeded yet."
 )
-ERRANDS_LOST = counter("signalling_errands_given_up_total", "Those that could not be told in time.")
+ERRANDS_LOST = counter("signalling_errands_given_up_total", "Background requests that were given up.")
 LEASE = gauge("signalling_lease_held", "1 while presence counts this gateway as alive.")
-DRAINING = gauge("signalling_draining", "1 while clients are being sent away.")
-MEMBERS = gauge("signalling_members", "Instances that are heard.", "service")
+DRAINING = gauge("signalling_draining", "1 while the gateway closes its connections to stop.")
+MEMBERS = gauge("signalling_members", "Live instances of a service that the gateway needs.", "service")
 
 LIMITS = (
     "connections_per_address",
@@ -94,7 +98,7 @@ LIMITS = (
     "origin",
     "cross_site",
 )
-"""The limits that a gateway counts hits of."""
+"""Limits whose hits a gateway counts."""
 
 
 def of_clients(clients: ConnectedClients, join_timeout: JoinTimeout) -> Reads:

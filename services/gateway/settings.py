@@ -41,7 +41,7 @@ class IceServer(BaseModel):
 
     @model_validator(mode="after")
     def _can_be_used(self) -> Self:
-        """Browsers throw on a server that is not like this, so that no call of any client would begin."""
+        """Refuse servers on which browsers throw, because then no call could start."""
         urls = [self.urls] if isinstance(self.urls, str) else self.urls
         if not urls or not all(_ICE_URL.fullmatch(url) for url in urls):
             raise PydanticCustomError(_WRONG_ICE, _ICE_URLS)
@@ -54,7 +54,7 @@ _ICE_SERVERS = TypeAdapter(tuple[IceServer, ...])
 
 
 class Settings(LimitSettings, AuthSettings):
-    """What a gateway can be told."""
+    """All settings of a gateway."""
 
     port: int = Field(
         default=8001, ge=1, le=65535, description="Port of Socket.IO and of `/healthz`, `/readyz`."
@@ -65,28 +65,30 @@ class Settings(LimitSettings, AuthSettings):
     )
     allowed_hosts: CommaList = Field(
         default=(),
-        description="Names and addresses that clients may ask for as `Host`, any port, comma separated, besides "
-        "loopback ones. Empty: only those where `HOST` is loopback, any elsewhere. `*`: any.",
+        description="Names and addresses that clients may send as `Host`, any port, comma separated, besides loopback "
+        "ones. Empty: only loopback ones if `HOST` is loopback, else any. `*`: any.",
     )
     demo: bool = Field(
-        default=False, description="Serve the demo page at `/`. `signalling up` does unless told not to."
+        default=False, description="Serve the demo page at `/`. `signalling up` sets it by default."
     )
     ice_servers: Annotated[tuple[IceServer, ...], NoDecode] = Field(
         default=(),
-        description='What clients are told as `iceServers`: a JSON list of `{"urls", "username"?, "credential"?}`.',
+        description='`iceServers` that clients are sent: a JSON list of `{"urls", "username"?, "credential"?}`.',
     )
     turn_urls: CommaList = Field(
         default=(),
         description="TURN servers that share `TURN_SECRET` (coturn's `use-auth-secret`), comma separated: "
-        "`turn:host:port`, `turns:host:port?transport=tcp`. Each client is told of them with credentials of its own.",
+        "`turn:host:port`, `turns:host:port?transport=tcp`. Each client is sent them with its own credentials.",
     )
     turn_secret: SecretStr = Field(
-        default=SecretStr(""), description="What the credentials for `TURN_URLS` are made with."
+        default=SecretStr(""), description="Secret of the credentials for `TURN_URLS`."
     )
     turn_ttl_seconds: int = Field(
-        default=3600, ge=60, le=86_400, description="How long a credential for `TURN_URLS` is good."
+        default=3600, ge=60, le=86_400, description="How long a credential for `TURN_URLS` is valid."
     )
-    ping_interval_seconds: int = Field(default=10, ge=1, le=300, description="How often a client is pinged.")
+    ping_interval_seconds: int = Field(
+        default=10, ge=1, le=300, description="Interval in which a client is sent pings."
+    )
     ping_timeout_seconds: int = Field(
         default=10, ge=1, le=300, description="How long a client may take to answer a ping."
     )
@@ -106,34 +108,34 @@ class Settings(LimitSettings, AuthSettings):
         default=4,
         gt=0,
         le=60,
-        description="How long the acknowledgement of a relay waits for the peer's gateway.",
+        description="Timeout of the acknowledgement of a relay, which waits for the peer's gateway.",
     )
 
     drain_seconds: float = Field(
         default=20,
         ge=0,
         le=3600,
-        description="Over how long a gateway that is to stop sends its clients away. 0: all at once.",
+        description="Time over which a stopping gateway closes its connections. 0: all at once.",
     )
     unread_max_kb: int = Field(
         default=4096,
         ge=256,
         le=1_048_576,
-        description="What may wait for a client that does not read, in KiB.",
+        description="Unread data of one client, in KiB.",
     )
     unread_seconds: float = Field(
         default=20,
         ge=1,
         le=3600,
-        description="How long a byte may wait for a client that does not read, before its connection is broken. It may "
-        "resume then; with more than `RESUME_WINDOW_SECONDS` it may find its mailbox not to reach back so far.",
+        description="How long data may wait for a client to read it; then its connection is closed, and the client may "
+        "resume. If longer than `RESUME_WINDOW_SECONDS`, its mailbox may not reach back that far.",
     )
     unread_total_mb: int = Field(
         default=256,
         ge=1,
         le=1_048_576,
-        description="What may wait for all clients of a gateway, in MiB. Past it, connections of clients that do not "
-        "read are broken, those for which most waits first. At least `UNREAD_MAX_KB`.",
+        description="Unread data of all clients of a gateway, in MiB. Past it, connections of clients that do not read "
+        "are closed, those with most unread data first. At least `UNREAD_MAX_KB`.",
     )
 
     @field_validator("client_url", mode="before")
@@ -194,5 +196,5 @@ class Settings(LimitSettings, AuthSettings):
             ) from None
 
     def ice_servers_wire(self) -> list[dict[str, Any]]:
-        """``iceServers`` as clients see them."""
+        """Return ``iceServers`` as clients are sent them."""
         return [json.loads(server.model_dump_json(exclude_none=True)) for server in self.ice_servers]

@@ -1,4 +1,4 @@
-"""Who a socket's client is, by what it has shown, and until when that holds."""
+"""Authenticate sockets by tokens, and expire them."""
 
 from collections.abc import Callable
 
@@ -18,14 +18,14 @@ TICK_SECONDS = 0.5
 
 
 class TokenRefused(Unauthorized):
-    """The token is not good, is not the user's, or there is none. Why is for the log."""
+    """The token is missing, invalid, or of another user. Only the log has the reason."""
 
 
 class Authenticator:
-    """Checks tokens, and calls ``expired`` with each socket whose token has run out.
+    """Verifies tokens, and calls ``expired`` with each socket whose token has expired.
 
-    ``verifier``: ``None`` where everybody is who they say they are. ``max_age``: how many seconds a token holds after
-    it was shown, at most; 0 for no such bound.
+    ``verifier``: ``None`` if no token is needed. ``max_age``: seconds for which a token is valid at most after its
+    client sent it; 0 for no such bound.
     """
 
     def __init__(
@@ -41,15 +41,15 @@ class Authenticator:
         self._max_age_ms = max_age * 1000
         self._jwks = jwks
         self._shown: dict[str, str] = {}
-        """Socket → the token with which it connected, until it has joined."""
+        """Socket → the token in its handshake, until the socket has joined."""
         self._until: dict[str, tuple[str, int]] = {}
-        """Socket → its user and until when, in milliseconds since the epoch."""
+        """Socket → its user, and when its token expires (ms since the epoch)."""
         self._refusals = LogThrottle(lambda why: log.warning("tokens refused", why=why))
         self._ticks = PeriodicTask("token expiry", TICK_SECONDS, self._expire)
 
     @classmethod
     def of(cls, settings: AuthSettings, expired: Callable[[str], None]) -> "Authenticator":
-        """What the settings say; loudly if that is nothing."""
+        """Return the authenticator for the settings. Logs a warning if any host may join without a token."""
         if settings.auth_mode == "none":
             if not is_loopback(settings.host):
                 log.warning(
@@ -61,7 +61,7 @@ class Authenticator:
         key, url = settings.jwt_key(), settings.jwt_jwks_url
         jwks = JwksClient(url, refresh=settings.jwt_jwks_refresh_seconds) if key is None else None
         keys = SingleKey(key) if key is not None else jwks
-        assert keys is not None, "the settings see to it"
+        assert keys is not None, "the settings have a key or a URL"
         verifier = Verifier(
             keys,
             issuer=settings.jwt_issuer,
@@ -71,7 +71,7 @@ class Authenticator:
         return cls(verifier, expired, jwks, max_age=settings.jwt_max_age_seconds)
 
     def missing(self) -> list[str]:
-        """Return why no token can be checked, in words; empty if they can."""
+        """Return why tokens cannot be verified, in words; empty if they can."""
         return (
             ["no keys for tokens have been read yet"]
             if self._jwks is not None and not self._jwks.read
@@ -79,36 +79,36 @@ class Authenticator:
         )
 
     def start(self) -> None:
-        """Watch what runs out."""
+        """Begin to expire tokens, and to read keys."""
         if self._jwks is not None:
             self._jwks.start()
         if self._verifier is not None:
             self._ticks.start()
 
     async def stop(self) -> None:
-        """Stop watching."""
+        """Stop."""
         await self._ticks.stop()
         if self._jwks is not None:
             await self._jwks.stop()
         self._refusals.stop()
 
     def connected(self, sid: str, auth: object) -> None:
-        """A client connected and showed ``auth``; its token is looked at when it joins."""
+        """Keep the token in a handshake, ``auth``. It is verified when the client joins."""
         token = auth.get("token") if isinstance(auth, dict) else None
-        # One that is too large is as good as none, and is not kept.
+        # A token that is too large is invalid, and is not kept.
         if self._verifier is not None and isinstance(token, str) and len(token) <= TOKEN_MAX:
             self._shown[sid] = token
 
     def gone(self, sid: str) -> None:
-        """The client is gone, or no longer anybody."""
+        """Discard the tokens of a socket that is gone, or whose token has expired."""
         self._shown.pop(sid, None)
         self._until.pop(sid, None)
 
     async def joining(self, sid: str, user: str, token: str | None) -> None:
-        """Let ``user`` join on a socket, by ``token`` or else by what the socket has shown before.
+        """Authenticate a socket as ``user``: by ``token``, else by the token that it has sent before.
 
         Raises :class:`TokenRefused`, :class:`shared.errors.TokenExpired`, and :class:`shared.errors.Unavailable` if
-        the keys are away.
+        the keys cannot be read.
         """
         if self._verifier is None:
             return
@@ -117,8 +117,8 @@ class Authenticator:
             return
         self._until[sid] = (user, await self._checked(user, token))
 
-    async def shown_by(self, sid: str) -> str | None:
-        """Return the user of a good token that a socket showed as it connected, ``None`` if it did not."""
+    async def handshake_user(self, sid: str) -> str | None:
+        """Return the user of the token in a handshake; ``None`` if there is no valid one."""
         token = self._shown.get(sid)
         if self._verifier is None or token is None:
             return None
@@ -128,16 +128,16 @@ class Authenticator:
             return None
 
     def joined(self, sid: str) -> None:
-        """It has; what it showed is not needed any more. Raises ``TokenExpired`` if its token has run out."""
+        """Discard the handshake token of a socket that has joined. Raises ``TokenExpired`` if its token has expired."""
         if self._verifier is not None and sid not in self._until:
             self._refusals.note("expired while joining")
             raise TokenExpired
         self._shown.pop(sid, None)
 
     async def refresh(self, sid: str, user: str, token: str) -> None:
-        """A fresh token of the same user prolongs what the one before began. Raises like :meth:`joining`.
+        """Replace the token of a socket by a new one of the same user. Raises like :meth:`joining`.
 
-        What has ended meanwhile is not begun anew.
+        Raises ``TokenExpired`` also if the earlier token has expired meanwhile.
         """
         if self._verifier is None:
             return
@@ -148,12 +148,12 @@ class Authenticator:
         self._until[sid] = (user, until)
 
     def seconds_left(self, sid: str) -> int | None:
-        """How long the socket's token holds; ``None`` if it needs none."""
+        """Return for how many seconds the token of a socket is valid; ``None`` if it needs none."""
         known = self._until.get(sid)
         return None if known is None else max(0, (known[1] - now_ms()) // 1000)
 
     async def _checked(self, user: str, token: str | None) -> int:
-        """Until when ``user`` may be who this token says, milliseconds since the epoch. Raises like :meth:`joining`."""
+        """Return when the token of ``user`` expires (ms since the epoch). Raises like :meth:`joining`."""
         assert self._verifier is not None
         try:
             if token is None:

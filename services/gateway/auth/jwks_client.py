@@ -1,4 +1,4 @@
-"""The keys that an issuer publishes: read now and then, kept while it cannot be reached."""
+"""Read the keys that an issuer publishes as JWKS, and cache them."""
 
 import asyncio
 import json
@@ -17,17 +17,17 @@ log = logs.get(__name__)
 
 FETCH_SECONDS = 3.0
 AGAIN_SECONDS = 5.0
-"""Least time between two looks, whatever tokens ask for: a token can name any key."""
+"""Least time between two reads, because a token can name any key."""
 DOCUMENT_MAX_BYTES = 256 * 1024
 KEYS_MAX = 100
 MISSED_MAX = 1_000
-"""Ids of keys that are remembered not to be there."""
+"""Ids of keys that are kept as missing."""
 
 
 class JwksClient:
-    """Keys by id, from ``url``. An id that it has not looked for yet makes it look, at most every ``again`` seconds.
+    """Returns keys by id, from ``url``. An unknown id has it read the keys, every ``again`` seconds at most.
 
-    While the issuer is away, the keys known last count. ``refresh``: seconds after which all are read anew.
+    While the issuer cannot be reached, the keys that were read last count. ``refresh``: seconds between two reads.
     """
 
     def __init__(self, url: str, *, refresh: float, again: float = AGAIN_SECONDS) -> None:
@@ -36,48 +36,48 @@ class JwksClient:
         self._again = again
         self._keys: dict[str | None, Key] | None = None
         self._current = False
-        """Whether the last look succeeded."""
+        """True if the last read succeeded."""
         self._wanted: set[str | None] = set()
-        """Ids asked for in vain since the last look began."""
+        """Unknown ids that were requested since the last read began."""
         self._missed: set[str | None] = set()
-        """Ids that the last look was for, in vain."""
-        self._looked_at = float("-inf")
-        self._looking: asyncio.Task[None] | None = None
-        self._ticks = PeriodicTask("jwks", self._pause, self._look, at_once=True)
-        self._told = LogThrottle(lambda why: log.warning("keys of tokens not read", url=url, why=why))
+        """Ids that the last read was for, and that it did not find."""
+        self._read_at = float("-inf")
+        self._reading: asyncio.Task[None] | None = None
+        self._ticks = PeriodicTask("jwks", self._pause, self._refresh_once, at_once=True)
+        self._failures = LogThrottle(lambda why: log.warning("keys of tokens not read", url=url, why=why))
 
     def start(self) -> None:
-        """Read the keys, now and from then on."""
+        """Begin to read the keys."""
         self._ticks.start()
 
     async def stop(self) -> None:
-        """Stop reading."""
+        """Stop."""
         await self._ticks.stop()
-        if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.gather(self._looking, return_exceptions=True)
-        self._told.stop()
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
+        self._failures.stop()
 
     async def key(self, kid: str | None) -> Key | None:
-        """Return the key of this id; without one, the key if there is only one. ``None`` for one that is not there.
+        """Return the key of an id; without an id the key if there is only one. ``None`` if there is no such key.
 
-        Raises :class:`Unavailable` if that cannot be said yet: the issuer is away, or was asked too recently for
-        another key to be asked again. A key is used at once by those who sign, so it may be newer than the last look.
+        Raises :class:`Unavailable` if that is unknown: the issuer cannot be reached, or was asked too recently. Issuers
+        use a new key at once, so it may be newer than the last read.
         """
         if (found := self._known(kid)) is not None:
             return found
         if kid is None and self._current and self._keys:
-            return None  # it has to name one of several
+            return None  # the token has to name one of several keys
         if len(self._wanted) < MISSED_MAX:
             self._wanted.add(kid)
-        await self._look(soon=True)
+        await self._refresh_once(soon=True)
         if (found := self._known(kid)) is not None:
             return found
         if not self._current:
             raise Unavailable
         if kid in self._missed:
             return None
-        wait = self._looked_at + self._again - asyncio.get_running_loop().time()
+        wait = self._read_at + self._again - asyncio.get_running_loop().time()
         raise Unavailable(retry_after_ms=int(max(0.0, wait) * 1000) + 1)
 
     @property
@@ -94,26 +94,26 @@ class JwksClient:
     def _pause(self) -> float:
         return self._refresh if self._current else min(self._refresh, self._again)
 
-    async def _look(self, *, soon: bool = False) -> None:
-        """Read the keys; all who want that at one time wait for one look. ``soon``: not if it was just done."""
+    async def _refresh_once(self, *, soon: bool = False) -> None:
+        """Read the keys once for all waiters. ``soon``: True if a recent read is good enough."""
         loop = asyncio.get_running_loop()
-        if self._looking is None or self._looking.done():
-            if soon and loop.time() - self._looked_at < self._again:
+        if self._reading is None or self._reading.done():
+            if soon and loop.time() - self._read_at < self._again:
                 return
-            self._looking = asyncio.create_task(self._read())
-        await asyncio.shield(self._looking)
+            self._reading = asyncio.create_task(self._read())
+        await asyncio.shield(self._reading)
 
     async def _read(self) -> None:
-        # Who asks while this is under way is not answered by it: what it reads may be older than a new key.
+        # Ids that are requested during this read need another one, because a new key may be newer than what it reads.
         wanted, self._wanted = self._wanted, set()
         try:
             self._keys, self._current = _keys(await self._fetch()), True
             self._missed = wanted
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             self._current = False
-            self._told.note(type(error).__name__)
+            self._failures.note(type(error).__name__)
         finally:
-            self._looked_at = asyncio.get_running_loop().time()
+            self._read_at = asyncio.get_running_loop().time()
 
     async def _fetch(self) -> bytes:
         timeout = aiohttp.ClientTimeout(total=FETCH_SECONDS)
@@ -132,7 +132,7 @@ class JwksClient:
 
 
 def _keys(document: bytes) -> dict[str | None, Key]:
-    """The keys of a JWKS that can sign tokens here. Raises ``ValueError`` where it is none, or has none."""
+    """Return the usable keys of a JWKS. Raises ``ValueError`` if it is malformed or has none."""
     try:
         entries = json.loads(document)["keys"]
     except (KeyError, TypeError, RecursionError):
@@ -150,7 +150,7 @@ def _keys(document: bytes) -> dict[str | None, Key]:
 
 
 def _key(entry: dict[str, Any]) -> Key | None:
-    """A key for signatures, of a kind taken here. A secret (``oct``) is not: whoever reads it could sign."""
+    """Return a key for signatures, ``None`` if it cannot be used. A published secret (``oct``) cannot."""
     if entry.get("use", "sig") != "sig" or entry.get("kty") == "oct":
         return None
     try:

@@ -1,7 +1,7 @@
-"""What makes a token good: who signed it, for whom, until when. It does no I/O.
+"""Verify JSON Web Tokens. No I/O.
 
-Which algorithm a token may be signed with is a matter of the key, never of the token: a public key is never taken for
-a secret, and what has no key (``none``) is nothing.
+The key decides the algorithm, never the token: a public key is never used as a secret, and a token without a
+signature (``none``) is invalid.
 """
 
 from dataclasses import dataclass
@@ -19,15 +19,15 @@ RSA_MIN_BITS = 2048
 
 
 class KeyUnusable(Exception):
-    """It cannot sign tokens here; the text says why."""
+    """The key cannot be used; the text says why."""
 
 
 class InvalidToken(Exception):
-    """The token is not good. The text says why in a few fixed words: for logs, not for who showed it."""
+    """The token is invalid. The text says why in a few fixed words, for logs and not for the client."""
 
 
 class ExpiredToken(InvalidToken):
-    """The token is good but for its time: signature, issuer and audience are right. ``user``: whose it is."""
+    """The token has expired; signature, issuer and audience are valid. ``user``: its user."""
 
     def __init__(self, user: str) -> None:
         super().__init__("expired")
@@ -35,7 +35,7 @@ class ExpiredToken(InvalidToken):
 
 
 class Claims(NamedTuple):
-    """What a good token says: the user, and until when (milliseconds since the epoch, leeway included)."""
+    """Claims of a valid token: its user, and when it expires (ms since the epoch, leeway included)."""
 
     user: str
     until: int
@@ -43,14 +43,14 @@ class Claims(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SecretKey:
-    """A secret that both who signs and who checks have."""
+    """A secret that issuer and gateway share."""
 
     secret: str
     algorithm: ClassVar[str] = "HS256"
 
     @classmethod
     def of(cls, secret: str) -> "SecretKey":
-        """Raises :class:`KeyUnusable` for one that can be guessed, or that is no secret."""
+        """Return the key. Raises :class:`KeyUnusable` if the secret is too short, or is a PEM key."""
         if "-----BEGIN" in secret:
             raise KeyUnusable("must be a secret, not a PEM key")
         if len(secret.encode()) < SECRET_MIN_BYTES:
@@ -59,20 +59,20 @@ class SecretKey:
 
     @property
     def material(self) -> Any:
-        """What PyJWT takes."""
+        """The key as PyJWT takes it."""
         return self.secret
 
 
 @dataclass(frozen=True, slots=True)
 class PublicKey:
-    """The public half of a pair; its kind says what signs with the other half."""
+    """A public key; its type decides the algorithm."""
 
     material: Any
     algorithm: str
 
     @classmethod
     def of(cls, key: object) -> "PublicKey":
-        """Raises :class:`KeyUnusable` for a kind or size that is not taken here."""
+        """Return the key. Raises :class:`KeyUnusable` for an unsupported type or size."""
         match key:
             case rsa.RSAPublicKey() if key.key_size < RSA_MIN_BITS:
                 raise KeyUnusable(f"must be an RSA key of {RSA_MIN_BITS} bits or more")
@@ -86,7 +86,7 @@ class PublicKey:
 
     @classmethod
     def from_pem(cls, pem: str) -> "PublicKey":
-        """Raises :class:`KeyUnusable`."""
+        """Return the key in a PEM text. Raises :class:`KeyUnusable`."""
         try:
             key = load_pem_public_key(pem.encode())
         except (ValueError, TypeError, UnsupportedAlgorithm):
@@ -98,25 +98,25 @@ Key = SecretKey | PublicKey
 
 
 class Keys(Protocol):
-    """Where keys come from."""
+    """Source of keys."""
 
     async def key(self, kid: str | None) -> Key | None:
-        """The key of this id. Raises :class:`shared.errors.Unavailable` where that cannot be said now."""
+        """Return the key of an id. Raises :class:`shared.errors.Unavailable` if keys cannot be read."""
 
 
 class SingleKey:
-    """The one key that there is, whatever id a token names: what counts is whether it signed it."""
+    """Source of one key, whatever id a token names."""
 
     def __init__(self, key: Key) -> None:
         self._key = key
 
     async def key(self, _kid: str | None) -> Key | None:
-        """It."""
+        """Return the key."""
         return self._key
 
 
 class Verifier:
-    """Checks tokens. ``issuer`` and ``audience``: what a token must be from and for; ``leeway``: in seconds."""
+    """Verifies tokens. ``issuer``, ``audience``: what a token must have, empty for any. ``leeway``: in seconds."""
 
     def __init__(self, keys: Keys, *, issuer: str = "", audience: str = "", leeway: float = 0) -> None:
         self._keys = keys
@@ -129,7 +129,7 @@ class Verifier:
 
         Raises :class:`InvalidToken`, and :class:`ExpiredToken` for one that is valid but for its time.
 
-        Raises :class:`shared.errors.Unavailable` if the keys are away.
+        Raises :class:`shared.errors.Unavailable` if the keys cannot be read.
         """
         if len(token) > TOKEN_MAX:
             raise InvalidToken("too large")
@@ -152,11 +152,11 @@ class Verifier:
         except jwt.InvalidTokenError as error:
             raise InvalidToken(_REASONS.get(type(error), "malformed")) from None
         except (ValueError, TypeError, OverflowError, RecursionError):
-            # What a library did not expect in a payload that somebody signed all the same.
+            # Signed payloads that the library did not expect.
             raise InvalidToken("malformed") from None
 
     def _decoded(self, token: str, key: Key, *, expired: bool = False) -> dict[str, Any]:
-        """Return the claims, signature verified. ``expired``: True if the time does not matter."""
+        """Return the claims, signature verified. ``expired``: True if an expired token is accepted."""
         claims: dict[str, Any] = jwt.decode(
             token,
             key.material,

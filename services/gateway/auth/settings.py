@@ -1,4 +1,4 @@
-"""Settings of the gateway about who its clients are."""
+"""Settings of the authentication of clients."""
 
 import ipaddress
 from pathlib import Path
@@ -14,28 +14,28 @@ KeyFile = Annotated[Path | None, AfterValidator(readable)]
 
 
 class AuthSettings(ServiceSettings):
-    """Whether clients have to show a token, and what makes one good."""
+    """Whether clients need a token, and which tokens are valid."""
 
     auth_mode: Literal["none", "jwt"] = Field(
         default="none",
-        description="`jwt`: a client is who its token says. `none`: a client is who it says it is; away from loopback "
-        "that has to be set by name.",
+        description="`jwt`: the token of a client names its user. `none`: clients join as any user, without a token; "
+        "this has to be set explicitly if `HOST` is not loopback.",
     )
     user_id_invisible: Literal["refuse", "allow"] = Field(
         default="refuse",
         description="Whether users may join whose id has bidirectional controls or zero-width characters, so that it "
-        "looks like another. A joiner between two emoji is allowed always.",
+        "looks like another. A joiner between two emoji is always allowed.",
     )
     jwt_secret: SecretStr = Field(
         default=SecretStr(""),
         description="Tokens are signed with HS256 and this secret of 32 bytes or more. One of `JWT_SECRET`, "
-        "`JWT_PUBLIC_KEY` and `JWT_JWKS_URL` says how tokens are signed, never two.",
+        "`JWT_PUBLIC_KEY` and `JWT_JWKS_URL` is to be set, never two.",
     )
     jwt_secret_file: KeyFile = Field(default=None, description="File with it, instead.")
     jwt_public_key: str = Field(
         default="",
-        description="Tokens are signed with the private key to this one (PEM; `\\n` may stand for a line's end): "
-        "RS256, ES256 or EdDSA, whichever its kind is for.",
+        description="Tokens are signed with the private key to this one (PEM; `\\n` stands for a line break): "
+        "RS256, ES256 or EdDSA, by the type of the key.",
     )
     jwt_public_key_file: KeyFile = Field(default=None, description="File with it, instead.")
     jwt_jwks_url: str = Field(
@@ -45,18 +45,18 @@ class AuthSettings(ServiceSettings):
         default=300,
         ge=1,
         le=86_400,
-        description="How often they are read again: a key withdrawn counts so long.",
+        description="Interval in which the keys are read again. A withdrawn key is accepted until then.",
     )
     jwt_issuer: str = Field(default="", description="`iss` that a token must have. Empty: any.")
     jwt_audience: str = Field(default="", description="`aud` that a token must have. Empty: any.")
     jwt_leeway_seconds: float = Field(
-        default=5, ge=0, le=60, description="How far the clock of who signs tokens may be off."
+        default=5, ge=0, le=60, description="How far the clock of the issuer of tokens may differ."
     )
     jwt_max_age_seconds: int = Field(
         default=2_678_400,
         ge=0,
         le=3_153_600_000,
-        description="How long a token holds after a join or refresh that showed it, at most, whatever its `exp`. "
+        description="How long a token is valid at most after a join or refresh with it, whatever its `exp`. "
         "0: until `exp`.",
     )
 
@@ -68,8 +68,8 @@ class AuthSettings(ServiceSettings):
         return value
 
     @model_validator(mode="after")
-    def _somebody_is_known(self) -> Self:
-        """Never open by mistake, and never two ways to sign a token: that is how one key is taken for another."""
+    def _authentication_is_chosen(self) -> Self:
+        """Refuse a gateway that is open by mistake, and two keys, of which one could be used for the other."""
         explicit = "auth_mode" in self.model_fields_set
         given = [
             name
@@ -102,7 +102,7 @@ class AuthSettings(ServiceSettings):
         return self
 
     def jwt_key(self) -> SecretKey | PublicKey | None:
-        """The one key that signs tokens; ``None`` where there is no such. Raises :class:`KeyUnusable`."""
+        """Return the key of tokens; ``None`` if it is published, or not needed. Raises :class:`KeyUnusable`."""
         if self.jwt_secret_file is not None:
             return SecretKey.of(self.jwt_secret_file.read_text().strip())
         if secret := self.jwt_secret.get_secret_value():
@@ -114,7 +114,7 @@ class AuthSettings(ServiceSettings):
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches what listens there."""
+    """Return True if only this machine reaches ``host``."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,4 +1,4 @@
-"""The ICE servers that a client is told of, with TURN credentials of its own that expire."""
+"""Issue ICE servers to clients, with TURN credentials that expire."""
 
 import base64
 import hashlib
@@ -7,18 +7,18 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 USERNAME_MAX_BYTES = 509
-"""What TURN takes (RFC 8489, 14.3). A longer user id is cut; servers look only at the time before the colon."""
+"""Limit of TURN (RFC 8489, 14.3). A longer user id is cut; servers read only the time before the colon."""
 
 
 class Issued(NamedTuple):
-    """``servers`` in the shape of WebRTC's ``RTCIceServer``; ``expires_at`` in ms, none if they hold for good."""
+    """``servers`` in the shape of WebRTC's ``RTCIceServer``; ``expires_at`` in ms, ``None`` if they do not expire."""
 
     servers: list[dict[str, Any]]
     expires_at: int | None
 
 
 class IceServers:
-    """The servers that stay as they are, and those of ``turn_urls``, if any, with coturn's ``use-auth-secret``.
+    """Issues ``static`` servers, and those of ``turn_urls`` with credentials for coturn's ``use-auth-secret``.
 
     ``now_ms``: the clock, in ms since the epoch.
     """
@@ -38,7 +38,7 @@ class IceServers:
         self._now_ms = now_ms
 
     def issue(self, user: str) -> Issued:
-        """What ``user`` may use from now on."""
+        """Return the servers for ``user``, with new credentials."""
         if not self._turn_urls:
             return Issued(self._static, None)
         expiry = self._now_ms() // 1000 + self._ttl

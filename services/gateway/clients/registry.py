@@ -1,128 +1,129 @@
-"""The sockets of this gateway, and which session each of them speaks for."""
+"""Register the sockets of this gateway, and the session that each is bound to."""
 
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from services.gateway.clients.relay_positions import Positions
+from services.gateway.clients.relay_positions import RelayPositions
 from services.gateway.limits.rate_limiter import SocketLimiter
 from services.gateway.protocol.relay_template import RelayTemplates
 from shared.contracts.client import Event
 
 _INITIATED, _INCOMING, _ACCEPTED, _ENDED = 1, 2, 4, 8
-_TURNS: dict[str, tuple[int, int]] = {
+_CALL_EVENTS: dict[str, tuple[int, int]] = {
     Event.INITIATED: (_INITIATED, _INITIATED | _ACCEPTED | _ENDED),
     Event.INCOMING: (_INCOMING, _INCOMING | _ACCEPTED | _ENDED),
     Event.ACCEPTED: (_ACCEPTED, _ACCEPTED | _ENDED),
     Event.REJECTED: (_ENDED, _ENDED),
     Event.ENDED: (_ENDED, _ENDED),
 }
-"""A turn that a call takes → itself, and the turns after which it is not told any more: itself and later ones."""
+"""Call event → its flag, and the flags of events after which it is not sent any more: itself and later ones."""
 
-CALLS_REMEMBERED = 16
-HEARD_REMEMBERED = 64
+CALLS_KEPT = 16
+CALL_EVENTS_KEPT = 64
 LEFT_MAX = 8_192
-"""Sessions whose sockets are gone, of which it is remembered what relays their clients have got."""
+"""Sessions whose sockets are gone and whose relay positions are kept."""
 
 
 @dataclass(slots=True, eq=False)
 class Socket:
-    """One connected client. ``user`` and ``session`` are there once it has joined."""
+    """Holds the state of one connected client. ``user`` and ``session`` are ``None`` until it has joined."""
 
     sid: str
-    """Its Socket.IO id, which clients see."""
+    """Socket.IO id, which clients see."""
     eio_sid: str
-    """The id of the connection below."""
+    """Engine.IO id of its connection."""
     user: str | None = None
     session: str | None = None
     device: str | None = None
     token: str = ""
-    """What resumes the session, as its client was told; presence may have forgotten it."""
+    """The resume token that its client was sent; presence may have lost it."""
     gone: bool = False
     replaced: str | None = None
-    """A session that another socket took over before this one knew that it had it."""
-    claims: str | None = None
-    """The user that it is joining as: presence may have given it a session that nobody speaks for yet."""
+    """A session that another socket took over before this one was bound to it."""
+    joining_user: str | None = None
+    """The user that it is joining as. Presence may have given it a session that it is not bound to yet."""
     calls: dict[str, str] = field(default_factory=dict)
     """Peer → call, for relays that do not name the call."""
     acks_pending: int = 0
-    heard: dict[str, int] = field(default_factory=dict)
-    """Call → the turns that it took here, of the last calls."""
-    positions: Positions = field(default_factory=Positions)
-    """The relays that the client has got."""
+    call_events: dict[str, int] = field(default_factory=dict)
+    """Call → flags of the call events that the client was sent, of its last calls."""
+    positions: RelayPositions = field(default_factory=RelayPositions)
+    """The relays that the client was sent."""
     caught_up: bool = True
-    """Whether it has got all that its session was sent, also before it came."""
-    overtaken: int = 0
-    """Turns of calls up to this ``seq`` are told again, and not to be heard again."""
-    untold: bool = False
-    """True if its call is still to be told to it: relays before that come again behind it, and are not written."""
+    """True if the client was sent all that its session was sent, also on earlier sockets."""
+    redelivered_upto: int = 0
+    """Call events up to this ``seq`` are redelivered ones, which are not sent to the client again."""
+    call_pending: bool = False
+    """True if its call is still to be sent to it. Relays before that event are skipped: they come again after it."""
     seq: int = 0
-    """The ``seq`` of the last letter that the client has got."""
+    """The ``seq`` of the last mailbox message that the client was sent."""
     templates: RelayTemplates | None = None
     """Of the relays that it sends; of this user and session."""
     rates: SocketLimiter | None = None
-    """How often it may send what; ``None`` where there are no limits."""
+    """Its rate limits; ``None`` if there are none."""
 
     def remember_call(self, peer: str, call: str) -> None:
-        """Remember the call with ``peer``, and forget the one asked for longest ago if there are too many."""
-        while len(self.calls) >= CALLS_REMEMBERED:
+        """Keep the call with ``peer``; the oldest is discarded if there are too many."""
+        while len(self.calls) >= CALLS_KEPT:
             del self.calls[next(iter(self.calls))]
         self.calls[peer] = call
 
-    def hears_first(self, event: str, call: str) -> bool:
-        """Whether the client has heard neither this turn of a call before nor a later one; from now on it has."""
-        turn, overtaken_by = _TURNS[event]
-        heard = self.heard
-        taken = heard.get(call)
-        if taken is None:
-            if len(heard) >= HEARD_REMEMBERED:
-                del heard[next(iter(heard))]
-            taken = 0
-        elif taken & overtaken_by:
+    def record_call_event(self, event: str, call: str) -> bool:
+        """Record a call event. Return False if the client was sent it, or a later one of the call, before."""
+        flag, superseded_by = _CALL_EVENTS[event]
+        sent = self.call_events
+        flags = sent.get(call)
+        if flags is None:
+            if len(sent) >= CALL_EVENTS_KEPT:
+                del sent[next(iter(sent))]
+            flags = 0
+        elif flags & superseded_by:
             return False
-        heard[call] = taken | turn
+        sent[call] = flags | flag
         return True
 
 
-Find = Callable[[str], Socket | None]
-
-
 class Registry:
-    """All sockets, by Socket.IO id, by connection and by session."""
+    """Finds sockets by Socket.IO id, by connection and by session."""
 
     def __init__(self) -> None:
         self._by_sid: dict[str, Socket] = {}
         self._by_connection: dict[str, Socket] = {}
         self._by_session: dict[str, Socket] = {}
-        self._left: OrderedDict[str, tuple[Positions, int]] = OrderedDict()
-        """Session → what its client has got of relays on its last socket here, and the last ``seq`` written there."""
-        # Asked for each frame: not even a method of ours in between.
-        self.by_sid: Find = self._by_sid.get
-        """The socket with this Socket.IO id."""
-        self.by_connection: Find = self._by_connection.get
-        """The socket on a connection."""
-        self.by_session: Find = self._by_session.get
-        """The socket that speaks for a session."""
+        self._left: OrderedDict[str, tuple[RelayPositions, int]] = OrderedDict()
+        """Session → the relays that its client was sent on its last socket here, and the last ``seq`` written there."""
 
     def __len__(self) -> int:
         return len(self._by_sid)
 
+    def by_sid(self, sid: str) -> Socket | None:
+        """Return the socket with a Socket.IO id."""
+        return self._by_sid.get(sid)
+
+    def by_connection(self, eio_sid: str) -> Socket | None:
+        """Return the socket of a connection."""
+        return self._by_connection.get(eio_sid)
+
+    def by_session(self, session: str) -> Socket | None:
+        """Return the socket that is bound to a session."""
+        return self._by_session.get(session)
+
     @property
     def sessions(self) -> int:
-        """How many sessions are joined here."""
+        """Number of sessions that are joined here."""
         return len(self._by_session)
 
     def add(self, sid: str, eio_sid: str) -> Socket:
-        """A client has connected."""
+        """Register a client that has connected. Return its socket."""
         socket = self._by_sid[sid] = self._by_connection[eio_sid] = Socket(sid, eio_sid)
         return socket
 
     def joined(self) -> list[Socket]:
-        """The sockets that speak for a session."""
+        """Return the sockets that are bound to a session."""
         return list(self._by_session.values())
 
     def bind(self, socket: Socket, user: str, session: str) -> None:
-        """The socket speaks for this session from now on; a socket that did so before no longer does."""
+        """Bind a socket to a session. A socket that was bound to it before no longer is."""
         self._unbind(socket)
         if (old := self._by_session.get(session)) is not None:
             self._leave(session, old)
@@ -130,12 +131,12 @@ class Registry:
         self._by_session[session] = socket
 
     def release(self, socket: Socket) -> None:
-        """The socket speaks for no session any more."""
+        """Unbind a socket from its session."""
         self._unbind(socket)
         socket.user = socket.session = None
 
     def remove(self, sid: str) -> Socket | None:
-        """The client is gone; the socket it was."""
+        """Remove the socket of a client that is gone. Return it, ``None`` if there is none."""
         socket = self._by_sid.pop(sid, None)
         if socket is not None:
             socket.gone = True
@@ -157,8 +158,8 @@ class Registry:
         if len(self._left) > LEFT_MAX:
             self._left.popitem(last=False)
 
-    def heard_of(self, session: str, seq: int) -> dict[str, int] | None:
-        """Return sending session → number of the last relay that the client of ``session`` had got when it got ``seq``.
+    def relays_received(self, session: str, seq: int) -> dict[str, int] | None:
+        """Return sending session → number of the last relay that the client of ``session`` had received with ``seq``.
 
         ``None`` if that was not written here, or is not known any more.
         """
@@ -166,10 +167,6 @@ class Registry:
         if (socket := self._by_session.get(session)) is not None:
             known.append((socket.positions, socket.seq))
         for positions, written in reversed(known):
-            if (heard := positions.at(seq, written)) is not None:
-                return heard
+            if (received := positions.at(seq, written)) is not None:
+                return received
         return None
-
-    def all(self) -> list[Socket]:
-        """Every socket."""
-        return list(self._by_sid.values())

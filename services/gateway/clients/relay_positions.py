@@ -1,18 +1,18 @@
-"""The relays that a client has got: up to which number of each sender, and as of which ``seq``. No I/O and no clock."""
+"""Record which relays a client was sent: numbers by sender, each with its ``seq``. No I/O and no clock."""
 
 from array import array
 from collections.abc import Mapping
 
 SENDERS_MAX = 16
 KEPT_MAX = 128
-"""Relays of one sender of which the ``seq`` is kept, twice that at most."""
+"""Relays of one sender whose ``seq`` is kept; twice that at most."""
 
 
-class Positions:
+class RelayPositions:
     """Records the relays written to one client.
 
-    A client that resumes tells the last ``seq`` that it has got. It may have got less than was written to it, so the
-    ``seq`` of each of the last relays is kept.
+    A client that resumes names the last ``seq`` that it has received, which may be older than the last one written.
+    So the ``seq`` of each of the last relays is kept.
     """
 
     __slots__ = ("_since", "_upto", "senders")
@@ -23,24 +23,24 @@ class Positions:
         self._since = 0
         self._upto = 0
 
-    def begin(self, heard: Mapping[str, int], *, since: int, upto: int) -> None:
-        """Start with what the client has got elsewhere.
+    def begin(self, received: Mapping[str, int], *, since: int, upto: int) -> None:
+        """Start with the relays that the client has received on other sockets.
 
-        ``heard``: sending session → number, as of the ``seq`` ``since``. ``upto``: the ``seq`` of ``user:joined``.
+        ``received``: sending session → number, as of the ``seq`` ``since``. ``upto``: the ``seq`` of ``user:joined``.
         """
         self._since, self._upto = since, upto
-        for sender, number in heard.items():
+        for sender, number in received.items():
             if number > self.last(sender):
                 self.senders.pop(sender, None)
                 self.note(sender, number, since)
 
     def last(self, sender: str) -> int:
-        """The number of the last relay of a sender; ``-1`` if there was none."""
+        """Return the number of the last relay of a sender; ``-1`` if there was none."""
         kept = self.senders.get(sender)
         return kept[-1] if kept is not None else -1
 
     def note(self, sender: str, number: int, seq: int) -> None:
-        """Record a relay that is written with ``seq``; both only grow. A sender too many displaces the first one."""
+        """Record a relay that is written with ``seq``; both only grow. With too many senders the first is discarded."""
         kept = self.senders.get(sender)
         if kept is None:
             while len(self.senders) >= SENDERS_MAX:
@@ -53,16 +53,16 @@ class Positions:
             del kept[: 2 * KEPT_MAX]
 
     def at(self, seq: int, written: int) -> dict[str, int] | None:
-        """Return sending session → number of the last relay that the client had got when it got ``seq``.
+        """Return sending session → number of the last relay that the client had received with ``seq``.
 
-        ``written``: the ``seq`` written to it last. ``None`` if ``seq`` was written elsewhere, or is too long ago.
+        ``written``: the ``seq`` written to it last. ``None`` if ``seq`` was written elsewhere, or is too old.
         """
         if not self._since <= seq <= max(self._upto, written):
             return None
-        heard: dict[str, int] = {}
+        received: dict[str, int] = {}
         for sender, kept in self.senders.items():
             for at in range(len(kept) - 2, -1, -2):
                 if kept[at] <= seq:
-                    heard[sender] = kept[at + 1]
+                    received[sender] = kept[at + 1]
                     break
-        return heard
+        return received

@@ -1,4 +1,4 @@
-"""What a client is told about its own event: the acknowledgement, and the ``error`` event that agrees with it."""
+"""Reply to client events: acknowledgements, and ``error`` events."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -19,48 +19,48 @@ _EVENTS = frozenset(event.value for event in Event)
 
 @dataclass(frozen=True, slots=True)
 class ClientRequest:
-    """One event of one client, waiting for its answer."""
+    """Identifies one event of one client that is to be answered."""
 
     socket: Socket
     event: str
     ack_id: int | None
     call_id: str | None = None
-    """The call that the client named, as it named it."""
+    """The ``callId`` in the payload, unchecked."""
 
 
 class Responder:
-    """Answers events."""
+    """Replies to client events."""
 
     def __init__(self, sending: Sender) -> None:
         self._sending = sending
         self.refused: Counter[tuple[str, str]] = Counter()
-        """(event, code) → how often; ``other`` for events that are none of ours."""
+        """(event, error code) → number of refusals; ``other`` for unknown events."""
 
     def ok(self, asked: ClientRequest, **fields: Any) -> None:
-        """It worked. ``fields`` go into the acknowledgement, if one is wanted."""
+        """Acknowledge an event with ``fields``, if its client wants an acknowledgement."""
         if asked.ack_id is not None:
             self._sending.send_ack(asked.socket.eio_sid, asked.ack_id, to_json({"ok": True, **fields}))
 
     def ok_with(self, asked: ClientRequest, fields: bytes) -> None:
-        """The same, with the fields as JSON: an object that is not empty."""
+        """Acknowledge an event with ``fields`` as JSON: an object that is not empty."""
         if asked.ack_id is not None:
             self._sending.send_ack(asked.socket.eio_sid, asked.ack_id, b'{"ok":true,%b' % fields[1:])
 
     def refuse(self, asked: ClientRequest, error: SignallingError) -> None:
-        """It did not: an ``error`` event, and the acknowledgement if one is wanted."""
+        """Send an ``error`` event, and the acknowledgement if the client wants one."""
         event = asked.event
         self.refused[event if event in _EVENTS else "other", error.code] += 1
         wire = error.to_wire()
         if "callId" not in wire and asked.call_id is not None:
             wire["callId"] = asked.call_id
-        told = {**wire, "event": asked.event[:NAME_MAX]}
-        self._sending.send_event(asked.socket.eio_sid, Event.ERROR, dumps(told))
+        payload = {**wire, "event": asked.event[:NAME_MAX]}
+        self._sending.send_event(asked.socket.eio_sid, Event.ERROR, dumps(payload))
         if asked.ack_id is not None:
-            answer = dumps({"ok": False, "error": wire})
-            self._sending.send_ack(asked.socket.eio_sid, asked.ack_id, answer)
+            ack = dumps({"ok": False, "error": wire})
+            self._sending.send_ack(asked.socket.eio_sid, asked.ack_id, ack)
 
 
 def call_id_of(payload: object) -> str | None:
-    """The call that a payload names, whatever else is wrong with it."""
+    """Return the ``callId`` of a payload that may be invalid; ``None`` if it has none."""
     call_id = payload.get("callId") if isinstance(payload, dict) else None
     return call_id if isinstance(call_id, str) and 0 < len(call_id) <= CALL_ID_MAX else None

@@ -90,14 +90,14 @@ class Dispatcher:
         """Handle the join in a handshake, if there is one, before any event of the socket."""
         if (join := self._joining.pop(sid, None)) is not None:
             await self.event(sid, EventPacket(Event.JOIN, [join], None))
-        elif self._connections.crowded and (user := await self._auth.shown_by(sid)) is not None:
+        elif self._connections.crowded and (user := await self._auth.handshake_user(sid)) is not None:
             socket = self._registry.by_sid(sid)
             if socket is not None:
                 self._connections.vouched(socket.eio_sid, user)
 
     def closed(self, eio_sid: str) -> None:
         """Discard what is kept for a connection that is closed."""
-        self._join_timeout.joined_or_gone(eio_sid)
+        self._join_timeout.disarm(eio_sid)
         self._penalties.forget(eio_sid)
 
     def disconnected(self, sid: str, *, on_purpose: bool) -> None:
@@ -109,7 +109,7 @@ class Dispatcher:
             return
         self._rates.left(socket.rates)
         if socket.user is None or socket.session is None:
-            if socket.claims is not None and not self._stopping:
+            if socket.joining_user is not None and not self._stopping:
                 self._leave_service.lost(socket)
             return
         log.info("disconnected", user=socket.user, session=socket.session, on_purpose=on_purpose)

@@ -1,4 +1,4 @@
-"""How many connections there are from one address, and whether one more may begin."""
+"""Limit connections per address, and connections that have not joined."""
 
 import ipaddress
 import json
@@ -13,16 +13,16 @@ from shared.observability.limit_hits import LimitHits
 
 RETRY_AFTER_MS = 5000
 HOPS_MAX = 16
-"""Addresses of ``X-Forwarded-For`` that are looked at, from the right."""
+"""Addresses of ``X-Forwarded-For`` that are read, from the right."""
 
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class ConnectionLimits:
-    """Counts connections by address. ``limits``: per address, not joined, and per user; ``None``: none.
+    """Counts connections by address. ``limits``: per address, not joined, and per user; ``None`` for no limits.
 
-    ``close``: ends a connection that makes room for another.
+    ``trusted``: networks of proxies. ``close``: closes a connection in favour of a new one.
     """
 
     def __init__(
@@ -37,58 +37,62 @@ class ConnectionLimits:
         self._close = close
         self._unjoined = UnjoinedConnections()
         self._vouched: dict[str, str] = {}
-        """Connection → the user whose token it has shown, until it has joined; so many a user."""
-        self._vouchers: Counter[str] = Counter()
+        """Connection → user of the token in its handshake; within the limit per user."""
+        self._vouched_per_user: Counter[str] = Counter()
         self._hits = hits
         self._counts: Counter[str] = Counter()
         self._addresses: dict[str, str] = {}
-        self._bare: Counter[str] = Counter()
-        """Connections of the network, whatever goes through them."""
+        self._tcp: Counter[str] = Counter()
+        """Address → TCP connections."""
 
     def check(self, request: web.Request) -> None:
-        """Whether a connection may begin by this request. Raises HTTP 429, the error as its body."""
+        """Check whether a request may open a connection. Raises HTTP 429, with the error as its body."""
         if self._limits is None:
             return
         per_address, unjoined_max, _ = self._limits
         address = key_of(request, self._trusted)
         if self._counts[address] >= per_address:
             self._refuse("connections_per_address")
-        if len(self._unjoined) >= unjoined_max and self._unjoined.makes_room(address) is None:
+        if len(self._unjoined) >= unjoined_max and self._unjoined.closable_for(address) is None:
             self._refuse("unjoined")
 
     def make_room(self, request: web.Request) -> None:
-        """Let a connection begin: if too many have not joined, the oldest of the busiest other address is closed.
+        """Admit a connection. If too many have not joined, close the oldest of the address that has most of them.
 
         Raises like :meth:`check`.
         """
         self.check(request)
         if self._limits is None or len(self._unjoined) < self._limits[1]:
             return
-        oldest = self._unjoined.makes_room(key_of(request, self._trusted))
-        assert oldest is not None, "check() has looked"
+        oldest = self._unjoined.closable_for(key_of(request, self._trusted))
+        assert oldest is not None, "check() refuses it"
         self._hits.hit("unjoined")
         self._unjoined.discard(oldest)
         self._close(oldest)
 
     @property
     def crowded(self) -> bool:
-        """True if half as many as may be have not joined."""
+        """True if the connections that have not joined are half as many as allowed, or more."""
         return self._limits is not None and 2 * len(self._unjoined) >= self._limits[1]
 
     def vouched(self, eio_sid: str, user: str) -> None:
-        """A connection has shown a good token of ``user``: it does not count as one that has not joined."""
-        if self._limits is None or eio_sid in self._vouched or self._vouchers[user] >= self._limits[2]:
+        """Do not count a connection with a valid token of ``user`` as one that has not joined."""
+        if (
+            self._limits is None
+            or eio_sid in self._vouched
+            or self._vouched_per_user[user] >= self._limits[2]
+        ):
             return
         self._vouched[eio_sid] = user
-        self._vouchers[user] += 1
+        self._vouched_per_user[user] += 1
         self._unjoined.discard(eio_sid)
 
     def joining(self, eio_sid: str) -> None:
-        """Its join is in hand, or it has joined: it does not count as one that has not."""
+        """Stop counting a connection as one that has not joined, because its join is being handled."""
         self._unjoined.discard(eio_sid)
 
     def not_joined(self, eio_sid: str) -> None:
-        """Nothing came of its join."""
+        """Count a connection again whose join has failed."""
         if eio_sid in self._addresses and eio_sid not in self._vouched:
             self._unjoined.add(eio_sid, self._addresses[eio_sid])
 
@@ -102,47 +106,47 @@ class ConnectionLimits:
         )
 
     def admit(self, remote: str, factor: int) -> bool:
-        """Whether one more connection of the network may begin, of ``factor`` times as many as may be open in it.
+        """Return True if a TCP connection may open: an address may have ``factor`` times its limit of connections.
 
-        If so, it is counted; :meth:`leave` when it is over. Those of a proxy are the proxy's to count.
+        It is then counted until :meth:`leave`. Connections of a trusted proxy are not counted.
         """
-        if self._limits is None or (bare := self._bare_key(remote)) is None:
+        if self._limits is None or (address := self._tcp_key(remote)) is None:
             return True
-        if self._bare[bare] >= self._limits[0] * factor:
+        if self._tcp[address] >= self._limits[0] * factor:
             self._hits.hit("sockets_per_address")
             return False
-        self._bare[bare] += 1
+        self._tcp[address] += 1
         return True
 
     def leave(self, remote: str) -> None:
-        """A connection of the network that was admitted is over."""
-        if self._limits is not None and (bare := self._bare_key(remote)) is not None:
-            self._bare[bare] -= 1
-            if not self._bare[bare]:
-                del self._bare[bare]
+        """Stop counting a TCP connection that has closed."""
+        if self._limits is not None and (address := self._tcp_key(remote)) is not None:
+            self._tcp[address] -= 1
+            if not self._tcp[address]:
+                del self._tcp[address]
 
-    def _bare_key(self, remote: str) -> str | None:
-        """What stands for an address; ``None`` for a proxy's."""
+    def _tcp_key(self, remote: str) -> str | None:
+        """Return the key of an address; ``None`` for that of a proxy."""
         address = _read(remote)
         if address is not None and any(address in network for network in self._trusted):
             return None
         return key(remote, "", ())
 
     def opened(self, eio_sid: str, request: web.Request) -> None:
-        """A connection has begun."""
+        """Count a connection that has opened."""
         if self._limits is not None:
             key = self._addresses[eio_sid] = key_of(request, self._trusted)
             self._counts[key] += 1
             self._unjoined.add(eio_sid, key)
 
     def closed(self, eio_sid: str) -> None:
-        """It is over."""
+        """Stop counting a connection that has closed."""
         key = self._addresses.pop(eio_sid, None)
         self._unjoined.discard(eio_sid)
         if (user := self._vouched.pop(eio_sid, None)) is not None:
-            self._vouchers[user] -= 1
-            if not self._vouchers[user]:
-                del self._vouchers[user]
+            self._vouched_per_user[user] -= 1
+            if not self._vouched_per_user[user]:
+                del self._vouched_per_user[user]
         if key is not None:
             self._counts[key] -= 1
             if not self._counts[key]:
@@ -150,13 +154,13 @@ class ConnectionLimits:
 
 
 def key_of(request: web.Request, trusted: tuple[_Network, ...]) -> str:
-    """What stands for the client's address: itself, or its /64."""
+    """Return the key of the client's address: the address itself, or the /64 of an IPv6 address."""
     forwarded = ",".join(request.headers.getall("X-Forwarded-For", ())) if trusted else ""
     return key(request.remote or "", forwarded, trusted)
 
 
 def key(remote: str, forwarded: str, trusted: tuple[_Network, ...]) -> str:
-    """The right-most address of ``forwarded`` that is not trusted, if ``remote`` is; else ``remote``."""
+    """Return the key of ``remote``; if that is trusted, of the right-most untrusted address in ``forwarded``."""
     address = _read(remote)
     if address is None:
         return remote
@@ -164,7 +168,7 @@ def key(remote: str, forwarded: str, trusted: tuple[_Network, ...]) -> str:
         if not any(address in network for network in trusted):
             break
         if (before := _read(hop.strip())) is None:
-            break  # whoever wrote this is the last that is known
+            break  # the address before it cannot be read
         address = before
     if isinstance(address, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((address, 64), strict=False))

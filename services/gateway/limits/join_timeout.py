@@ -11,7 +11,7 @@ _TICK_SECONDS = 0.5
 
 
 class JoinTimeout:
-    """Closes connections that have not joined in time: one task for all of them."""
+    """Closes connections that have not joined within ``seconds``, by one task for all of them."""
 
     def __init__(self, seconds: float, close: Callable[[str], Awaitable[None]], hits: LimitHits) -> None:
         self._seconds = seconds
@@ -21,23 +21,23 @@ class JoinTimeout:
         self._ticks = PeriodicTask("join timeout", _TICK_SECONDS, self._close_late)
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Begin to close connections."""
         self._ticks.start()
 
     async def stop(self) -> None:
-        """Stop watching."""
+        """Stop."""
         await self._ticks.stop()
 
     def connected(self, connection: str) -> None:
-        """A connection begins, and its time with it."""
+        """Start the timeout of a connection."""
         self._waiting[connection] = asyncio.get_running_loop().time() + self._seconds
 
-    def joined_or_gone(self, connection: str) -> None:
-        """It need not be watched any more."""
+    def disarm(self, connection: str) -> None:
+        """Stop the timeout of a connection that has joined or is closed."""
         self._waiting.pop(connection, None)
 
     def __len__(self) -> int:
-        """How many have not joined yet."""
+        """Return the number of connections that have not joined."""
         return len(self._waiting)
 
     async def _close_late(self) -> None:

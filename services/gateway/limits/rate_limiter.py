@@ -1,6 +1,6 @@
-"""How often a client may send what: for each kind of event one number a socket, and one a user.
+"""Limit the rate of events per socket and per user, by class of event.
 
-The short way and the long way of relays count into the same.
+Relays on the fast path and on the slow path count together.
 """
 
 import time
@@ -14,17 +14,17 @@ from shared.observability.limit_hits import LimitHits
 from shared.token_bucket import ByteRate, Rate, milliseconds
 
 CALLS_COUNTED = 64
-"""Calls of a user whose candidates are counted; the oldest are forgotten."""
+"""Calls of a user whose candidates are counted; the oldest is discarded."""
 
 
 class TooManyCandidates(RateLimited):
-    """More than one side of a call may send; later is no better."""
+    """A user has sent too many candidates in a call. A retry fails, too."""
 
     retryable = False
 
 
 class UserUsage:
-    """What a user has sent from all sockets of this gateway."""
+    """Holds what a user has sent from all sockets of this gateway."""
 
     __slots__ = ("allowed_at", "bytes_full_at", "candidates", "name", "sockets")
 
@@ -32,13 +32,13 @@ class UserUsage:
         self.name = name
         self.allowed_at = [0.0] * len(EventClass)
         self.bytes_full_at = 0.0
-        """When all bytes that the user may relay have come back."""
+        """When the byte budget of the user is full again (monotonic seconds)."""
         self.candidates: dict[str, int] = {}
         self.sockets = 0
 
 
 class SocketLimiter:
-    """What a socket has sent. ``user``: whose it is, once it has joined."""
+    """Limits what a socket sends. ``user``: the usage of its user, once it has joined."""
 
     __slots__ = ("_allowed_at", "_rates", "user")
 
@@ -48,7 +48,7 @@ class SocketLimiter:
         self.user: UserUsage | None = None
 
     def take(self, kind: int) -> bool:
-        """Whether an event is allowed; if so, it is counted."""
+        """Count an event. Return False if it is over a rate; it is not counted then."""
         now, own, user, rates = time.monotonic(), self._allowed_at, self.user, self._rates
         mine = own[kind]
         if mine > now:
@@ -64,14 +64,14 @@ class SocketLimiter:
         return True
 
     def retry_after_ms(self, kind: int) -> int:
-        """How long until the next event of a kind is allowed."""
+        """Return the milliseconds until the next event of a class is allowed."""
         theirs = self.user.allowed_at[kind] if self.user is not None else 0.0
         return milliseconds(max(self._allowed_at[kind], theirs) - time.monotonic())
 
     def charge_bytes(self, size: int, now: float) -> None:
-        """Charge a relay of ``size`` bytes to the user, whatever socket it comes from. ``now``: monotonic seconds.
+        """Charge a relay of ``size`` bytes to the budget of its user. ``now``: monotonic seconds.
 
-        Raises :class:`RateLimited`; nothing is charged then.
+        Raises :class:`RateLimited` if the budget is spent; nothing is charged then.
         """
         if (user := self.user) is None:
             return
@@ -100,7 +100,7 @@ class SocketLimiter:
 
 
 class RateLimiter:
-    """The rates of a gateway, and who has used how much of them."""
+    """Holds the rates of a gateway, and the usage of its users."""
 
     def __init__(
         self, settings: LimitSettings, hits: LimitHits, clock: Callable[[], float] = time.monotonic
@@ -128,16 +128,16 @@ class RateLimiter:
         self._keep_seconds = max(settings.rate_user_kb.seconds, *(rate.seconds for rate in rates))
         self._users: dict[str, UserUsage] = {}
         self._away: OrderedDict[str, float] = OrderedDict()
-        """Users without a socket, and until when what they have sent still counts."""
+        """Users without a socket → until when their usage counts."""
 
     def socket(self) -> SocketLimiter | None:
-        """For a new socket; ``None`` where there are no limits."""
+        """Return the limiter of a new socket; ``None`` if there are no limits."""
         return SocketLimiter(self) if self._on else None
 
     def joined(self, socket: SocketLimiter | None, name: str) -> None:
-        """A socket is a user's from now on. Raises :class:`RateLimited` for one too many.
+        """Count a socket as one of a user. Raises :class:`RateLimited` if the user has too many.
 
-        Say so before the join is asked for, or many could join at once; and :meth:`left` if nothing comes of it.
+        Call it before the join is requested, because many could join at once; and :meth:`left` if the join fails.
         """
         if socket is None or (socket.user is not None and socket.user.name == name):
             return
@@ -157,7 +157,7 @@ class RateLimiter:
         socket.user = user
 
     def left(self, socket: SocketLimiter | None) -> None:
-        """A socket is nobody's any more. What its user has sent counts on for a while."""
+        """Stop counting a socket as one of its user. The usage of the user counts for some time more."""
         if socket is None or (user := socket.user) is None:
             return
         socket.user = None

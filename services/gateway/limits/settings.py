@@ -1,4 +1,4 @@
-"""Settings of the gateway about how much of everything a client may do."""
+"""Settings of the limits of a gateway."""
 
 import ipaddress
 
@@ -11,7 +11,7 @@ from shared.token_bucket import Rate, RateSetting
 
 
 class LimitSettings(ServiceSettings):
-    """Limits of connections and of events. A rate is ``events/seconds``: so many at once, refilled in so long."""
+    """Limits of connections and of events. A rate is ``events/seconds``: a token bucket."""
 
     rate_limit: bool = Field(
         default=True,
@@ -20,7 +20,7 @@ class LimitSettings(ServiceSettings):
     trusted_proxies: CommaList = Field(
         default=(),
         description="Addresses and networks whose `X-Forwarded-For` counts, comma separated. A client's address is the "
-        "right-most in it that is none of them. Empty: the header is ignored.",
+        "right-most in it that is not one of them. Empty: the header is ignored.",
     )
     connections_per_address: int = Field(
         default=2000,
@@ -37,7 +37,7 @@ class LimitSettings(ServiceSettings):
         ge=1,
         le=1_000_000,
         description="Connections at a gateway that have not joined yet. Past it, the oldest of the address that has "
-        "most of them makes room for one from another address.",
+        "most of them is closed in favour of one from another address.",
     )
     rate_candidates: RateSetting = Field(default=Rate(600, 30), description="`ice:candidate` of one socket.")
     rate_offers: RateSetting = Field(
@@ -50,7 +50,7 @@ class LimitSettings(ServiceSettings):
         default=3,
         ge=1,
         le=100,
-        description="How many times as much as one socket a user may send from all sockets at a gateway.",
+        description="A user may send this many times the rates of one socket, from all sockets at a gateway.",
     )
     rate_user_kb: RateSetting = Field(
         default=Rate(2048, 60),
@@ -73,33 +73,33 @@ class LimitSettings(ServiceSettings):
         default=64,
         ge=8,
         le=64,
-        description="Size of an offer or answer, in KiB of JSON. Clients count on 64.",
+        description="Size of an offer or answer, in KiB of JSON. Clients rely on 64.",
     )
     candidate_max_bytes: int = Field(
         default=2048,
         ge=512,
         le=2048,
-        description="Size of a candidate, in bytes of JSON. Clients count on 2048.",
+        description="Size of a candidate, in bytes of JSON. Clients rely on 2048.",
     )
     metadata_max_bytes: int = Field(
         default=4096,
         ge=0,
         le=4096,
-        description="Size of a call's `metadata`, in bytes of JSON. Clients count on 4096.",
+        description="Size of a call's `metadata`, in bytes of JSON. Clients rely on 4096.",
     )
     json_depth_max: int = Field(
         default=DEPTH_MAX,
         ge=8,
         le=DEPTH_MAX,
-        description="Lists and objects in each other, in what a client sends.",
+        description="Nesting depth of lists and objects in the JSON that a client sends.",
     )
 
     def connection_limits(self) -> tuple[int, int, int]:
-        """Connections of an address, those that have not joined, those of a user."""
+        """Return the limits of connections: per address, not joined, per user."""
         return self.connections_per_address, self.unjoined_max, self.connections_per_user
 
     def sizes(self) -> Sizes:
-        """What a client may send of each."""
+        """Return the limits of payloads."""
         return Sizes(self.sdp_max_kb * 1024, self.candidate_max_bytes, self.metadata_max_bytes)
 
     @field_validator("trusted_proxies", mode="before")

@@ -1,19 +1,19 @@
-"""Connections that have not joined, by address: how many there are, and which makes room for another."""
+"""Count connections that have not joined, and choose the one to close when there are too many."""
 
 from collections.abc import Iterable
 
 
 class UnjoinedConnections:
-    """Connections in the order they began, by address; addresses by how many connections they have.
+    """Keeps connections by address, oldest first, and addresses by their number of connections.
 
-    Each operation takes the same time however many connections there are.
+    Each operation takes constant time.
     """
 
     def __init__(self) -> None:
         self._address: dict[str, str] = {}
         self._of: dict[str, dict[str, None]] = {}
         self._with: dict[int, dict[str, None]] = {}
-        """Number of connections → addresses that have so many, longest first."""
+        """Number of connections → addresses with that number, in the order in which they reached it."""
         self._most = 0
 
     def __len__(self) -> int:
@@ -23,7 +23,7 @@ class UnjoinedConnections:
         return connection in self._address
 
     def add(self, connection: str, address: str) -> None:
-        """A connection has begun, or is to be counted again."""
+        """Count a connection, unless it is counted."""
         if connection in self._address:
             return
         self._address[connection] = address
@@ -32,7 +32,7 @@ class UnjoinedConnections:
         self._moved(address, len(connections) - 1, len(connections))
 
     def discard(self, connection: str) -> None:
-        """It has joined, or is gone, or need not be counted for another reason."""
+        """Stop counting a connection."""
         if (address := self._address.pop(connection, None)) is None:
             return
         connections = self._of[address]
@@ -41,10 +41,10 @@ class UnjoinedConnections:
         if not connections:
             del self._of[address]
 
-    def makes_room(self, address: str) -> str | None:
-        """Return the connection to close for one from ``address``: the oldest of the address that has most.
+    def closable_for(self, address: str) -> str | None:
+        """Return the connection to close for a new one from ``address``: the oldest of the address with most.
 
-        ``None`` if no address has more than this one.
+        ``None`` if no address has more connections than ``address``.
         """
         if self._most <= len(self._of.get(address, ())):
             return None
@@ -59,7 +59,7 @@ class UnjoinedConnections:
         if now:
             self._with.setdefault(now, {})[address] = None
         if now > self._most or self._most not in self._with:
-            self._most = now  # one more or one less than it was
+            self._most = now  # it changes by one at most
 
 
 def _first(keys: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""The lease of this gateway, renewed at presence as long as it lives; and what follows if presence had given it up."""
+"""Renew the lease of this gateway at presence, and reassert sessions if presence had ended it."""
 
 import asyncio
 import random
@@ -25,51 +25,53 @@ GOODBYE_SECONDS = 2.0
 
 
 class GatewayLease:
-    """Without it nobody may join here: nobody would look after their sessions if this gateway died.
+    """Renews the lease. Without it clients cannot join, because presence ends sessions of a dead gateway by its lease.
 
-    ``services``: with two tries that take less than a lease together. ``presence_there``: whether anybody can be
-    asked. ``replaced``: what to do with a socket whose
-    session is elsewhere by now. ``lost``: what to do about a session whose socket broke.
+    ``rpc``: two tries of it take less time than a lease lasts. ``presence_there``: returns True if an instance of
+    presence is there. ``replaced``: closes a socket whose session has moved. ``lost``: begins the grace period of a
+    session whose socket broke. ``renew_seconds``: the pause between two renewals.
     """
 
     def __init__(
         self,
         instance: str,
-        services: RpcClient,
+        rpc: RpcClient,
         registry: Registry,
         retrier: BackgroundRetrier,
         *,
         presence_there: Callable[[], bool],
         replaced: Callable[[Socket], Awaitable[None]],
         lost: Callable[[Socket], None],
+        renew_seconds: float = RENEW_SECONDS,
     ) -> None:
         self._instance = instance
-        self._services = services
+        self._rpc = rpc
         self._registry = registry
         self._retrier = retrier
         self._presence_there = presence_there
         self._replaced = replaced
         self._lost = lost
+        self._renew_seconds = renew_seconds
         self._task: asyncio.Task[None] | None = None
         self._renewing: asyncio.Event = asyncio.Event()
         self._reasserting: asyncio.Task[None] | None = None
         self._asserted: int | None = None
-        """``since`` of the lease for which every session that is here has been asserted."""
+        """``since`` of the lease for which all sessions here have been asserted."""
         self._late = False
         self.held = False
 
     def missing(self) -> list[str]:
-        """Return why nobody should join here now, in words; empty if the last renewal succeeded."""
+        """Return why clients cannot join here, in words; empty if the last renewal succeeded."""
         if not self.held:
             return ["presence has not granted a lease yet"]
         return ["presence does not renew the lease"] if self._late else []
 
     def start(self) -> None:
-        """Begin to renew it."""
+        """Begin to renew the lease."""
         self._task = asyncio.create_task(self._run(), name="lease")
 
     async def stop(self) -> None:
-        """Give it back: what is still joined here is lost."""
+        """Give the lease back. Sessions that are still here then begin their grace periods."""
         for task in (self._task, self._reasserting):
             if task is not None:
                 task.cancel()
@@ -79,12 +81,12 @@ class GatewayLease:
         try:
             async with asyncio.timeout(GOODBYE_SECONDS):
                 request = RenewRequest(request_id=new_id(), gateway=self._instance, leaving=True)
-                await self._services.ask("presence", "renew", request, RenewReply)
+                await self._rpc.ask("presence", "renew", request, RenewReply)
         except (TimeoutError, SignallingError):
-            log.warning("lease not given back; it will run out")
+            log.warning("lease not given back; it expires")
 
     async def renew_soon(self) -> None:
-        """NATS was away: renew it now."""
+        """Renew the lease now, because NATS was away."""
         self._renewing.set()
 
     async def _run(self) -> None:
@@ -93,7 +95,7 @@ class GatewayLease:
                 await self._renew()
             self._renewing.clear()
             try:
-                async with asyncio.timeout(RENEW_SECONDS if self.held else RENEW_SECONDS / 10):
+                async with asyncio.timeout(self._renew_seconds if self.held else self._renew_seconds / 10):
                     await self._renewing.wait()
                 await asyncio.sleep(random.uniform(0, 0.2))
             except TimeoutError:
@@ -102,7 +104,7 @@ class GatewayLease:
     async def _renew(self) -> None:
         request = RenewRequest(request_id=new_id(), gateway=self._instance)
         try:
-            reply = await self._services.ask("presence", "renew", request, RenewReply)
+            reply = await self._rpc.ask("presence", "renew", request, RenewReply)
         except SignallingError as error:
             if not self._late:
                 log.warning("lease not renewed", reason=error.message)
@@ -116,14 +118,14 @@ class GatewayLease:
             self._reassert_all(reply.since)
 
     def _reassert_all(self, since: int | None) -> None:
-        """Presence has given this gateway up, or forgotten everything: tell it of every session that is here.
+        """Reassert all sessions that are here, because presence had ended the lease or lost its data.
 
-        ``since``: of the lease that it holds now. If that changes meanwhile, a later renewal begins anew.
+        ``since``: of the new lease. If that changes meanwhile, a later renewal begins again.
         """
         if self._reasserting is None or self._reasserting.done():
-            self._reasserting = asyncio.create_task(self._reassert_in_turn(since), name="reassert")
+            self._reasserting = asyncio.create_task(self._reassert_each(since), name="reassert")
 
-    async def _reassert_in_turn(self, since: int | None) -> None:
+    async def _reassert_each(self, since: int | None) -> None:
         sockets = self._registry.joined()
         log.warning("presence does not know this gateway: reasserting", sessions=len(sockets))
         tasks = []
@@ -141,7 +143,7 @@ class GatewayLease:
         if user is None or session is None:
             return
         if socket.gone:
-            self._lost(socket)  # an earlier try may have been done all the same
+            self._lost(socket)  # presence may have handled an earlier try
             return
         if self._registry.by_session(session) is not socket:
             return
@@ -154,8 +156,8 @@ class GatewayLease:
             device=socket.device,
             resume_token=socket.token,
         )
-        reply = await self._services.ask("presence", "reassert", request, ReassertReply)
+        reply = await self._rpc.ask("presence", "reassert", request, ReassertReply)
         if socket.gone:
-            self._lost(socket)  # it broke meanwhile, and what was said about that may have come first
+            self._lost(socket)  # it broke meanwhile, and that request may have come first
         elif reply.moved:
             await self._replaced(socket)

@@ -113,31 +113,31 @@ class JoinService:
         Return True if that is all that the client missed.
         """
         socket, user = asked.socket, join.user_id
-        recovery = await self._resuming.begin(
-            reply.session, self._delivery.on_elsewhere, elsewhere=reply.busy
+        resume = await self._resuming.begin(
+            reply.session, self._delivery.on_old_address, old_address=reply.busy
         )
         last_seq = join.resume.last_seq if join.resume is not None and reply.resumed else None
         try:
             call = await self._attacher.attach(socket, user, reply)
             if last_seq is None and call is not None and call.state == "ringing":
-                missed = await self._resuming.look_from_ring(recovery, call.call, call.created_at)
+                missed = await self._resuming.read_since_ring(resume, call.call, call.created_at)
             else:
-                missed = await self._resuming.look(
-                    recovery, last_seq=last_seq, lost_at=reply.lost_at, since=reply.since, busy=reply.busy
+                missed = await self._resuming.read_missed(
+                    resume, last_seq=last_seq, lost_at=reply.lost_at, since=reply.since, busy=reply.busy
                 )
                 if last_seq is None and call is None:
                     # An earlier client of the session got these; this one may be sent them again.
                     missed = missed._replace(before=[])
             seq = joined_seq(last_seq, missed.missed)
             socket.positions.begin(
-                missed.heard or {}, since=last_seq if last_seq is not None else seq, upto=seq
+                missed.received or {}, since=last_seq if last_seq is not None else seq, upto=seq
             )
             await self._send_joined(asked, user, reply, seq, call, resumed=missed.complete)
             if last_seq is None and call is not None and call.state == "accepted":
-                socket.hears_first(Event.ACCEPTED, call.call)  # user:joined has that call
-            await self._delivery.replay(socket, recovery, missed)
+                socket.record_call_event(Event.ACCEPTED, call.call)  # user:joined has that call
+            await self._delivery.replay(socket, resume, missed)
         except BaseException:
-            self._resuming.abandon(recovery)
+            self._resuming.abandon(resume)
             raise
         if reply.busy and reply.resumed and not missed.complete:
             # Callcore then sends a call that rings once more.
@@ -164,19 +164,19 @@ class JoinService:
             self._leave_service.lost_session(socket, user, reply.session, unheard=True)
             raise NotAuthenticated  # the client is gone: no reply reaches it
         if socket.replaced == reply.session:
-            socket.claims = None
+            socket.joining_user = None
             await self._delivery.replaced(socket, reply.session)
             raise InvalidState("Another connection has taken the session over")
         try:
             self._checks.check_token(socket)
         except TokenExpired:
-            socket.claims = None
+            socket.joining_user = None
             self._leave_service.leave_session(socket, user, reply.session, reason="connection_lost")
             raise
         if socket.session == reply.session and socket.seq >= seq:
             seq = socket.seq = socket.seq + 1  # it joins once more, and seq only grows
         self._registry.bind(socket, user, reply.session)
-        socket.claims = None
+        socket.joining_user = None
         self._relays.session_moved(reply.session)
         socket.device, socket.token = reply.device, reply.resume_token
         self._checks.joined(socket)

@@ -50,7 +50,7 @@ class JoinChecks:
 
     def joined(self, socket: Socket) -> None:
         """Stop the join timeout of a socket that has joined."""
-        self._join_timeout.joined_or_gone(socket.eio_sid)
+        self._join_timeout.disarm(socket.eio_sid)
 
     async def refresh(self, socket: Socket, token: str) -> None:
         """Let the session of a socket last as long as a new token. Raises like :meth:`admit`."""

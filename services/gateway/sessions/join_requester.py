@@ -52,11 +52,11 @@ class JoinRequester:
 
     async def _ask(self, socket: Socket, request: presence.JoinsRequest) -> presence.JoinReply:
         """Send the request. The socket claims its user until ``user:joined`` is sent, or presence has refused."""
-        socket.claims, socket.replaced = request.user, None
+        socket.joining_user, socket.replaced = request.user, None
         try:
             return await self._batcher.join(request)
         except NotSent:
-            socket.claims = None
+            socket.joining_user = None
             raise
         except Unavailable:
             if socket.gone:
@@ -65,5 +65,5 @@ class JoinRequester:
                 self._leave_service.lost(socket)
             raise
         except SignallingError:
-            socket.claims = None
+            socket.joining_user = None
             raise

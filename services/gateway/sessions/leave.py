@@ -45,7 +45,7 @@ class LeaveService:
 
         That includes a session that presence has created for a join to which no reply has come yet.
         """
-        user = socket.user or socket.claims
+        user = socket.user or socket.joining_user
         assert user is not None
         unheard = socket.session is None or self._sender.unconfirmed(socket.eio_sid)
         self.lost_session(socket, user, socket.session, unheard=unheard)

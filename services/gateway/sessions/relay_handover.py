@@ -1,7 +1,7 @@
-"""Ask the gateway that a client comes from which relays the client has got, and answer such questions.
+"""Ask other gateways which relays a resuming client has received, and answer such requests.
 
-The mailbox says that, too. A gateway asks where the mailbox is newer than what the client has got: NATS was killed,
-and the gateways of senders send relays of the last seconds again.
+Usually the mailbox shows that. A gateway asks if the mailbox is newer than what the client has received: then NATS was
+killed, and the gateways of senders retransmit relays of the last seconds.
 """
 
 import asyncio
@@ -19,43 +19,43 @@ log = logs.get(__name__)
 
 TRIES = 4
 TRY_SECONDS = 0.4
-"""The other gateway may still be on its way back to NATS; then it is asked again."""
+"""Timeout of one try. The other gateway may still be reconnecting to NATS."""
 
 
-class Handover:
-    """Knows what clients have got of relays, as far as any gateway does."""
+class RelayHandover:
+    """Finds the relays that clients have received on their earlier sockets."""
 
     def __init__(self, bus: Bus, registry: Registry) -> None:
         self._bus = bus
         self._registry = registry
 
     async def start(self) -> None:
-        """Begin to answer."""
-        await self._bus.subscribe(subjects.HEARD_ALL, self._on_question)
+        """Subscribe to the requests of other gateways."""
+        await self._bus.subscribe(subjects.HEARD_ALL, self._on_request)
 
-    async def heard_of(self, session: str, seq: int) -> dict[str, int] | None:
-        """Return sending session → number of the last relay that the client of ``session`` had got when it got ``seq``.
+    async def relays_received(self, session: str, seq: int) -> dict[str, int] | None:
+        """Return sending session → number of the last relay that the client of ``session`` had received with ``seq``.
 
-        ``None`` if no gateway says so within :data:`TRIES` times :data:`TRY_SECONDS`.
+        ``None`` if no gateway replies within :data:`TRIES` times :data:`TRY_SECONDS`.
         """
-        heard = self._registry.heard_of(session, seq)
+        received = self._registry.relays_received(session, seq)
         for _ in range(TRIES):
-            if heard is not None:
+            if received is not None:
                 break
             try:
-                # Gateways that do not know stay silent.
-                answer = await self._bus.request(
+                # Gateways that do not know do not reply.
+                reply = await self._bus.request(
                     subjects.heard(session), str(seq).encode(), timeout=TRY_SECONDS
                 )
-                heard = RelaysHeard.model_validate_json(answer.data).relays
+                received = RelaysHeard.model_validate_json(reply.data).relays
             except Unavailable:
                 if not self._bus.connected:
                     await asyncio.sleep(TRY_SECONDS)
-        if heard is None:
-            log.info("no gateway knows what a client has heard", session=session)
-        return heard
+        if received is None:
+            log.info("no gateway knows which relays a client has received", session=session)
+        return received
 
-    async def _on_question(self, msg: Msg) -> None:
-        heard = self._registry.heard_of(subjects.heard_session(msg.subject), int(msg.data))
-        if heard is not None:
-            await msg.respond(RelaysHeard(relays=heard).dump())
+    async def _on_request(self, msg: Msg) -> None:
+        received = self._registry.relays_received(subjects.heard_session(msg.subject), int(msg.data))
+        if received is not None:
+            await msg.respond(RelaysHeard(relays=received).dump())

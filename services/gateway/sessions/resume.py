@@ -1,8 +1,8 @@
-"""Sessions that come here from another socket: what they missed, and what is still on its way to where they were.
+"""Resume sessions: read what their clients missed, and receive messages that still go to their old sockets.
 
-Until call control has learnt the new address of a session, it sends to the old one. So for a while everything that is
-sent to the session, at whichever gateway, is listened to here; and until the client has got what it missed, what
-comes is held, so that it gets all of it in order and once.
+Until callcore knows the new address of a session, it sends to the old one. So this gateway subscribes to all messages
+for the session, at any gateway, for some seconds. Messages are buffered until the client was sent what it missed, so
+that it gets all of them once and in order.
 """
 
 import asyncio
@@ -29,28 +29,28 @@ from shared.observability import logs
 
 log = logs.get(__name__)
 
-HELD_MAX = 1_024
+BUFFER_MAX = 1_024
 SEEN_MAX = 4_096
-ELSEWHERE_SECONDS = 8.0
-"""How long a callcore may go on sending to an address that it should know is old."""
+OLD_ADDRESS_SECONDS = 8.0
+"""How long callcore may still send to the old address of a session."""
 SETTLE_SECONDS = 0.03
-"""How long a message may take, after it was handed out, to where the stream takes it from, in order."""
+"""Time from the delivery of a message to its subscribers until the stream has it."""
 MARGIN_MS = 10_000
-"""Clocks of hosts may differ by less than that."""
+"""Clocks of hosts differ by less than that."""
 SKEW_MS = 1_000
-"""The same for hosts whose clocks are kept by NTP, where nothing else tells what a client has heard."""
+"""The same for hosts with NTP; used if the mailbox does not show what a client has received."""
 DRAIN_SECONDS = 2.0
 READ_BACKOFF = Backoff(first=0.5, longest=0.5, jitter=0.8)
 PATIENCE_SECONDS = 8.0
-"""How long it is tried to read a mailbox; a client whose cannot be read then is to come again, with the same token."""
+"""How long reading a mailbox is retried. Then the client is refused, and may resume with the same token."""
 
 
-HeardOf = Callable[[str, int], Awaitable[dict[str, int] | None]]
-"""(session, ``seq``) → the relays that its client had got then, see :meth:`.relay_handover.Handover.heard_of`."""
+RelaysReceived = Callable[[str, int], Awaitable[dict[str, int] | None]]
+"""(session, ``seq``) → the relays that its client had received, see :meth:`.RelayHandover.relays_received`."""
 
 
-class Arrival(NamedTuple):
-    """Something for a session of this gateway, as it came. ``reply``: where its receipt goes."""
+class DeliveredMessage(NamedTuple):
+    """A message for a session of this gateway. ``reply``: the subject of its receipt."""
 
     event: str
     payload: bytes
@@ -58,45 +58,49 @@ class Arrival(NamedTuple):
 
 
 class Missed(NamedTuple):
-    """What a session was sent. ``complete``: ``missed`` is all that the client has not got.
+    """Mailbox messages of a session. ``complete``: True if ``missed`` is all that the client has not received.
 
-    ``before``: older letters, which it has got. ``overtaken``: turns of calls up to this ``seq`` are told again.
-    ``untold``: the client is still to hear of a call that rings. ``left_out``: letters that it is not to get.
-    ``since``: the ``seq`` that it has got, 0 if it does not tell. ``heard``: sending session → number of the last relay
-    that it has got, as far as a gateway says so.
+    ``before``: older messages, which it has received. ``redelivered_upto``: call events up to this ``seq`` are
+    redelivered ones. ``call_pending``: True if a ringing call is still to be sent to the client. ``left_out``: messages
+    that it is not sent. ``since``: the last ``seq`` that it has received, 0 if it has not named one. ``received``:
+    sending session → number of the last relay that it has received; ``None`` if no gateway was asked or knows.
     """
 
     before: list[MailboxMessage]
     missed: list[MailboxMessage]
     complete: bool
-    overtaken: int = 0
-    untold: bool = False
+    redelivered_upto: int = 0
+    call_pending: bool = False
     left_out: tuple[MailboxMessage, ...] = ()
     since: int = 0
-    heard: dict[str, int] | None = None
+    received: dict[str, int] | None = None
 
 
 class ResumingSession:
-    """One session that comes here. ``direct``: whether what is sent to this gateway's own address counts."""
+    """Buffers messages of one resuming session.
+
+    ``direct``: True if messages to this gateway's own address are handled; the others come by the old address, too.
+    """
 
     def __init__(self, session: str, *, direct: bool) -> None:
         self.session = session
         self.direct = direct
-        self.held: list[Arrival] | None = []
-        self.overflown = False
+        self.buffer: list[DeliveredMessage] | None = []
+        """Messages until the client was sent what it missed; then ``None``."""
+        self.overflowed = False
         self._seen: dict[int, None] = {}
-        self.elsewhere: Subscription | None = None
+        self.old_address: Subscription | None = None
 
-    def hold(self, arrival: Arrival) -> None:
-        """Keep it until the client has got what came before it."""
-        assert self.held is not None
-        if len(self.held) < HELD_MAX:
-            self.held.append(arrival)
+    def keep(self, delivered: DeliveredMessage) -> None:
+        """Buffer a message until the client was sent earlier ones."""
+        assert self.buffer is not None
+        if len(self.buffer) < BUFFER_MAX:
+            self.buffer.append(delivered)
         else:
-            self.overflown = True
+            self.overflowed = True
 
-    def first(self, payload: bytes) -> bool:
-        """Whether this message has not been seen before; from now on it has."""
+    def first_time(self, payload: bytes) -> bool:
+        """Record a message. Return False if it has been recorded before."""
         seq = seq_of(payload)
         if seq in self._seen:
             return False
@@ -107,132 +111,140 @@ class ResumingSession:
 
 
 class ResumingSessions:
-    """The sessions that are coming here. ``take``: what becomes of a message sent to the old address of one."""
+    """Resumes sessions."""
 
-    def __init__(self, bus: Bus, heard_of: HeardOf) -> None:
+    def __init__(self, bus: Bus, relays_received: RelaysReceived) -> None:
         self._bus = bus
-        self._heard_of = heard_of
+        self._relays_received = relays_received
         self._reach = MailboxReach(bus)
         self._running: dict[str, ResumingSession] = {}
-        self.get: Callable[[str], ResumingSession | None] = self._running.get
-        """The recovery of a session, while there is one."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of resuming sessions."""
         return len(self._running)
 
-    async def begin(self, session: str, take: DirectHandler, *, elsewhere: bool) -> ResumingSession:
-        """From now on hold what comes for the session. ``elsewhere``: also what goes to its old address.
+    def get(self, session: str) -> ResumingSession | None:
+        """Return a session if it is resuming."""
+        return self._running.get(session)
 
-        Raises :class:`Unavailable`.
+    async def begin(self, session: str, handler: DirectHandler, *, old_address: bool) -> ResumingSession:
+        """Begin to buffer messages for a session. Raises :class:`Unavailable`.
+
+        ``old_address``: True if messages to its old address are to be passed to ``handler``.
         """
         old = self._running.pop(session, None)
-        recovery = self._running[session] = ResumingSession(session, direct=not elsewhere)
+        resume = self._running[session] = ResumingSession(session, direct=not old_address)
         if old is not None:
             await self._unsubscribe(old)
-        if elsewhere:
+        if old_address:
             try:
-                recovery.elsewhere = await self._bus.subscribe_direct(subjects.mailbox(session), take)
+                resume.old_address = await self._bus.subscribe_direct(subjects.mailbox(session), handler)
                 await self._bus.flush()
             except (Unavailable, NatsError) as error:
-                self.abandon(recovery)
+                self.abandon(resume)
                 raise Unavailable from error
             await asyncio.sleep(SETTLE_SECONDS)
-        return recovery
+        return resume
 
-    async def look_from_ring(self, recovery: ResumingSession, call: str, created_at: int) -> Missed:
-        """Return all that a session was sent of a call that rings, for a client that knows nothing of it.
+    async def read_since_ring(self, resume: ResumingSession, call: str, created_at: int) -> Missed:
+        """Return the messages of a ringing call, for a client that was not sent any of them.
 
-        ``created_at``: when the call was placed (ms). What cannot be read is left to call control, which tells the call
-        and its early media again.
+        ``created_at``: when the call was set up (ms). If the mailbox cannot be read, callcore sends the call and its
+        early media again.
         """
         try:
-            letters = await self._read(recovery, max(1, created_at - MARGIN_MS))
+            messages = await self._read(resume, max(1, created_at - MARGIN_MS))
         except Unavailable as error:
-            log.warning("mailbox not read", session=recovery.session, reason=error.message)
-            return Missed([], [], complete=False, untold=True)
-        turns = (n for n, letter in enumerate(letters) if letter.event in RINGING and letter.call == call)
-        first = next(turns, len(letters))
-        told = _once(letters[first:], 0)
-        return Missed([], told, complete=False, untold=True, left_out=tuple(letters[:first]))
+            log.warning("mailbox not read", session=resume.session, reason=error.message)
+            return Missed([], [], complete=False, call_pending=True)
+        rings = (n for n, message in enumerate(messages) if message.event in RINGING and message.call == call)
+        first = next(rings, len(messages))
+        missed = _once(messages[first:], 0)
+        return Missed([], missed, complete=False, call_pending=True, left_out=tuple(messages[:first]))
 
-    async def look(
+    async def read_missed(
         self,
-        recovery: ResumingSession,
+        resume: ResumingSession,
         *,
         last_seq: int | None,
         lost_at: int | None,
         since: int,
         busy: bool = True,
     ) -> Missed:
-        """What a session has missed: after ``last_seq``; or, of a client that does not tell, since ``lost_at`` (ms).
+        """Return what a client has missed after ``last_seq``; without that, since its socket was ``lost_at`` (ms).
 
-        ``since``: when the session began (ms). ``busy``: a call holds its user. Raises :class:`Unavailable` if nothing
-        can be read for a client that could be told what it missed.
+        ``since``: when the session began (ms). ``busy``: True if its user is in a call. Raises :class:`Unavailable` if
+        the mailbox cannot be read for a client that has named a ``last_seq``.
         """
         if last_seq is None and lost_at is None:
             return Missed([], [], complete=False)
         after = last_seq if last_seq is not None else (lost_at or 0) * 1000
         after_ms = min(after // 1000, now_ms())
         try:
-            # What a client is told of "everything" is only known of a stream that stores what is sent.
-            letters = await self._read(recovery, max(1, after_ms - MARGIN_MS), settled=last_seq is not None)
-            at = next((n for n, letter in enumerate(letters) if letter.seq == after), None)
-            # That the last letter it has got is there says nothing: turns are told again, also into a new stream.
+            # A resume can be complete only if the stream has stored what was sent until now.
+            messages = await self._read(resume, max(1, after_ms - MARGIN_MS), settled=last_seq is not None)
+            at = next((n for n, message in enumerate(messages) if message.seq == after), None)
+            # The last message it has received proves nothing: callcore redelivers call events, also into a new stream.
             complete = (
                 last_seq is not None
-                and len(letters) < READ_MAX
-                and not mailbox.crowded(letters, after)
+                and len(messages) < READ_MAX
+                and not mailbox.crowded(messages, after)
                 and await self._reach.covers(max(after_ms, since))
             )
             shows = (
                 complete
-                and not mailbox.crowded(letters)
+                and not mailbox.crowded(messages)
                 and await self._reach.covers(max(after_ms - MARGIN_MS, since))
             )
-            heard_relays = None
+            received = None
             if last_seq is not None and busy and not shows:
-                # Gateways send relays of the last seconds again when NATS was away; this mailbox does not show all of
-                # those that the client has got. It shows enough once it has a later one.
-                heard_relays = await self._heard_of(recovery.session, last_seq)
+                # Gateways retransmit relays of the last seconds after NATS was away. This mailbox does not show all of
+                # those that the client has received, unless it has a later one.
+                received = await self._relays_received(resume.session, last_seq)
                 complete = complete and (
-                    heard_relays is not None
-                    or any(one.event in RELAYED and one.seq <= after for one in letters)
+                    received is not None or any(one.event in RELAYED and one.seq <= after for one in messages)
                 )
         except Unavailable as error:
-            log.warning("mailbox not read", session=recovery.session, reason=error.message)
+            log.warning("mailbox not read", session=resume.session, reason=error.message)
             if last_seq is not None:
                 raise
             return Missed([], [], complete=False)
-        # Turns are told again for longer than the mailbox is read back: whatever is older than that has been heard. A
-        # mailbox that is newer does not show which of the last ones were; then clocks are trusted further.
+        # Call events are redelivered for longer than the mailbox is read back; the client has received older ones. A
+        # mailbox that is newer does not show which of the last ones it has; then only NTP's skew is allowed for.
         margin_ms = MARGIN_MS if shows else SKEW_MS
-        heard = max(0, last_seq - margin_ms * 1000) if last_seq is not None else 0
+        received_upto = max(0, last_seq - margin_ms * 1000) if last_seq is not None else 0
         if at is not None and complete:
-            before, later = letters[: at + 1], _once(letters, at + 1)
+            before, later = messages[: at + 1], _once(messages, at + 1)
         else:
-            first = next((n for n, letter in enumerate(letters) if letter.seq > after), len(letters))
-            before, later = letters[:first], _once(letters, first)
-        missed = [letter for letter in later if _is_news(letter, heard)]
-        overtaken = heard
+            first = next((n for n, message in enumerate(messages) if message.seq > after), len(messages))
+            before, later = messages[:first], _once(messages, first)
+        missed = [message for message in later if _is_new(message, received_upto)]
+        redelivered_upto = received_upto
         if not complete:
-            missed = [letter for letter in missed if letter.seq > after]  # the others were told again
+            missed = [message for message in missed if message.seq > after]  # the others are redelivered
             if last_seq is not None:
-                # A client that is told that it missed something hears from call control what has become of its call.
-                before = [letter for letter in before if letter.event in RELAYED]
-                overtaken = after
-        return Missed(before, missed, complete, overtaken=overtaken, since=last_seq or 0, heard=heard_relays)
+                # Callcore sends the state of its call to a client whose resume is not complete.
+                before = [message for message in before if message.event in RELAYED]
+                redelivered_upto = after
+        return Missed(
+            before,
+            missed,
+            complete,
+            redelivered_upto=redelivered_upto,
+            since=last_seq or 0,
+            received=received,
+        )
 
     async def _read(
-        self, recovery: ResumingSession, since_ms: int, *, settled: bool = False
+        self, resume: ResumingSession, since_ms: int, *, settled: bool = False
     ) -> list[MailboxMessage]:
-        """Return the mailbox, up to now at least, in a few tries. Raises :class:`Unavailable`.
+        """Return the mailbox, with retries. Raises :class:`Unavailable`.
 
-        ``settled``: only once the stream has stored what is sent to it now, also if nothing goes to an old address.
+        ``settled``: True if the stream must have stored all that was sent until now, also without an old address.
         """
-        settled = settled or recovery.elsewhere is not None
-        session, until = recovery.session, time.monotonic() + PATIENCE_SECONDS
+        settled = settled or resume.old_address is not None
+        session, until = resume.session, time.monotonic() + PATIENCE_SECONDS
         while True:
             try:
                 upto = mailbox.settle(self._bus, session) if settled else None
@@ -245,86 +257,86 @@ class ResumingSessions:
                 log.info("mailbox not read yet", session=session)
                 await asyncio.sleep(READ_BACKOFF.seconds(0))
 
-    def finish(self, recovery: ResumingSession) -> None:
-        """The client has got what it missed, and what was held: from now on it hears everything as it comes."""
-        recovery.held = None
-        if recovery.elsewhere is None:
-            self._forget(recovery)
+    def finish(self, resume: ResumingSession) -> None:
+        """End buffering, because the client was sent what it missed. The old address is kept for some seconds."""
+        resume.buffer = None
+        if resume.old_address is None:
+            self._forget(resume)
             return
-        task = asyncio.create_task(self._listen_on(recovery), name=f"recovery {recovery.session}")
+        task = asyncio.create_task(self._await_old_address(resume), name=f"resume {resume.session}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def abandon(self, recovery: ResumingSession) -> None:
-        """The client is gone again."""
-        self._forget(recovery)
-        task = asyncio.create_task(self._unsubscribe(recovery))
+    def abandon(self, resume: ResumingSession) -> None:
+        """End a resume whose client is gone."""
+        self._forget(resume)
+        task = asyncio.create_task(self._unsubscribe(resume))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def stop(self) -> None:
-        """Listen to nothing any more."""
+        """Cancel what runs in the background."""
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _listen_on(self, recovery: ResumingSession) -> None:
-        await asyncio.sleep(ELSEWHERE_SECONDS)
-        # Nothing goes to the old address any more. Both ways bring the same for a moment, each message counts once,
-        # so that none falls between the two.
-        recovery.direct = True
-        await self._unsubscribe(recovery)
+    async def _await_old_address(self, resume: ResumingSession) -> None:
+        await asyncio.sleep(OLD_ADDRESS_SECONDS)
+        # Callcore knows the new address by now. For a moment messages come by both, so that none is lost between them;
+        # each is handled once.
+        resume.direct = True
+        await self._unsubscribe(resume)
         await asyncio.sleep(DRAIN_SECONDS)
-        self._forget(recovery)
+        self._forget(resume)
 
-    async def _unsubscribe(self, recovery: ResumingSession) -> None:
-        elsewhere, recovery.elsewhere = recovery.elsewhere, None
-        if elsewhere is None:
+    async def _unsubscribe(self, resume: ResumingSession) -> None:
+        subscription, resume.old_address = resume.old_address, None
+        if subscription is None:
             return
         try:
             async with asyncio.timeout(DRAIN_SECONDS):
-                await drain(elsewhere)
+                await drain(subscription)
         except (TimeoutError, NatsError) as error:
-            log.warning("not unsubscribed in order", session=recovery.session, error=type(error).__name__)
+            log.warning("subscription not drained", session=resume.session, error=type(error).__name__)
 
-    def _forget(self, recovery: ResumingSession) -> None:
-        if self._running.get(recovery.session) is recovery:
-            del self._running[recovery.session]
+    def _forget(self, resume: ResumingSession) -> None:
+        if self._running.get(resume.session) is resume:
+            del self._running[resume.session]
 
 
 def joined_seq(last_seq: int | None, missed: list[MailboxMessage]) -> int:
-    """The ``seq`` of ``user:joined``: after what the client has got, before what it gets now."""
+    """Return the ``seq`` of ``user:joined``: after what the client has received, before what it is sent next."""
     base = min(last_seq, now_seq()) + 1 if last_seq is not None else now_seq() - MARGIN_MS * 1000
     return min(base, missed[0].seq - 1) if missed else base
 
 
-def _is_news(letter: MailboxMessage, heard: int) -> bool:
-    """Return whether the client may not have heard it. Turns up to ``heard`` are there because they were told again.
+def _is_new(message: MailboxMessage, received_upto: int) -> bool:
+    """Return True if the client may not have received a message. Call events up to ``received_upto`` are redelivered.
 
-    Relays are numbered, so the socket knows which it has had.
+    Relays have numbers, by which the socket skips those that it has been sent.
     """
-    return letter.event in RELAYED or letter.seq > heard
+    return message.event in RELAYED or message.seq > received_upto
 
 
-def _once(letters: list[MailboxMessage], start: int) -> list[MailboxMessage]:
-    """Return the letters from ``start`` on, each relay once and those of one sender in their order.
+def _once(messages: list[MailboxMessage], start: int) -> list[MailboxMessage]:
+    """Return the messages from ``start`` on, each relay once, and relays of one sender in order.
 
-    A relay is there twice because a callcore died between the two, or behind later ones because it was lost at first.
+    A relay is there twice if a callcore died after the first, and after later ones if it was lost and retransmitted.
     """
     seen: set[tuple[str, int]] = set()
     once: list[MailboxMessage] = []
     places: dict[str, list[tuple[int, int]]] = {}
-    for n, letter in enumerate(letters):
-        if letter.event in RELAYED and (relay := stamped(letter.payload)) is not None:
+    for n, message in enumerate(messages):
+        if message.event in RELAYED and (relay := stamped(message.payload)) is not None:
             if (relay.session, relay.number) in seen:
                 continue
             seen.add((relay.session, relay.number))
             if n >= start:
                 places.setdefault(relay.session, []).append((relay.number, len(once)))
         if n >= start:
-            once.append(letter)
+            once.append(message)
     for sent in places.values():
         in_order = [once[place] for _, place in sorted(sent)]
-        for (_, place), letter in zip(sent, in_order, strict=True):
-            once[place] = letter
+        for (_, place), message in zip(sent, in_order, strict=True):
+            once[place] = message
     return once

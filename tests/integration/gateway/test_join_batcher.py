@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.gateway.sessions.join_batcher import COMPANY_MAX, JoinBatcher
+from services.gateway.sessions.join_batcher import BATCH_MAX, JoinBatcher
 from shared.contracts.presence import JoinReply, JoinsRequest
 from shared.errors import NotSent, RateLimited, SignallingError, Unavailable
 from shared.messaging.rpc import RpcClient
@@ -129,8 +129,8 @@ async def test_others_hear_it_when_the_first_is_cancelled(bus: Bus, services: Se
 
 
 async def test_a_company_has_its_size(bus: Bus, services: Services) -> None:
-    many = [f"u{n}" for n in range(COMPANY_MAX + 3)]
+    many = [f"u{n}" for n in range(BATCH_MAX + 3)]
     replies = await all_of(JoinBatcher(RpcClient(bus, timeout=2)), *map(asks, many))
     assert joined(replies) == [f"s-of-{user}" for user in many]
     first, second = (request for _, request in services.asked if "also" in request)
-    assert (len(first["also"]), len(second["also"])) == (COMPANY_MAX, 1)
+    assert (len(first["also"]), len(second["also"])) == (BATCH_MAX, 1)

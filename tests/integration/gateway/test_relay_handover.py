@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator
 import pytest_asyncio
 
 from services.gateway.clients.registry import Registry
-from services.gateway.sessions.relay_handover import TRIES, TRY_SECONDS, Handover
+from services.gateway.sessions.relay_handover import TRIES, TRY_SECONDS, RelayHandover
 from shared.nats.connection import Bus
 
 
 @pytest_asyncio.fixture
-async def asker(bus: Bus) -> AsyncIterator[Handover]:
+async def asker(bus: Bus) -> AsyncIterator[RelayHandover]:
     """One that has never had a client."""
-    asker = Handover(bus, Registry())
+    asker = RelayHandover(bus, Registry())
     await asker.start()
     yield asker
 
@@ -30,26 +30,26 @@ def _registry(session: str) -> Registry:
     return registry
 
 
-async def test_the_gateway_that_knows_answers(bus: Bus, asker: Handover) -> None:
+async def test_the_gateway_that_knows_answers(bus: Bus, asker: RelayHandover) -> None:
     for session in ("other", "b"):
-        await Handover(bus, _registry(session)).start()
-    assert await asker.heard_of("b", 100) == {"s": 7}
-    assert await asker.heard_of("b", 99) == {}
+        await RelayHandover(bus, _registry(session)).start()
+    assert await asker.relays_received("b", 100) == {"s": 7}
+    assert await asker.relays_received("b", 99) == {}
 
 
 async def test_a_gateway_knows_its_own(bus: Bus) -> None:
-    assert await Handover(bus, _registry("b")).heard_of("b", 100) == {"s": 7}
+    assert await RelayHandover(bus, _registry("b")).relays_received("b", 100) == {"s": 7}
 
 
-async def test_one_that_is_back_late_is_asked_again(bus: Bus, asker: Handover) -> None:
-    asked = asyncio.create_task(asker.heard_of("b", 100))
+async def test_one_that_is_back_late_is_asked_again(bus: Bus, asker: RelayHandover) -> None:
+    asked = asyncio.create_task(asker.relays_received("b", 100))
     await asyncio.sleep(TRY_SECONDS / 2)
-    await Handover(bus, _registry("b")).start()
+    await RelayHandover(bus, _registry("b")).start()
     assert await asked == {"s": 7}
 
 
-async def test_if_no_gateway_knows_that_is_said_in_time(bus: Bus, asker: Handover) -> None:
-    await Handover(bus, _registry("other")).start()
+async def test_if_no_gateway_knows_that_is_said_in_time(bus: Bus, asker: RelayHandover) -> None:
+    await RelayHandover(bus, _registry("other")).start()
     begun = time.monotonic()
-    assert await asker.heard_of("b", 100) is None
+    assert await asker.relays_received("b", 100) is None
     assert time.monotonic() - begun < 2 * TRIES * TRY_SECONDS

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from services.gateway.sessions import gateway_lease
+from services.gateway.sessions.gateway_lease import GatewayLease
 from tests.integration.gateway.conftest import Connect, Services, Start
 
 pytestmark = pytest.mark.timeout(60)
@@ -48,7 +48,7 @@ async def test_a_socket_that_breaks_while_its_session_is_reasserted_is_lost_all_
 
     Also where presence has done it, and only its answer is lost.
     """
-    monkeypatch.setattr(gateway_lease, "RENEW_SECONDS", 0.2)
+    monkeypatch.setitem(GatewayLease.__init__.__kwdefaults__, "renew_seconds", 0.2)
     ann = await connect(await gateway(), "ann")
     services.slow["reassert"] = 0.4
     services.answers["reassert"] = {"moved": False} if answered else {"nonsense": True}
@@ -68,7 +68,7 @@ async def test_a_socket_that_breaks_while_its_session_is_reasserted_is_lost_all_
 async def test_a_session_that_moved_while_it_was_reasserted_is_replaced(
     services: Services, gateway: Start, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gateway_lease, "RENEW_SECONDS", 0.2)
+    monkeypatch.setitem(GatewayLease.__init__.__kwdefaults__, "renew_seconds", 0.2)
     ann = await connect(await gateway(), "ann")
     services.answers["reassert"] = {"moved": True}
     services.answers["renew"] = {"known": False}

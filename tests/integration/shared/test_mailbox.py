@@ -132,13 +132,13 @@ async def test_a_flood_evicts_what_is_its_own_sessions_and_shows(bus: Bus) -> No
     assert loud[1].payload.startswith(b'{"n":10,')
     assert mailbox.crowded(loud), "a resume must not be told that nothing is missing"
     recovery = ResumingSession("loud", direct=True)
-    missed = await ResumingSessions(bus, _nobody_knows).look(
+    missed = await ResumingSessions(bus, _nobody_knows).read_missed(
         recovery, last_seq=loud[0].seq, lost_at=None, since=0
     )
     assert not missed.complete
     # A client that has got some of what is there still has missed nothing that was evicted.
     assert not mailbox.crowded(loud, loud[1].seq)
-    missed = await ResumingSessions(bus, _nobody_knows).look(
+    missed = await ResumingSessions(bus, _nobody_knows).read_missed(
         recovery, last_seq=loud[500].seq, lost_at=None, since=0
     )
     assert missed.complete

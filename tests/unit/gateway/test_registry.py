@@ -4,7 +4,7 @@ from itertools import permutations
 
 import pytest
 
-from services.gateway.clients.registry import HEARD_REMEMBERED, Socket
+from services.gateway.clients.registry import CALL_EVENTS_KEPT, Socket
 
 TURNS = ["call:initiated", "call:incoming", "call:accepted", "call:rejected", "call:ended"]
 
@@ -12,19 +12,19 @@ TURNS = ["call:initiated", "call:incoming", "call:accepted", "call:rejected", "c
 @pytest.mark.parametrize("order", list(permutations(["call:incoming", "call:accepted", "call:ended"])))
 def test_each_turn_once_and_none_after_a_later_one(order: tuple[str, ...]) -> None:
     socket = Socket("sid", "eio")
-    heard = [event for event in (*order, *order) if socket.hears_first(event, "c")]
+    heard = [event for event in (*order, *order) if socket.record_call_event(event, "c")]
     assert heard == sorted(set(heard), key=TURNS.index)
     assert heard[-1] == "call:ended" and heard[0] == order[0]
 
 
 def test_a_call_has_one_end() -> None:
     socket = Socket("sid", "eio")
-    assert socket.hears_first("call:rejected", "c") and not socket.hears_first("call:ended", "c")
-    assert socket.hears_first("call:ended", "another")
+    assert socket.record_call_event("call:rejected", "c") and not socket.record_call_event("call:ended", "c")
+    assert socket.record_call_event("call:ended", "another")
 
 
 def test_what_was_heard_is_forgotten_one_day() -> None:
     socket = Socket("sid", "eio")
-    for number in range(2 * HEARD_REMEMBERED):
-        assert socket.hears_first("call:ended", f"c{number}")
-    assert len(socket.heard) == HEARD_REMEMBERED
+    for number in range(2 * CALL_EVENTS_KEPT):
+        assert socket.record_call_event("call:ended", f"c{number}")
+    assert len(socket.call_events) == CALL_EVENTS_KEPT

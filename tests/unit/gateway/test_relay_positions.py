@@ -3,13 +3,13 @@
 import pytest
 
 from services.gateway.clients.registry import LEFT_MAX, Registry, Socket
-from services.gateway.clients.relay_positions import KEPT_MAX, SENDERS_MAX, Positions
+from services.gateway.clients.relay_positions import KEPT_MAX, SENDERS_MAX, RelayPositions
 
 
 @pytest.fixture
-def positions() -> Positions:
+def positions() -> RelayPositions:
     """Relays 5 to 7 of ``s`` and 90 of ``t``, written with the ``seq`` 10 to 13 after a ``user:joined`` of 9."""
-    positions = Positions()
+    positions = RelayPositions()
     positions.begin({}, since=0, upto=9)
     for sender, number, seq in (("s", 5, 10), ("s", 6, 11), ("t", 90, 12), ("s", 7, 13)):
         positions.note(sender, number, seq)
@@ -29,13 +29,13 @@ def positions() -> Positions:
     ],
 )
 def test_what_was_written_up_to_a_seq_has_been_got(
-    positions: Positions, seq: int, heard: dict[str, int] | None
+    positions: RelayPositions, seq: int, heard: dict[str, int] | None
 ) -> None:
     assert positions.at(seq, written=20) == heard
 
 
 def test_what_was_got_elsewhere_counts_from_there_on() -> None:
-    positions = Positions()
+    positions = RelayPositions()
     positions.begin({"s": 5}, since=100, upto=101)
     positions.note("s", 6, 110)
     assert positions.at(99, 110) is None, "that was written elsewhere"
@@ -44,13 +44,13 @@ def test_what_was_got_elsewhere_counts_from_there_on() -> None:
 
 
 def test_a_client_that_was_gone_before_user_joined_may_come_again() -> None:
-    positions = Positions()
+    positions = RelayPositions()
     positions.begin({"s": 5}, since=100, upto=101)
     assert positions.at(100, written=0) == {"s": 5}
 
 
 def test_what_is_too_long_ago_is_not_known() -> None:
-    positions = Positions()
+    positions = RelayPositions()
     positions.begin({}, since=0, upto=1)
     for n in range(10 * KEPT_MAX):
         positions.note("s", n, 1_000 + n)
@@ -62,7 +62,7 @@ def test_what_is_too_long_ago_is_not_known() -> None:
 
 
 def test_senders_are_bounded() -> None:
-    positions = Positions()
+    positions = RelayPositions()
     for n in range(SENDERS_MAX + 3):
         positions.note(f"s{n}", 1, n + 1)
     assert len(positions.senders) == SENDERS_MAX and f"s{SENDERS_MAX + 2}" in positions.senders
@@ -79,17 +79,17 @@ def test_a_registry_knows_the_client_of_a_socket_that_is_gone_or_replaced() -> N
     first = _joined(registry, "1", "b")
     first.positions.note("s", 5, 10)
     first.seq = 10
-    assert registry.heard_of("b", 10) == {"s": 5}
-    assert registry.heard_of("b", 11) is None and registry.heard_of("other", 10) is None
+    assert registry.relays_received("b", 10) == {"s": 5}
+    assert registry.relays_received("b", 11) is None and registry.relays_received("other", 10) is None
     second = registry.add("2", "eio-2")
     second.positions.begin({"s": 5}, since=10, upto=11)
     registry.bind(second, "bob", "b")
     second.positions.note("s", 6, 20)
     second.seq = 20
     registry.remove("1")
-    assert registry.heard_of("b", 10) == {"s": 5} and registry.heard_of("b", 20) == {"s": 6}
+    assert registry.relays_received("b", 10) == {"s": 5} and registry.relays_received("b", 20) == {"s": 6}
     registry.remove("2")
-    assert registry.heard_of("b", 20) == {"s": 6}
+    assert registry.relays_received("b", 20) == {"s": 6}
 
 
 def test_a_registry_remembers_only_so_many_sessions() -> None:
@@ -97,5 +97,5 @@ def test_a_registry_remembers_only_so_many_sessions() -> None:
     for n in range(LEFT_MAX + 1):
         _joined(registry, str(n), f"b{n}")
         registry.remove(str(n))
-    assert registry.heard_of("b0", 0) is None
-    assert registry.heard_of("b1", 0) == registry.heard_of(f"b{LEFT_MAX}", 0) == {}
+    assert registry.relays_received("b0", 0) is None
+    assert registry.relays_received("b1", 0) == registry.relays_received(f"b{LEFT_MAX}", 0) == {}

@@ -63,12 +63,12 @@ async def test_it_is_tried_again(monkeypatch: pytest.MonkeyPatch, failures: int 
     monkeypatch.setattr(MailboxReach, "covers", _covers(True))
     if failures is None:
         with pytest.raises(Unavailable):
-            await resuming.look(here, last_seq=1_000, lost_at=None, since=0)
+            await resuming.read_missed(here, last_seq=1_000, lost_at=None, since=0)
         assert tries > 3
-        missed = await resuming.look(here, last_seq=None, lost_at=5, since=0)
+        missed = await resuming.read_missed(here, last_seq=None, lost_at=5, since=0)
         assert (missed.missed, missed.complete) == ([], False), "it would not know anyway"
         return
-    missed = await resuming.look(here, last_seq=1_000, lost_at=None, since=0)
+    missed = await resuming.read_missed(here, last_seq=1_000, lost_at=None, since=0)
     assert (missed.missed, missed.complete) == (letters[1:], True)
     assert tries == failures + 1
 
@@ -89,13 +89,13 @@ async def test_what_is_told_again_does_not_make_a_new_mailbox_complete(
 
     monkeypatch.setattr(mailbox, "read", read)
     monkeypatch.setattr(MailboxReach, "covers", _covers(reaches))
-    look = ResumingSessions(cast(Bus, None), _nobody_knows).look(
+    look = ResumingSessions(cast(Bus, None), _nobody_knows).read_missed(
         ResumingSession("s", direct=True), last_seq=1_000, lost_at=None, since=0
     )
     missed = await look
     assert (missed.missed, missed.complete) == ([since, newer], reaches)
     assert missed.before == ([again] if reaches else []), "what is not known to be heard is told anew"
-    assert missed.overtaken == (0 if reaches else 1_000)
+    assert missed.redelivered_upto == (0 if reaches else 1_000)
 
 
 def test_what_is_told_again_after_that_is_not_heard_again() -> None:
@@ -117,7 +117,7 @@ def test_what_is_told_again_after_that_is_not_heard_again() -> None:
             ),
         ),
     )
-    socket = Socket("sid", "eio", session="s", overtaken=1_000, caught_up=False)
+    socket = Socket("sid", "eio", session="s", redelivered_upto=1_000, caught_up=False)
     old, new = b'{"callId":"c","seq":1000}', b'{"callId":"c","seq":2000}'
     for letter in (old, new):
         outbound._write(socket, "call:incoming", letter, "")
@@ -140,10 +140,10 @@ async def test_turns_from_before_the_mailbox_was_read_are_not_heard_again_after_
 
     monkeypatch.setattr(mailbox, "read", read)
     monkeypatch.setattr(MailboxReach, "covers", _covers(True))
-    look = ResumingSessions(cast(Bus, None), _nobody_knows).look
+    look = ResumingSessions(cast(Bus, None), _nobody_knows).read_missed
     missed = await look(ResumingSession("s", direct=True), last_seq=last, lost_at=None, since=0)
     assert (missed.missed, missed.complete) == ([missed_], True), "told again while the client was away"
-    assert last - MARGIN_MS * 1000 <= missed.overtaken < last, "clocks of callcores may differ"
+    assert last - MARGIN_MS * 1000 <= missed.redelivered_upto < last, "clocks of callcores may differ"
 
 
 async def test_a_mailbox_that_is_newer_than_what_a_client_heard_brings_no_turn_again(
@@ -163,11 +163,11 @@ async def test_a_mailbox_that_is_newer_than_what_a_client_heard_brings_no_turn_a
 
     monkeypatch.setattr(mailbox, "read", read)
     monkeypatch.setattr(MailboxReach, "covers", covers)
-    missed = await ResumingSessions(cast(Bus, None), _nothing_was_heard).look(
+    missed = await ResumingSessions(cast(Bus, None), _nothing_was_heard).read_missed(
         ResumingSession("s", direct=True), last_seq=last, lost_at=None, since=0
     )
     assert (missed.missed, missed.complete) == ([missed_], True)
-    assert missed.overtaken >= last - 2_000_000, "and none that is told live"
+    assert missed.redelivered_upto >= last - 2_000_000, "and none that is told live"
 
 
 def _relay(number: int, seq: int) -> MailboxMessage:
@@ -226,11 +226,11 @@ async def test_who_cannot_know_which_relays_were_heard_does_not_say_that_the_res
     monkeypatch.setattr(mailbox, "read", read)
     monkeypatch.setattr(MailboxReach, "covers", covers)
     gateways = _Asked(heard)
-    missed = await ResumingSessions(cast(Bus, None), gateways).look(
+    missed = await ResumingSessions(cast(Bus, None), gateways).read_missed(
         ResumingSession("s", direct=True), last_seq=60_000_000, lost_at=None, since=0, busy=busy
     )
     assert missed.complete is complete
-    assert missed.heard == (heard if asked else None)
+    assert missed.received == (heard if asked else None)
     assert gateways.questions == ([("s", 60_000_000)] if asked else [])
 
 
@@ -246,7 +246,7 @@ async def test_a_relay_that_was_lost_at_first_is_missed_before_later_ones(
 
     monkeypatch.setattr(mailbox, "read", read)
     monkeypatch.setattr(MailboxReach, "covers", _covers(True))
-    missed = await ResumingSessions(cast(Bus, None), _nobody_knows).look(
+    missed = await ResumingSessions(cast(Bus, None), _nobody_knows).read_missed(
         ResumingSession("s", direct=True), last_seq=5_000, lost_at=None, since=0
     )
     assert missed.complete and missed.missed == [letters[3], turn, letters[4], letters[1]]

@@ -10,18 +10,18 @@ def test_the_oldest_of_the_busiest_address_makes_room() -> None:
     unjoined = UnjoinedConnections()
     for connection, address in (("a1", "a"), ("b1", "b"), ("a2", "a"), ("b2", "b"), ("a3", "a")):
         unjoined.add(connection, address)
-    assert unjoined.makes_room("c") == "a1" == unjoined.makes_room("b")
-    assert unjoined.makes_room("a") is None
+    assert unjoined.closable_for("c") == "a1" == unjoined.closable_for("b")
+    assert unjoined.closable_for("a") is None
     unjoined.discard("a1")
     unjoined.discard("a2")
-    assert unjoined.makes_room("c") == "b1"
+    assert unjoined.closable_for("c") == "b1"
     unjoined.discard("b1")
-    assert unjoined.makes_room("c") == "a3" or unjoined.makes_room("c") == "b2"
-    assert unjoined.makes_room("a") is None
+    assert unjoined.closable_for("c") == "a3" or unjoined.closable_for("c") == "b2"
+    assert unjoined.closable_for("a") is None
 
 
 def test_nobody_makes_room_where_nobody_is() -> None:
-    assert UnjoinedConnections().makes_room("a") is None
+    assert UnjoinedConnections().closable_for("a") is None
 
 
 def test_it_is_what_a_count_of_all_says() -> None:
@@ -38,7 +38,7 @@ def test_it_is_what_a_count_of_all_says() -> None:
         most = max(counts.values(), default=0)
         assert len(unjoined) == len(model)
         for address in ("a0", "a1", "a9", "new"):
-            victim = unjoined.makes_room(address)
+            victim = unjoined.closable_for(address)
             if counts[address] >= most:
                 assert victim is None
             else:
