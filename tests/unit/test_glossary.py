@@ -1,7 +1,8 @@
-"""Where the glossary says that a term lives, there is such a module with such a class."""
+"""Modules and classes are where the glossary says, and packages where the architecture draws them."""
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -47,3 +48,23 @@ def test_the_table_of_modules_is_read() -> None:
     assert {"services/gateway/relay", "services/callcore/state", "shared/nats"} <= {
         package for package, _ in _MOVED
     }
+
+
+def test_packages_are_drawn_as_import_linter_checks_them() -> None:
+    page = (ROOT / "docs/architecture.md").read_text()
+    drawn = page.partition("## Packages and layers")[2].split("```")[1]
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    contracts = [one for one in pyproject["tool"]["importlinter"]["contracts"] if one["type"] == "layers"]
+    columns = {
+        "services.gateway": slice(0, 34),
+        "services.callcore": slice(34, 66),
+        "shared": slice(66, None),
+    }
+    assert columns.keys() <= {one["containers"][0] for one in contracts}
+    for one in contracts:
+        if one["containers"][0] in columns:
+            words = re.findall(
+                r"\w+", "\n".join(line[columns[one["containers"][0]]] for line in drawn.splitlines())
+            )
+            layers = [name for layer in one["layers"] for name in layer.split(" | ")]
+            assert [word for word in words if word in layers] == layers
