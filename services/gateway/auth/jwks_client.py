@@ -28,12 +28,16 @@ class JwksClient:
     """Returns keys by id, from ``url``. An unknown id has it read the keys, every ``again`` seconds at most.
 
     While the issuer cannot be reached, the keys that were read last count. ``refresh``: seconds between two reads.
+    ``missed_max``: ids that are kept as missing.
     """
 
-    def __init__(self, url: str, *, refresh: float, again: float = AGAIN_SECONDS) -> None:
+    def __init__(
+        self, url: str, *, refresh: float, again: float = AGAIN_SECONDS, missed_max: int = MISSED_MAX
+    ) -> None:
         self._url = url
         self._refresh = refresh
         self._again = again
+        self._missed_max = missed_max
         self._keys: dict[str | None, Key] | None = None
         self._current = False
         """True if the last read succeeded."""
@@ -68,7 +72,7 @@ class JwksClient:
             return found
         if kid is None and self._current and self._keys:
             return None  # the token has to name one of several keys
-        if len(self._wanted) < MISSED_MAX:
+        if len(self._wanted) < self._missed_max:
             self._wanted.add(kid)
         await self._refresh_once(soon=True)
         if (found := self._known(kid)) is not None:

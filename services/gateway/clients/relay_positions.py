@@ -19,7 +19,7 @@ class RelayPositions:
 
     def __init__(self) -> None:
         self.senders: dict[str, array[int]] = {}
-        """Sending session → ``seq`` and number of its last relays, in turn: the last item is the last number."""
+        """Sending session → ``seq`` and number of its last relays, alternating: the last item is the last number."""
         self._since = 0
         self._upto = 0
 

@@ -111,9 +111,21 @@ class ResumingSession:
 
 
 class ResumingSessions:
-    """Resumes sessions."""
+    """Resumes sessions.
 
-    def __init__(self, bus: Bus, relays_received: RelaysReceived) -> None:
+    ``read_backoff``, ``patience``: pauses between tries to read a mailbox, and the seconds after which it is given up.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        relays_received: RelaysReceived,
+        *,
+        read_backoff: Backoff = READ_BACKOFF,
+        patience: float = PATIENCE_SECONDS,
+    ) -> None:
+        self._read_backoff = read_backoff
+        self._patience = patience
         self._bus = bus
         self._relays_received = relays_received
         self._reach = MailboxReach(bus)
@@ -244,7 +256,7 @@ class ResumingSessions:
         ``settled``: True if the stream must have stored all that was sent until now, also without an old address.
         """
         settled = settled or resume.old_address is not None
-        session, until = resume.session, time.monotonic() + PATIENCE_SECONDS
+        session, until = resume.session, time.monotonic() + self._patience
         while True:
             try:
                 upto = mailbox.settle(self._bus, session) if settled else None
@@ -255,7 +267,7 @@ class ResumingSessions:
                 if time.monotonic() > until:
                     raise
                 log.info("mailbox not read yet", session=session)
-                await asyncio.sleep(READ_BACKOFF.seconds(0))
+                await asyncio.sleep(self._read_backoff.seconds(0))
 
     def finish(self, resume: ResumingSession) -> None:
         """End buffering, because the client was sent what it missed. The old address is kept for some seconds."""

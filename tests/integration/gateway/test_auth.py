@@ -34,7 +34,7 @@ def show(connect: Connect) -> Show:
     return one
 
 
-async def test_the_token_of_the_connection_lets_its_user_in(gateway: Start, show: Show) -> None:
+async def test_a_token_in_the_handshake_authenticates_its_user(gateway: Start, show: Show) -> None:
     url = await gateway(**JWT)
     client = await show(url, auth={"token": hs256(claims("alice", 60))})
     await client.ok("user:join", {"userId": "alice"})
@@ -43,14 +43,14 @@ async def test_the_token_of_the_connection_lets_its_user_in(gateway: Start, show
     await client.ok("user:join", {"userId": "alice"})  # once more: it is known who that is
 
 
-async def test_the_token_of_the_join_goes_before_that_of_the_connection(gateway: Start, show: Show) -> None:
+async def test_the_token_of_the_join_precedes_that_of_the_handshake(gateway: Start, show: Show) -> None:
     url = await gateway(**JWT)
     client = await show(url, auth={"token": hs256(claims("alice", -60))})
     await client.refused("user:join", {"userId": "alice"}, code="token_expired")
     await client.ok("user:join", {"userId": "alice", "token": hs256(claims("alice"))})
 
 
-async def test_an_expired_token_is_told_apart_once_all_else_is_right(
+async def test_an_expired_token_has_its_own_error_if_it_is_valid_otherwise(
     gateway: Start, connect: Connect, services: Services
 ) -> None:
     """Only then is it known that a fresh one would do; to others it says nothing about what they forged."""
@@ -85,7 +85,7 @@ async def test_an_expired_token_is_told_apart_once_all_else_is_right(
     await client.ok("user:refresh", {"token": fresh})
 
 
-async def test_what_is_shown_may_be_anything(gateway: Start, show: Show, services: Services) -> None:
+async def test_the_handshake_token_may_be_any_json(gateway: Start, show: Show, services: Services) -> None:
     url = await gateway(**JWT)
     for shown in ({}, {"token": 7}, {"token": None}, {"token": ""}, {"token": ["x"]}, {"TOKEN": "x"}):
         client = await show(url, auth=shown)
@@ -93,7 +93,7 @@ async def test_what_is_shown_may_be_anything(gateway: Start, show: Show, service
     assert "join" not in services.verbs()
 
 
-async def test_a_token_whose_join_failed_lets_nobody_else_in(
+async def test_a_token_whose_join_failed_authenticates_no_other_user(
     gateway: Start, connect: Connect, services: Services
 ) -> None:
     client = await connect(await gateway(**JWT))
@@ -104,7 +104,7 @@ async def test_a_token_whose_join_failed_lets_nobody_else_in(
     await client.ok("user:join", {"userId": "alice"})
 
 
-async def test_bad_tokens_are_refused_alike_and_nobody_is_asked(
+async def test_invalid_tokens_are_refused_alike_without_requests(
     gateway: Start, connect: Connect, services: Services
 ) -> None:
     url = await gateway(**JWT, jwt_issuer="us", jwt_audience="calls", strikes_max=100)
@@ -131,7 +131,7 @@ async def test_bad_tokens_are_refused_alike_and_nobody_is_asked(
     await client.ok("user:join", {"userId": "alice", "token": hs256(claims(**good))})
 
 
-async def test_a_giant_token_is_no_token(gateway: Start, show: Show) -> None:
+async def test_a_token_that_is_too_large_is_invalid(gateway: Start, show: Show) -> None:
     url = await gateway(**JWT)
     giant = hs256(claims(padding="x" * TOKEN_MAX))
     client = await show(url, auth={"token": giant})
@@ -140,7 +140,7 @@ async def test_a_giant_token_is_no_token(gateway: Start, show: Show) -> None:
     assert "token" in error["message"] and "xxx" not in error["message"]
 
 
-async def test_whoever_goes_on_showing_bad_tokens_is_sent_away_and_the_log_stays_short(
+async def test_repeated_invalid_tokens_close_the_connection_and_share_a_log_line(
     gateway: Start, connect: Connect, logged: Logged
 ) -> None:
     url = await gateway(**JWT, strikes_max=10)
@@ -172,7 +172,7 @@ async def test_the_session_ends_with_the_token(gateway: Start, connect: Connect,
     assert services.verbs() == ["join", "leave"], "and its grace does not begin"
 
 
-async def test_a_fresh_token_prolongs_it(gateway: Start, connect: Connect, services: Services) -> None:
+async def test_a_new_token_prolongs_the_session(gateway: Start, connect: Connect, services: Services) -> None:
     client = await connect(await gateway(**JWT))
     await joined_for(client, 1)
     ack = await client.ok("user:refresh", {"token": hs256(claims("alice", 60))})
@@ -182,7 +182,7 @@ async def test_a_fresh_token_prolongs_it(gateway: Start, connect: Connect, servi
     assert not client.closed.is_set()
 
 
-async def test_a_bad_one_changes_nothing(gateway: Start, connect: Connect) -> None:
+async def test_an_invalid_refresh_changes_nothing(gateway: Start, connect: Connect) -> None:
     client = await connect(await gateway(**JWT))
     await joined_for(client, 1)
     for token in (hs256(claims("bob", 60)), unsigned(claims("alice", 60)), "x"):
@@ -193,7 +193,7 @@ async def test_a_bad_one_changes_nothing(gateway: Start, connect: Connect) -> No
     await client.expect("session:expired", timeout=8)
 
 
-async def test_a_token_that_ends_while_its_join_is_under_way_lets_nobody_in(
+async def test_a_token_that_expires_during_its_join_is_refused(
     gateway: Start, connect: Connect, services: Services
 ) -> None:
     """Nobody watches a socket that has not joined: what was good when it was looked at would be good for ever."""
@@ -205,7 +205,7 @@ async def test_a_token_that_ends_while_its_join_is_under_way_lets_nobody_in(
     await client.refused("user:status", {"userId": "bob"}, code="not_authenticated")
 
 
-async def test_a_refresh_that_comes_too_late_does_not_count(
+async def test_a_refresh_after_expiry_is_refused(
     gateway: Start, connect: Connect, services: Services
 ) -> None:
     one, two = Pair("ES256", "one"), Pair("ES256", "two")
@@ -226,7 +226,7 @@ async def test_before_the_join_there_is_nothing_to_refresh(gateway: Start, conne
     await client.refused("user:refresh", {"token": hs256(claims())}, code="not_authenticated")
 
 
-async def test_nothing_is_kept_of_who_is_gone(
+async def test_tokens_of_closed_sockets_are_discarded(
     gateway: Start, show: Show, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[auth.Authenticator] = []
@@ -255,7 +255,7 @@ async def test_nothing_is_kept_of_who_is_gone(
 
 
 @pytest.mark.parametrize("algorithm", ["RS256", "ES256", "EdDSA"])
-async def test_a_public_key_will_do(gateway: Start, connect: Connect, algorithm: str) -> None:
+async def test_tokens_by_public_key(gateway: Start, connect: Connect, algorithm: str) -> None:
     pair = Pair(algorithm)
     client = await connect(await gateway(auth_mode="jwt", jwt_public_key=pair.pem))
     await client.refused(
@@ -264,7 +264,7 @@ async def test_a_public_key_will_do(gateway: Start, connect: Connect, algorithm:
     await client.ok("user:join", {"userId": "alice", "token": pair.sign(claims())})
 
 
-async def test_published_keys_will_do_and_while_they_are_not_there_clients_are_to_come_again(
+async def test_published_keys_and_joins_are_unavailable_without_them(
     gateway: Start, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(JwksClient.__init__.__kwdefaults__, "again", 0.1)
@@ -285,7 +285,7 @@ async def test_published_keys_will_do_and_while_they_are_not_there_clients_are_t
 # --- open -----------------------------------------------------------------------------------------------------------
 
 
-async def test_with_none_tokens_are_not_looked_at(gateway: Start, show: Show) -> None:
+async def test_auth_mode_none_ignores_tokens(gateway: Start, show: Show) -> None:
     client = await show(await gateway(), auth={"token": "x" * 20_000})
     await client.ok("user:join", {"userId": "alice", "token": "junk"})
     assert "tokenSeconds" not in await client.expect("user:joined")
@@ -293,7 +293,7 @@ async def test_with_none_tokens_are_not_looked_at(gateway: Start, show: Show) ->
     assert await client.expect("user:refresh") == {}
 
 
-async def test_none_for_all_to_reach_is_told_loudly(gateway: Start, logged: Logged) -> None:
+async def test_auth_mode_none_on_a_public_address_logs_a_warning(gateway: Start, logged: Logged) -> None:
     await gateway(auth_mode="none", host="0.0.0.0")
     assert "ANYBODY" in logged.text()
 
@@ -310,7 +310,7 @@ async def test_a_token_is_in_no_log(gateway: Start, connect: Connect, logged: Lo
 
 
 @pytest.mark.parametrize(("max_age", "low", "high"), [(100, 95, 100), (0, 10**9 - 10, 10**9)])
-async def test_a_token_holds_no_longer_than_its_maximum_age(
+async def test_a_token_is_valid_no_longer_than_its_maximum_age(
     gateway: Start, connect: Connect, max_age: int, low: int, high: int
 ) -> None:
     url = await gateway(**JWT, jwt_max_age_seconds=max_age)

@@ -117,7 +117,9 @@ async def gateway_url(client: Any) -> str:
     return str(client._ws._response.url.origin()).replace("ws:", "http:")
 
 
-async def test_silence_behind_is_unavailable(gateway: Start, connect: Connect, services: Services) -> None:
+async def test_services_that_do_not_reply_are_unavailable(
+    gateway: Start, connect: Connect, services: Services
+) -> None:
     alice = await connect(await gateway(), "alice")
     services.slow["accept"] = 1.2
     error = await alice.refused("call:accept", {"callId": "c"}, code="unavailable")
@@ -142,7 +144,7 @@ async def test_leaving(gateway: Start, connect: Connect, services: Services, *, 
     assert ("lost" if purposely else "leave") not in services.verbs()
 
 
-async def test_gone_while_joining_is_followed_by_a_loss(
+async def test_a_socket_that_breaks_while_joining_is_lost(
     gateway: Start, connect: Connect, services: Services
 ) -> None:
     services.slow["join"] = 0.3
@@ -153,7 +155,7 @@ async def test_gone_while_joining_is_followed_by_a_loss(
     assert (await services.wait_for("lost"))["session"] == f"s-{alice.socket_id}"
 
 
-async def test_sockets_that_join_at_once_are_counted_like_others(
+async def test_sockets_that_join_in_one_tick_are_counted(
     gateway: Start, connect: Connect, services: Services
 ) -> None:
     url = await gateway(connections_per_user=3, request_timeout_seconds=2)
@@ -172,7 +174,7 @@ async def test_sockets_that_join_at_once_are_counted_like_others(
     await other.ok("user:join", {"userId": "bob"})  # what came to nothing does not count
 
 
-async def test_a_leave_is_told_until_it_is_heard(
+async def test_a_leave_is_retried_until_presence_replies(
     gateway: Start, connect: Connect, services: Services
 ) -> None:
     alice = await connect(await gateway(), "alice")
@@ -213,7 +215,9 @@ async def test_replaced_while_it_joins(
     await alice.expect_closed()
 
 
-async def test_delivered_as_it_came(gateway: Start, connect: Connect, bus: Bus, services: Services) -> None:
+async def test_messages_are_delivered_unchanged(
+    gateway: Start, connect: Connect, bus: Bus, services: Services
+) -> None:
     alice = await connect(await gateway(), "alice")
     for n in range(500):
         bus.publish(subjects.deliver(GATEWAY, alice.session, "ice:candidate"), b'{"n":%d,"seq":1}' % n)
@@ -221,7 +225,7 @@ async def test_delivered_as_it_came(gateway: Start, connect: Connect, bus: Bus, 
     assert [payload["n"] for payload in got] == list(range(500))
 
 
-async def test_a_turn_of_a_call_is_heard_once(
+async def test_a_call_event_is_sent_once(
     gateway: Start, connect: Connect, bus: Bus, services: Services
 ) -> None:
     alice = await connect(await gateway(), "alice")
@@ -257,7 +261,7 @@ async def test_a_request_without_an_answer_is_settled(
     assert settled[0]["requestId"] == first["requestId"] and settled[0]["call"] == "c1"
 
 
-async def test_a_call_that_nobody_placed_in_time_is_given_up_at_once_and_once_more(
+async def test_a_call_set_up_without_a_reply_is_settled_at_once_and_again(
     gateway: Start, connect: Connect, services: Services
 ) -> None:
     """Both users are to be free; whoever comes back late may still have accepted the peer's call (glare)."""
@@ -280,7 +284,7 @@ async def test_a_call_that_nobody_placed_in_time_is_given_up_at_once_and_once_mo
     assert {(r["requestId"], r["call"]) for r in settled()} == {(first["requestId"], first["call"])}
 
 
-async def test_what_was_never_sent_is_not_settled(
+async def test_a_request_that_was_not_sent_is_not_settled(
     gateway: Start, connect: Connect, services: Services, nats_server: EmbeddedNats
 ) -> None:
     alice = await connect(await gateway(request_timeout_seconds=0.2), "alice")

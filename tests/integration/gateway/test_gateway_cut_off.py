@@ -74,7 +74,7 @@ async def connected(bus: Bus) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_a_gateway_that_was_cut_off_alone_tells_everybody_to_doubt(
+async def test_a_gateway_that_was_cut_off_has_all_gateways_suspect_loss(
     bus: Bus, way: Proxy, gateway: Start
 ) -> None:
     """Nobody else has noticed: what was on its way to the gateway, and from it, is lost unless it says so."""
@@ -91,7 +91,7 @@ async def test_a_gateway_that_was_cut_off_alone_tells_everybody_to_doubt(
     assert bus.connected
 
 
-async def test_what_was_on_its_way_to_a_gateway_that_was_cut_off_alone_is_told_again(
+async def test_messages_to_a_gateway_that_was_cut_off_are_redelivered(
     bus: Bus, way: Proxy, gateway: Start, connect: Connect, notifier: RedeliveryBuffer
 ) -> None:
     url = await gateway(nats_url=way.url.replace("http", "nats"))
@@ -106,7 +106,7 @@ async def test_what_was_on_its_way_to_a_gateway_that_was_cut_off_alone_is_told_a
     await bob.quiet()
 
 
-async def test_what_was_on_its_way_when_nats_was_killed_is_told_again(
+async def test_messages_in_flight_when_nats_is_killed_are_redelivered(
     nats_server: EmbeddedNats, bus: Bus, gateway: Start, connect: Connect, notifier: RedeliveryBuffer
 ) -> None:
     bob = await connect(await gateway(), "bob")
@@ -124,7 +124,7 @@ async def test_what_was_on_its_way_when_nats_was_killed_is_told_again(
 
 
 @pytest.mark.parametrize("told_meanwhile", [False, True])
-async def test_an_outage_that_is_longer_than_the_memory_does_not_count(
+async def test_call_events_before_a_long_outage_are_redelivered(
     nats_server: EmbeddedNats, bus: Bus, gateway: Start, connect: Connect, brief: RedeliveryBuffer,
     told_meanwhile: bool,
 ) -> None:  # fmt: skip
@@ -143,7 +143,7 @@ async def test_an_outage_that_is_longer_than_the_memory_does_not_count(
     assert ended["callId"] == "c"
 
 
-async def test_what_was_told_long_before_is_not_told_again(bus: Bus, brief: RedeliveryBuffer) -> None:
+async def test_old_messages_are_not_redelivered(bus: Bus, brief: RedeliveryBuffer) -> None:
     heard: list[bytes] = []
     await bus.subscribe_direct(subjects.deliver_all(GATEWAY), lambda _s, _r, letter, _h: heard.append(letter))
     await asyncio.sleep(2 * KEEP_SECONDS)  # an instance that has just connected remembers all
@@ -161,7 +161,7 @@ async def test_what_was_told_long_before_is_not_told_again(bus: Bus, brief: Rede
     assert heard[2] == heard[3], "as it was, with the seq that it had"
 
 
-async def test_the_memory_of_what_was_told_is_bounded(bus: Bus) -> None:
+async def test_the_redelivery_buffer_is_bounded(bus: Bus) -> None:
     notifier, heard = RedeliveryBuffer(bus, MailboxPublisher(bus), keep_max=3, gather_seconds=0.05), []
     await bus.subscribe_direct(subjects.deliver_all(GATEWAY), lambda _s, _r, letter, _h: heard.append(letter))
     await notifier.start()

@@ -35,7 +35,7 @@ async def test_another_lease_than_the_last_one_is_asserted_although_presence_kno
     assert services.verbs().count("reassert") == 1, "once for each lease"
 
 
-async def test_a_lease_that_is_lost_again_amid_a_reassert_is_asserted_anew(
+async def test_a_lease_lost_during_a_reassert_is_reasserted_again(
     gateway: Start, services: Services, connect: Connect
 ) -> None:
     services.answers["renew"] = {"known": True, "since": 1}

@@ -34,9 +34,9 @@ async def test_ids_that_look_like_another_are_refused(
 
 
 @pytest.mark.parametrize("user", [*EMOJI, "\u0645\u0631\u062d\u0628\u0627", "a\u0308"], ids=ascii)
-async def test_what_is_seen_may_join(gateway: Start, connect: Connect, user: str) -> None:
+async def test_visible_ids_may_join(gateway: Start, connect: Connect, user: str) -> None:
     await connect(await gateway(), user)
 
 
-async def test_they_can_be_allowed(gateway: Start, connect: Connect) -> None:
+async def test_invisible_characters_can_be_allowed(gateway: Start, connect: Connect) -> None:
     await connect(await gateway(user_id_invisible="allow"), "ali\u200bce")

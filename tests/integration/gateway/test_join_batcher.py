@@ -45,7 +45,7 @@ def alone(services: Services) -> list[str]:
     return [request["user"] for _, request in services.asked if "also" not in request]
 
 
-async def test_each_hears_of_itself(bus: Bus, services: Services) -> None:
+async def test_each_join_of_a_batch_has_its_outcome(bus: Bus, services: Services) -> None:
     services.answers["join"] = answer("alice", "bob", "!rate_limited", "dave")
     replies = await all_of(
         JoinBatcher(RpcClient(bus, timeout=2)), *map(asks, ("alice", "bob", "carol", "dave"))
@@ -59,9 +59,7 @@ async def test_each_hears_of_itself(bus: Bus, services: Services) -> None:
     ]  # fmt: skip
 
 
-async def test_who_comes_later_or_alone_or_resumes_does_not_wait_for_others(
-    bus: Bus, services: Services
-) -> None:
+async def test_later_lone_and_resuming_joins_do_not_wait(bus: Bus, services: Services) -> None:
     join_batcher = JoinBatcher(RpcClient(bus, timeout=2))
     services.slow["join"] = 0.2
     first = asyncio.create_task(join_batcher.join(asks("alice")))
@@ -72,13 +70,13 @@ async def test_who_comes_later_or_alone_or_resumes_does_not_wait_for_others(
     assert sorted(alone(services)) == ["alice", "bob", "carol"]
 
 
-async def test_presence_that_knows_nothing_of_company_is_asked_for_each(bus: Bus, services: Services) -> None:
+async def test_an_older_presence_is_asked_for_each_join(bus: Bus, services: Services) -> None:
     replies = await all_of(JoinBatcher(RpcClient(bus, timeout=2)), *map(asks, ("alice", "bob", "carol")))
     assert joined(replies) == ["s-of-alice", "s-of-bob", "s-of-carol"]
     assert sorted(alone(services)) == ["bob", "carol"]
 
 
-async def test_a_refusal_of_the_first_is_not_one_of_the_others(
+async def test_a_refusal_of_the_first_join_does_not_refuse_the_others(
     bus: Bus, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     join_batcher = JoinBatcher(RpcClient(bus, timeout=2))
@@ -94,7 +92,7 @@ async def test_a_refusal_of_the_first_is_not_one_of_the_others(
 
 
 @pytest.mark.parametrize("there", [True, False])
-async def test_what_nobody_answers_is_unavailable_to_all_and_not_asked_anew(
+async def test_a_batch_without_a_reply_is_unavailable_and_not_retried(
     bus: Bus, services: Services, there: bool
 ) -> None:
     services.slow["join"] = 5
@@ -108,7 +106,7 @@ async def test_what_nobody_answers_is_unavailable_to_all_and_not_asked_anew(
     assert len(services.asked) == (1 if there else 0), "the stand-in deals with one at a time"
 
 
-async def test_others_hear_it_when_the_first_is_cancelled(bus: Bus, services: Services) -> None:
+async def test_a_cancelled_first_join_fails_the_others_at_once(bus: Bus, services: Services) -> None:
     services.slow["join"] = 5
     join_batcher = JoinBatcher(RpcClient(bus, timeout=2))
     first = asyncio.create_task(join_batcher.join(asks("alice")))
@@ -128,7 +126,7 @@ async def test_others_hear_it_when_the_first_is_cancelled(bus: Bus, services: Se
         await other
 
 
-async def test_a_company_has_its_size(bus: Bus, services: Services) -> None:
+async def test_batches_are_bounded(bus: Bus, services: Services) -> None:
     many = [f"u{n}" for n in range(BATCH_MAX + 3)]
     replies = await all_of(JoinBatcher(RpcClient(bus, timeout=2)), *map(asks, many))
     assert joined(replies) == [f"s-of-{user}" for user in many]

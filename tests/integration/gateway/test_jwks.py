@@ -8,8 +8,7 @@ from contextlib import asynccontextmanager
 import jwt
 import pytest
 
-from services.gateway.auth import jwks_client as module
-from services.gateway.auth.jwks_client import JwksClient
+from services.gateway.auth.jwks_client import DOCUMENT_MAX_BYTES, MISSED_MAX, JwksClient
 from services.gateway.auth.jwt_verifier import InvalidToken, Key, Verifier
 from shared.errors import Unavailable
 from tests.support.issuer import Issuer, Pair, claims, hs256
@@ -19,8 +18,10 @@ ONE, TWO = Pair("RS256", "one"), Pair("ES256", "two")
 
 
 @asynccontextmanager
-async def reading(issuer: Issuer, *, refresh: float = 60, again: float = AGAIN) -> AsyncIterator[JwksClient]:
-    keys = JwksClient(issuer.url, refresh=refresh, again=again)
+async def reading(
+    issuer: Issuer, *, refresh: float = 60, again: float = AGAIN, missed_max: int = MISSED_MAX
+) -> AsyncIterator[JwksClient]:
+    keys = JwksClient(issuer.url, refresh=refresh, again=again, missed_max=missed_max)
     keys.start()
     try:
         yield keys
@@ -78,7 +79,7 @@ async def test_a_token_without_an_id_needs_a_single_key() -> None:
             await Verifier(keys).verify(nameless)
 
 
-async def test_a_key_that_is_newer_than_the_last_look_is_not_unknown() -> None:
+async def test_a_key_newer_than_the_last_read_is_not_unknown() -> None:
     """An issuer may sign with a key the moment it has published it; so a client may come before the next look."""
     async with Issuer(ONE).running() as issuer, reading(issuer, again=0.5) as keys:
         verifier = Verifier(keys)
@@ -93,7 +94,7 @@ async def test_a_key_that_is_newer_than_the_last_look_is_not_unknown() -> None:
         assert (await verifier.verify(TWO.sign(claims()))).user == "alice"
 
 
-async def test_a_key_that_was_looked_for_is_unknown_until_the_next_look() -> None:
+async def test_a_missing_key_is_unknown_until_the_next_read() -> None:
     async with Issuer(ONE).running() as issuer, reading(issuer, again=0.3) as keys:
         verifier = Verifier(keys)
         assert await has(keys, "one")
@@ -108,7 +109,7 @@ async def test_a_key_that_was_looked_for_is_unknown_until_the_next_look() -> Non
         assert await has(keys, "two")
 
 
-async def test_a_key_that_any_look_was_too_late_for_is_unknown() -> None:
+async def test_a_missing_key_is_unknown_although_reads_on_demand_are_rare() -> None:
     """Keys that are read more often than tokens may ask for."""
     async with Issuer(ONE).running() as issuer, reading(issuer, refresh=0.2, again=60) as keys:
         assert await has(keys, "one")
@@ -119,7 +120,7 @@ async def test_a_key_that_any_look_was_too_late_for_is_unknown() -> None:
             await gone(keys, "one")
 
 
-async def test_a_look_under_way_may_have_read_what_is_older(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_running_read_does_not_answer_later_ids() -> None:
     async with Issuer(ONE).running() as issuer, reading(issuer, again=0.2) as keys:
         assert await has(keys, "one")
         await asyncio.sleep(0.2)
@@ -131,9 +132,8 @@ async def test_a_look_under_way_may_have_read_what_is_older(monkeypatch: pytest.
         assert await first is None
 
 
-async def test_ids_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MISSED_MAX", 1)
-    async with Issuer(ONE).running() as issuer, reading(issuer, again=0.1) as keys:
+async def test_missing_ids_are_bounded() -> None:
+    async with Issuer(ONE).running() as issuer, reading(issuer, again=0.1, missed_max=1) as keys:
         assert await has(keys, "one")
         for n in range(5):
             await asyncio.sleep(0.12)
@@ -141,7 +141,7 @@ async def test_ids_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPat
         assert len(keys._missed) == 1
 
 
-async def test_a_new_key_counts_as_soon_as_a_token_names_it_and_a_withdrawn_one_until_the_next_look() -> None:
+async def test_a_new_key_counts_at_once_and_a_withdrawn_one_until_the_next_read() -> None:
     async with Issuer(ONE).running() as issuer, reading(issuer, refresh=0.5) as keys:
         assert await has(keys, "one")
         issuer.pairs = (TWO,)
@@ -149,7 +149,7 @@ async def test_a_new_key_counts_as_soon_as_a_token_names_it_and_a_withdrawn_one_
         await gone(keys, "one")
 
 
-async def test_while_the_issuer_is_away_what_was_known_counts() -> None:
+async def test_without_the_issuer_the_cached_keys_count() -> None:
     issuer = Issuer(ONE)
     async with issuer.running():
         keys = JwksClient(issuer.url, refresh=0.1, again=0.1)
@@ -171,7 +171,7 @@ async def test_while_the_issuer_is_away_what_was_known_counts() -> None:
         await keys.stop()
 
 
-async def test_without_any_key_it_cannot_be_said() -> None:
+async def test_without_keys_tokens_are_unavailable() -> None:
     issuer = Issuer(ONE)
     async with issuer.running():
         pass
@@ -184,13 +184,13 @@ async def test_without_any_key_it_cannot_be_said() -> None:
     "document",
     [
         b"", b"null", b"[]", b'{"keys": {}}', b'{"keys": []}', b"[" * 100_000,
-        json.dumps({"keys": [ONE.jwk()]}).encode() + b" " * module.DOCUMENT_MAX_BYTES,
+        json.dumps({"keys": [ONE.jwk()]}).encode() + b" " * DOCUMENT_MAX_BYTES,
         json.dumps({"keys": [None, 7, {}, {"kty": "RSA", "n": "x"}, {"kty": "oct", "k": "c2VjcmV0", "kid": "one"},
                              {**ONE.jwk(), "use": "enc"}, {**ONE.jwk(), "alg": "RS512"}]}).encode(),
     ],
     ids=["empty", "null", "list", "object", "none", "deep", "large", "useless"],
 )  # fmt: skip
-async def test_what_is_no_jwks_gives_no_key_and_takes_none_away(document: bytes) -> None:
+async def test_a_malformed_jwks_changes_no_key(document: bytes) -> None:
     issuer = Issuer(ONE)
     issuer.document = document
     async with issuer.running(), reading(issuer, refresh=0.1, again=0.05) as keys:
@@ -205,7 +205,7 @@ async def test_what_is_no_jwks_gives_no_key_and_takes_none_away(document: bytes)
         assert await keys.key("one")
 
 
-async def test_an_answer_that_is_none_counts_as_away() -> None:
+async def test_a_failed_response_counts_as_an_outage() -> None:
     issuer = Issuer(ONE)
     issuer.status = 500
     async with issuer.running(), reading(issuer) as keys:
@@ -213,7 +213,7 @@ async def test_an_answer_that_is_none_counts_as_away() -> None:
             await keys.key("one")
 
 
-async def test_tokens_that_name_unknown_keys_do_not_make_it_ask_more_often() -> None:
+async def test_unknown_keys_do_not_increase_reads() -> None:
     async with Issuer(ONE).running() as issuer, reading(issuer, again=0.5) as keys:
         assert await has(keys, "one")
         before, begun = issuer.asked, asyncio.get_running_loop().time()

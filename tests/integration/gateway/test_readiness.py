@@ -70,7 +70,7 @@ async def test_a_service_that_is_not_there(gateway: Start, services: Services) -
     await until(await gateway(), "no callcore is there")
 
 
-async def test_keys_for_tokens_that_nobody_has_read(
+async def test_keys_for_tokens_that_have_not_been_read(
     nats_url: str, services: Services, connect: Connect
 ) -> None:
     one, port = Pair("ES256"), free_port()

@@ -30,25 +30,25 @@ def _registry(session: str) -> Registry:
     return registry
 
 
-async def test_the_gateway_that_knows_answers(bus: Bus, asker: RelayHandover) -> None:
+async def test_the_gateway_with_the_positions_replies(bus: Bus, asker: RelayHandover) -> None:
     for session in ("other", "b"):
         await RelayHandover(bus, _registry(session)).start()
     assert await asker.relays_received("b", 100) == {"s": 7}
     assert await asker.relays_received("b", 99) == {}
 
 
-async def test_a_gateway_knows_its_own(bus: Bus) -> None:
+async def test_a_gateway_uses_its_own_positions(bus: Bus) -> None:
     assert await RelayHandover(bus, _registry("b")).relays_received("b", 100) == {"s": 7}
 
 
-async def test_one_that_is_back_late_is_asked_again(bus: Bus, asker: RelayHandover) -> None:
+async def test_a_gateway_that_reconnects_late_is_asked_again(bus: Bus, asker: RelayHandover) -> None:
     asked = asyncio.create_task(asker.relays_received("b", 100))
     await asyncio.sleep(TRY_SECONDS / 2)
     await RelayHandover(bus, _registry("b")).start()
     assert await asked == {"s": 7}
 
 
-async def test_if_no_gateway_knows_that_is_said_in_time(bus: Bus, asker: RelayHandover) -> None:
+async def test_without_a_reply_the_positions_are_unknown_in_time(bus: Bus, asker: RelayHandover) -> None:
     await RelayHandover(bus, _registry("other")).start()
     begun = time.monotonic()
     assert await asker.relays_received("b", 100) is None

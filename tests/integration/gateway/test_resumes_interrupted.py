@@ -81,7 +81,7 @@ class Bob:
         client.inbox.all.clear()
 
 
-async def test_who_is_torn_away_while_it_resumes_misses_nothing(system: System, clients: Clients) -> None:
+async def test_a_client_torn_away_while_it_resumes_misses_nothing(system: System, clients: Clients) -> None:
     alice, bob = clients("alice"), Bob(system, clients)
     await alice.connect(system.gateways[0].url)
     await alice.join("alice")
@@ -136,7 +136,7 @@ async def test_who_is_torn_away_while_it_resumes_misses_nothing(system: System, 
     await now.expect("call:ended")
 
 
-async def test_a_token_that_is_spent_is_good_only_until_the_next_is_heard_of(
+async def test_a_spent_resume_token_is_valid_until_the_next_is_confirmed(
     system: System, clients: Clients
 ) -> None:
     bob = Bob(system, clients)
@@ -158,9 +158,7 @@ async def test_a_token_that_is_spent_is_good_only_until_the_next_is_heard_of(
     assert (await again.join("bob", resume=bob.known))["resumed"]
 
 
-async def test_a_mailbox_that_cannot_be_read_costs_nobody_a_session(
-    system: System, bus: Bus, clients: Clients
-) -> None:
+async def test_an_unreadable_mailbox_ends_no_session(system: System, bus: Bus, clients: Clients) -> None:
     """The client is told to come again, and its token is good for that; what is lost, only the mailbox says."""
     alice, bob = clients("alice"), Bob(system, clients)
     await alice.connect(system.gateways[0].url)

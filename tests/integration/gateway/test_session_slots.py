@@ -10,7 +10,7 @@ from tests.integration.gateway.conftest import Connect, Services, Start
 pytestmark = pytest.mark.timeout(60)
 
 
-async def test_a_join_that_failed_takes_no_place_of_its_user(
+async def test_a_failed_join_occupies_no_connection_of_its_user(
     services: Services, gateway: Start, connect: Connect
 ) -> None:
     """Its socket stays; another one of the same user, or the same for another user, gets in."""
@@ -27,7 +27,7 @@ async def test_a_join_that_failed_takes_no_place_of_its_user(
     await failed.join("bob")
 
 
-async def test_a_join_that_fails_in_a_socket_that_is_joined_keeps_its_place(
+async def test_a_failed_join_of_a_joined_socket_keeps_its_connection(
     services: Services, gateway: Start, connect: Connect
 ) -> None:
     url = await gateway(connections_per_user=1)
@@ -41,7 +41,7 @@ async def test_a_join_that_fails_in_a_socket_that_is_joined_keeps_its_place(
 
 
 @pytest.mark.parametrize("answered", [True, False])
-async def test_a_socket_that_breaks_while_its_session_is_reasserted_is_lost_all_the_same(
+async def test_a_socket_that_breaks_during_a_reassert_is_lost(
     services: Services, gateway: Start, connect: Connect, monkeypatch: pytest.MonkeyPatch, answered: bool
 ) -> None:
     """Presence may hear first that it broke, and then that it is there: the last word must be that it broke.
@@ -65,7 +65,7 @@ async def test_a_socket_that_breaks_while_its_session_is_reasserted_is_lost_all_
     assert services.verbs()[-1] == "lost"
 
 
-async def test_a_session_that_moved_while_it_was_reasserted_is_replaced(
+async def test_a_session_that_moved_during_a_reassert_is_replaced(
     services: Services, gateway: Start, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(GatewayLease.__init__.__kwdefaults__, "renew_seconds", 0.2)

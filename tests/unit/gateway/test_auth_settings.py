@@ -27,18 +27,18 @@ def wrong(**values: Any) -> str:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
-def test_on_loopback_nothing_need_be_said(host: str) -> None:
+def test_loopback_needs_no_auth_settings(host: str) -> None:
     assert settings(host=host).auth_mode == "none"
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.7", "gateway", "localhost.example.com", ""])
-def test_elsewhere_open_has_to_be_meant(host: str) -> None:
+def test_auth_mode_none_is_explicit_away_from_loopback(host: str) -> None:
     assert "AUTH_MODE is not set" in wrong(host=host) and "join as anybody" in wrong(host=host)
     assert settings(host=host, auth_mode="none").auth_mode == "none"
     assert settings(host=host, auth_mode="jwt", jwt_secret=SECRET).auth_mode == "jwt"
 
 
-def test_the_environment_can_mean_it_and_an_empty_value_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auth_mode_none_by_environment_and_empty_values_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOST", "0.0.0.0")
     monkeypatch.setenv("AUTH_MODE", "")
     with pytest.raises(ValidationError, match="AUTH_MODE is not set"):

@@ -15,7 +15,7 @@ async def _arrive(door: TickGate, name: int, log: list[int], *, there: bool = Tr
     return through
 
 
-async def test_one_in_each_turn_of_the_loop_the_last_one_first() -> None:
+async def test_one_waiter_is_admitted_per_tick_newest_first() -> None:
     door, let_in = TickGate(100), list[int]()
     tasks = [asyncio.create_task(_arrive(door, n, let_in)) for n in range(10)]
     counts = []
@@ -30,7 +30,7 @@ async def test_one_in_each_turn_of_the_loop_the_last_one_first() -> None:
     assert await door.through(lambda: True), "nobody is before it any more"
 
 
-async def test_who_comes_later_goes_before_those_who_wait() -> None:
+async def test_a_later_waiter_is_admitted_first() -> None:
     door, let_in = TickGate(1_000), list[int]()
     herd = [asyncio.create_task(_arrive(door, n, let_in)) for n in range(500)]
     await asyncio.sleep(0)
@@ -44,7 +44,7 @@ async def test_who_comes_later_goes_before_those_who_wait() -> None:
     await asyncio.gather(late, *herd)
 
 
-async def test_who_has_gone_meanwhile_takes_nobodys_turn() -> None:
+async def test_a_waiter_whose_client_is_gone_takes_no_slot() -> None:
     door, let_in = TickGate(100), list[int]()
     gone = [asyncio.create_task(_arrive(door, n, let_in, there=n in (0, 1))) for n in range(50)]
     assert [n for n, through in enumerate(await asyncio.gather(*gone)) if through] == [0, 1]
@@ -54,14 +54,14 @@ async def test_who_has_gone_meanwhile_takes_nobodys_turn() -> None:
     assert await asyncio.gather(*cancelled[:2]) == [True, True]
 
 
-async def test_too_many_are_sent_away_who_waited_longest_first() -> None:
+async def test_the_oldest_waiters_are_refused_when_too_many_wait() -> None:
     door, let_in = TickGate(5), list[int]()
     tasks = [asyncio.create_task(_arrive(door, n, let_in)) for n in range(10)]
     through = await asyncio.gather(*tasks)
     assert [n for n, yes in enumerate(through) if not yes] == [1, 2, 3, 4]
 
 
-async def test_so_many_at_a_time() -> None:
+async def test_concurrency_is_limited_to_the_slots() -> None:
     gate, order, now, most = LifoGate(3), list[int](), 0, 0
 
     async def work(n: int) -> None:
@@ -77,7 +77,7 @@ async def test_so_many_at_a_time() -> None:
     assert order[:4] == [0, 1, 2, 19], "then the one that came last"
 
 
-async def test_a_turn_is_given_back_whatever_happens() -> None:
+async def test_a_slot_is_released_on_errors_and_cancellation() -> None:
     gate = LifoGate(1)
     with pytest.raises(ZeroDivisionError):
         async with gate.slot():

@@ -50,7 +50,7 @@ def test_a_rate_is_read_and_written() -> None:
             Settings(_env_file=None, rate_status=wrong or "x")  # type: ignore[call-arg,arg-type]
 
 
-def test_a_burst_and_what_comes_back(make: Callable[..., RateLimiter], clock: Clock) -> None:
+def test_burst_and_refill(make: Callable[..., RateLimiter], clock: Clock) -> None:
     socket = make(rate_status="10/5").socket()
     assert socket is not None
     assert [socket.take(EventClass.STATUS) for _ in range(12)] == [True] * 10 + [False] * 2
@@ -66,7 +66,7 @@ def test_a_burst_and_what_comes_back(make: Callable[..., RateLimiter], clock: Cl
     )
 
 
-async def test_bytes_are_charged_to_the_user_and_coming_back_does_not_help(
+async def test_bytes_are_charged_to_the_user_also_after_a_reconnect(
     make: Callable[..., RateLimiter], clock: Clock
 ) -> None:
     gateway = make(rate_user_kb="10/5")
@@ -96,7 +96,7 @@ async def test_bytes_are_charged_to_the_user_and_coming_back_does_not_help(
     gateway.hits.stop()
 
 
-def test_sockets_of_a_user_share_and_coming_back_does_not_help(
+def test_sockets_of_a_user_share_a_rate_also_after_a_reconnect(
     make: Callable[..., RateLimiter], clock: Clock
 ) -> None:
     gateway = make(rate_status="10/5", rate_user_factor="2")
@@ -177,12 +177,12 @@ def test_off(make: Callable[..., RateLimiter]) -> None:
         gateway.left(None)
 
 
-def test_every_event_has_a_kind() -> None:
+def test_every_event_has_a_class() -> None:
     assert class_of("call:answer") is class_of("call:offer") is EventClass.OFFERS
     assert class_of("user:join") is class_of("no:such") is EventClass.OTHERS
 
 
-def test_strikes_wait_longer_each_time() -> None:
+def test_strikes_delay_longer_each_time() -> None:
     clock = Clock()
     strikes = StrikeCounter(5, clock, step=0.1, longest=0.25, free=1)
     waits = []
@@ -223,7 +223,7 @@ def test_the_address_of_a_client(remote: str, forwarded: str, expected: str) -> 
 
 
 @given(st.text(), st.text() | st.text(alphabet="0123456789abf.:,%/ "))
-def test_whatever_is_said_of_an_address_somebody_is_counted(remote: str, forwarded: str) -> None:
+def test_every_forwarded_header_yields_a_counted_address(remote: str, forwarded: str) -> None:
     for trusted in (TRUSTED, (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))):
         for who in (remote, "10.0.0.1", "fd00::1"):
             assert isinstance(connection_limits.key(who, forwarded, trusted), str)
@@ -245,7 +245,7 @@ def test_depth() -> None:
                 packets.parse(packet(text))
 
 
-async def test_a_user_who_left_and_came_back_is_not_forgotten(
+async def test_usage_is_kept_for_a_user_that_reconnects(
     make: Callable[..., RateLimiter], clock: Clock
 ) -> None:
     """Neither when its time away would have been over, nor by the sockets that come then."""
@@ -272,7 +272,7 @@ async def test_a_user_who_left_and_came_back_is_not_forgotten(
     assert third.take(EventClass.STATUS)
 
 
-def test_a_user_who_is_away_for_long_is_forgotten(make: Callable[..., RateLimiter], clock: Clock) -> None:
+def test_usage_of_a_user_that_is_away_is_discarded(make: Callable[..., RateLimiter], clock: Clock) -> None:
     gateway = make(rate_others="10/5", rate_status="10/5")
     socket = gateway.socket()
     for n in range(50):

@@ -28,13 +28,13 @@ def positions() -> RelayPositions:
         (21, None),
     ],
 )
-def test_what_was_written_up_to_a_seq_has_been_got(
+def test_relays_written_up_to_a_seq_are_received(
     positions: RelayPositions, seq: int, heard: dict[str, int] | None
 ) -> None:
     assert positions.at(seq, written=20) == heard
 
 
-def test_what_was_got_elsewhere_counts_from_there_on() -> None:
+def test_relays_received_on_other_sockets_count() -> None:
     positions = RelayPositions()
     positions.begin({"s": 5}, since=100, upto=101)
     positions.note("s", 6, 110)
@@ -43,13 +43,13 @@ def test_what_was_got_elsewhere_counts_from_there_on() -> None:
     assert positions.at(110, 110) == {"s": 6}
 
 
-def test_a_client_that_was_gone_before_user_joined_may_come_again() -> None:
+def test_a_client_that_is_lost_before_user_joined_may_resume() -> None:
     positions = RelayPositions()
     positions.begin({"s": 5}, since=100, upto=101)
     assert positions.at(100, written=0) == {"s": 5}
 
 
-def test_what_is_too_long_ago_is_not_known() -> None:
+def test_positions_of_old_seqs_are_unknown() -> None:
     positions = RelayPositions()
     positions.begin({}, since=0, upto=1)
     for n in range(10 * KEPT_MAX):
@@ -92,7 +92,7 @@ def test_a_registry_knows_the_client_of_a_socket_that_is_gone_or_replaced() -> N
     assert registry.relays_received("b", 20) == {"s": 6}
 
 
-def test_a_registry_remembers_only_so_many_sessions() -> None:
+def test_positions_of_gone_sessions_are_bounded() -> None:
     registry = Registry()
     for n in range(LEFT_MAX + 1):
         _joined(registry, str(n), f"b{n}")

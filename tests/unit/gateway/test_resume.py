@@ -1,6 +1,5 @@
 """A mailbox that cannot be read at once."""
 
-import sys
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -40,7 +39,7 @@ def _covers(whether: bool) -> Any:
 
 
 @pytest.mark.parametrize("failures", [0, 3, None])
-async def test_it_is_tried_again(monkeypatch: pytest.MonkeyPatch, failures: int | None) -> None:
+async def test_reading_a_mailbox_is_retried(monkeypatch: pytest.MonkeyPatch, failures: int | None) -> None:
     letters = [MailboxMessage("call:ended", b'{"callId":"c","seq":%d}' % seq) for seq in (1_000, 2_000)]
     tries = 0
 
@@ -52,14 +51,13 @@ async def test_it_is_tried_again(monkeypatch: pytest.MonkeyPatch, failures: int 
         return letters
 
     monkeypatch.setattr(mailbox, "read", read)
-    monkeypatch.setattr(
-        sys.modules[ResumingSessions.__module__],
-        "READ_BACKOFF",
-        Backoff(first=0.01, longest=0.01, jitter=1.0),
-    )
-    monkeypatch.setattr(sys.modules[ResumingSessions.__module__], "PATIENCE_SECONDS", 0.2)
     here = ResumingSession("s", direct=True)
-    resuming = ResumingSessions(cast(Bus, None), _nobody_knows)
+    resuming = ResumingSessions(
+        cast(Bus, None),
+        _nobody_knows,
+        read_backoff=Backoff(first=0.01, longest=0.01, jitter=1.0),
+        patience=0.2,
+    )
     monkeypatch.setattr(MailboxReach, "covers", _covers(True))
     if failures is None:
         with pytest.raises(Unavailable):
@@ -74,7 +72,7 @@ async def test_it_is_tried_again(monkeypatch: pytest.MonkeyPatch, failures: int 
 
 
 @pytest.mark.parametrize("reaches", [True, False])
-async def test_what_is_told_again_does_not_make_a_new_mailbox_complete(
+async def test_redelivered_messages_do_not_make_a_new_mailbox_complete(
     monkeypatch: pytest.MonkeyPatch, *, reaches: bool
 ) -> None:
     """After NATS has forgotten everything, a turn of before is there again, behind what came since."""
@@ -98,7 +96,7 @@ async def test_what_is_told_again_does_not_make_a_new_mailbox_complete(
     assert missed.redelivered_upto == (0 if reaches else 1_000)
 
 
-def test_what_is_told_again_after_that_is_not_heard_again() -> None:
+def test_redelivered_call_events_are_not_sent_again() -> None:
     sent: list[bytes] = []
 
     class Sending:
@@ -124,7 +122,7 @@ def test_what_is_told_again_after_that_is_not_heard_again() -> None:
     assert sent == [new]
 
 
-async def test_turns_from_before_the_mailbox_was_read_are_not_heard_again_after_a_complete_resume(
+async def test_redelivered_call_events_are_not_sent_after_a_complete_resume(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Call control tells turns of the last 30 s again; a resume reads back ten seconds only."""
@@ -146,7 +144,7 @@ async def test_turns_from_before_the_mailbox_was_read_are_not_heard_again_after_
     assert last - MARGIN_MS * 1000 <= missed.redelivered_upto < last, "clocks of callcores may differ"
 
 
-async def test_a_mailbox_that_is_newer_than_what_a_client_heard_brings_no_turn_again(
+async def test_a_mailbox_newer_than_the_client_brings_no_call_event_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """NATS lost the mailbox 6 s before the client's last letter; call control tells the turns of that time again."""
@@ -207,7 +205,7 @@ class _Asked:
         "no gateway knows and the mailbox is lost",
     ],
 )
-async def test_who_cannot_know_which_relays_were_heard_does_not_say_that_the_resume_is_complete(
+async def test_a_resume_is_incomplete_if_received_relays_are_unknown(
     monkeypatch: pytest.MonkeyPatch,
     made_ms: int,
     heard: dict[str, int] | None,
@@ -234,7 +232,7 @@ async def test_who_cannot_know_which_relays_were_heard_does_not_say_that_the_res
     assert gateways.questions == ([("s", 60_000_000)] if asked else [])
 
 
-async def test_a_relay_that_was_lost_at_first_is_missed_before_later_ones(
+async def test_a_retransmitted_relay_is_missed_before_later_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Call control was cut off: 6 and 7 got lost, 8 came, then all of them came again."""

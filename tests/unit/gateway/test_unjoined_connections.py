@@ -6,7 +6,7 @@ from collections import Counter
 from services.gateway.limits.unjoined_connections import UnjoinedConnections
 
 
-def test_the_oldest_of_the_busiest_address_makes_room() -> None:
+def test_the_oldest_connection_of_the_busiest_address_is_closed() -> None:
     unjoined = UnjoinedConnections()
     for connection, address in (("a1", "a"), ("b1", "b"), ("a2", "a"), ("b2", "b"), ("a3", "a")):
         unjoined.add(connection, address)
@@ -20,11 +20,11 @@ def test_the_oldest_of_the_busiest_address_makes_room() -> None:
     assert unjoined.closable_for("a") is None
 
 
-def test_nobody_makes_room_where_nobody_is() -> None:
+def test_no_connection_is_closed_if_there_is_none() -> None:
     assert UnjoinedConnections().closable_for("a") is None
 
 
-def test_it_is_what_a_count_of_all_says() -> None:
+def test_it_agrees_with_a_count_of_all_connections() -> None:
     chance, unjoined, model = random.Random(7), UnjoinedConnections(), {}
     for n in range(5000):
         if model and chance.random() < 0.45:
