@@ -160,3 +160,11 @@ def test_every_alert_is_explained() -> None:
         r"^\| `(\w+)` \| (?:page|ticket) \|", (ROOT / "docs/operations.md").read_text(), re.MULTILINE
     )
     assert sorted(table) == sorted(rules)
+
+
+def test_every_decision_is_in_the_index_in_order() -> None:
+    index = re.findall(
+        r"^\| \[(\d{4})\]\(([\w-]+\.md)\)", (ROOT / "docs/adr/README.md").read_text(), re.MULTILINE
+    )
+    pages = sorted(page.name for page in (ROOT / "docs/adr").glob("0*.md"))
+    assert index == [(name[:4], name) for name in pages]
