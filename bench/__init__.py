@@ -1,1 +1,1 @@
-"""Benchmarks: run by hand, never as tests."""
+"""Measure performance. Run these programs by hand; they are no tests."""

@@ -1,4 +1,4 @@
-"""The benchmark: this system and two others, in turn, on this machine.
+"""Measure this system and two others, alternately, on this machine.
 
     python -m bench --quick
     python -m bench --modes relay --servers ours,ours=/path/to/another/tree --rounds 7
@@ -24,13 +24,13 @@ from bench.modes import MODES
 from bench.servers import BenchError, Counts, Running, Spec
 
 EXTRA_SECONDS = 120.0
-"""How much longer than what it measures one measurement may take, connecting and settling included."""
+"""Extra time that one measurement may take, connecting and settling included, in seconds."""
 TRIES = 2
 OUT = Path("bench/out")
 
 
 def main() -> int:
-    """Run what was asked for; 1 if something could not be measured."""
+    """Run the requested measurements. Return 1 if one failed."""
     asked = _arguments().parse_args()
     if asked.quick:
         asked.rounds, asked.seconds, asked.sockets, asked.joins = 2, 2.0, 500, 300
@@ -63,7 +63,7 @@ def main() -> int:
 
 
 class Run:
-    """One run: every server in every mode, round by round."""
+    """Runs every server in every mode, round by round."""
 
     def __init__(
         self, specs: list[Spec], modes: list[str], asked: argparse.Namespace, counts: Counts, folder: Path
@@ -79,11 +79,11 @@ class Run:
         self._machine = machine.describe()
         self._began = time.strftime("%Y-%m-%d %H:%M")
         self._mishaps: list[str] = []
-        """Tries that failed, also where the next one did not."""
+        """Failed tries, including those that a later try made good."""
         self.failed = False
 
     def all(self) -> None:
-        """Measure, in turn."""
+        """Measure all servers alternately."""
         for number in range(self._asked.rounds):
             for mode, rounds in self._results.items():
                 for spec in self._specs:
@@ -100,10 +100,10 @@ class Run:
                 self._mishaps.append(f"{number + 1} {mode} {spec.label}: {error}")
                 print(self._mishaps[-1], file=sys.stderr)
                 continue
-            told = {metric.key: figures[metric.key] for metric in table.METRICS if metric.mode == mode}
+            shown = {metric.key: figures[metric.key] for metric in table.METRICS if metric.mode == mode}
             print(
                 f"{number + 1} {mode:7} {spec.label:10} "
-                + " ".join(f"{key}={value:.4g}" for key, value in told.items()),
+                + " ".join(f"{key}={value:.4g}" for key, value in shown.items()),
                 file=sys.stderr,
             )
             return figures
@@ -147,7 +147,7 @@ class Run:
         figures: dict[str, float] = json.loads(out)
         return figures
 
-    # --- what comes of it ---
+    # --- results ---
 
     def report(self) -> None:
         """Print the tables and write the files."""

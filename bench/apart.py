@@ -1,4 +1,4 @@
-"""Clients in a process of their own."""
+"""Run clients in a process of their own."""
 
 import json
 import subprocess
@@ -11,9 +11,9 @@ from signalling.run.process import die_with_parent
 
 
 def run(module: str, job: Any, *options: str, limit: float) -> tuple[str, str]:
-    """Have ``python -m module`` do ``job``, a dataclass that it gets as JSON behind ``options``.
+    """Run ``python -m module`` with ``job``, a dataclass that it receives as JSON after ``options``.
 
-    What it printed, and what went wrong: nothing for status 0. Raises :class:`BenchError` after ``limit`` seconds.
+    Return its output, and its error: empty for status 0. Raises :class:`BenchError` after ``limit`` seconds.
     """
     # A session of its own: Ctrl-C reaches this process only, which ends the others.
     process = subprocess.Popen(

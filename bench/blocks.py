@@ -1,8 +1,8 @@
-"""Parts of a page that are written by a program: between ``<!-- NAME -->`` and ``<!-- /NAME -->``. Pure."""
+"""Replace generated parts of a page, between ``<!-- NAME -->`` and ``<!-- /NAME -->``. Pure."""
 
 
 def filled(page: str, blocks: dict[str, str]) -> str:
-    """The page with its blocks replaced. Raises ``ValueError`` for a block that is not there once."""
+    """Return the page with its blocks replaced. Raises ``ValueError`` unless each block is there exactly once."""
     for name, text in blocks.items():
         begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
         if (page.count(begin), page.count(end)) != (1, 1):

@@ -1,4 +1,4 @@
-"""How much of everything a number of online users needs: arithmetic over measured costs and assumptions. Pure."""
+"""Compute the resources for a number of online users from measured costs and assumptions. Pure."""
 
 import math
 from dataclasses import dataclass, replace
@@ -8,9 +8,9 @@ ROLES = ("gateway", "callcore", "presence", "nats")
 SESSIONS, CALLS, DEADLINES, EVENTS, DELIVER = "KV_sessions", "KV_calls", "DEADLINES", "EVENTS", "DELIVER"
 SWEEP_SECONDS = 15.0
 ENDED_SECONDS = 60.0
-"""How long the records of an ended call and its ring counters stay."""
+"""Seconds that the records of an ended call and its ring counters are kept."""
 KEYS_LIVE, KEYS_ENDED = 3, 3
-"""Keys of a call: itself and two holds while it lives; itself and two counters after it."""
+"""Keys of a call: itself and two reservations while it lives; itself and two counters after it."""
 MAILBOX_SECONDS = 60.0
 
 Shares = dict[str, float]
@@ -18,32 +18,32 @@ Shares = dict[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What was measured. CPU in microseconds by role; footprints as :mod:`bench.footprint` has them."""
+    """Describes measured costs. CPU in microseconds by role; footprints as :mod:`bench.footprint` has them."""
 
     call_us: Shares
     join_us: Shares
     idle_us: Shares
-    """One idle socket, a second."""
+    """Cost of one idle socket, a second."""
     live_us: Shares
-    """One live call in which nothing happens, a second."""
+    """Cost of one live call without traffic, a second."""
     socket_kib: Shares
     base_mib: float
     second: Shares
     join: Shares
     call: Shares
     broken: Shares
-    """A session that breaks and is not resumed."""
+    """Cost of a session that breaks and is not resumed."""
     writes_per_s: float
-    """What one client gets through one stream without replicas."""
+    """Writes a second that one client completes through one stream without replicas."""
     list_us: float
-    """What a callcore needs for each key of a sweep that is not its own, and ``hash_us`` for each instance there is."""
+    """CPU of a callcore for each key of a reconciliation that it does not own, and ``hash_us`` for each instance."""
     hash_us: float
     list_bytes: float
 
 
 @dataclass(frozen=True, slots=True)
 class Assumptions:
-    """What is not measured but assumed."""
+    """Describes the assumptions that are not measured."""
 
     users: int = 1_000_000
     calls_per_day: float = 1.0
@@ -76,14 +76,14 @@ ABOUT = {
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """Something there is one of, and how much of it is used."""
+    """Describes a resource that exists once, and how much of it is used."""
 
     name: str
     value: float
     limit: float
     unit: str
     sweeps: bool = False
-    """Whether it is what callcores do again and again with all calls; no number of them may be enough."""
+    """True if all callcores do this work repeatedly for all calls, so that more callcores may not be enough."""
 
     @property
     def share(self) -> float:
@@ -92,7 +92,7 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What so many users need in the busy hour."""
+    """Describes the resources for a number of users in the busy hour."""
 
     users: int
     calls_per_s: float
@@ -103,13 +103,13 @@ class Plan:
     ram_gib: Shares
     messages_per_s: float
     beats_per_s: float
-    """Beats that are delivered: of each callcore and presence to each of them and to each gateway."""
+    """Heartbeats delivered: of each callcore and presence to each of them and to each gateway."""
     bus_gbit: float
     limits: list[Limit]
 
 
 def plan(costs: Costs, assumed: Assumptions) -> Plan:
-    """The arithmetic. Rates are those of the busy hour."""
+    """Compute the plan. Rates are those of the busy hour."""
     calls = assumed.users * assumed.calls_per_day * assumed.busy_share / 3600
     live = calls * assumed.call_seconds
     joins = assumed.users * assumed.joins_per_hour / 3600
@@ -124,7 +124,7 @@ def plan(costs: Costs, assumed: Assumptions) -> Plan:
         / 1e6
         for role in ROLES
     }
-    # A session that breaks is a change of the same records, told to the same service.
+    # A session that breaks changes the same records, by a request to the same service.
     for role in ("presence", "nats"):
         cores[role] += joins * costs.join_us.get(role, 0.0) / 1e6
 
@@ -183,12 +183,12 @@ def plan(costs: Costs, assumed: Assumptions) -> Plan:
 
 
 def look_seconds(costs: Costs, keys: float, instances: int) -> float:
-    """How long a callcore computes to find its own among all keys."""
+    """Return the CPU time in which a callcore finds its own calls among all keys, in seconds."""
     return keys * (costs.list_us + instances * costs.hash_us) / 1e6
 
 
 def _callcores(costs: Costs, cores: float, keys: float, busy: float) -> int:
-    """How many share ``cores``, where each looks through all keys; 0 if no number is enough."""
+    """Return how many callcores share ``cores``, where each reads all keys; 0 if no number is enough."""
     # A key costs a hash for each of them. The least count for which cores / count + alone + count * hashes <= busy.
     alone, hashes = keys * costs.list_us / SWEEP_SECONDS / 1e6, keys * costs.hash_us / SWEEP_SECONDS / 1e6
     free = busy - alone
@@ -200,7 +200,7 @@ def _callcores(costs: Costs, cores: float, keys: float, busy: float) -> int:
 
 
 def full_at(costs: Costs, assumed: Assumptions, number: int) -> float:
-    """At how many users the limit of that number is reached, all else as assumed."""
+    """Return the number of users at which the limit of that number is reached, all else as assumed."""
     low, high = 1.0, 1e12
     while high / low > 1.001:
         users = math.sqrt(low * high)
@@ -215,7 +215,7 @@ def full_at(costs: Costs, assumed: Assumptions, number: int) -> float:
 
 
 def read(figures: dict[str, Any]) -> Costs:
-    """The costs in what :mod:`bench.publish` has written."""
+    """Read the costs from what :mod:`bench.publish` has written."""
     bench, growth, counted = figures["bench"], figures["growth"], figures["footprint"]
 
     def of(mode: str, key: str) -> Shares:
@@ -236,7 +236,7 @@ def read(figures: dict[str, Any]) -> Costs:
         return share
 
     def live(role: str) -> float:
-        """The line through the first step that is nearest to all others: sweeps make each of them rough."""
+        """Fit the line through the first step that is nearest to all others: reconciliation makes each step noisy."""
         rise: float = sum(n * (cores((n + few, 0), role) - cores((few, 0), role)) for n in more)
         return float(max(0.0, rise / sum(n * n for n in more)) * 1e6 * swept_less)
 

@@ -1,4 +1,4 @@
-"""A Socket.IO client that costs little enough not to be what is measured: Engine.IO frames by hand, on picows."""
+"""Connect as a Socket.IO client of little CPU: Engine.IO frames by hand, on picows."""
 
 import asyncio
 import json
@@ -18,11 +18,11 @@ OnEvent = Callable[[bytes, bytes], None]
 
 
 class ServerError(Exception):
-    """The server refused something, closed a connection, or did not answer."""
+    """Raised if the server refuses something, closes a connection, or does not reply."""
 
 
 class Socket(WSListener):
-    """One connection to one server. ``user`` is who it joins as."""
+    """Connects to one server. ``user``: the user that it joins as."""
 
     def __init__(self, user: str) -> None:
         self.user = user
@@ -64,7 +64,7 @@ class Socket(WSListener):
         await wait(connected, f"{self.user}: connect")
 
     async def join(self) -> None:
-        """``user:join``, and wait for ``user:joined``. Raises :class:`ServerError`."""
+        """Send ``user:join``, and wait for ``user:joined``. Raises :class:`ServerError`."""
         await self.ask("user:join", {"userId": self.user}, "user:joined")
 
     async def ask(self, event: str, payload: dict[str, Any], answer: str) -> Any:
@@ -74,7 +74,7 @@ class Socket(WSListener):
         return payload_of(await wait(future, f"{self.user}: {answer}"))
 
     def expect(self, event: str) -> "asyncio.Future[bytes]":
-        """The next frame of an event. To be called before what causes it."""
+        """Return a future of the next frame of an event. Call it before what causes the event."""
         future = asyncio.get_running_loop().create_future()
         self._expected[event.encode()] = future
         return future
@@ -85,7 +85,7 @@ class Socket(WSListener):
         self._transport.send(WSMsgType.TEXT, data)
 
     def drop(self) -> None:
-        """Break the connection, without a word."""
+        """Close the connection without a close frame."""
         assert self._transport is not None
         self._transport.disconnect(graceful=False)
 
@@ -101,7 +101,7 @@ class Socket(WSListener):
 
 
 async def wait(future: "asyncio.Future[bytes]", what: str) -> bytes:
-    """The result of a future. Raises :class:`ServerError` with ``what`` if it does not come in time."""
+    """Return the result of a future. Raises :class:`ServerError` with ``what`` after the time limit."""
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
             return await future
@@ -110,17 +110,17 @@ async def wait(future: "asyncio.Future[bytes]", what: str) -> bytes:
 
 
 def frame(event: str, payload: dict[str, Any]) -> bytes:
-    """An event as it goes over the wire."""
+    """Return the frame of an event."""
     return b"42" + json.dumps([event, payload], separators=(",", ":")).encode()
 
 
 def payload_of(data: bytes) -> Any:
-    """What an event carries."""
+    """Return the payload of an event."""
     return json.loads(data[2:])[1]
 
 
 async def connect_all(sockets: Iterable[Socket], urls: list[str]) -> None:
-    """Connect sockets, to the servers in turn. Raises what :meth:`Socket.connect` raises."""
+    """Connect sockets, alternating between the servers. Raises what :meth:`Socket.connect` raises."""
     todo = [(socket, urls[i % len(urls)]) for i, socket in enumerate(sockets)]
     await a_few_at_a_time([partial(socket.connect, url) for socket, url in todo])
 
@@ -131,7 +131,7 @@ async def join_all(sockets: Iterable[Socket]) -> None:
 
 
 async def a_few_at_a_time(jobs: Sequence[Callable[[], Awaitable[None]]], count: int = AT_ONCE) -> None:
-    """Do all of them, ``count`` at a time. Raises what they raise."""
+    """Run all of them, ``count`` at a time. Raises what they raise."""
     rest = iter(jobs)
 
     async def work() -> None:

@@ -1,4 +1,4 @@
-"""What something costs: CPU and wake-ups of the servers and of the clients, between two moments."""
+"""Measure CPU and wake-ups of the servers and of the clients, between two moments."""
 
 import time
 
@@ -10,7 +10,7 @@ CLIENT = "client"
 
 
 class Cost:
-    """CPU of the servers and of this process from here on."""
+    """Measures CPU of the servers and of this process from its construction on."""
 
     def __init__(self, roots: Roots) -> None:
         self._roots = roots
@@ -21,7 +21,7 @@ class Cost:
         self._servers = measure.cpu_seconds(roots)
 
     def per(self, count: int) -> Figures:
-        """Microseconds for each of ``count``, in all, by role, and of the client; wake-ups; cores kept busy."""
+        """Return microseconds for each of ``count``, in total, by role, and of the client; wake-ups; busy cores."""
         if count <= 0:
             raise ServerError("nothing came back in the time that was measured")
         seconds = time.perf_counter() - self._begin

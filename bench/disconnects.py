@@ -1,4 +1,4 @@
-"""What a disconnect costs a gateway in its list of clients, by how many there are: microseconds of CPU.
+"""Measure the CPU of a disconnect in a gateway's client list, in microseconds, by the number of clients.
 
     python -m bench.disconnects
 

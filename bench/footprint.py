@@ -1,9 +1,9 @@
-"""What a join, a call, and a session that breaks write to NATS and send through it: counted, not timed.
+"""Count the writes and messages of a join, a call and a broken session in NATS.
 
     python -m bench.footprint
 
 Writes are the sequence numbers that the streams give; messages and bytes are what a subscriber to everything sees, each
-published message once, subject and headers included. What the system does by itself meanwhile is taken off.
+published message once, subject and headers included. The idle traffic of the system is subtracted.
 """
 
 import argparse
@@ -51,7 +51,7 @@ STREAMS = (
 SETTINGS = {"RATE_LIMIT": "on", "RESUME_WINDOW_SECONDS": str(GRACE_SECONDS)}
 
 Footprint = dict[str, float]
-"""Stream → writes; ``messages`` and ``bytes`` of all that is published; ``deliver_bytes`` of that to mailboxes."""
+"""Writes by stream; ``messages`` and ``bytes`` of all that is published; ``deliver_bytes`` of that to mailboxes."""
 
 
 class Meter:
@@ -63,11 +63,11 @@ class Meter:
         self._subscription: Subscription | None = None
 
     async def start(self) -> None:
-        """Begin to count."""
+        """Start counting."""
         self._subscription = await self._bus.subscribe(">", self._on_message)
 
     async def stop(self) -> None:
-        """Count nothing more."""
+        """Stop counting."""
         if self._subscription is not None:
             await self._subscription.unsubscribe()
 
@@ -80,7 +80,7 @@ class Meter:
             self._seen["deliver_bytes"] += size
 
     async def read(self) -> Footprint:
-        """All counters as they stand."""
+        """Return the current values of all counters."""
         await self._bus.flush()
         found = {key: float(self._seen[key]) for key in ("messages", "bytes", "deliver_bytes")}
         for name in STREAMS:
@@ -90,7 +90,7 @@ class Meter:
 
 
 async def measure(urls: list[str], nats: str, roots: Roots) -> dict[str, Footprint]:
-    """Each kind of thing → its footprint.
+    """Measure each kind of event. Return kind → footprint.
 
     ``second``: one second of a system of two gateways in which nothing happens. ``write``: how many writes one client
     gets through one stream in a second, and what nats-server needs for each. ``list``: a key of a sweep.
@@ -142,7 +142,7 @@ async def measure(urls: list[str], nats: str, roots: Roots) -> dict[str, Footpri
 
 
 async def _write(bus: Bus, roots: Roots) -> dict[str, float]:
-    """The best of three tries: others on the machine only make it worse."""
+    """Return the best of three tries, because other processes can only slow it down."""
     await Bucket.create(bus, "footprint", replicas=1)
     bucket, value, loop = Bucket(bus, "footprint"), b"v" * 300, asyncio.get_running_loop()
     found: list[tuple[float, float]] = []
@@ -162,7 +162,7 @@ async def _write(bus: Bus, roots: Roots) -> dict[str, float]:
 
 
 async def _call(pair: Pair) -> None:
-    """A whole call, as in the mode ``calls``."""
+    """Make a whole call, as in the mode ``calls``."""
     caller, callee = pair
     incoming = callee.expect("call:incoming")
     call = (await caller.ask("call:initiate", {"to": callee.user, "callType": "video"}, "call:initiated"))[
@@ -189,7 +189,7 @@ async def _call(pair: Pair) -> None:
 
 
 async def _list(bus: Bus) -> dict[str, float]:
-    """What a sweep does with a key of another instance: in microseconds, and for each instance that there is."""
+    """Return the CPU of a reconciliation for a key of another instance, in microseconds, and for each instance."""
     bucket = Bucket(bus, "footprint")
     for begin in range(0, KEYS, WRITERS):
         await asyncio.gather(

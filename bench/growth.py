@@ -1,4 +1,4 @@
-"""How cost grows with what is there: CPU per relay while more and more calls live, and idle sockets beside them.
+"""Measure how CPU per relay grows with the number of live calls and of idle sockets.
 
     python -m bench.growth
     python -m bench.growth --calls 10,100 --idle 0,1000 --seconds 2
@@ -6,7 +6,7 @@
 One server for each number of idle sockets, on which calls are added step by step. At each step are measured: what the
 system costs with nothing relayed (pings, sweeps, leases), then what a relay adds to that, at a steady rate and at
 saturation. Calls are swept as often as something is measured, so that each measurement has its share of it.
-The same number of relays is on its way however many calls there are, each call's turn in order.
+The number of relays in flight is the same for any number of calls; calls send one after the other.
 """
 
 import argparse
@@ -33,13 +33,13 @@ from bench.servers import BenchError, Counts
 SETTLE_SECONDS = 2.0
 DRAIN_SECONDS = 10.0
 SETUP_PER_SECOND = 25.0
-"""Calls and joins that are made in a second at the least; a step that takes longer has failed."""
+"""Lowest number of calls and joins a second; a slower step has failed."""
 OUT = Path("bench/out")
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What one process of clients does. Times in seconds."""
+    """Describes the work of one client process. Times in seconds."""
 
     urls: list[str]
     roots: measure.Roots
@@ -47,7 +47,7 @@ class Job:
     calls: list[int]
     rate: int
     window: int
-    """Relays on their way at saturation, over all calls."""
+    """Relays in flight at saturation, over all calls."""
     seconds: float
     warm_seconds: float
 
@@ -56,7 +56,7 @@ class Job:
 
 
 class Sides:
-    """Both sides of all calls, whose turn to send comes one after the other."""
+    """Sends from both sides of all calls, one after the other."""
 
     def __init__(self) -> None:
         self.sides: list[tuple[Socket, bytes]] = []
@@ -90,7 +90,7 @@ class Sides:
         socket.send(data)
 
     async def drained(self) -> None:
-        """Wait for what is on its way. Raises :class:`ServerError` if some of it does not come."""
+        """Wait for the relays in flight. Raises :class:`ServerError` if some do not arrive."""
         self.keep_going = False
         until = time.monotonic() + DRAIN_SECONDS
         while self.arrived < self.sent and time.monotonic() < until:
@@ -100,7 +100,7 @@ class Sides:
 
 
 async def grow(job: Job) -> None:
-    """Measure step by step, a line of JSON each."""
+    """Measure step by step, and print a line of JSON for each."""
     idle = [Socket(f"idle{i}") for i in range(job.idle)]
     await connect_all(idle, job.urls)
     await join_all(idle)
@@ -155,7 +155,7 @@ async def _saturated(job: Job, sides: Sides) -> Figures:
 
 
 def main() -> int:
-    """Run what was asked for; 1 if something could not be measured."""
+    """Run the requested measurements. Return 1 if one failed."""
     if sys.argv[1:2] == ["--load"]:
         return _load(sys.argv[2])
     asked = _arguments().parse_args()
@@ -191,7 +191,7 @@ def main() -> int:
 
 
 def _measure(asked: argparse.Namespace, idle: int) -> list[Step]:
-    """The steps of one server. Raises :class:`BenchError`, with those before it printed."""
+    """Return the steps of one server. Raises :class:`BenchError`, after printing those before it."""
     with tempfile.TemporaryDirectory(prefix="signalling-growth-", ignore_cleanup_errors=True) as name:
         spec = servers.parse("ours", Path(name), {"SWEEP_SECONDS": f"{asked.seconds:g}"})
         with servers.running(

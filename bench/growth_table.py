@@ -1,4 +1,4 @@
-"""What :mod:`bench.growth` measured, as a table and as a picture. Pure."""
+"""Format what :mod:`bench.growth` measured, as a table and as a picture. Pure."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from bench.table import number, row
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One number of live calls beside one of idle sockets.
+    """Describes one number of live calls beside one of idle sockets.
 
     ``rest``: nothing relayed, per measurement. ``steady``, ``full``: per relay.
     """
@@ -22,7 +22,7 @@ class Step:
     full: Figures
 
     def net(self, figures: Figures, role: str = "") -> float:
-        """Microseconds a relay, less what the system costs without any; of one role, or of all."""
+        """Return microseconds a relay, less the idle cost of the system; of one role, or of all."""
         key = f"cpu_us.{role}" if role else "cpu_us"
         # At rest it is for the whole time that was measured, and the share of a core in that time is what counts.
         share = self.rest["cores"] * self.rest[key] / self.rest["cpu_us"] if self.rest["cpu_us"] else 0.0
@@ -33,7 +33,7 @@ ROLES = ("gateway", "callcore", "nats", "presence")
 
 
 def table(steps: list[Step]) -> str:
-    """Markdown. CPU of all servers; a relay's is what it adds to what the system costs without."""
+    """Return the table in Markdown. CPU of all servers; a relay's is its addition to the idle cost of the system."""
     head = [
         "live calls", "idle sockets", "without relays, % of a core",
         "CPU per relay at a steady rate, µs", "of it", "CPU per relay at saturation, µs", "of it", "relays/s",
@@ -58,8 +58,8 @@ def table(steps: list[Step]) -> str:
 
 
 def _shares(step: Step, figures: Figures) -> str:
-    told = [f"{role} {number(step.net(figures, role))}" for role in ROLES if f"cpu_us.{role}" in figures]
-    return ", ".join(told)
+    parts = [f"{role} {number(step.net(figures, role))}" for role in ROLES if f"cpu_us.{role}" in figures]
+    return ", ".join(parts)
 
 
 _WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM = 640, 360, 60, 50, 60
@@ -67,7 +67,7 @@ _COLOURS = ("#1f6fb2", "#b3261e", "#2a7d46", "#8a5a00")
 
 
 def plot(steps: list[Step]) -> str:
-    """An SVG document: microseconds a relay over live calls, a line for each rate and number of idle sockets."""
+    """Return an SVG document: microseconds a relay over live calls, a line for each rate and number of idle sockets."""
     lines: list[tuple[str, list[tuple[int, float]]]] = []
     kinds: tuple[tuple[str, Callable[[Step], Figures]], ...] = (
         ("steady", lambda step: step.steady),

@@ -1,4 +1,4 @@
-"""What JetStream's ways to write and read cost, in microseconds each: the figures behind ADR 1.
+"""Measure JetStream's ways to write and read, in microseconds each: the figures behind ADR 1.
 
     python -m bench.jetstream_writes nats://127.0.0.1:4222
 
@@ -21,7 +21,7 @@ VALUE = b'{"state":"ringing"}' * 20
 
 
 async def main(url: str) -> None:
-    """Measure and print one line a way."""
+    """Measure and print one line for each way."""
     bus = await Bus.connect(url, name="bench")
     config = {
         "name": f"KV_{NAME}",

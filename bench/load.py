@@ -1,6 +1,6 @@
-"""One measurement, in a process of its own: ``python -m bench.load JOB``, JSON in, JSON out.
+"""Run one measurement in a process of its own: ``python -m bench.load JOB``, JSON in, JSON out.
 
-What this process costs is measured beside what the servers cost.
+The CPU of this process is measured beside that of the servers.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from bench.measure import Roots
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What to measure, where. Times in seconds."""
+    """Describes what to measure, and where. Times in seconds."""
 
     mode: str
     urls: list[str]
@@ -26,7 +26,7 @@ class Job:
     warm_seconds: float
     pairs: int
     window: int
-    """Candidates that each side of a pair keeps on their way."""
+    """Candidates that each side of a pair keeps in flight."""
     rate: int
     """Relays a second in the mode ``latency``."""
     sockets: int
@@ -35,14 +35,14 @@ class Job:
 
 
 def main() -> int:
-    """Measure and print; the exit status."""
+    """Measure and print. Return the exit status."""
     job = Job(**json.loads(sys.argv[1]))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
             print(json.dumps(runner.run(modes.MODES[job.mode](job))))
         except (ServerError, OSError, ExceptionGroup) as error:
-            told = sorted({str(leaf)[:300] for leaf in _leaves(error)})
-            print("; ".join(told[:5]), file=sys.stderr)
+            texts = sorted({str(leaf)[:300] for leaf in _leaves(error)})
+            print("; ".join(texts[:5]), file=sys.stderr)
             return 1
     return 0
 

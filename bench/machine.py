@@ -1,4 +1,4 @@
-"""What a run was made on: a figure without its machine says nothing."""
+"""Describe the machine of a run, because a figure depends on it."""
 
 import os
 import platform
@@ -15,8 +15,8 @@ _WORDS_SECONDS = 10
 
 
 def describe() -> dict[str, str]:
-    """Processor, memory, system and versions, by name; what is not installed is left out."""
-    told = {
+    """Return processor, memory, system and versions, by name; absent programs are left out."""
+    known = {
         "processor": f"{os.cpu_count()} × {_processor()}",
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
         "system": f"{platform.system()} {platform.release()}",
@@ -26,14 +26,14 @@ def describe() -> dict[str, str]:
         "nats-server": _version(_words(find_binary(), "--version")),
         "commit": _words("git", "-C", str(REPOSITORY), "describe", "--always", "--dirty"),
     }
-    return {name: text for name, text in told.items() if text}
+    return {name: text for name, text in known.items() if text}
 
 
 def optimised() -> bool:
-    """Whether this Python was built with a profile of its own run; without, it is slower by a third or so.
+    """Return True if this Python was built with profile-guided optimisation; without it, Python is a third slower.
 
-    CPython's ``configure`` notes that it was asked to. Debian does the same by other means, and then takes the flag
-    of the profile, which each other build has, out of what its Python says of itself.
+    CPython's ``configure`` records the option. Debian optimises by other means, and removes the flag of the profile
+    from the recorded flags; all other builds keep it.
     """
     asked = "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "--enable-optimizations")
     return asked or sysconfig.get_config_var("PGO_PROF_USE_FLAG") == ""
@@ -45,7 +45,7 @@ def _processor() -> str:
 
 
 def _version(words: str) -> str:
-    """The first number with dots."""
+    """Return the first version number in a text."""
     found = re.search(r"\d+\.\d+\.\d+", words)
     return found[0] if found else words
 

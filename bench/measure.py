@@ -1,4 +1,4 @@
-"""CPU and memory of process trees, from ``/proc`` (Linux)."""
+"""Measure CPU and memory of process trees, from ``/proc`` (Linux)."""
 
 import os
 from pathlib import Path
@@ -8,36 +8,36 @@ _PROC = Path("/proc")
 
 Figures = dict[str, float]
 Roots = dict[str, list[int]]
-"""Role → the processes that have it; what they have started counts as theirs."""
+"""Maps a role to its processes; their children count as theirs."""
 
 
 def cpu_seconds(roots: Roots) -> dict[str, float]:
-    """Role → user and system time of its trees so far, in seconds, to a tick (10 ms). A root that is gone counts 0."""
+    """Return role → CPU time of its trees so far, in seconds (10 ms ticks). A root that is gone counts 0."""
     stats = _stats()
     return {role: sum(stats[pid][1] for pid in _tree(pids, stats)) / _TICKS for role, pids in roots.items()}
 
 
 def pss_bytes(roots: Roots) -> dict[str, int]:
-    """Role → proportional set size of its trees, in bytes: what is shared between processes is counted once."""
+    """Return role → proportional set size of its trees, in bytes; shared memory counts once."""
     stats = _stats()
     return {role: sum(_pss(pid) for pid in _tree(pids, stats)) for role, pids in roots.items()}
 
 
 def wakeups(roots: Roots) -> dict[str, int]:
-    """Role → how often the threads of its trees have slept so far, waiting for something to do."""
+    """Return role → how often the threads of its trees have gone to sleep so far."""
     stats = _stats()
     return {role: sum(_sleeps(pid) for pid in _tree(pids, stats)) for role, pids in roots.items()}
 
 
 def machine_seconds() -> tuple[float, float]:
-    """What all processes of the machine have used, and what the machine was denied by its host (steal), in seconds."""
+    """Return the CPU seconds that all processes have used, and those that the host withheld (steal)."""
     # user nice system idle iowait irq softirq steal
     ticks = [int(field) for field in (_PROC / "stat").read_text().split("\n", 1)[0].split()[1:9]]
     return (sum(ticks[:3]) + ticks[5] + ticks[6]) / _TICKS, ticks[7] / _TICKS
 
 
 def _tree(roots: list[int], stats: dict[int, tuple[int, int]]) -> set[int]:
-    """The roots that are there and all that descends from them."""
+    """Return the roots that are there and all their descendants."""
     found = {pid for pid in roots if pid in stats}
     while more := {pid for pid, (parent, _) in stats.items() if parent in found} - found:
         found |= more
@@ -45,7 +45,7 @@ def _tree(roots: list[int], stats: dict[int, tuple[int, int]]) -> set[int]:
 
 
 def _stats() -> dict[int, tuple[int, int]]:
-    """Pid → (parent, ticks of user and system time) of every process."""
+    """Return pid → (parent, ticks of user and system time) of every process."""
     found = {}
     for folder in _PROC.iterdir():
         if folder.name.isdigit():

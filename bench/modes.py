@@ -1,4 +1,4 @@
-"""The modes: what the clients do, and what is measured while they do it.
+"""Define the modes: what the clients do, and what is measured meanwhile.
 
 Each returns its figures by name; those that end in ``_us``, ``_ms``, ``_kib`` and so on are in that unit.
 ``cpu_us.ROLE`` is the share of one role (``gateway``, ``nats``, …) in ``cpu_us``.
@@ -27,14 +27,14 @@ SETTLE_SECONDS = 3.0
 DRAIN_SECONDS = 5.0
 RETRY_SECONDS = 0.02
 REFUSED_MAX = 0.01
-"""Share of calls that may be refused (a caller that is still held, for a moment) before a run counts as failed."""
+"""Share of calls that may be refused (a caller still reserved, briefly) before a run counts as failed."""
 
 
 # --- relay: as many as go through -----------------------------------------------------------------------------
 
 
 async def relay(job: "Job") -> Figures:
-    """Each side of each pair keeps ``window`` candidates on their way: one that arrives sends another back."""
+    """Keep ``window`` candidates in flight on each side of each pair: one that arrives sends another back."""
     pairs = await make_pairs(job.urls, range(job.pairs))
     calls = await make_calls(pairs)
     arrived = 0
@@ -71,7 +71,7 @@ async def relay(job: "Job") -> Figures:
 async def _none_lost(
     pairs: list[tuple[Socket, Socket]], done: Callable[[], bool], missing: Callable[[], int]
 ) -> None:
-    """Wait for what is on its way. Raises :class:`ServerError` if some of it does not come."""
+    """Wait for the relays in flight. Raises :class:`ServerError` if some do not arrive."""
     until = time.monotonic() + DRAIN_SECONDS
     while not done() and time.monotonic() < until:
         await asyncio.sleep(0.02)
@@ -83,7 +83,7 @@ async def _none_lost(
 
 
 async def latency(job: "Job") -> Figures:
-    """``rate`` relays a second, half of them answers to the others, at random moments: the time there and back."""
+    """Measure round-trip times of ``rate`` relays a second, half of them answers, at random moments."""
     pairs = await make_pairs(job.urls, range(job.pairs))
     calls = await make_calls(pairs)
     sent: dict[int, float] = {}
@@ -146,7 +146,7 @@ def _quantile(values: list[float], q: float) -> float:
 
 
 class _Caller:
-    """One pair that makes one call after the other."""
+    """Makes one call after the other in one pair."""
 
     def __init__(self, caller: Socket, callee: Socket, took: list[float], whole: list[float]) -> None:
         self._caller = caller
@@ -165,7 +165,7 @@ class _Caller:
         callee.on_event = self._on_callee
 
     def begin(self) -> None:
-        """Make the next call, or none if it is time to stop."""
+        """Make the next call, or none once the time has passed."""
         if self.stopping:
             if not self.done.done():
                 self.done.set_result(None)
@@ -229,7 +229,7 @@ _OFFER, _ANSWER = description("offer"), description("answer")
 
 
 async def calls(job: "Job") -> Figures:
-    """Whole calls, one after the other in each of ten pairs: ring, accept, offer, answer, 16 candidates, end."""
+    """Make whole calls, one after the other in each of ten pairs: ring, accept, offer, answer, 16 candidates, end."""
     pairs = await make_pairs(job.urls, range(max(1, job.pairs // 2)))
     took: list[float] = []
     whole: list[float] = []
@@ -267,7 +267,7 @@ async def calls(job: "Job") -> Figures:
 
 
 async def idle(job: "Job") -> Figures:
-    """Joined sockets that do nothing but answer pings: memory for each, and CPU for a thousand of them."""
+    """Measure joined sockets that only answer pings: memory of each, and CPU of a thousand."""
     await _some_users(job, "warm", 100)
     await asyncio.sleep(SETTLE_SECONDS)
     before = measure.pss_bytes(job.roots)
@@ -291,7 +291,7 @@ async def idle(job: "Job") -> Figures:
 
 
 async def joins(job: "Job") -> Figures:
-    """``user:join`` on connected sockets, 64 under way; and what it cost to connect them."""
+    """Measure ``user:join`` on connected sockets, 64 under way; and the cost to connect them."""
     await _some_users(job, "warm", 200)
     sockets = [Socket(f"user{i}") for i in range(job.joins)]
     cost = Cost(job.roots)

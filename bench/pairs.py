@@ -1,4 +1,4 @@
-"""Pairs of users in a call, the two of a pair on different servers."""
+"""Make pairs of users in a call, the two of a pair on different servers."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -12,10 +12,10 @@ CALLS_AT_ONCE = 16
 
 
 async def make_pairs(urls: list[str], numbers: Sequence[int]) -> list[Pair]:
-    """Joined users, two and two, named by number. Raises :class:`ServerError`, ``OSError``."""
+    """Return pairs of joined users, named by number. Raises :class:`ServerError`, ``OSError``."""
     pairs = [(Socket(f"caller{i}"), Socket(f"callee{i}")) for i in numbers]
     urls = urls if len(urls) > 1 else urls * 2
-    # Callers sit on each server in turn, so that no server has them all.
+    # Callers alternate between the servers, so that no server has them all.
     ones = [pair[i % 2] for i, pair in enumerate(pairs)]
     others = [pair[1 - i % 2] for i, pair in enumerate(pairs)]
     await connect_all(ones, urls[::2])
@@ -25,7 +25,7 @@ async def make_pairs(urls: list[str], numbers: Sequence[int]) -> list[Pair]:
 
 
 async def make_calls(pairs: Sequence[Pair]) -> list[str]:
-    """An accepted call in each pair, seen to relay as it should; their ids. Raises :class:`ServerError`."""
+    """Make an accepted call in each pair and check that it relays. Return the ids. Raises :class:`ServerError`."""
     calls: dict[str, str] = {}
 
     async def call(pair: Pair) -> None:
@@ -53,6 +53,6 @@ async def _call(caller: Socket, callee: Socket) -> str:
 
 
 def candidate_of(one: Socket, other: Socket, call: str) -> bytes:
-    """The frame by which one side of a call sends the other a candidate."""
+    """Return the frame by which one side of a call sends the other a candidate."""
     payload = {"candidate": candidate(), "from": one.user, "to": other.user, "callId": call}
     return frame("ice:candidate", payload)

@@ -1,4 +1,4 @@
-"""The ratios as a picture (SVG): one line a figure, a dot a round, a stroke where the bar is. Pure."""
+"""Draw the ratios (SVG): one line a figure, a dot a round, a stroke at the bar. Pure."""
 
 import math
 from html import escape
@@ -12,7 +12,7 @@ _GREEN, _RED, _GREY = "#2a7d46", "#b3261e", "#666"
 
 
 def plot(ratios: list[Ratio], title: str) -> str:
-    """An SVG document. The axis is logarithmic; ratios outside of it stand at its ends."""
+    """Return an SVG document. The axis is logarithmic; ratios outside it are drawn at its ends."""
     height = _TOP + _ROW * len(ratios) + 20
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{height}" '

@@ -1,4 +1,4 @@
-"""Where the CPU of our services goes: py-spy beside a measurement, and what it saw, most first.
+"""Profile the CPU of our services with py-spy beside a measurement.
 
 Figures that are measured at the same time are worse for it; do not compare them with others.
 """
@@ -21,7 +21,7 @@ STOP_SECONDS = 20.0
 
 
 def program() -> str:
-    """py-spy. Raises :class:`BenchError` if it is not installed."""
+    """Return the path of py-spy. Raises :class:`BenchError` if it is not installed."""
     beside = Path(sys.executable).with_name("py-spy")
     found = str(beside) if beside.exists() else shutil.which("py-spy")
     if found is None:
@@ -30,7 +30,7 @@ def program() -> str:
 
 
 class Profiler:
-    """One py-spy for each of our processes, from now on for ``seconds``; stacks go to ``folder/NAME-ROLE-N.txt``.
+    """Runs one py-spy for each of our processes for ``seconds``; stacks go to ``folder/NAME-ROLE-N.txt``.
 
     ``options`` are py-spy's own, e.g. ``--native``.
     """
@@ -58,7 +58,7 @@ class Profiler:
                 self._running.append((spy, role, out))
 
     def stop(self) -> None:
-        """Wait for them."""
+        """Wait for the profilers."""
         for spy, _, _ in self._running:
             try:
                 spy.wait(STOP_SECONDS)
@@ -67,7 +67,7 @@ class Profiler:
                 spy.wait()
 
     def report(self) -> str:
-        """What was seen, by role."""
+        """Return the profile, by role."""
         stacks: dict[str, str] = {}
         for _, role, out in self._running:
             if out.exists():
@@ -76,9 +76,9 @@ class Profiler:
 
 
 def summary(raw: str, lines: int = LINES) -> str:
-    """Of collapsed stacks (``outer;…;inner COUNT``), most first: shares of functions with, and without, what they call.
+    """Summarise collapsed stacks (``outer;…;inner COUNT``): shares of functions with, and without, their callees.
 
-    What is at the bottom of nearly every stack is left out of the first list.
+    The first list omits functions at the bottom of nearly every stack.
     """
     below: Counter[str] = Counter()
     own: Counter[str] = Counter()
@@ -89,7 +89,7 @@ def summary(raw: str, lines: int = LINES) -> str:
         whole += count
         own[frames[-1]] += count
         below.update(dict.fromkeys(frames, count))
-    told = [f"  {whole} samples", "  in a function and what it calls"]
-    told += [f"  {n / whole:6.1%} {name}" for name, n in below.most_common() if n < _BOTTOM * whole][:lines]
-    told += ["  in a function itself"]
-    return "\n".join([*told, *(f"  {n / whole:6.1%} {name}" for name, n in own.most_common(lines))])
+    texts = [f"  {whole} samples", "  in a function and what it calls"]
+    texts += [f"  {n / whole:6.1%} {name}" for name, n in below.most_common() if n < _BOTTOM * whole][:lines]
+    texts += ["  in a function itself"]
+    return "\n".join([*texts, *(f"  {n / whole:6.1%} {name}" for name, n in own.most_common(lines))])

@@ -1,4 +1,4 @@
-"""Writes a run into ``docs/performance.md``, ``docs/figures.json`` and ``docs/scale.md``.
+"""Write a run into ``docs/performance.md``, ``docs/figures.json`` and ``docs/scale.md``.
 
     python -m bench.publish
 
@@ -20,7 +20,7 @@ PERFORMANCE = scale.REPOSITORY / "docs" / "performance.md"
 
 
 def medians(bench: dict[str, Any], server: str = "ours") -> dict[str, dict[str, float]]:
-    """Mode → figure → its median over the rounds of one server."""
+    """Return mode → figure → its median over the rounds of one server."""
     found = {}
     for mode, rounds in bench["results"].items():
         measured = [figures for figures in rounds[server] if figures is not None]
@@ -30,7 +30,7 @@ def medians(bench: dict[str, Any], server: str = "ours") -> dict[str, dict[str, 
 
 
 def figures(bench: dict[str, Any], growth: dict[str, Any], footprint: dict[str, Any]) -> dict[str, Any]:
-    """What :mod:`bench.scale` reads."""
+    """Return the figures for :mod:`bench.scale`."""
     return {
         "began": bench["began"],
         "machine": bench["machine"],
@@ -42,7 +42,7 @@ def figures(bench: dict[str, Any], growth: dict[str, Any], footprint: dict[str, 
 
 
 def main() -> int:
-    """Write everything, or say what is missing."""
+    """Write everything, or print what is missing."""
     try:
         bench, growth, footprint = (
             json.loads((OUT / f"{name}.json").read_text()) for name in ("bench", "growth", "footprint")

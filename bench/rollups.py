@@ -1,8 +1,8 @@
-"""What a rollup adds to a write of a bucket, in microseconds of nats-server's CPU: the figure behind ADR 11.
+"""Measure what a rollup adds to a bucket write, in microseconds of nats-server's CPU: the figure behind ADR 11.
 
     python -m bench.rollups
 
-Runs a nats-server of its own. Both ways in turn, five times; medians and their ratio.
+Runs a nats-server of its own. Both ways alternately, five times; medians and their ratio.
 """
 
 import asyncio
@@ -61,7 +61,7 @@ async def _measure(server: EmbeddedNats) -> None:
 
 
 async def _write(bus: Bus, subject: str, header: str) -> None:
-    """Write a key again and again, each time at the revision that it has, as buckets do."""
+    """Write a key repeatedly, each time at its current revision, as buckets do."""
     revision = 0
     for _ in range(WRITES):
         headers = {"Nats-Expected-Last-Subject-Sequence": str(revision), header: "sub"}

@@ -1,10 +1,10 @@
-"""How much of everything a number of online users needs, as tables.
+"""Print tables of the resources for a number of online users.
 
     python -m bench.scale                                       # the tables of docs/scale.md
     python -m bench.scale --users 5000000 --joins-per-hour 6    # with other assumptions
     python -m bench.scale --write                               # bring docs/scale.md up to date; --check only looks
 
-What it costs is read from ``docs/figures.json``, which ``python -m bench.publish`` makes of a run of the benchmark.
+The costs are read from ``docs/figures.json``, which ``python -m bench.publish`` makes of a run of the benchmark.
 """
 
 import argparse
@@ -39,7 +39,7 @@ USERS = (1_000_000, 10_000_000, 100_000_000)
 
 
 def tables(costs: Costs, assumed: Assumptions, users: tuple[int, ...] = USERS) -> dict[str, str]:
-    """The blocks of ``docs/scale.md`` by name."""
+    """Return the blocks of ``docs/scale.md`` by name."""
     plans = [plan(costs, replace(assumed, users=each)) for each in users]
     return {
         "assumptions": _assumptions(assumed),
@@ -117,7 +117,7 @@ def _plan(plans: list[Plan]) -> str:
 
 
 def _limits(costs: Costs, plans: list[Plan], assumed: Assumptions) -> str:
-    """What there is one of, the one that is full first on top; for each number of users how many would be needed."""
+    """Return the resources that exist once, the fullest first, with the number needed for each number of users."""
     full = {n: full_at(costs, assumed, n) for n in range(len(plans[0].limits))}
     head = ["there is one", "it takes", "full at users", *(f"at {each.users:,}" for each in plans)]
     lines = [row(head), row(["---", *("---:" for _ in head[1:])])]
@@ -134,7 +134,7 @@ def _limits(costs: Costs, plans: list[Plan], assumed: Assumptions) -> str:
 
 
 def _rounded(value: float) -> int:
-    """Two digits are more than it is known by."""
+    """Round to two digits, because the estimate is no more precise."""
     return int(round(value, 1 - math.floor(math.log10(value))))
 
 
@@ -151,10 +151,8 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--write", action="store_true", help="into docs/scale.md")
-    parser.add_argument(
-        "--check", action="store_true", help="whether docs/scale.md is what --write would make it"
-    )
+    parser.add_argument("--write", action="store_true", help="write docs/scale.md")
+    parser.add_argument("--check", action="store_true", help="verify that docs/scale.md is up to date")
     parser.add_argument("--users", type=int, action="append", help="may be given several times")
     defaults = Assumptions()
     for name, text in ABOUT.items():

@@ -1,4 +1,4 @@
-"""The servers that are compared, each started as the processes that it is made of, on the loopback."""
+"""Start the servers that are compared, each with its own processes, on the loopback."""
 
 import contextlib
 import os
@@ -39,12 +39,12 @@ server.kill()
 
 
 class BenchError(Exception):
-    """Something cannot be measured; the text says why, in one line."""
+    """Raised if something cannot be measured; the text says why, in one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many processes of each of our services."""
+    """Counts the processes of each of our services."""
 
     gateways: int = 2
     callcores: int = 1
@@ -53,7 +53,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """A server to measure. ``tree``: the source of one of ours. ``settings``: environment of our services."""
+    """Describes a server to measure. ``tree``: the source of one of ours. ``settings``: environment of our services."""
 
     label: str
     kind: str
@@ -63,16 +63,16 @@ class Spec:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """Where clients connect, and the processes by role."""
+    """Describes a running server: the addresses for clients, and the processes by role."""
 
     urls: list[str]
     roots: Roots
     nats: str = ""
-    """Where NATS is, for our system."""
+    """Address of NATS, for our system."""
 
 
 def parse(text: str, folder: Path, settings: dict[str, str]) -> Spec:
-    """``node``, ``redis``, ``ours``, ``ours=FOLDER`` or ``ours=COMMIT``; a commit is unpacked below ``folder``.
+    """Parse ``node``, ``redis``, ``ours``, ``ours=FOLDER`` or ``ours=COMMIT``; a commit is unpacked below ``folder``.
 
     Raises :class:`BenchError`.
     """
@@ -103,14 +103,14 @@ def _unpack(commit: str, tree: Path) -> None:
 
 
 def raise_file_limit() -> int:
-    """Let this process and what it starts have as many files as it may; how many that is."""
+    """Raise the limit of open files to its maximum, also for child processes. Return the limit."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     return most
 
 
 def check(kinds: set[str]) -> None:
-    """Raises :class:`BenchError` if what the other servers need is missing."""
+    """Check the requirements of the other servers. Raises :class:`BenchError` if one is missing."""
     if kinds & {"node", "redis"}:
         if not (NODE_FOLDER / "node_modules").is_dir():
             raise BenchError("bench/node is not set up: make bench does it, or npm ci in bench/node")
@@ -129,7 +129,7 @@ def _program(name: str) -> str:
 
 @contextlib.contextmanager
 def running(spec: Spec, counts: Counts, folder: Path) -> Iterator[Running]:
-    """Start a server with its store and logs in ``folder``, and end it. Raises :class:`BenchError`."""
+    """Start a server with its store and logs in ``folder``, and stop it at the end. Raises :class:`BenchError`."""
     with _Processes(folder) as processes:
         start = {"ours": _start_ours, "redis": _start_redis, "node": _start_node}[spec.kind]
         yield start(spec, counts, processes)
@@ -163,7 +163,7 @@ def _node_env(**numbers: int) -> dict[str, str]:
 
 
 def _start_ours(spec: Spec, counts: Counts, processes: "_Processes") -> Running:
-    """As they are shipped, but that they log to files, and that clients may take their time to join."""
+    """Start our services as shipped, but with log files and a longer time to join."""
     assert spec.tree is not None
     own = spec.tree / ".venv" / "bin" / "python"
     python = str(own) if own.exists() else sys.executable
@@ -189,7 +189,7 @@ def _start_ours(spec: Spec, counts: Counts, processes: "_Processes") -> Running:
 
 
 class _Processes:
-    """Processes that are killed when this is left: what they stored is thrown away, so nothing need be said to them."""
+    """Runs processes that are killed at the end, because their data is thrown away."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -218,7 +218,7 @@ class _Processes:
         self.roots.setdefault(role, []).append(process.pid)
 
     def start_nats(self, python: str, tree: Path) -> str:
-        """The nats-server that a tree brings, as that tree sets it up; its URL."""
+        """Start the nats-server of a tree, configured as in that tree. Return its URL."""
         command = [python, "-c", _NATS, str(self.folder / "nats")]
         keeper = self._launch("nats", command, tree, {}, talks=True)
         assert keeper.stdout is not None
@@ -247,7 +247,7 @@ class _Processes:
         return process
 
     def wait_ready(self, urls: list[str]) -> None:
-        """Wait until ``/readyz`` of each says so. Raises :class:`BenchError`."""
+        """Wait until each ``/readyz`` reports readiness. Raises :class:`BenchError`."""
         until = time.monotonic() + START_SECONDS
         for url in urls:
             while not _ready(url):
@@ -277,9 +277,9 @@ def _tail(log: Path) -> str:
 
 
 def _free_ports(count: int) -> list[int]:
-    """TCP ports of the loopback that nobody listens on.
+    """Return free TCP ports of the loopback.
 
-    Below those that the system gives to connections, of which there are thousands here.
+    They are below the ephemeral ports, because the connections of a run take thousands of those.
     """
     ports: list[int] = []
     for port in random.sample(range(*_PORTS), _PORTS[1] - _PORTS[0]):

@@ -1,16 +1,16 @@
-"""What was measured, as a table: medians, ratios of pairs, and whether they reach the bar. Pure."""
+"""Format measured figures as a table: medians, ratios of pairs, and the bars that they reach. Pure."""
 
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 Rounds = dict[str, list[dict[str, float] | None]]
-"""Server → its figures of each round; ``None`` where it could not be measured."""
+"""Maps a server to its figures of each round; ``None`` where it could not be measured."""
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One line. ``bars``: server → what the ratio to it must be at most (at least, if ``more`` is better)."""
+    """Describes one line. ``bars``: server → the highest ratio allowed (the lowest, if ``more`` is better)."""
 
     mode: str
     key: str
@@ -18,10 +18,10 @@ class Metric:
     more: bool = False
     bars: dict[str, float] = field(default_factory=dict)
     at_most: float | None = None
-    """A bar for our own figure."""
+    """Bar for our own figure."""
 
     def reached(self, value: float, bar: float) -> bool:
-        """Whether a ratio, or a figure of ours, is good enough."""
+        """Return True if a ratio, or a figure of ours, reaches its bar."""
         return value >= bar if self.more else value <= bar
 
 
@@ -57,7 +57,7 @@ _SHARES = (
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """Our figure divided by another's, in each round in which both were measured."""
+    """Describes our figure divided by another's, in each round in which both were measured."""
 
     metric: Metric
     other: str
@@ -70,18 +70,18 @@ class Ratio:
 
     @property
     def reached(self) -> bool | None:
-        """``None`` where there is no bar."""
+        """Return True if the ratio reaches its bar, ``None`` without a bar."""
         return None if self.bar is None else self.metric.reached(self.median, self.bar)
 
 
 def median(rounds: Rounds, server: str, key: str) -> float | None:
-    """The median of a figure over the rounds; ``None`` if it was never measured."""
+    """Return the median of a figure over the rounds; ``None`` if it was never measured."""
     values = [figures[key] for figures in rounds.get(server, []) if figures is not None and key in figures]
     return statistics.median(values) if values else None
 
 
 def ratio(metric: Metric, rounds: Rounds, one: str, other: str) -> Ratio | None:
-    """``one`` divided by ``other``, round by round; ``None`` if no round has both."""
+    """Return ``one`` divided by ``other``, round by round; ``None`` if no round has both."""
     each = [
         a[metric.key] / b[metric.key]
         for a, b in zip(rounds.get(one, []), rounds.get(other, []), strict=False)
@@ -91,7 +91,7 @@ def ratio(metric: Metric, rounds: Rounds, one: str, other: str) -> Ratio | None:
 
 
 def ratios(results: dict[str, Rounds], servers: list[str]) -> list[Ratio]:
-    """Of the first server to each other one, line by line."""
+    """Return the ratios of the first server to each other one, line by line."""
     found = [
         ratio(metric, results[metric.mode], servers[0], other)
         for metric in METRICS
@@ -102,7 +102,7 @@ def ratios(results: dict[str, Rounds], servers: list[str]) -> list[Ratio]:
 
 
 def table(results: dict[str, Rounds], servers: list[str]) -> str:
-    """Mode → rounds, as Markdown. The first of ``servers`` is what the others are compared with."""
+    """Return mode → rounds as Markdown. The other servers are compared with the first of ``servers``."""
     one, *others = servers
     head = ["", *servers, *(f"{one} / {other} (least–most)" for other in others)]
     if one == "ours" and set(others) & {"redis", "node"}:
@@ -122,7 +122,7 @@ def table(results: dict[str, Rounds], servers: list[str]) -> str:
 
 
 def shares(results: dict[str, Rounds], servers: list[str]) -> str:
-    """Where CPU and memory go, by role, as Markdown: medians, so they need not add up. ``client`` is the benchmark."""
+    """Return CPU and memory by role as Markdown: medians, so they need not add up. ``client`` is the benchmark."""
     lines = [row(["", "server", "all", "of it"]), row(["---", "---", "---:", "---"])]
     for mode, key in _SHARES:
         label = next(m.label for m in METRICS if (m.mode, m.key) == (mode, key))
@@ -147,8 +147,8 @@ def shares(results: dict[str, Rounds], servers: list[str]) -> str:
 
 
 def disturbance(results: dict[str, Rounds]) -> str:
-    """How much of the machine others had meanwhile, in words."""
-    told = []
+    """Return in words how much of the machine other processes used meanwhile."""
+    texts = []
     for name, who in (("cores.others", "other processes"), ("cores.stolen", "the host")):
         values = [
             figures[name]
@@ -158,20 +158,20 @@ def disturbance(results: dict[str, Rounds]) -> str:
             if figures is not None and name in figures
         ]
         if values:
-            told.append(f"{who} {statistics.median(values):.2f} cores (at most {max(values):.2f})")
-    return f"Taken meanwhile by {' and by '.join(told)}." if told else ""
+            texts.append(f"{who} {statistics.median(values):.2f} cores (at most {max(values):.2f})")
+    return f"Taken meanwhile by {' and by '.join(texts)}." if texts else ""
 
 
 def _bar(metric: Metric, own: float | None, compared: Iterable[Ratio | None]) -> str:
     sign = "≥" if metric.more else "≤"
-    told = [
+    texts = [
         f"{sign} {each.bar:g} × {each.other}: {'yes' if each.reached else '**no**'}"
         for each in compared
         if each is not None and each.bar is not None
     ]
     if metric.at_most is not None and own is not None:
-        told.append(f"≤ {metric.at_most:g}: {'yes' if own <= metric.at_most else '**no**'}")
-    return ", ".join(told)
+        texts.append(f"≤ {metric.at_most:g}: {'yes' if own <= metric.at_most else '**no**'}")
+    return ", ".join(texts)
 
 
 def _ratio(value: Ratio) -> str:
@@ -179,7 +179,7 @@ def _ratio(value: Ratio) -> str:
 
 
 def number(value: float | None) -> str:
-    """A figure as it stands in a table."""
+    """Return a figure as the table shows it."""
     if value is None:
         return "–"
     if abs(value) >= 100:
@@ -188,5 +188,5 @@ def number(value: float | None) -> str:
 
 
 def row(cells: list[str]) -> str:
-    """A line of a table."""
+    """Return a line of a table."""
     return f"| {' | '.join(cells)} |"

@@ -1,11 +1,11 @@
-"""A client in Python, media and all: it answers every call with a moving picture and a tone, or calls a user.
+"""Answer every call with a moving picture and a tone, or call a user: a Python client with media.
 
     pip install "python-socketio[asyncio-client]" aiortc
     python examples/call_bot.py --name echo                 # then call echo from the page
     python examples/call_bot.py --name robot --call alice   # it calls
 
 Each second it prints a line of JSON about the media that it receives. Use it as a starting point for an assistant, a
-recorder or a test: `Bot` is the signalling, with resume after a break; `Connection` is WebRTC, by aiortc.
+recorder or a test. `Bot` is the signalling, with resume after a broken connection; `Connection` is WebRTC, by aiortc.
 
 aiortc knows no rollback and no ICE restart. So it offers once, when it calls; from then on it only answers. An offer
 that restarts ICE, or comes from a page that was reloaded, is answered by a new connection, and the browser client
@@ -45,11 +45,11 @@ WIDTH, HEIGHT = 320, 240
 
 
 class Refused(Exception):
-    """The server refused something, or did not answer; the text says what and why."""
+    """Raised if the server refuses an event or does not reply; the text says what and why."""
 
 
 class Picture(VideoStreamTrack):
-    """A grey ramp that moves to the left."""
+    """Generates a grey ramp that moves to the left."""
 
     _ramp = bytes(range(256)) * 4
 
@@ -66,7 +66,7 @@ class Picture(VideoStreamTrack):
 
 
 class Tone(AudioStreamTrack):
-    """A tone that swells and fades."""
+    """Generates a tone that swells and fades."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class Tone(AudioStreamTrack):
 
 
 class Connection:
-    """One connection to the peer of a call."""
+    """Connects to the peer of a call."""
 
     def __init__(self, ice_servers: list[dict[str, Any]]) -> None:
         servers = [RTCIceServer(**server) for server in ice_servers]
@@ -99,22 +99,22 @@ class Connection:
         self._tasks: set[asyncio.Task[None]] = set()
         self._ufrag: str | None = None
         self.pictures = 0
-        """How many pictures came that are not the one before."""
+        """Number of pictures received that differ from the one before."""
         self._closing: asyncio.Future[None] | None = None
         self.loudness = 0.0
-        """The loudest sample since the reader last reset it, 0 to 1."""
+        """Loudest sample since the reader last reset it, 0 to 1."""
 
     @property
     def state(self) -> str:
         return str(self._peer.connectionState)
 
     async def offer(self) -> dict[str, str]:
-        """An offer, with all candidates in it."""
+        """Return an offer with all candidates in it."""
         await self._peer.setLocalDescription()
         return self._local()
 
     async def answer(self, offer: dict[str, str]) -> dict[str, str] | None:
-        """The answer, with all candidates in it; nothing for an offer that only another connection can answer."""
+        """Return the answer with all candidates; ``None`` for an offer that only another connection can answer."""
         ufrag = _ufrag(offer)
         if self._ufrag not in (None, ufrag) or self._peer.signalingState != "stable":
             return None
@@ -129,7 +129,7 @@ class Connection:
             await self._peer.setRemoteDescription(_description(answer))
 
     async def add(self, candidate: dict[str, Any] | None) -> None:
-        """A candidate of the peer; those of a connection that it has replaced are left out."""
+        """Add a candidate of the peer; candidates of a replaced connection are ignored."""
         line = (candidate or {}).get("candidate")
         if candidate and line and candidate.get("usernameFragment") in (None, self._ufrag):
             parsed = candidate_from_sdp(line.removeprefix("candidate:"))
@@ -137,7 +137,7 @@ class Connection:
             await self._peer.addIceCandidate(parsed)
 
     async def close(self) -> None:
-        """Continues if its caller is cancelled; may be called again."""
+        """Close the connection. Continues if its caller is cancelled; may be called again."""
         for task in self._tasks:
             task.cancel()
         self._closing = self._closing or asyncio.ensure_future(self._peer.close())
@@ -175,7 +175,7 @@ def _ufrag(description: dict[str, str]) -> str | None:
 
 
 class Bot:
-    """A user who answers every call, and may make one."""
+    """Answers every call, and may place one."""
 
     EVENTS = (
         "call:incoming", "call:accepted", "call:offer", "call:answer", "ice:candidate", "call:rejected", "call:ended",
@@ -188,7 +188,7 @@ class Bot:
         self._events: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue()
         self._joined = asyncio.Event()
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Raises :class:`Refused` once the server has refused a join."""
+        """Resolves once the server has refused a join, with :class:`Refused`."""
         self._resume: dict[str, Any] | None = None
         self._last_seq = 0
         self._ice_servers: list[dict[str, Any]] = []
@@ -239,7 +239,7 @@ class Bot:
         await self._socket.disconnect()  # on purpose: the session is over at once
 
     async def _join(self) -> None:
-        """After each connect: join, or resume the last session and receive what was missed."""
+        """Join after each connect, or resume the last session and receive the missed events."""
         join = {
             "userId": self.name,
             **({"resume": {**self._resume, "lastSeq": self._last_seq}} if self._resume else {}),
@@ -291,7 +291,7 @@ class Bot:
     async def _hang_up(self) -> None:
         call_id, self.call_id = self.call_id, None
         if call_id is not None:
-            with suppress(Refused):  # it is over already
+            with suppress(Refused):  # the call has ended already
                 await self._ask("call:end", {"callId": call_id})
         if self.connection is not None:
             await self.connection.close()
@@ -314,7 +314,7 @@ async def main() -> None:
     )
     parser.add_argument("--url", default="http://127.0.0.1:8001")
     parser.add_argument("--name", required=True)
-    parser.add_argument("--call", metavar="USER", help="call somebody")
+    parser.add_argument("--call", metavar="USER", help="call a user")
     parser.add_argument("--token", help="where the server wants one")
     options = parser.parse_args()
 

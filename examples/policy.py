@@ -1,4 +1,4 @@
-"""A policy service: decides who may call whom by a block list. Use it as a starting point for your own.
+"""Decide by a block list who may call whom: a policy service. Use it as a starting point for your own.
 
     NATS_URL=nats://127.0.0.1:4222 NATS_USER=policy NATS_PASSWORD=… python examples/policy.py blocked.json
 
@@ -26,7 +26,7 @@ CONNECT_SECONDS = 5
 
 
 class BlockList:
-    """A block list from a JSON file: user → users that this user blocks."""
+    """Reads a block list from a JSON file: user → users that this user blocks."""
 
     def __init__(self, file: Path) -> None:
         self._file = file

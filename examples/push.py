@@ -1,4 +1,4 @@
-"""Push notifications to phones when a call rings, and when it rings no more. Put your FCM and APNs calls into ``push``.
+"""Send push notifications when a call rings and when it stops. Put your FCM and APNs calls into ``push``.
 
     NATS_URL=nats://127.0.0.1:4222 NATS_USER=monitor NATS_PASSWORD=… python examples/push.py
 

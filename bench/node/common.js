@@ -15,7 +15,7 @@ function serve(ready) {
   return io;
 }
 
-/** Whether a value can be a user id or a call id. */
+/** Return true if a value can be a user id or a call id. */
 const isId = (value) => typeof value === "string" && value.length > 0 && value.length <= 128;
 
 /** Tells a client that its event was refused, in the acknowledgement too if it wants one. */

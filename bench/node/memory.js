@@ -19,7 +19,7 @@ function end(call, by, reason) {
 }
 
 io.on("connection", (socket) => {
-  /** The call `id` if the sender is in it; the client is told if not. */
+  /** Return the call `id` if the sender is in it; otherwise send the client an error. */
   const mine = (event, id, ack) => {
     const call = calls.get(id);
     const user = socket.data.user;

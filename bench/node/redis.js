@@ -2,7 +2,7 @@
 // Any number of processes behind @socket.io/redis-adapter; presence, busy locks and calls in Redis.
 //
 // Who is in a call never changes while it lives, so each process keeps that of the calls it has to do with, and a
-// relay is checked without asking Redis; the end of a call is told to all processes.
+// relay is checked without asking Redis; the end of a call is sent to all processes.
 
 const { randomUUID } = require("node:crypto");
 const { createAdapter } = require("@socket.io/redis-adapter");
