@@ -9,7 +9,7 @@ from shared.token_bucket import Rate, RateSetting
 
 
 class Settings(BackendSettings):
-    """The settings of one instance of call control."""
+    """Defines the settings of one instance of call control."""
 
     ring_timeout_seconds: float = Field(
         default=45.0, ge=1, le=600, description="How long a call rings before it ends with `timeout`."
@@ -43,7 +43,7 @@ class Settings(BackendSettings):
     )
     policy: Literal["off", "optional", "required"] = Field(
         default="off",
-        description="Whether `rpc.policy.may_call` is requested before a call rings. Without a reply within 300 ms, "
+        description="Request of `rpc.policy.may_call` before a call rings; `off`: none. Without a reply within 300 ms, "
         "`optional` allows the call and `required` refuses it with `unavailable`.",
     )
     sweep_seconds: float = Field(
@@ -56,7 +56,7 @@ class Settings(BackendSettings):
         default=0,
         ge=0,
         le=86_400,
-        description="How far back mailboxes reach. 0: twice `RESUME_WINDOW_SECONDS`, and at least 60.",
+        description="Seconds that mailboxes keep messages. 0: twice `RESUME_WINDOW_SECONDS`, and at least 60.",
     )
     deliver_max_mb: int = Field(
         default=256,

@@ -80,7 +80,7 @@ async def start(settings: Settings, instance: str) -> AsyncIterator[None]:
         )
         stack.push_async_callback(bus.close)
 
-        # --- what it is made of -----------------------------------------------------------------------------------
+        # --- construction ---------------------------------------------------------------------------------------
 
         # Limits and connections
         hits, clock = LimitHits(), asyncio.get_running_loop().time

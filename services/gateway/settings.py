@@ -54,7 +54,7 @@ _ICE_SERVERS = TypeAdapter(tuple[IceServer, ...])
 
 
 class Settings(LimitSettings, AuthSettings):
-    """All settings of a gateway."""
+    """Defines all settings of a gateway."""
 
     port: int = Field(
         default=8001, ge=1, le=65535, description="Port of Socket.IO and of `/healthz`, `/readyz`."

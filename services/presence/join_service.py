@@ -34,7 +34,7 @@ R = TypeVar("R", bound=JoinReply)
 
 
 class _CheckNeeded(Exception):
-    """The outcome of a join depends on the connection of a session, which its gateway has to check."""
+    """Raised if a join depends on the connection of a session, which its gateway has to check."""
 
     def __init__(self, session: Session, *, unheard: bool) -> None:
         super().__init__()

@@ -9,7 +9,7 @@ from shared.token_bucket import Rate, RateSetting
 
 
 class Settings(BackendSettings):
-    """The settings of one instance of presence."""
+    """Defines the settings of one instance of presence."""
 
     session_policy: Literal["multi", "single"] = Field(
         default="multi",

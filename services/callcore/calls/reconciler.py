@@ -68,14 +68,14 @@ class Reconciler:
         self.calls = dict.fromkeys((State.RINGING, State.ACCEPTED), 0)
         """Live calls that this instance owned in the last run."""
         self.repaired = dict.fromkeys(("deadline", "session", "hold"), 0)
-        """What was left behind: a deadline missed, a session that is gone, a reservation without a call."""
+        """Counts of repairs: a deadline missed, a session that is gone, a reservation without a call."""
 
     def start(self) -> None:
-        """Begin."""
+        """Start the periodic run."""
         self._ticks.start()
 
     async def stop(self) -> None:
-        """Stop, in the middle of a run if need be."""
+        """Stop, also in the middle of a run."""
         await self._ticks.stop()
 
     async def run_once(self) -> None:

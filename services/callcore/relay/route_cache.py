@@ -30,7 +30,7 @@ class CachedCall:
     """Relays sent to the ringing devices, for devices that begin to ring later."""
     early_bytes: int = 0
     bytes_full_at: list[float] = field(default_factory=lambda: [0.0, 0.0])
-    """When the byte buckets of the callee and of the caller are full again (monotonic). Kept as the state changes."""
+    """Time at which the byte buckets of callee and caller are full again (monotonic). Kept as the state changes."""
     read_failed: bool = False
     """True if the call could not be read when it was no longer fresh."""
     prefixes: list[str] = field(default_factory=list)

@@ -23,7 +23,7 @@ Key = tuple[str, str]
 
 
 class SequenceCheck(Enum):
-    """What to do with a relay that was received."""
+    """Decisions about a relay that was received."""
 
     NEXT = "pass it on"
     REPEAT = "pass it on once more: its earlier copy may be lost"

@@ -18,7 +18,7 @@ TICK_SECONDS = 0.5
 
 
 class TokenRefused(Unauthorized):
-    """The token is missing, invalid, or of another user. Only the log has the reason."""
+    """Raised if the token is missing, invalid, or of another user. Only the log has the reason."""
 
 
 class Authenticator:
@@ -53,7 +53,7 @@ class Authenticator:
         if settings.auth_mode == "none":
             if not is_loopback(settings.host):
                 log.warning(
-                    "AUTH_MODE=none: ANYBODY WHO REACHES THIS GATEWAY CAN JOIN AS ANYBODY, ring as them and take "
+                    "AUTH_MODE=none: ANY CLIENT THAT REACHES THIS GATEWAY CAN JOIN AS ANY USER, ring as them and take "
                     "their calls",
                     host=settings.host,
                 )

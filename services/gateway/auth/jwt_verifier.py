@@ -19,15 +19,15 @@ RSA_MIN_BITS = 2048
 
 
 class KeyUnusable(Exception):
-    """The key cannot be used; the text says why."""
+    """Raised if the key cannot be used; the text says why."""
 
 
 class InvalidToken(Exception):
-    """The token is invalid. The text says why in a few fixed words, for logs and not for the client."""
+    """Raised if the token is invalid. The text says why in a few fixed words, for logs and not for the client."""
 
 
 class ExpiredToken(InvalidToken):
-    """The token has expired; signature, issuer and audience are valid. ``user``: its user."""
+    """Raised if the token has expired; signature, issuer and audience are valid. ``user``: its user."""
 
     def __init__(self, user: str) -> None:
         super().__init__("expired")
@@ -43,7 +43,7 @@ class Claims(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SecretKey:
-    """A secret that issuer and gateway share."""
+    """Verifies with a secret that issuer and gateway share."""
 
     secret: str
     algorithm: ClassVar[str] = "HS256"
@@ -59,13 +59,13 @@ class SecretKey:
 
     @property
     def material(self) -> Any:
-        """The key as PyJWT takes it."""
+        """Return the key as PyJWT takes it."""
         return self.secret
 
 
 @dataclass(frozen=True, slots=True)
 class PublicKey:
-    """A public key; its type decides the algorithm."""
+    """Verifies with a public key; its type decides the algorithm."""
 
     material: Any
     algorithm: str

@@ -14,7 +14,7 @@ KeyFile = Annotated[Path | None, AfterValidator(readable)]
 
 
 class AuthSettings(ServiceSettings):
-    """Whether clients need a token, and which tokens are valid."""
+    """Defines whether clients need a token, and which tokens are valid."""
 
     auth_mode: Literal["none", "jwt"] = Field(
         default="none",
@@ -23,8 +23,8 @@ class AuthSettings(ServiceSettings):
     )
     user_id_invisible: Literal["refuse", "allow"] = Field(
         default="refuse",
-        description="Whether users may join whose id has bidirectional controls or zero-width characters, so that it "
-        "looks like another. A joiner between two emoji is always allowed.",
+        description="Refuse or allow user ids with bidirectional controls or zero-width characters, which make an "
+        "id look like another. A joiner between two emoji is always allowed.",
     )
     jwt_secret: SecretStr = Field(
         default=SecretStr(""),
@@ -97,7 +97,7 @@ class AuthSettings(ServiceSettings):
         elif not explicit and not is_loopback(self.host):
             raise ValueError(
                 f"AUTH_MODE is not set, and HOST={self.host} is not loopback: set AUTH_MODE=jwt and a key, or "
-                "AUTH_MODE=none, with which anybody who reaches the gateway can join as anybody"
+                "AUTH_MODE=none, with which any client that reaches the gateway can join as any user"
             )
         return self
 

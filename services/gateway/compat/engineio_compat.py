@@ -35,9 +35,9 @@ class Connection(Protocol):
     sid: str
     server: "Server"
     queue: Any
-    """What waits for the client: what :func:`replace_parts` was given makes it."""
+    """The queue of packets for the client; the factory given to :func:`replace_parts` makes it."""
     last_ping: float | None
-    """When the ping was sent that a polling client has still to answer, in seconds since the epoch."""
+    """Time of the ping that a polling client has still to answer, in seconds since the epoch."""
     connected: bool
     """True once Engine.IO's handshake is done."""
     upgrading: bool

@@ -26,7 +26,7 @@ _DISCONNECT = "1"
 
 
 class Manager(Protocol):
-    """What is used of Socket.IO's client manager. ``sid``: of a namespace; ``eio_sid``: of Engine.IO's connection."""
+    """Describes what is used of Socket.IO's client manager. ``sid``: of a namespace; ``eio_sid``: of Engine.IO."""
 
     def sid_from_eio_sid(self, eio_sid: str, namespace: str) -> str | None:
         """Return the namespace's id of a connection; ``None`` if it is not connected to it."""

@@ -35,7 +35,7 @@ class CallEvents:
         """Handle ``call:initiate``."""
         initiate = cast(client.Initiate, message)
         if initiate.to == asked.socket.user:
-            raise BadRequest("to: must be somebody else")
+            raise BadRequest("to: must be another user")
         request = calls.InitiateRequest(
             **self._sender(asked.socket),
             call=new_id() if traces.active is None else traces.active.call_id(),

@@ -179,7 +179,7 @@ class Dispatcher:
             if isinstance(error, BadRequest | TokenRefused | TokenExpired):
                 await self._penalties.malformed(socket.eio_sid)
         except Exception:
-            # A defect of the gateway: the log has it in full, the client is told to try again.
+            # A defect of the gateway: the log has it in full; the error asks the client to retry.
             log.exception("event failed", failed=packet.name[:64], user=socket.user, call=call_id)
             self._responder.refuse(asked, Unavailable())
 

@@ -18,7 +18,7 @@ CALLS_COUNTED = 64
 
 
 class TooManyCandidates(RateLimited):
-    """A user has sent too many candidates in a call. A retry fails, too."""
+    """Raised if a user has sent too many candidates in a call. A retry fails, too."""
 
     retryable = False
 
@@ -32,7 +32,7 @@ class UserUsage:
         self.name = name
         self.allowed_at = [0.0] * len(EventClass)
         self.bytes_full_at = 0.0
-        """When the byte budget of the user is full again (monotonic seconds)."""
+        """Time at which the byte budget of the user is full again (monotonic seconds)."""
         self.candidates: dict[str, int] = {}
         self.sockets = 0
 

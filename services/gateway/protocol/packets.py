@@ -30,7 +30,7 @@ _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class Malformed(Exception):
-    """The frame or packet is malformed. The message is for the client. ``ack_id``: of its event, if it was read."""
+    """Raised if a frame or packet is malformed; the text is for the client. ``ack_id``: of its event, if read."""
 
     def __init__(self, what: str, ack_id: int | None = None) -> None:
         super().__init__(what)

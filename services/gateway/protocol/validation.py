@@ -20,7 +20,7 @@ def known(event: str) -> Event:
 
 
 class TooLarge(BadRequest):
-    """The payload is larger than a client may send."""
+    """Raised if the payload is larger than a client may send."""
 
 
 _TOO_LARGE = frozenset((TOO_LARGE, "string_too_long", "too_long"))

@@ -54,7 +54,7 @@ _TAILS_MAX = 16
 
 
 class InvalidTransition(Exception):
-    """The caller made a transition that the state of the window does not allow: an error of the program."""
+    """Raised if the state of the window does not allow a transition: an error of the program."""
 
 
 class WindowState(Enum):
@@ -85,7 +85,7 @@ class OutstandingRelay:
 
 
 class Freed(NamedTuple):
-    """How many relays a window has forgotten, and how many bytes of payloads it has freed."""
+    """Counts the relays that a window has forgotten, and the bytes of payloads that it has freed."""
 
     relays: int
     size: int
@@ -139,7 +139,7 @@ class SendWindow:
         self._tails: dict[tuple[str, str], str] = {}
         """(receiver, event) → the tail of the subject of such a relay."""
 
-    # --- what callers may read ---------------------------------------------------------------------------------
+    # --- state for callers -------------------------------------------------------------------------------------
 
     @property
     def state(self) -> WindowState:

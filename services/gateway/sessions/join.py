@@ -33,7 +33,7 @@ class JoinBackend:
 
 @dataclass(frozen=True, slots=True)
 class SessionTerms:
-    """What ``user:joined`` offers besides the session. ``resume_window``: seconds in which it may be resumed."""
+    """Describes ``user:joined`` besides the session. ``resume_window``: seconds in which it may be resumed."""
 
     ice_servers: IceServers
     resume_window: int

@@ -32,7 +32,7 @@ log = logs.get(__name__)
 BUFFER_MAX = 1_024
 SEEN_MAX = 4_096
 OLD_ADDRESS_SECONDS = 8.0
-"""How long callcore may still send to the old address of a session."""
+"""Time in which callcore may still send to the old address of a session."""
 SETTLE_SECONDS = 0.03
 """Time from the delivery of a message to its subscribers until the stream has it."""
 MARGIN_MS = 10_000
@@ -42,7 +42,7 @@ SKEW_MS = 1_000
 DRAIN_SECONDS = 2.0
 READ_BACKOFF = Backoff(first=0.5, longest=0.5, jitter=0.8)
 PATIENCE_SECONDS = 8.0
-"""How long reading a mailbox is retried. Then the client is refused, and may resume with the same token."""
+"""Time in which reading a mailbox is retried. Then the client is refused, and may resume with the same token."""
 
 
 RelaysReceived = Callable[[str, int], Awaitable[dict[str, int] | None]]

@@ -28,7 +28,7 @@ log = logs.get(__name__)
 
 PING_CHECK_SECONDS = 1.0
 BODY_SECONDS = 10.0
-"""How long the body of a polling request may take to arrive."""
+"""Time limit of the body of a polling request."""
 ANSWER_MAX = 128 * 1024
 """Characters of an answer that is kept in case its poll is repeated."""
 WAITING_MAX = 8_192
@@ -42,7 +42,7 @@ BAD_REQUEST = 3, "Bad request"
 
 
 class PollingServer(Protocol):
-    """What polling needs of the Socket.IO server."""
+    """Describes what polling needs of the Socket.IO server."""
 
     draining: bool
 

@@ -17,9 +17,9 @@ from shared.observability import logs, response_headers
 log = logs.get(__name__)
 
 HEADERS_SECONDS = 10.0
-"""How long the head of the first request may take."""
+"""Time limit of the head of the first request."""
 IDLE_SECONDS = 75.0
-"""How long a connection may be idle until another request: longer than load balancers keep one open."""
+"""Time for which a connection may be idle between requests: longer than load balancers keep one open."""
 SOCKETS_PER_CONNECTION = 4
 """TCP connections for each connection of Engine.IO: a client that polls has two or more, and one for its upgrade."""
 UNSENT_BYTES = 128 * 1024

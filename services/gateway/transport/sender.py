@@ -20,7 +20,7 @@ log = logs.get(__name__)
 PINGS_MAX = 8
 """Pings of one connection that wait for their pongs; one more request waits for the last of them."""
 READ_SECONDS = 5.0
-"""How long a client may take to read a part of what it missed. What it sends meanwhile waits."""
+"""Time limit of a client to read a part of what it missed. What it sends meanwhile waits."""
 
 
 class Sender:

@@ -87,7 +87,7 @@ class SocketIOOptions:
     unread_max: int
     """Bytes that may wait for a client."""
     unread_seconds: float
-    """How long a byte may wait."""
+    """Time limit of a byte that waits."""
     unread_total: int
     """Bytes that may wait for all clients."""
 

@@ -14,9 +14,9 @@ from shared.periodic_task import PeriodicTask
 log = logs.get(__name__)
 
 CHECK_SECONDS = 1.0
-"""How often ages are checked."""
+"""Interval of the checks of ages."""
 SHED_SECONDS = 0.1
-"""How long more than the share may wait until connections are aborted, and between two tries."""
+"""Time for which more than the share may wait until connections are aborted, and between two tries."""
 READS_SECONDS = 1.0
 """A client that has read something within this time reads well: its connection is not aborted for the share."""
 

@@ -30,11 +30,11 @@ from shared.observability import logs
 log = logs.get(__name__)
 
 CLOSE_SECONDS = 2.0
-"""How long a client that is to be closed has to read why."""
+"""Time for a client to read why its connection is about to be closed."""
 UPGRADE_SECONDS = 10.0
-"""How long an upgrade from polling may take."""
+"""Time limit of an upgrade from polling."""
 WRITE_BUFFER_BYTES = 32 * 1024
-"""What may wait in a connection before the rest waits in the queue, and counts as not read by the client."""
+"""Bytes that may wait in a connection before more wait in the queue, and count as not read by the client."""
 
 Work = Coroutine[Any, Any, None]
 # Looking up a member of an enumeration costs more than all else that write() compares.
@@ -42,7 +42,7 @@ _OPEN, _TEXT_MESSAGE = Stage.OPEN, WSMsgType.TEXT
 
 
 class WebSocketServer(Protocol):
-    """What a websocket needs of the Socket.IO server."""
+    """Describes what a websocket needs of the Socket.IO server."""
 
     websockets: "dict[str, WebSocket]"
     flushes: FlushScheduler

@@ -89,11 +89,11 @@ class SendQueue:
         self.buffered_by: Abortable | None = None
         """That connection."""
         self._last_read = 0.0
-        """When the client last read a part of what waits, in loop time."""
+        """Time at which the client last read a part of what waits, in loop time."""
         self._pings: list[int] | None = None
         """Unanswered pings: each by its end in the bytes written to the websocket."""
         self.last_pong_at: int | None = None
-        """When the client last answered a ping, in ms since the epoch; ``None`` before that."""
+        """Time at which the client last answered a ping, in ms since the epoch; ``None`` before that."""
         self.websocket: QueueReader | None = None
         """The websocket that sends the packets; ``None`` while the client polls."""
         self.items: deque[Any] | None = None

@@ -9,11 +9,11 @@ from typing import Final
 from services.gateway.protocol.packets import CLOSE, PONG, PROBE, UPGRADE
 
 CONTROL_FRAMES_MAX, CONTROL_FRAMES_SECONDS = 100, 10.0
-"""How many pings, pongs and other frames without a message a client may send in how long: each costs CPU."""
+"""Rate limit of a client's pings, pongs and other frames without a message, because each costs CPU."""
 
 
 class Stage(Enum):
-    """How far a websocket is. In :attr:`PROBING` and :attr:`UPGRADING` its client still polls."""
+    """Stages of a websocket. In :attr:`PROBING` and :attr:`UPGRADING` its client still polls."""
 
     PROBING = auto()
     UPGRADING = auto()
@@ -23,7 +23,7 @@ class Stage(Enum):
 
 
 class Action(Enum):
-    """What the connection does about a text frame."""
+    """Outcomes of a text frame, for the connection."""
 
     ANSWER_PROBE = auto()
     """Confirm that the websocket works, and end the client's polls."""
@@ -43,7 +43,7 @@ class Action(Enum):
 
 
 class Timeout(Enum):
-    """What the connection does once its timer expires."""
+    """Outcomes of an expired timer, for the connection."""
 
     PING = auto()
     """Send a ping, and wait for the pong."""

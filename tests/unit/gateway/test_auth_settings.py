@@ -33,7 +33,7 @@ def test_loopback_needs_no_auth_settings(host: str) -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.7", "gateway", "localhost.example.com", ""])
 def test_auth_mode_none_is_explicit_away_from_loopback(host: str) -> None:
-    assert "AUTH_MODE is not set" in wrong(host=host) and "join as anybody" in wrong(host=host)
+    assert "AUTH_MODE is not set" in wrong(host=host) and "join as any user" in wrong(host=host)
     assert settings(host=host, auth_mode="none").auth_mode == "none"
     assert settings(host=host, auth_mode="jwt", jwt_secret=SECRET).auth_mode == "jwt"
 
