@@ -1,1 +1,1 @@
-"""The operator's command, and the generators of the docs."""
+"""Run and watch a system from the command line; generate its docs."""

@@ -1,4 +1,4 @@
-"""``python -m signalling``: the command where it is not installed."""
+"""Run the command by ``python -m signalling`` where it is not installed."""
 
 from signalling.cli import main
 

@@ -1,4 +1,4 @@
-"""The command ``signalling``."""
+"""Define the command ``signalling``."""
 
 import sys
 from pathlib import Path
@@ -19,7 +19,7 @@ from signalling.run.plan import Plan
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(distribution_version(), prog_name="signalling")
 def main() -> None:
-    """Call signalling: run it, watch it."""
+    """Run and watch a call signalling system."""
 
 
 _COUNT: dict[str, Any] = {"default": 1, "show_default": True, "type": click.IntRange(1, 64)}
@@ -56,7 +56,7 @@ def up(
 ) -> None:
     """Run the whole system on this machine, until Ctrl-C.
 
-    Each service is a process of its own; one that dies is started again. Settings come from the environment and
+    Each service runs in its own process, which is restarted when it exits. Settings come from the environment and
     .env, as for each service alone.
     """
     if nats is not None and data is not None:
@@ -80,13 +80,13 @@ def up(
 
 
 @main.command()
-@click.option("--user", metavar="U", required=True, help="Whose it is: `userId` of `user:join`.")
+@click.option("--user", metavar="U", required=True, help="User of the token: `userId` of `user:join`.")
 @click.option(
     "--seconds",
     default=3600,
     show_default=True,
     type=click.IntRange(1, 31_536_000),
-    help="How long it holds.",
+    help="How long the token is valid.",
 )
 def token(user: str, seconds: int) -> None:
     """Mint a token for development, with the JWT_SECRET of the environment and .env."""

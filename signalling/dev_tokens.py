@@ -1,4 +1,4 @@
-"""Tokens for trying things out: ``signalling token``, and those of the probe."""
+"""Mint and read development tokens, for ``signalling token`` and the probe."""
 
 import time
 
@@ -9,11 +9,11 @@ from services.gateway.auth.settings import AuthSettings
 
 
 class NoToken(Exception):
-    """There is nothing to sign or to read; the text says what to do."""
+    """Raised if no token can be signed or read; the text says what to do."""
 
 
 def mint(config: AuthSettings, user: str, seconds: int) -> str:
-    """A token that gateways with these settings take. Raises :class:`NoToken` where only somebody else can sign."""
+    """Return a token that gateways with these settings accept. Raises :class:`NoToken` without a signing key."""
     key = config.jwt_key()
     if not isinstance(key, SecretKey):
         raise NoToken(
@@ -29,7 +29,7 @@ def mint(config: AuthSettings, user: str, seconds: int) -> str:
 
 
 def user_of(token: str) -> str:
-    """Whose token it says it is; nobody has checked it. Raises :class:`NoToken`."""
+    """Return the user that a token names, without verifying it. Raises :class:`NoToken`."""
     try:
         return str(jwt.decode(token, options={"verify_signature": False, "verify_exp": False})["sub"])
     except (jwt.InvalidTokenError, KeyError, ValueError):

@@ -1,4 +1,4 @@
-"""The users of NATS that ``deploy/nats/accounts.conf`` knows, and random passwords for those of one run."""
+"""List the NATS users of ``deploy/nats/accounts.conf``, and generate passwords for one run."""
 
 import os
 import secrets
@@ -7,38 +7,38 @@ from pathlib import Path
 
 SERVICES = ("gateway", "callcore", "presence")
 POLICY = "policy"
-"""The user of the policy service, which the operator may run."""
+"""User of the policy service, which the operator may run."""
 MONITOR = "monitor"
 SYSTEM = "system"
 CLUSTER = "cluster"
-"""The user with which servers of a cluster connect to each other."""
+"""User by which the servers of a cluster connect to each other."""
 ALL = (*SERVICES, POLICY, MONITOR, SYSTEM, CLUSTER)
 
 _REPOSITORY = Path(__file__).resolve().parent.parent / "deploy" / "nats" / "accounts.conf"
 _INSTALLED = Path(__file__).with_name("accounts.conf")
 ACCOUNTS = _INSTALLED if _INSTALLED.exists() else _REPOSITORY
-"""The permissions of each user. A wheel has this file beside this module."""
+"""Permissions of each user. A wheel contains this file beside this module."""
 
 
 def variable(user: str) -> str:
-    """The environment variable from which nats-server takes a user's password."""
+    """Return the environment variable from which nats-server takes a user's password."""
     return f"NATS_PASSWORD_{user.upper()}"
 
 
 def new_password() -> str:
-    """One that nats-server reads as it is: letters and digits, a letter first."""
+    """Return a random password that nats-server does not reinterpret: letters and digits, a letter first."""
     return f"p{secrets.token_hex(16)}"
 
 
 @dataclass(frozen=True, slots=True)
 class Passwords:
-    """The passwords of one run, as files that nobody else can read: user → file."""
+    """Stores the passwords of one run in files that only this user can read: NATS user → file."""
 
     files: dict[str, Path]
 
     @classmethod
     def new(cls, folder: Path) -> "Passwords":
-        """Make new ones in ``folder``, in the place of any that are there."""
+        """Generate passwords in ``folder``; existing ones are replaced."""
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         passwords = cls.there(folder)
         for file in passwords.files.values():
@@ -49,11 +49,11 @@ class Passwords:
 
     @classmethod
     def there(cls, folder: Path) -> "Passwords":
-        """Return the users in ``folder``."""
+        """Return the passwords stored in ``folder``."""
         return cls({user: folder / user for user in ALL})
 
     def of(self, user: str) -> str:
-        """The password itself."""
+        """Return the password of a user."""
         return self.files[user].read_text()
 
     def server_env(self) -> dict[str, str]:

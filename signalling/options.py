@@ -7,7 +7,7 @@ from shared.service.settings import EXIT_USAGE
 
 
 class WrongOption(click.ClickException):
-    """The value of an option is wrong; told in one line."""
+    """Raised if the value of an option is wrong; shown in one line."""
 
     exit_code = EXIT_USAGE
 

@@ -1,1 +1,1 @@
-"""Generators of documents: settings, subjects, metrics, AsyncAPI, dashboard, TypeScript types."""
+"""Generate documents: settings, subjects, metrics, AsyncAPI, dashboard, TypeScript types."""

@@ -1,4 +1,4 @@
-"""``python -m signalling.docgen``: write the generated documents, or ``--check`` that they are fresh."""
+"""Write the generated documents, or with ``--check`` verify that they are up to date."""
 
 import sys
 

@@ -16,7 +16,7 @@ HOUR = 3600
 
 
 class Bound(NamedTuple):
-    """A row of the table. ``cost``: the most that ``who`` can take. ``source``: the settings that it follows from."""
+    """Describes a row of the table. ``cost``: the most that ``who`` can use. ``source``: the settings behind it."""
 
     who: str
     what: str
@@ -30,7 +30,7 @@ def most(rate: Rate, seconds: int) -> int:
 
 
 def refilled(rate: Rate, seconds: int) -> int:
-    """Return how many events ``rate`` lets through in ``seconds`` for ever after."""
+    """Return how many events ``rate`` lets through in ``seconds`` once the burst is spent."""
     return rate.events * seconds // rate.seconds
 
 

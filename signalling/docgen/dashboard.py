@@ -1,4 +1,4 @@
-"""The Grafana dashboard: ``deploy/grafana/dashboards/signalling.json``, written by ``python -m signalling.docgen``."""
+"""Generate the Grafana dashboard ``deploy/grafana/dashboards/signalling.json``."""
 
 import json
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 SOURCE = {"type": "prometheus", "uid": "prometheus"}
 WIDTH = 24
-"""Of the whole, in Grafana's units."""
+"""Width of the dashboard, in Grafana's units."""
 _STAT = {"w": 4, "h": 4}
 _GRAPH = {"w": 8, "h": 8}
 _LINES = {"drawStyle": "line", "lineWidth": 1, "fillOpacity": 10, "showPoints": "never", "spanNulls": True}
@@ -18,14 +18,14 @@ _NUMBER = {"reduceOptions": {"calcs": ["lastNotNull"]}, "colorMode": "value", "g
 
 
 class Query(NamedTuple):
-    """A line, or a line for each value of what ``legend`` names."""
+    """Describes a query: one series, or one for each value of what ``legend`` names."""
 
     expr: str
     legend: str
 
 
 class Panel(NamedTuple):
-    """A picture. ``unit``: one of Grafana's. ``stat``: a number instead of lines over time."""
+    """Describes a panel. ``unit``: one of Grafana's. ``stat``: a number instead of a time series."""
 
     title: str
     help: str
@@ -33,7 +33,7 @@ class Panel(NamedTuple):
     queries: tuple[Query, ...]
     stat: bool = False
     red: float | None = None
-    """From which value on a number is red."""
+    """The value from which a number is red."""
 
 
 def _graph(title: str, help_: str, unit: str, *queries: tuple[str, str]) -> Panel:
@@ -78,13 +78,13 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                (_rate("signalling_calls_placed_total"), "placed"),
                (_rate("signalling_calls_accepted_total"), "answered"),
                (_rate("signalling_calls_ended_total"), "ended")),
-        _graph("How calls end", "Whether they were answered, and the reason.", "cps",
+        _graph("How calls end", "By outcome and reason.", "cps",
                (_rate("signalling_calls_ended_total", "outcome", "reason") + " > 0", "{{outcome}}: {{reason}}")),
-        _graph("Not placed", "What `call:initiate` was answered instead.", "cps",
+        _graph("Not placed", "Errors in reply to `call:initiate`, by code.", "cps",
                (_rate('signalling_rejections_total{event="call:initiate"}', "code"), "{{code}}")),
-        _graph("Time to set up", "From `call:initiate` until the callee's devices were told.", "s",
+        _graph("Time to set up", "From `call:initiate` until the callee's devices are notified.", "s",
                *_quantiles("signalling_call_setup_seconds")),
-        _graph("Time to ring", "Until it was answered, or over without an answer.", "s",
+        _graph("Time to ring", "Until the call was answered, or ended without an answer.", "s",
                (_quantile(0.5, "signalling_ring_seconds", "outcome"), "{{outcome}}, median"),
                (_quantile(0.95, "signalling_ring_seconds", "outcome"), "{{outcome}}, p95")),
         _graph("Length of calls", "Of answered ones.", "s",
@@ -97,55 +97,55 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                ("sum(signalling_unjoined_connections)", "not joined")),
         _graph("Joins", "New sessions, and those continued from another socket.", "cps",
                (_rate("signalling_joins_total", "kind"), "{{kind}}")),
-        _graph("Resumes", "What clients that came back got.", "cps",
+        _graph("Resumes", "By result.", "cps",
                (_rate("signalling_resumes_total", "result"), "{{result}}")),
-        _graph("Sessions", "What became of them.", "cps",
+        _graph("Sessions", "Changes of sessions, by kind.", "cps",
                (_rate("signalling_session_changes_total", "what"), "{{what}}"),
-               (_rate("signalling_graces_expired_total"), "did not come back")),
-        _graph("Errors told", "By code.", "cps", (_rate("signalling_rejections_total", "code"), "{{code}}")),
+               (_rate("signalling_graces_expired_total"), "grace expired")),
+        _graph("Errors sent", "By code.", "cps", (_rate("signalling_rejections_total", "code"), "{{code}}")),
         _graph("Limits hit", "The names of the table in SECURITY.md.", "cps",
                (_rate("signalling_limits_hit_total", "limit"), "{{limit}}")),
-        _graph("Time to answer", "Nineteen of twenty events took less.", "s",
+        _graph("Time to answer", "95th percentile, by event.", "s",
                (_quantile(0.95, "signalling_event_seconds", "event"), "{{event}}")),
-        _graph("Unread", "What waits for clients that do not read.", "bytes",
+        _graph("Unread", "Bytes that wait for clients that do not read.", "bytes",
                ("sum by (instance) (signalling_unread_bytes)", "{{instance}}")),
         _graph("Broken connections", "Of clients that do not read or answer, by reason.", "cps",
                (_rate("signalling_connections_broken_total", "reason"), "{{reason}}")),
         _graph("Sockets", "At each gateway.", "none", ("signalling_sockets", "{{instance}}")),
     ),
     "Relays": (
-        _graph("Relays", "Taken from clients.", "cps", (_rate("signalling_relays_total", "kind"), "{{kind}}")),
-        _graph("Again, or not at all", "Relays sent again, dropped to come again, and given up.", "cps",
-               (_rate("signalling_relays_resent_total"), "sent again"),
-               (_rate("signalling_lane_dropped_relays_total"), "dropped by a lane"),
+        _graph("Relays", "Received from clients.", "cps", (_rate("signalling_relays_total", "kind"), "{{kind}}")),
+        _graph("Retransmitted or given up", "Relays retransmitted, dropped by callcore, given up.", "cps",
+               (_rate("signalling_relays_resent_total"), "retransmitted"),
+               (_rate("signalling_lane_dropped_relays_total"), "dropped by callcore"),
                (_rate("signalling_relays_given_up_total"), "given up")),
-        _graph("Outbox", "Kept by gateways; those call control has not acknowledged.", "none",
+        _graph("Send buffer", "Relays kept by gateways; those that callcore has not acknowledged.", "none",
                ("sum by (instance) (signalling_outbox_relays)", "{{instance}}, kept"),
                ("sum by (instance) (signalling_outbox_unacknowledged)", "{{instance}}, not acknowledged")),
-        _graph("Lanes", "Calls that relays are known the way of; calls with a line for the long way.", "none",
+        _graph("Cached calls", "Calls in the route cache; calls with a queue for the slow path.", "none",
                ("sum by (instance) (signalling_lanes)", "{{instance}}, calls"),
-               ("sum by (instance) (signalling_lane_lines)", "{{instance}}, lines"),
+               ("sum by (instance) (signalling_lane_lines)", "{{instance}}, queues"),
                ("sum by (instance) (signalling_lane_messages)", "{{instance}}, waiting")),
-        _graph("The long way", "Relays for which a call had to be read, or decided.", "cps",
-               (_rate("signalling_lane_slow_relays_total"), "long way")),
-        _graph("Errands", "What gateways have still to tell presence or call control.", "none",
+        _graph("Slow path", "Relays for which callcore had to read or decide a call.", "cps",
+               (_rate("signalling_lane_slow_relays_total"), "slow path")),
+        _graph("Background requests", "Requests that gateways retry at presence or callcore.", "none",
                ("sum by (instance) (signalling_errands)", "{{instance}}"),
                ("sum(signalling_acknowledgements_pending)", "acknowledgements")),
     ),
     "Services": (
         _graph("Requests", "By service and verb.", "reqps",
                (_rate("signalling_requests_total", "job", "verb"), "{{job}} {{verb}}")),
-        _graph("Requests not done", "Refused: the client's affair. Error: ours.", "reqps",
+        _graph("Failed requests", "Refused: a fault of the client. Error: a fault of the service.", "reqps",
                (_rate('signalling_requests_total{outcome!="ok"}', "job", "outcome"), "{{job}}: {{outcome}}"),
-               (_rate("signalling_request_failures_total") + " or vector(0)", "nobody answered"),
-               (_rate("signalling_request_retries_total") + " or vector(0)", "tried again")),
-        _graph("Time to handle", "In the service itself; nineteen of twenty took less.", "s",
+               (_rate("signalling_request_failures_total") + " or vector(0)", "no reply"),
+               (_rate("signalling_request_retries_total") + " or vector(0)", "retried")),
+        _graph("Time to handle", "In the service itself, 95th percentile.", "s",
                (_quantile(0.95, "signalling_handling_seconds", "job", "verb"), "{{job}} {{verb}}")),
-        _graph("Time to be answered", "As who asked saw it, NATS included.", "s",
+        _graph("Time to reply", "As the requester measures it, NATS included.", "s",
                (_quantile(0.95, "signalling_request_seconds", "service", "verb"), "{{service}} {{verb}}")),
-        _graph("In hand", "Requests that are being done; 512 an instance at most.", "none",
+        _graph("In progress", "Requests that are handled now; 512 an instance at most.", "none",
                ("sum by (job, instance) (signalling_requests_in_hand)", "{{job}} {{instance}}")),
-        _graph("Event loop", "How late it is, 99 of 100 times at most.", "s",
+        _graph("Event loop", "Lag, 99th percentile.", "s",
                (_quantile(0.99, "signalling_event_loop_lag_seconds", "job", "instance"), "{{job}} {{instance}}")),
         _graph("CPU", "Of one core.", "percentunit",
                (f"rate(process_cpu_seconds_total{{{OURS}}}[$__rate_interval])", "{{job}} {{instance}}")),
@@ -153,19 +153,19 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                (f"process_resident_memory_bytes{{{OURS}}}", "{{job}} {{instance}}")),
         _graph("Open files", "Sockets among them.", "none",
                (f"process_open_fds{{{OURS}}}", "{{job}} {{instance}}")),
-        _graph("Policy service", "Questions not answered in time.", "cps",
+        _graph("Policy service", "Requests without a reply in time.", "cps",
                (_rate("signalling_policy_unanswered_total"), "may call"),
                (_rate("signalling_contacts_unanswered_total"), "may see")),
-        _graph("Deadlines", "Ring timeouts, ends of graces, leases: done, or to come again.", "cps",
+        _graph("Deadlines", "Ring timeouts, grace periods, leases: done, or redelivered.", "cps",
                (_rate("signalling_deadlines_total", "kind", "outcome"), "{{kind}}: {{outcome}}")),
-        _graph("Left behind", "Found by the sweep; gateways that died.", "none",
-               ("sum by (what) (increase(signalling_swept_total[$__rate_interval]))", "swept: {{what}}"),
+        _graph("Reconciliation", "Repaired by reconciliation; gateways that died.", "none",
+               ("sum by (what) (increase(signalling_swept_total[$__rate_interval]))", "repaired: {{what}}"),
                ('sum(increase(signalling_gateways_gone_total{how="died"}[$__rate_interval]))', "gateways died")),
     ),
     "Store and NATS, as the services see them": (
         _graph("Time of the store", "Reads and writes of buckets.", "s",
                (_quantile(0.95, "signalling_kv_seconds", "bucket", "operation"), "{{bucket}} {{operation}}")),
-        _graph("Races", "Writes that somebody else was first at, and decisions made again.", "cps",
+        _graph("Races", "Writes that lost to another writer, and decisions made again.", "cps",
                (_rate("signalling_kv_conflicts_total", "bucket"), "{{bucket}}, conflicts"),
                (_rate("signalling_kv_retries_total", "bucket"), "{{bucket}}, again")),
         _graph("Records for EVENTS", "Not acknowledged yet; lost.", "none",
@@ -176,27 +176,27 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                ("sum by (job) (increase(signalling_nats_hangs_total[$__rate_interval]))", "{{job}}, hangs"),
                ("sum by (kind) (increase(signalling_nats_task_failures_total[$__rate_interval]))", "failed: {{kind}}"),
                ("sum by (error) (increase(signalling_nats_errors_total[$__rate_interval]))", "errors: {{error}}")),
-        _graph("Full", "What JetStream did not store for want of room.", "none",
+        _graph("Full", "Writes that JetStream refused for lack of space.", "none",
                ("sum by (what) (increase(signalling_jetstream_refusals_total[$__rate_interval]))", "{{what}}")),
         _graph("Messages", "In and out of the services.", "cps",
                (_rate("signalling_nats_messages_total", "job", "direction"), "{{job}} {{direction}}")),
         _graph("Waiting", "Messages not handled yet; requests under way.", "none",
                ("sum by (job) (signalling_nats_pending_messages)", "{{job}}, not handled"),
                ("sum by (job) (signalling_nats_requests_in_flight)", "{{job}}, requests")),
-        _graph("Waiting bytes", "Not handled yet; not taken by NATS yet.", "bytes",
+        _graph("Waiting bytes", "Not handled yet; not sent to NATS yet.", "bytes",
                ("sum by (job) (signalling_nats_pending_bytes)", "{{job}}, not handled"),
                ("sum by (job) (signalling_nats_unsent_bytes)", "{{job}}, not sent")),
     ),
-    "NATS, as it sees itself": (
+    "NATS, by its own metrics": (
         _graph("Messages", "In and out of each server.", "cps",
                ("rate(gnatsd_varz_in_msgs[$__rate_interval])", "{{server_id}}, in"),
                ("rate(gnatsd_varz_out_msgs[$__rate_interval])", "{{server_id}}, out")),
-        _graph("Connections", "And those cut off because they did not read.", "none",
+        _graph("Connections", "And those that NATS closed because they did not read.", "none",
                ("gnatsd_varz_connections", "{{server_id}}"),
                ("increase(gnatsd_varz_slow_consumers[$__rate_interval])", "{{server_id}}, slow consumers")),
-        _graph("Streams", "What each holds, on the server that leads it.", "bytes",
+        _graph("Streams", "Bytes of each, on its leader.", "bytes",
                ('sum by (stream_name) (jetstream_stream_total_bytes{is_stream_leader="true"})', "{{stream_name}}")),
-        _graph("Store", "Used, and how much there may be.", "bytes",
+        _graph("Store", "Used, and the limit.", "bytes",
                ("jetstream_server_total_message_bytes", "{{server_name}}, used"),
                ("jetstream_server_max_storage + jetstream_server_max_memory", "{{server_name}}, at most")),
         _graph("Memory", "Of each server.", "bytes", ("gnatsd_varz_mem", "{{server_id}}")),
@@ -206,7 +206,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
 
 
 def dashboard() -> str:
-    """The JSON that Grafana reads."""
+    """Return the dashboard as JSON for Grafana."""
     document = {
         "uid": "signalling",
         "title": "Signalling",

@@ -1,4 +1,4 @@
-"""What is generated: pages and documents of ``docs/``, types of the browser client.
+"""Generate the pages and documents of ``docs/``, and the types of the browser client.
 
 ``python -m signalling.docgen [--check]``
 """
@@ -38,7 +38,7 @@ _METRICS_HEAD = """\
 Generated from the metrics modules of `shared` and `services` by `python -m signalling.docgen`; do not edit.
 
 Each process serves its own at `METRICS_PORT`; how they are read is in [operations](operations.md#metrics). A counter
-only grows, from 0 at each start; a histogram is `…_bucket`, `…_sum` and `…_count`. No label holds a user, call, session
+only grows, from 0 at each start; a histogram is `…_bucket`, `…_sum` and `…_count`. No label has a user, call, session
 or address. Besides these there are `process_*` (CPU, memory, open files) and `python_gc_*`.
 """
 
@@ -49,8 +49,8 @@ Generated from `shared/subjects.py` by `python -m signalling.docgen`; do not edi
 
 Ids from outside (users, a client's `callId`) are encoded: bytes outside `[A-Za-z0-9_-]` become `=XX`, so `user123`
 stays `user123` and `a.b` is `a=2Eb`. Ids of our own (instances, sessions, calls) go in as they are. `-` stands for
-nobody. What is in the messages: `docs/asyncapi/nats.json`; those of relays, with the flags of their reply subjects:
-[the wire format of a relay](relay-wire-format.md).
+no user or session. The payloads are in `docs/asyncapi/nats.json`; those of relays, with the flags of their reply
+subjects: [the wire format of a relay](relay-wire-format.md).
 
 ```sh
 nats sub 'event.user.alice.>'     # what happens to one user
@@ -75,7 +75,7 @@ last. Only the owner writes to a bucket.
 
 
 class Setting(NamedTuple):
-    """One row of ``docs/settings.md``."""
+    """Describes one row of ``docs/settings.md``."""
 
     key: str
     allowed: str
@@ -84,7 +84,7 @@ class Setting(NamedTuple):
 
 
 def settings_page() -> str:
-    """``docs/settings.md``, from the settings classes of the services."""
+    """Return ``docs/settings.md``, from the settings classes of the services."""
     used: dict[Setting, list[str]] = {}
     services = _present()
     for service in services:
@@ -106,7 +106,7 @@ def _settings_table(settings: Iterable[Setting]) -> str:
 
 
 def _present() -> list[str]:
-    """The services that have settings."""
+    """Return the services that have settings."""
     return [s for s in SERVICES if find_spec(f"services.{s}.settings")]
 
 
@@ -123,7 +123,7 @@ def _settings(service: str) -> Iterable[Setting]:
 
 
 def _allowed(schema: dict[str, Any], defs: dict[str, Any]) -> str:
-    """What a JSON schema lets through, in words."""
+    """Return in words what a JSON schema allows."""
     if "$ref" in schema:
         schema = defs[schema["$ref"].rpartition("/")[2]]
     if "anyOf" in schema:
@@ -175,7 +175,7 @@ def _default(value: Any) -> str:
 
 
 class Stored(NamedTuple):
-    """A stream or bucket: who makes and owns it, and what bounds it."""
+    """Describes a stream or bucket: its owner, and what limits its size."""
 
     name: str
     subjects: str
@@ -224,7 +224,7 @@ STORED = (
 
 
 def subjects_page() -> str:
-    """``docs/subjects.md``, from the table of :mod:`shared.subjects`."""
+    """Return ``docs/subjects.md``, from the table of :mod:`shared.subjects`."""
     subjects_table = _table(
         ("subject", "kind", "sent by", "received by", "for"),
         ((f"`{row.pattern}`", *row[1:]) for row in subjects.TABLE),
@@ -239,7 +239,7 @@ def subjects_page() -> str:
 
 
 def metrics_page() -> str:
-    """``docs/metrics.md``, from the metrics that the modules declare."""
+    """Return ``docs/metrics.md``, from the metrics that the modules declare."""
     parts = [_METRICS_HEAD, "## All services\n", _metrics_table("shared.service.process_metrics")]
     for service in SERVICES:
         parts += [f"## {service}\n", _metrics_table(f"services.{service}.metrics")]
@@ -265,7 +265,7 @@ def _metrics_table(module: str) -> str:
 
 
 def call_states_page() -> str:
-    """``docs/call-states.md``, from the table of the call machine."""
+    """Return ``docs/call-states.md``, from the table of the call machine."""
     page: str = import_module("services.callcore.state.diagram").markdown()
     return page
 
@@ -278,7 +278,7 @@ def _json(document: Callable[[], dict[str, Any]]) -> str:
 
 
 def _spliced(name: str, section: str, content: Callable[[], str]) -> str:
-    """Return the page ``name`` with what is between the two comments of ``section`` written anew."""
+    """Return the page ``name`` with the text between the two comments of ``section`` replaced."""
     begin, end = f"<!-- {section}: generated -->\n", f"<!-- {section}: end -->\n"
     before, _, rest = (FOLDER / name).read_text(encoding="utf-8").partition(begin)
     _, found, after = rest.partition(end)
@@ -301,7 +301,7 @@ PAGES: dict[str, Callable[[], str]] = {
 
 
 def stale(folder: Path = FOLDER) -> list[str]:
-    """The pages under ``folder`` that are missing or not as the code has it."""
+    """Return the pages under ``folder`` that are missing or out of date."""
     return [name for name, page in PAGES.items() if _read(folder / name) != page()]
 
 

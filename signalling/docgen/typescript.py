@@ -1,4 +1,4 @@
-"""The wire models of clients as TypeScript: ``web/client/src/contracts.ts``."""
+"""Generate ``web/client/src/contracts.ts``: the wire models of clients as TypeScript."""
 
 import json
 from typing import Any
@@ -18,7 +18,7 @@ export type FromPeer<T> = Omit<T, "to" | "callId"> & { callId: string };
 
 
 def contracts() -> str:
-    """The module: an interface for each model, the events both ways, the error codes."""
+    """Return the module: an interface for each model, the events of both directions, the error codes."""
     interfaces: dict[str, str] = {}
     for model in (*INBOUND.values(), *OUTBOUND.values()):
         schema = model.model_json_schema(by_alias=True)
@@ -54,7 +54,7 @@ def _block(name: str, events: list[tuple[str, str]]) -> str:
 
 
 def _type(schema: dict[str, Any]) -> str:
-    """The type that a JSON schema lets through. Raises ``ValueError`` for what no model of ours has."""
+    """Return the TypeScript type of a JSON schema. Raises ``ValueError`` for a schema that no wire model has."""
     if "$ref" in schema:
         return str(schema["$ref"].rpartition("/")[2])
     if "anyOf" in schema:

@@ -1,1 +1,1 @@
-"""Watching a running system over NATS: monitor, tail, history; and the probe, which comes through the front door."""
+"""Observe a running system over NATS (monitor, tail, history), and probe it as a client."""

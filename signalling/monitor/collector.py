@@ -1,4 +1,4 @@
-"""Looking at a running system: beats, ``$SRV.STATS``, what streams hold, and what NATS says of its connections."""
+"""Collect heartbeats, ``$SRV.STATS``, the contents of streams, and NATS's own report of its connections."""
 
 import asyncio
 import json
@@ -22,14 +22,14 @@ from signalling.monitor import stream_reader
 from signalling.monitor.snapshot import Instance, LiveCall, Nats, Snapshot, Stored
 
 CALLS_MAX = 5_000
-"""Live calls that are listed."""
+"""Number of live calls that are listed."""
 RECORDS_MAX = 50_000
-"""Records of calls that are read for that, ended ones of the last minute included."""
+"""Number of call records that are read for the list, including calls that ended in the last minute."""
 ANSWER_SECONDS = 0.3
-"""How long to wait for answers whose number is unknown."""
+"""Time to wait for replies whose number is unknown, in seconds."""
 
 COUNTED = ("relay", "receipt", "acks", "control")
-"""Families that pass through here to be counted; those that a stream captures are counted by it."""
+"""Families of subjects that the collector subscribes to and counts; streams count those that they capture."""
 STREAMS = {
     subjects.STREAM_DELIVER: "deliver",
     subjects.STREAM_EVENTS: "event",
@@ -42,7 +42,7 @@ _KV_CALLS = f"$KV.{subjects.BUCKET_CALLS}.call.*"
 
 @dataclass(slots=True)
 class _Heard:
-    """The last beat of an instance, and when it came (monotonic seconds)."""
+    """Records the last heartbeat of an instance, and when it was received (monotonic seconds)."""
 
     service: str
     beat: Beat
@@ -51,7 +51,7 @@ class _Heard:
 
 @dataclass(slots=True)
 class _Counts:
-    """Numbers that only grow, at a time (monotonic seconds). ``work``: instance → (requests, seconds)."""
+    """Records counters at a time (monotonic seconds). ``work``: instance → (requests, seconds)."""
 
     at: float
     families: Counter[str] = field(default_factory=Counter)
@@ -59,7 +59,7 @@ class _Counts:
 
 
 class Collector:
-    """Looks, again and again; a rate is one since the look before. All raise :class:`shared.errors.Unavailable`."""
+    """Collects snapshots; a rate covers the time since the one before. All raise :class:`shared.errors.Unavailable`."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
@@ -69,7 +69,7 @@ class Collector:
         self._before: _Counts | None = None
 
     async def start(self) -> None:
-        """Begin to listen."""
+        """Subscribe to heartbeats and to the families that are counted."""
         await self._bus.subscribe(subjects.LIVE, self._on_beat)
         for family in COUNTED:
             await self._bus.subscribe(f"{family}.>", self._on_counted)
@@ -89,7 +89,7 @@ class Collector:
         self._passed[msg.subject.partition(".")[0]] += 1
 
     async def look(self) -> Snapshot:
-        """Look at everything once."""
+        """Return a snapshot."""
         infos, users, calls, stats, nats = await asyncio.gather(
             self._infos(), self._users(), self._calls(), self._stats(), self._nats()
         )
@@ -114,14 +114,14 @@ class Collector:
             streams=tuple(_stored(info) for info in infos.values()),
         )
 
-    # --- what is asked --------------------------------------------------------------------------------------------
+    # --- requests -------------------------------------------------------------------------------------------------
 
     async def _infos(self) -> dict[str, dict[str, Any]]:
         found = await stream_reader.infos(self._bus)
         return {name: found[name] for name in STREAMS if name in found}
 
     async def _users(self) -> int | None:
-        """Ask presence, which owns them; ``None`` while it does not answer."""
+        """Request the number of users from presence, their owner; ``None`` while it does not reply."""
         try:
             request = CountRequest(request_id=new_id())
             return (await self._services.ask("presence", "count", request, CountReply)).users
@@ -141,7 +141,7 @@ class Collector:
         return found
 
     async def _stats(self) -> dict[str, list[dict[str, Any]]]:
-        """Instance → what its endpoints have done."""
+        """Return, by instance, the counters of its endpoints."""
         found: dict[str, list[dict[str, Any]]] = {}
         for answer in await self._everybody("$SRV.STATS"):
             instance = answer.get("metadata", {}).get("instance")
@@ -168,7 +168,7 @@ class Collector:
         )
 
     async def _everybody(self, subject: str) -> list[dict[str, Any]]:
-        """The answers of all who answer in time."""
+        """Return the replies of all services that reply in time."""
         answers: list[dict[str, Any]] = []
 
         async def take(msg: Msg) -> None:
@@ -185,17 +185,17 @@ class Collector:
                 await subscription.unsubscribe()
         return answers
 
-    # --- what is made of it ---------------------------------------------------------------------------------------
+    # --- results -----------------------------------------------------------------------------------------------
 
     def _instances(
         self, stats: dict[str, list[dict[str, Any]]], before: _Counts, now: _Counts
     ) -> tuple[Instance, ...]:
         found = []
-        for name, heard in sorted(self._heard.items(), key=lambda item: (item[1].service, item[0])):
-            if now.at - heard.at > SILENT_SECONDS:
+        for name, last in sorted(self._heard.items(), key=lambda item: (item[1].service, item[0])):
+            if now.at - last.at > SILENT_SECONDS:
                 continue
-            uptime = max(0.0, time.time() - heard.beat.started_at / 1000)
-            instance = Instance(heard.service, name, heard.beat.version, uptime, heard.beat.sockets)
+            uptime = max(0.0, time.time() - last.beat.started_at / 1000)
+            instance = Instance(last.service, name, last.beat.version, uptime, last.beat.sockets)
             found.append(_with_work(instance, stats[name], before, now) if name in stats else instance)
         return tuple(found)
 

@@ -1,4 +1,4 @@
-"""The commands that watch a running system: ``tail``, ``history``, ``probe``, ``monitor``."""
+"""Define the commands that observe a running system: ``tail``, ``history``, ``probe``, ``monitor``."""
 
 import asyncio
 import json
@@ -26,9 +26,9 @@ from signalling.options import checked_nats
 
 _NATS_HELP = "NATS servers, comma separated. Default: NATS_URL of the environment and .env."
 ONCE_SECONDS = 1.0
-"""Over how long ``--once`` measures rates."""
+"""Time over which ``--once`` measures rates, in seconds."""
 PROBE_TOKEN_SECONDS = 3600
-"""More than all of its steps can take."""
+"""Validity of the probe's tokens, longer than all of its steps, in seconds."""
 nats_option = click.option("--nats", metavar="URL", help=_NATS_HELP, callback=checked_nats)
 
 
@@ -40,14 +40,16 @@ def _run(doing: Coroutine[Any, Any, None]) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        # Nobody reads any more (``| head``); nor may Python's own last flush fail.
+        # The reader has closed the pipe (``| head``); nor may Python's own last flush fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @click.command()
 @nats_option
-@click.option("--user", metavar="U", help="Only what names this user, or goes to a device of theirs.")
-@click.option("--call", metavar="C", help="Only what names this call.")
+@click.option(
+    "--user", metavar="U", help="Only messages that name this user, or go to one of the user's devices."
+)
+@click.option("--call", metavar="C", help="Only messages that name this call.")
 @click.option("--subject", metavar="S", help="Subscribe to this instead, e.g. 'deliver.>' or 'live.>'.")
 @click.option("--raw", is_flag=True, help="Show SDP, candidates and metadata, too. Tokens are never shown.")
 def tail(nats: str | None, user: str | None, call: str | None, subject: str | None, raw: bool) -> None:
@@ -65,7 +67,7 @@ def tail(nats: str | None, user: str | None, call: str | None, subject: str | No
 @click.argument("call")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def history(nats: str | None, call: str, as_json: bool) -> None:
-    """The life of a call, as long as the stream EVENTS keeps it."""
+    """Print the timeline of a call, as long as the stream EVENTS keeps it."""
 
     async def main() -> None:
         async with connected(nats) as bus:
@@ -85,12 +87,12 @@ def history(nats: str | None, call: str, as_json: bool) -> None:
     default=2.0,
     show_default=True,
     type=click.FloatRange(0.5, 60),
-    help="Seconds between looks.",
+    help="Seconds between snapshots.",
 )
-@click.option("--once", is_flag=True, help="Look for a second, print, and end.")
+@click.option("--once", is_flag=True, help="Take one snapshot within a second, print it, and exit.")
 @click.option("--json", "as_json", is_flag=True, help="With --once: one JSON object.")
 def monitor(nats: str | None, interval: float, once: bool, as_json: bool) -> None:
-    """Services, users, calls, traffic and storage, live. Enter shows a call's timeline, / filters, q quits."""
+    """Show services, users, calls, traffic and storage, live. Enter shows a call's timeline, / filters, q quits."""
     if as_json and not once:
         raise click.UsageError("--json goes with --once")
     if not once and not (sys.stdin.isatty() and sys.stdout.isatty()):
@@ -116,12 +118,16 @@ def monitor(nats: str | None, interval: float, once: bool, as_json: bool) -> Non
 
 
 @click.command()
-@click.option("--url", default="http://127.0.0.1:8001", show_default=True, help="Where clients connect.")
+@click.option("--url", default="http://127.0.0.1:8001", show_default=True, help="URL of a gateway.")
 @click.option(
     "--transport", type=click.Choice(["websocket", "polling"]), default="websocket", show_default=True
 )
 @click.option(
-    "--timeout", default=5.0, show_default=True, type=click.FloatRange(0.1, 300), help="Seconds a step."
+    "--timeout",
+    default=5.0,
+    show_default=True,
+    type=click.FloatRange(0.1, 300),
+    help="Limit of each step, in seconds.",
 )
 @click.option(
     "--token",
@@ -134,7 +140,7 @@ def monitor(nats: str | None, interval: float, once: bool, as_json: bool) -> Non
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def probe(url: str, transport: str, timeout: float, given: tuple[str, ...], as_json: bool) -> None:
-    """Place a call between two users that nobody else has, or those of two tokens, and say how long each step took.
+    """Place a call between two users of its own, or those of two tokens, and print the time of each step.
 
     The exit status is 1 if a step failed.
     """
@@ -163,7 +169,7 @@ def probe(url: str, transport: str, timeout: float, given: tuple[str, ...], as_j
 
 
 def _throw_away_users() -> list[tuple[str, str | None]]:
-    """A caller and a callee that nobody else is, with tokens where the environment and ``.env`` say they need them."""
+    """Return a caller and a callee with random ids, and with tokens if the environment and ``.env`` require them."""
     config, some = load(AuthSettings), new_id()[:8]
     names = (f"probe-caller-{some}", f"probe-callee-{some}")
     needed = config.auth_mode == "jwt"

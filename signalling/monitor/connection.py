@@ -1,4 +1,4 @@
-"""The connection of the tools that watch: read only, and told in one line if there is none."""
+"""Connect the observing commands to NATS, read only; a failure is reported in one line."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,9 +18,9 @@ CONNECT_SECONDS = 5.0
 
 @asynccontextmanager
 async def connected(url: str | None, *, quiet: bool = False) -> AsyncIterator[Bus]:
-    """NATS at ``url``, else where the environment and ``.env`` say. Raises :class:`click.ClickException`.
+    """Connect to NATS at ``url``, else as the environment and ``.env`` say. Raises :class:`click.ClickException`.
 
-    ``quiet``: do not say on stderr what goes wrong with the connection, for there is a screen.
+    ``quiet``: True if errors of the connection are not printed on stderr, because a screen is shown.
     """
     config = settings.load(ServiceSettings)
     logs.configure("signalling", MONITOR, "error" if quiet else "warning", "console")

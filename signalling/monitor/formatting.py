@@ -1,4 +1,4 @@
-"""One readable line for one message on the bus. What a client sent stays out of it unless it is asked for.
+"""Format a message on the bus as one line. What a client sent is left out unless it is requested.
 
 A line shows the fields that are known to be harmless, and of everything else only its name and size: SDP, candidates
 and metadata hold addresses of people. Tokens are never shown.
@@ -33,7 +33,7 @@ RAW_MAX = 4000
 
 
 def line(subject: str, payload: bytes, at: datetime, *, raw: bool, note: str = "") -> str:
-    """The message as a line of text. ``note``: what is known besides, e.g. whose session it is."""
+    """Return the message as a line of text. ``note``: further knowledge, e.g. the user of a session."""
     body = _body(payload)
     shown = " ".join(_fields(body, raw=raw)) if body is not None else _opaque(payload)
     if more := payload.count(LINE):
@@ -45,7 +45,7 @@ def line(subject: str, payload: bytes, at: datetime, *, raw: bool, note: str = "
 
 
 def users_of(subject: str, payload: bytes) -> set[str]:
-    """The users that a message names, in its subject or its payload."""
+    """Return the users that a message names, in its subject or its payload."""
     found: set[str] = set()
     match subject.split("."):
         case ["event", "user", user, _]:
@@ -60,7 +60,7 @@ def users_of(subject: str, payload: bytes) -> set[str]:
 
 
 def sessions_of(subject: str, payload: bytes) -> list[tuple[str, str]]:
-    """``(session, user)`` where a message says whose session one is."""
+    """Return ``(session, user)`` pairs that a message reveals."""
     body = _body(payload) or {}
     match subject.split("."):
         case ["relay", _, _, user, session, _, _] if session != subjects.NOBODY:
@@ -74,7 +74,7 @@ def sessions_of(subject: str, payload: bytes) -> list[tuple[str, str]]:
 
 
 def calls_of(subject: str, payload: bytes) -> set[str]:
-    """The calls that a message names."""
+    """Return the calls that a message names."""
     found: set[str] = set()
     match subject.split("."):
         case ["event", "call", call, _]:
@@ -122,7 +122,7 @@ def _json(value: Any) -> str:
 
 
 def _body(payload: bytes) -> dict[str, Any] | None:
-    """A message's JSON; the first of several."""
+    """Return the JSON of a message; of a batch, the first."""
     try:
         body = json.loads(payload.partition(LINE)[0])
     except ValueError:
@@ -135,7 +135,7 @@ def _opaque(payload: bytes) -> str:
 
 
 def _readable(subject: str) -> str:
-    """The subject with the ids decoded; not a subject to subscribe to any more."""
+    """Return the subject with its ids decoded; for display only."""
     return ".".join(_decoded(token) for token in subject.split("."))
 
 

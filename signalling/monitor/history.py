@@ -1,4 +1,4 @@
-"""``signalling history``: the life of a call, from the stream EVENTS."""
+"""Read the timeline of a call from the stream EVENTS, for ``signalling history``."""
 
 import json
 from collections.abc import AsyncIterator, Iterator
@@ -14,11 +14,11 @@ from signalling.monitor.stream_reader import scan
 
 _MOST = 10_000
 _MARGIN_MS = 1_000
-"""Records are written a moment after what they tell of."""
+"""Time by which a record may be later than its event."""
 
 
 class Moment(NamedTuple):
-    """Something that happened. ``at``: milliseconds since the epoch. ``who``: a user, or ``server``, if known."""
+    """Describes one event. ``at``: milliseconds since the epoch. ``who``: a user, or ``server``, if known."""
 
     at: int
     what: str
@@ -27,7 +27,7 @@ class Moment(NamedTuple):
 
 
 class History(NamedTuple):
-    """A call as it was recorded. Times are milliseconds since the epoch; ``None`` for what has not happened."""
+    """Describes a recorded call. Times are milliseconds since the epoch; ``None`` for events that have not happened."""
 
     call: str
     caller: str
@@ -42,23 +42,23 @@ class History(NamedTuple):
 
     @property
     def rang_ms(self) -> int | None:
-        """Return how long the call rang, ``None`` while it rings."""
+        """Return how long the call rang in milliseconds, ``None`` while it rings."""
         until = self.accepted_at or self.ended_at
         return until - self.created_at if until is not None else None
 
     @property
     def talked_ms(self) -> int | None:
-        """Return how long the call was accepted; ``None`` while it is, or if it never was."""
+        """Return how long the call was accepted in milliseconds; ``None`` while it is, or if it never was."""
         return self.ended_at - self.accepted_at if self.ended_at and self.accepted_at else None
 
     @property
     def trace(self) -> str | None:
-        """The id of its trace, where there is one: in hexadecimal, as it is looked up."""
+        """Return the trace id in hexadecimal, ``None`` if the call has none."""
         id_ = trace_of(self.call)
         return f"{id_:032x}" if id_ is not None else None
 
     def to_dict(self) -> dict[str, Any]:
-        """For programs: camelCase, with ``rangMs``, ``talkedMs`` and ``moments``."""
+        """Return it as JSON for programs: camelCase, with ``rangMs``, ``talkedMs`` and ``moments``."""
         return {
             "callId": self.call,
             "traceId": self.trace,
@@ -77,7 +77,7 @@ class History(NamedTuple):
 
 
 async def read(bus: Bus, call: str) -> History | None:
-    """The history of a call; ``None`` if nothing is recorded of it, or ``call`` is no id that the server mints.
+    """Return the history of a call; ``None`` if none is recorded, or ``call`` is not an id that the server mints.
 
     Raises :class:`shared.errors.Unavailable`.
     """
@@ -117,7 +117,7 @@ def _moment(what: str, body: dict[str, Any]) -> Moment:
 
 
 async def _of_user(bus: Bus, user: str, since: int, until: int | None) -> AsyncIterator[Moment]:
-    """Yields the events of a user's sessions during the call."""
+    """Yield the events of a user's sessions during the call."""
     filter_ = subjects.event_user(user, "*")
     async for message in scan(bus, subjects.STREAM_EVENTS, filter_, since_ms=since, most=_MOST):
         body = json.loads(message.payload)
@@ -128,7 +128,7 @@ async def _of_user(bus: Bus, user: str, since: int, until: int | None) -> AsyncI
 
 
 def page(history: History) -> Iterator[str]:
-    """The history as lines for a person."""
+    """Return the history as lines of text."""
     who = f"{printable(history.caller)} → {printable(history.callee)}"
     yield f"call {printable(history.call)}  {who}  {history.call_type}"
     for moment in history.moments:
@@ -158,7 +158,7 @@ def _summary(history: History) -> str:
 
 
 def duration(ms: int) -> str:
-    """``850 ms``, ``12.3 s``, ``4 min 5 s``, ``1 h 2 min``."""
+    """Format a duration: ``850 ms``, ``12.3 s``, ``4 min 5 s``, ``1 h 2 min``."""
     if ms < 1000:
         return f"{ms} ms"
     seconds = ms / 1000

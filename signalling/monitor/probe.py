@@ -1,4 +1,4 @@
-"""``signalling probe``: one call between two throw-away users, through the front door, step by step."""
+"""Place one call between two users as clients of the gateways, step by step, for ``signalling probe``."""
 
 import asyncio
 import time
@@ -19,7 +19,7 @@ _CANDIDATE = {"candidate": "", "sdpMid": "0"}
 
 
 class Step(NamedTuple):
-    """One step. ``error``: why it failed; it is the last one then."""
+    """Describes one step. ``error``: why it failed; a failed step is the last one."""
 
     name: str
     ms: float
@@ -27,11 +27,11 @@ class Step(NamedTuple):
 
 
 class _Refused(Exception):
-    """The server says no; the text is its code and message."""
+    """Raised if the server refuses an event; the text is its code and message."""
 
 
 class _Phone:
-    """One user's socket; what it is sent waits until it is asked for."""
+    """Connects one user, and queues the events that the server sends."""
 
     def __init__(self, user: str, token: str | None) -> None:
         self.user = user
@@ -48,7 +48,7 @@ class _Phone:
         await self._sio.connect(url, auth=self._auth, transports=[transport], wait_timeout=seconds)
 
     async def ask(self, event: Event, payload: dict[str, Any]) -> dict[str, Any]:
-        """Send and return the acknowledgement. Raises :class:`_Refused`."""
+        """Send an event and return its acknowledgement. Raises :class:`_Refused`."""
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
         def answered(*args: Any) -> None:
@@ -63,14 +63,14 @@ class _Phone:
         return ack
 
     async def expect(self, event: Event, call: str) -> None:
-        """Wait for ``event`` about ``call``; what else comes is not looked at."""
+        """Wait for ``event`` about ``call``; other events are ignored."""
         while True:
             name, data = await self._got.get()
             if name == event and isinstance(data, dict) and data.get("callId") == call:
                 return
 
     async def close(self) -> None:
-        """Leave for good: else the server would keep the session for a client that comes back."""
+        """Leave and disconnect: without the leave, the server would keep the session for a resume."""
         if self._sio.connected:
             # The library closes its websocket before it has sent the packet that says so; here it is sent first.
             await self._sio.eio.send(Packet(DISCONNECT, namespace="/").encode())
@@ -79,7 +79,7 @@ class _Phone:
 
 
 class Probe:
-    """Places the call. ``caller``, ``callee``: user and token. ``seconds``: for each step at most.
+    """Places the call. ``caller``, ``callee``: user and token. ``seconds``: limit of each step.
 
     ``steps``: what has been done, with how long each took.
     """
@@ -136,7 +136,7 @@ class Probe:
         await self._step("call:end", caller.ask(Event.END, {"callId": call}), *ended)
 
     async def _step(self, name: str, *doing: Awaitable[Any]) -> list[Any]:
-        """Do all of it within the time. Raises :class:`_Failed`."""
+        """Run one step within its time limit. Raises :class:`_Failed`."""
         begun = time.perf_counter()
         error = None
         done: list[Any] = []
@@ -167,4 +167,4 @@ class Probe:
 
 
 class _Failed(Exception):
-    """A step failed; it is the last of ``steps``."""
+    """Raised if a step fails; it is the last of ``steps``."""

@@ -1,4 +1,4 @@
-"""A snapshot of a running system; no I/O."""
+"""Describe a snapshot of a running system; no I/O."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One process. ``requests``, ``refused``, ``errors``: since it started; ``rate``: requests a second just now.
+    """Describes one process. ``requests``, ``refused``, ``errors``: since its start; ``rate``: requests a second now.
 
     ``ms``: what a request took on average just now, ``None`` without any. ``sockets``: at a gateway.
     """
@@ -25,7 +25,7 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class LiveCall:
-    """A call that has not ended. ``age``: seconds since it was placed; ``talking``: since it was accepted."""
+    """Describes a live call. ``age``: seconds since it was placed; ``talking``: since it was accepted."""
 
     call: str
     state: str
@@ -38,7 +38,7 @@ class LiveCall:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A stream or bucket. ``size_max``: bytes, ``None`` for no limit. ``behind``: replicas that lack something."""
+    """Describes a stream or bucket. ``size_max``: bytes, ``None`` for no limit. ``behind``: replicas that lag."""
 
     name: str
     messages: int
@@ -50,7 +50,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Nats:
-    """The servers. ``slow_consumers``: connections cut off since they started; ``pending``: bytes, and for whom."""
+    """Describes the NATS servers. ``slow_consumers``: connections closed so far; ``pending``: bytes by client."""
 
     servers: int
     connections: int
@@ -61,7 +61,7 @@ class Nats:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One look. ``rates``: messages a second by family of subjects. ``calls_left``: live calls beyond those listed."""
+    """Describes one snapshot. ``rates``: messages a second by family. ``calls_left``: live calls not listed."""
 
     at: float
     instances: tuple[Instance, ...]
@@ -74,7 +74,7 @@ class Snapshot:
     streams: tuple[Stored, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """For programs."""
+        """Return it as JSON for programs."""
         return asdict(self)
 
     def by_state(self) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Reading what streams and buckets hold, without consumers: nothing is left behind on the server."""
+"""Read streams and buckets without consumers, so that nothing is created on the server."""
 
 import json
 from collections.abc import AsyncIterator
@@ -14,7 +14,7 @@ _SECONDS = 5.0
 
 
 class Message(NamedTuple):
-    """One stored message. ``at``: milliseconds since the epoch. ``deleted``: the marker of a key that is gone."""
+    """Describes a stored message. ``at``: ms since the epoch. ``deleted``: True if it marks a deleted key."""
 
     subject: str
     at: int
@@ -25,7 +25,7 @@ class Message(NamedTuple):
 async def scan(
     bus: Bus, stream: str, filter_: str, *, since_ms: int = 0, most: int
 ) -> AsyncIterator[Message]:
-    """The messages of ``stream`` at ``filter_``, oldest first, ``most`` at most; from any replica.
+    """Return the messages of ``stream`` at ``filter_``, oldest first, ``most`` at most; from any replica.
 
     Raises :class:`Unavailable`, also if the stream does not exist.
     """
@@ -53,7 +53,7 @@ async def scan(
 
 
 async def infos(bus: Bus) -> dict[str, dict[str, Any]]:
-    """Return what the server says of each stream, by name. Raises :class:`Unavailable`."""
+    """Return NATS's report of each stream, by name. Raises :class:`Unavailable`."""
     found: dict[str, dict[str, Any]] = {}
     while True:
         answer = await streams.api(bus, "STREAM.LIST", {"offset": len(found)}, timeout=_SECONDS)

@@ -1,4 +1,4 @@
-"""A look as tables of text: the same on the live screen and on paper."""
+"""Format a snapshot as tables of text, for the live screen and for ``--once``."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -21,13 +21,13 @@ INSTANCES = (
 CALLS = ("call", "state", "caller", "callee", "type", "age", "talking")
 STREAMS = ("stream", "messages", "size", "limit", "replicas")
 PENDING_SHOWN = 65_536
-"""Bytes that wait in NATS: less than this is on its way."""
+"""Bytes pending in NATS from which they are shown; fewer are in transit."""
 CALL_SORTS = ("age", "state", "caller", "callee")
-"""The orders in which live calls can be listed."""
+"""Names of the orders in which live calls can be listed."""
 
 
 class Order(NamedTuple):
-    """The order and filter of live calls. ``only``: a part of the id, caller or callee."""
+    """Describes the order and filter of live calls. ``only``: a part of the id, caller or callee."""
 
     by: str = "age"
     turned: bool = False
@@ -35,12 +35,12 @@ class Order(NamedTuple):
 
 
 def instances(view: Snapshot) -> list[tuple[str, ...]]:
-    """A row for each instance."""
+    """Return a row for each instance."""
     return [_instance(each) for each in view.instances]
 
 
 def calls(view: Snapshot, order: Order) -> list[LiveCall]:
-    """The live calls that are wanted, in the order wanted: oldest first by default."""
+    """Return the live calls that match, sorted; oldest first by default."""
     wanted = [c for c in view.calls if any(order.only in text for text in (c.call, c.caller, c.callee))]
     if order.by == "age":
         return sorted(wanted, key=lambda call: call.age, reverse=not order.turned)
@@ -48,7 +48,7 @@ def calls(view: Snapshot, order: Order) -> list[LiveCall]:
 
 
 def call(each: LiveCall) -> tuple[str, ...]:
-    """The row of a call."""
+    """Return the row of a call."""
     return (
         printable(each.call),
         each.state,
@@ -61,7 +61,7 @@ def call(each: LiveCall) -> tuple[str, ...]:
 
 
 def streams(view: Snapshot) -> list[tuple[str, ...]]:
-    """A row for each stream and bucket."""
+    """Return a row for each stream and bucket."""
     return [_stream(each) for each in view.streams]
 
 
@@ -82,12 +82,12 @@ def nats(view: Snapshot) -> str:
 
 
 def rates(view: Snapshot) -> str:
-    """Messages a second by family."""
+    """Return messages a second by family."""
     return "msgs/s  " + "  ".join(f"{name} {rate:.0f}" for name, rate in view.rates.items())
 
 
 def page(view: Snapshot, order: Order) -> Iterator[str]:
-    """All of it, for paper."""
+    """Return all tables as text."""
     yield summary(view)
     yield nats(view)
     yield rates(view)
@@ -103,7 +103,7 @@ def page(view: Snapshot, order: Order) -> Iterator[str]:
 
 
 def span(seconds: float) -> str:
-    """``7s``, ``4m05s``, ``3h20m``, ``2d04h``."""
+    """Format a time span: ``7s``, ``4m05s``, ``3h20m``, ``2d04h``."""
     whole = int(seconds)
     if whole < 60:
         return f"{whole}s"
@@ -115,7 +115,7 @@ def span(seconds: float) -> str:
 
 
 def size(count: int) -> str:
-    """``17 B``, ``3.4 KiB``, ``256 MiB``."""
+    """Format a size: ``17 B``, ``3.4 KiB``, ``256 MiB``."""
     value = float(count)
     for unit in ("B", "KiB", "MiB"):
         if value < 1024:

@@ -1,4 +1,4 @@
-"""``signalling tail``: what passes on the bus, as lines."""
+"""Print the messages on the bus as lines, for ``signalling tail``."""
 
 import asyncio
 import sys
@@ -16,9 +16,9 @@ from signalling.monitor import formatting
 from signalling.monitor.stream_reader import scan
 
 FAMILIES = ("event.>", "rpc.>", "relay.>", "deliver.>", "control.>")
-"""The subjects followed by default: all but receipts, acknowledgements and heartbeats."""
+"""Subjects followed by default: all but receipts, acknowledgements and heartbeats."""
 NOISE = frozenset({subjects.rpc("presence", "renew")})
-"""Subjects that every gateway publishes all the time; like marks, shown only on request."""
+"""Subjects that every gateway publishes continuously; shown only on request, as marks are."""
 SESSIONS_MAX = 100_000
 _RECENT_MAX = 1_000
 
@@ -36,10 +36,10 @@ class Tail:
         self._raw = raw
         self._all = True
         self._whose: OrderedDict[str, str] = OrderedDict()
-        """Session → user, as far as it has been heard."""
+        """Maps a session to its user, for sessions seen so far."""
 
     async def start(self, subject: str | None) -> None:
-        """Begin. Raises :class:`Unavailable`."""
+        """Read the user's sessions and subscribe. Raises :class:`Unavailable`."""
         self._all = subject is not None
         if self._user is not None:
             await self._remember(self._user)
@@ -48,14 +48,14 @@ class Tail:
         await self._bus.flush()
 
     async def _remember(self, user: str) -> None:
-        """The sessions that the user has, from what has been recorded of them."""
+        """Remember the sessions of the user that the stream has recorded."""
         try:
             async for message in scan(
                 self._bus, subjects.STREAM_EVENTS, subjects.event_user(user, "*"), most=_RECENT_MAX
             ):
                 self._learn(message.subject, message.payload)
         except Unavailable:
-            return  # no such stream yet: nobody has joined
+            return  # no such stream yet: no client has joined
 
     async def _on_message(self, msg: Msg) -> None:
         if not self._all and _is_noise(msg.subject):
@@ -80,7 +80,7 @@ class Tail:
             self._whose.popitem(last=False)
 
     def _owner(self, subject: str) -> str | None:
-        """Whose session a delivery goes to."""
+        """Return the user of the session that a delivery is addressed to."""
         match subject.split("."):
             case ["deliver" | "control", _, session, _]:
                 return self._whose.get(session)
@@ -94,7 +94,7 @@ def _is_noise(subject: str) -> bool:
 async def follow(
     bus: Bus, say: Say, *, user: str | None, call: str | None, subject: str | None, raw: bool
 ) -> None:
-    """Say a line for each message until cancelled; on stderr, when it listens. Raises :class:`Unavailable`."""
+    """Print a line for each message until cancelled; on stderr, a line once subscribed. Raises :class:`Unavailable`."""
     await Tail(bus, say, user=user, call=call, raw=raw).start(subject)
     print("following", subject or " ".join(FAMILIES), file=sys.stderr, flush=True)
     await asyncio.Event().wait()

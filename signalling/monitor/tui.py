@@ -1,4 +1,4 @@
-"""The live screen of ``signalling monitor``."""
+"""Show the live screen of ``signalling monitor``."""
 
 import asyncio
 import time
@@ -19,11 +19,11 @@ from signalling.monitor.tables import Order
 
 CALLS_SHOWN = 500
 REST = 4
-"""Looking takes at most one part in this many and one more: on a system with many calls it looks less often."""
+"""Limits the share of time spent on snapshots: on a system with many calls they become rarer."""
 
 
 class Timeline(ModalScreen[None]):
-    """One call's life so far, as it was recorded."""
+    """Shows the timeline of one call."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,enter", "dismiss", "Back")]
 
@@ -38,12 +38,12 @@ class Timeline(ModalScreen[None]):
         yield Footer()
 
     def on_mount(self) -> None:
-        """Read it, and again every second."""
+        """Read the timeline now and every second."""
         self.set_interval(1.0, self.reread)
         self.call_later(self.reread)
 
     async def reread(self) -> None:
-        """Show what has been recorded until now."""
+        """Show the events recorded so far."""
         try:
             found = await history.read(self._bus, self._call)
         except Unavailable as error:
@@ -54,7 +54,7 @@ class Timeline(ModalScreen[None]):
 
 
 class Monitor(App[None]):
-    """Looks every ``interval`` seconds and shows what it sees."""
+    """Takes a snapshot every ``interval`` seconds and shows it."""
 
     TITLE = "signalling"
     ENABLE_COMMAND_PALETTE = False
@@ -102,7 +102,7 @@ class Monitor(App[None]):
         yield Footer()
 
     def on_mount(self) -> None:
-        """Begin to look."""
+        """Start taking snapshots."""
         self._table("instances").add_columns(*tables.INSTANCES)
         self._table("streams").add_columns(*tables.STREAMS)
         for name in tables.CALLS:
@@ -135,7 +135,7 @@ class Monitor(App[None]):
         line.update(text)
 
     def show(self) -> None:
-        """Show the last look."""
+        """Show the last snapshot."""
         view = self._view
         if view is None:
             return
@@ -183,22 +183,22 @@ class Monitor(App[None]):
         self._reorder(self._order._replace(by=by))
 
     def action_turn(self) -> None:
-        """The other way round."""
+        """Reverse the order."""
         self._reorder(self._order._replace(turned=not self._order.turned))
 
     def action_pause(self) -> None:
-        """Keep what is shown, or go on."""
+        """Pause or resume updates."""
         self._paused = not self._paused
         self._trouble("paused" if self._paused else "")
 
     def action_filter(self) -> None:
-        """Ask for a part of a user or call."""
+        """Prompt for a part of a user or call."""
         only = self.query_one("#only", Input)
         only.add_class("there")
         only.focus()
 
     def action_unfilter(self) -> None:
-        """All calls again."""
+        """Remove the filter."""
         only = self.query_one("#only", Input)
         only.value = ""
         only.remove_class("there")
@@ -206,14 +206,14 @@ class Monitor(App[None]):
         self._table("calls").focus()
 
     def on_input_changed(self, event: Input.Changed) -> None:
-        """Filter while it is typed."""
+        """Apply the filter while the user types."""
         self._reorder(self._order._replace(only=event.value))
 
     def on_input_submitted(self, _: Input.Submitted) -> None:
-        """Back to the calls."""
+        """Move the focus back to the calls."""
         self._table("calls").focus()
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
-        """Show the life of the call."""
+        """Show the timeline of the selected call."""
         if event.row_key.value is not None:
             self.push_screen(Timeline(self._bus, event.row_key.value))

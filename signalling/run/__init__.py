@@ -1,1 +1,1 @@
-"""``signalling up``: the whole system on one machine, with an embedded NATS server."""
+"""Run the whole system on one machine, with an embedded NATS server, for ``signalling up``."""

@@ -1,4 +1,4 @@
-"""The NATS of a running system: embedded servers that are kept running, or what is there already."""
+"""Provide NATS for a running system: embedded servers that are restarted, or existing servers."""
 
 import asyncio
 import contextlib
@@ -15,12 +15,12 @@ from signalling.run.process import RESTART_BACKOFF, Say, describe
 
 CONNECT_SECONDS = 3
 START_LEFT_SECONDS = 0.5
-"""How long a stop waits for a start that is under way."""
+"""Seconds that a stop waits for a start under way."""
 LOOK_SECONDS = 0.1
 
 
 async def check(url: str, login: Login | None) -> None:
-    """Raises :class:`PlanError` unless there is NATS with JetStream at ``url``, comma separated, for ``login``."""
+    """Check NATS with JetStream at ``url``, comma separated, as ``login``. Raises :class:`PlanError` if it fails."""
     shown = without_passwords(url)
     logging.getLogger("nats").setLevel(logging.CRITICAL)  # it says the same again, with a traceback
     client = Client()
@@ -46,15 +46,15 @@ async def check(url: str, login: Login | None) -> None:
 
 
 def split(url: str) -> list[str]:
-    """The servers of a comma separated address, as nats-py wants them."""
+    """Return the servers of a comma separated address as a list for nats-py."""
     return [part.strip() for part in url.split(",")]
 
 
 class NatsBroker:
-    """Embedded nats-servers, one or a cluster; one that dies is started again, on its port and its store."""
+    """Runs embedded nats-servers, one or a cluster; one that exits is restarted, on its port and its store."""
 
     def __init__(self, folder: Path, nodes: int, say: Say) -> None:
-        """Raises :class:`PlanError` if ``folder`` holds the store of another number of servers."""
+        """Raises :class:`PlanError` if ``folder`` has the store of another number of servers."""
         try:
             self._passwords = Passwords.new(folder / "passwords")
             self._servers = cluster(folder, nodes, die_with_parent=True, passwords=self._passwords)
@@ -66,7 +66,7 @@ class NatsBroker:
 
     @property
     def url(self) -> str:
-        """Where clients connect, once all have been started; comma separated."""
+        """Return the addresses for clients, comma separated; valid once all servers are started."""
         return joint_url(self._servers)
 
     def env(self, user: str) -> dict[str, str]:
@@ -78,7 +78,7 @@ class NatsBroker:
         return Login(MONITOR, self._passwords.of(MONITOR))
 
     async def start(self) -> None:
-        """Start them and keep them running. Raises :class:`PlanError` if one cannot be started."""
+        """Start the servers and restart each that exits. Raises :class:`PlanError` if one cannot be started."""
         try:
             for server in self._servers:
                 server.launch()  # here and not in a worker thread: the server goes when the thread goes
@@ -90,7 +90,7 @@ class NatsBroker:
             self._tasks[asyncio.create_task(self._keep(server), name=f"keep {server.name}")] = server
 
     async def stop(self, seconds: float) -> None:
-        """Stop them in good order; SIGKILL after that time."""
+        """Stop the servers in good order; SIGKILL after that time."""
         self._stop.set()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=START_LEFT_SECONDS)
@@ -117,7 +117,7 @@ class NatsBroker:
                 await self._stopped(delay)
 
     async def _stopped(self, seconds: float) -> bool:
-        """Wait that long, or less if it is to stop."""
+        """Wait that long, or until a stop is requested. Return True if it is."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._stop.wait()

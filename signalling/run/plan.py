@@ -7,12 +7,12 @@ from pathlib import Path
 
 
 class PlanError(Exception):
-    """It cannot be run like this; the text says why, in one line."""
+    """Raised if the plan cannot be run; the text says why, in one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The number of instances and their ports. ``nats``: existing servers instead of embedded ones."""
+    """Describes the number of instances and their ports. ``nats``: existing servers instead of embedded ones."""
 
     host: str = "127.0.0.1"
     port: int = 8001
@@ -23,11 +23,11 @@ class Plan:
     nats_nodes: int = 1
     data: Path | None = None
     with_parent: bool = False
-    """Stop when the process that started this one is gone."""
+    """True if the system stops when its parent process has ended."""
     ready_seconds: float = 60.0
-    """How long the whole start may take."""
+    """Limit of the whole start, in seconds."""
     commands: dict[str, list[str]] = field(default_factory=dict)
-    """Service → command, where it is not ``python -m services.<service>``; for tests."""
+    """Maps a service to its command, where it is not ``python -m services.<service>``; for tests."""
 
     def command(self, service: str) -> list[str]:
         """Return the command that starts one instance of ``service``."""
@@ -35,7 +35,7 @@ class Plan:
 
 
 def gateway_ports(plan: Plan) -> list[int]:
-    """A free port for each gateway: ``port``, ``port`` + 1, …; any free ones for port 0.
+    """Return a free port for each gateway: ``port``, ``port`` + 1, …; any free ones for port 0.
 
     Raises :class:`PlanError` naming the port that is taken.
     """
@@ -61,7 +61,7 @@ def gateway_ports(plan: Plan) -> list[int]:
 
 
 def metrics_ports(count: int, host: str, taken: list[int]) -> list[int]:
-    """Free ports at ``host`` for what Prometheus reads, none of ``taken``. Raises :class:`PlanError`."""
+    """Return free ports at ``host`` for Prometheus, none of ``taken``. Raises :class:`PlanError`."""
     held: list[socket.socket] = []
     ports: list[int] = []
     try:
@@ -81,5 +81,5 @@ def metrics_ports(count: int, host: str, taken: list[int]) -> list[int]:
 
 
 def _reason(error: OSError | OverflowError) -> str:
-    """Without the number in front."""
+    """Return the reason of an error without its number."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -14,10 +14,10 @@ from shared.nats.backoff import Backoff
 
 RESTART_BACKOFF = Backoff(first=0.2, longest=5.0, jitter=0)
 SETTLED_SECONDS = 30.0
-"""A process that has lived this long is started again without delay."""
+"""Seconds of life after which a process is restarted without delay."""
 LINE_MAX = 64 * 1024
 LAST_LINES_SECONDS = 0.5
-"""How long to read the last lines of a process that has ended."""
+"""Seconds to read the last lines of a process that has ended."""
 
 Say = Callable[[str], None]
 
@@ -26,19 +26,18 @@ _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 def die_with_parent() -> None:
-    """In a new child: have the kernel end it when the supervisor is gone, however that went (Linux).
+    """Have the kernel end this new child process when the supervisor has ended (Linux).
 
-    Strictly, when the thread is gone that started it.
+    Strictly, when the thread that started it has ended.
     """
     if _libc is not None:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class ServiceProcess:
-    """Keeps ``command`` running under ``name``. Its lines are passed on with the name in front.
+    """Keeps ``command`` running under ``name``. Its output is passed on, each line prefixed with the name.
 
-    Each time it is started it is a new instance with an id of its own: what was sent to the one that died is not for
-    the one that follows.
+    Each start makes a new instance with an id of its own, because messages to the former instance are not for it.
     """
 
     def __init__(self, name: str, command: list[str], env: dict[str, str], say: Say) -> None:
@@ -47,36 +46,36 @@ class ServiceProcess:
         self._env = env
         self._say = say
         self.instance = ""
-        """``INSTANCE_ID`` of the process that was started last."""
+        """``INSTANCE_ID`` of the process started last."""
         self.status: int | None = None
-        """The exit status of the last run, or minus the number of a signal."""
+        """Exit status of the last run, or minus the number of a signal."""
         self._process: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
 
     @property
     def pid(self) -> int | None:
-        """The process, while it runs."""
+        """Return the pid of the process, while it runs."""
         running = self._process is not None and self._process.returncode is None
         return self._process.pid if running and self._process is not None else None
 
     def start(self) -> None:
-        """Start it and keep it running."""
+        """Start the process and restart it when it ends."""
         self._task = asyncio.create_task(self._keep(), name=f"keep {self.name}")
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal, if it runs."""
+        """Send a signal, if the process runs."""
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(number)
 
     def kill(self) -> None:
-        """SIGKILL, and do not start it again; :meth:`stop` it all the same."""
+        """Send SIGKILL and do not restart; call :meth:`stop` nevertheless."""
         self._stopping = True
         self.signal(signal.SIGKILL)
 
     async def stop(self, deadline: float) -> None:
-        """SIGTERM, and SIGKILL at ``deadline`` (monotonic seconds) if it is still there."""
+        """Send SIGTERM, and SIGKILL at ``deadline`` (monotonic seconds) if the process still runs."""
         self._stopping = True
         if self.pid is not None and self._process is not None:
             self.signal(signal.SIGCONT)
@@ -113,7 +112,7 @@ class ServiceProcess:
             failures += 1
 
     async def _run(self) -> tuple[int, int]:
-        """Run it to its end: ``(pid, status)``."""
+        """Run the process until it ends. Return ``(pid, status)``."""
         self.instance = f"{self.name}-{new_id()[:6]}"
         # A session of its own: Ctrl-C in the terminal reaches the supervisor only, which stops things in order.
         self._process = await asyncio.create_subprocess_exec(

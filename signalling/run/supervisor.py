@@ -1,4 +1,4 @@
-"""``signalling up``: the whole system on this machine, every service its own process, NATS included."""
+"""Run the whole system on this machine, each service in its own process, NATS included, for ``signalling up``."""
 
 import asyncio
 import os
@@ -29,7 +29,7 @@ from signalling.run.plan import Plan, PlanError, gateway_ports, metrics_ports
 from signalling.run.process import Say, ServiceProcess
 
 STOP_SECONDS = 7.5
-"""For all services together, with the drain that is the default here; the rest of ten is for nats-server."""
+"""Seconds for all services to stop, default drain included; the rest of ten is for nats-server."""
 DRAIN_SECONDS = 1.0
 """Default drain time of gateways: short, because all gateways stop."""
 NATS_STOP_SECONDS = 1.0
@@ -40,16 +40,16 @@ S = TypeVar("S", bound=BaseSettings)
 
 
 def say(line: str) -> None:
-    """One line for the person in front of it."""
+    """Print one line for the user."""
     try:
         print(line, flush=True)
     except OSError:
-        # Nobody reads any more (``| head``). The services must not stop for that.
+        # The reader has closed the pipe (``| head``). The services must not stop for that.
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
 
 
 class Supervisor:
-    """Runs a plan until it is told to stop."""
+    """Runs a plan until a stop is requested."""
 
     def __init__(self, plan: Plan, *, say: Say = say) -> None:
         self._plan = plan
@@ -64,15 +64,15 @@ class Supervisor:
         )
         self._metrics_host = given.metrics_host if given is not None else METRICS_HOST
         self._metrics: dict[str, int] = {}
-        """Process → port of its ``/metrics``."""
+        """Maps a process to the port of its ``/metrics``."""
         self._demo = given is None or given.demo or "demo" not in given.model_fields_set
         self._heard: set[str] = set()
-        """Instances that have said that they are ready."""
+        """Instances that have reported that they are ready."""
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """Stop in good order; at once if it is stopping already and this is Ctrl-C.
+        """Stop in good order; at once if a stop is under way and this is Ctrl-C.
 
-        A second SIGTERM says nothing new: make, or whoever signals a process group, sends it twice.
+        A second SIGTERM changes nothing, because make and signals to a process group send it twice.
         """
         self._hurry = self._hurry or (self._stop.is_set() and number == signal.SIGINT)
         self._stop.set()
@@ -81,7 +81,7 @@ class Supervisor:
                 child.kill()
 
     async def run(self) -> None:
-        """Start, say when it is ready, run, stop. Raises :class:`PlanError` if it cannot be started."""
+        """Start, report readiness, run, stop. Raises :class:`PlanError` if the system cannot be started."""
         ports = gateway_ports(self._plan)
         with workdir.opened(self._plan.data) as store:
             if self._plan.nats is None:
@@ -103,7 +103,7 @@ class Supervisor:
         self._say("stopped")
 
     def _login(self) -> Login | None:
-        """Who this is at NATS: who watches, or at a server that was there already whoever the services are."""
+        """Return the NATS login of this process: the monitor's, or at an existing server that of the services."""
         if self._broker is not None:
             return self._broker.login()
         given = _given(BackendSettings)
@@ -135,7 +135,7 @@ class Supervisor:
                 child.start()
 
     async def _until_ready(self, url: str, ports: list[int]) -> None:
-        """Wait for every beat and every ``/readyz``, and say where it is."""
+        """Wait for every heartbeat and every ``/readyz``, and print the addresses."""
         host, reach = _shown(self._plan.host), _reach(self._plan.host)
         tasks = [
             asyncio.create_task(self._everybody_ready(url, [f"http://{reach}:{port}" for port in ports])),
@@ -209,7 +209,7 @@ class Supervisor:
                 self._heard.add(child.instance)
 
     async def _somebody_refuses(self) -> None:
-        """Wrong settings do not get right by starting again. Raises :class:`PlanError`."""
+        """Raise :class:`PlanError` if a service refuses its settings, because a restart would not help."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             for child in self._all():
@@ -228,7 +228,7 @@ class Supervisor:
         self._stop.set()
 
     async def _stop_all(self) -> None:
-        """Gateways first, so that nobody asks who is no longer there."""
+        """Stop the gateways first, so that none requests from a stopped service."""
         self._stop.set()
         patience = STOP_SECONDS + max(0.0, self._drain - DRAIN_SECONDS)
         deadline = time.monotonic() + (0.0 if self._hurry else patience)
@@ -246,7 +246,7 @@ class Supervisor:
 
 
 def _given(settings: type[S]) -> S | None:
-    """What the environment and ``.env`` say; ``None`` if settings do not go together, for then the services say so."""
+    """Return the settings of the environment and ``.env``; ``None`` if they conflict, which the services report."""
     try:
         return settings()
     except ValidationError:
@@ -256,7 +256,7 @@ def _given(settings: type[S]) -> S | None:
 def wrong_settings() -> list[str]:
     """Return a line for each setting of a service that has a wrong value, also if it would be overridden here.
 
-    Settings that do not go together are left to the services: some of them are overridden.
+    Services check settings that conflict, because some of them are overridden here.
     """
     lines: dict[str, None] = {}
     for settings in (gateway.Settings, callcore.Settings, presence.Settings):
@@ -273,7 +273,7 @@ def _shown(host: str) -> str:
 
 
 def _reach(host: str) -> str:
-    """Where something is reached on this machine that listens on ``host``, as in a URL."""
+    """Return the host for URLs under which a listener on ``host`` is reached on this machine."""
     return {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(_shown(host), _shown(host))  # noqa: S104
 
 
@@ -286,11 +286,11 @@ async def _ready(http: aiohttp.ClientSession, gateway: str) -> bool:
 
 
 async def _quiet(_: Exception) -> None:
-    """What nats-py would log; the services say it when they cannot reach NATS."""
+    """Drop what nats-py would log; the services report it when they cannot reach NATS."""
 
 
 def run(plan: Plan) -> int:
-    """Run the plan in the foreground; the exit status."""
+    """Run the plan in the foreground. Return the exit status."""
 
     async def main() -> None:
         up = Supervisor(plan)

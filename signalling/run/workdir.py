@@ -1,4 +1,4 @@
-"""The folder of a running system: temporary and gone with it, or the user's own, which stays."""
+"""Provide the folder of a running system: temporary and removed at the end, or the user's own and kept."""
 
 import contextlib
 import fcntl
@@ -16,7 +16,7 @@ _PREFIX = "signalling-"
 
 @contextlib.contextmanager
 def opened(data: Path | None) -> Iterator[Path]:
-    """``data``, for nobody else as long as it is open; without one, a temporary folder.
+    """Lock ``data`` for this instance while open; without ``data``, create a temporary folder.
 
     Raises :class:`PlanError` if the folder cannot be written to or another instance has it.
     """
@@ -44,7 +44,7 @@ def _take(lock: IO[str], folder: Path) -> None:
 
 
 def _sweep() -> None:
-    """Remove what an instance left that was killed and could not clean up; its pid is in the name."""
+    """Remove the folders of instances that were killed before they cleaned up; the name contains the pid."""
     if not Path("/proc/self").exists():
         return
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):

@@ -1,1 +1,1 @@
-"""The AsyncAPI documents ``docs/asyncapi/*.json``, made of the contracts: what clients see, what is on the bus."""
+"""Generate the AsyncAPI documents ``docs/asyncapi/*.json`` from the contracts: client events and bus messages."""

@@ -1,4 +1,4 @@
-"""The channels of ``docs/asyncapi/nats.json``, for each line of :data:`shared.subjects.TABLE`."""
+"""Describe the channels of ``docs/asyncapi/nats.json``, one for each row of :data:`shared.subjects.TABLE`."""
 
 import re
 from collections.abc import Iterator
@@ -39,16 +39,16 @@ REQUESTS: dict[tuple[str, str], tuple[type[Wire], type[Wire]]] = {
     ("calls", "attached"): (calls.AttachedRequest, calls.AttachedReply),
     ("calls", "left"): (calls.LeftRequest, Done),
 }
-"""(service, verb) → what is asked and what is answered."""
+"""Maps (service, verb) to the models of request and reply."""
 
 REQUESTS_AT: dict[tuple[str, str], tuple[type[Wire], type[Wire]]] = {
     ("calls", "initiate"): (calls.InitiateRequest, calls.InitiateReply),
     ("calls", "happen"): (CallCommand, CommandResult),
 }
-"""The same of one instance by name."""
+"""Maps the verbs of a named instance to the models of request and reply."""
 
 _NAMES: dict[type[Wire], str] = {CommandResult: "CommandResult"}
-"""Models that have a name in common with others."""
+"""Models that share their name with another model."""
 
 _POLICY: dict[str, type[Wire]] = {"may_call": policy.MayCall, "may_see": policy.MaySee}
 
@@ -65,7 +65,7 @@ _PAIR = "$KV.calls.pair.<caller>=0A<callee>"
 
 
 class Message(NamedTuple):
-    """A kind of message. ``payload``: a JSON schema; of text where ``text``."""
+    """Describes a kind of message. ``payload``: a JSON schema; of text where ``text``."""
 
     key: str
     summary: str
@@ -76,7 +76,7 @@ class Message(NamedTuple):
 
 
 class Channel(NamedTuple):
-    """A subject, or a family of them. ``answers``: what a request is answered with; ``asked``: whether we are asked."""
+    """Describes a subject or a family of them. ``answers``: the replies; ``asked``: True if this system replies."""
 
     row: Row
     subject: str
@@ -86,17 +86,17 @@ class Channel(NamedTuple):
 
     @property
     def key(self) -> str:
-        """Its name in the document."""
+        """Return the key of the channel in the document."""
         return re.sub(r"[^A-Za-z0-9]+", ".", self.subject).strip(".")
 
     @property
     def address(self) -> str:
-        """Its subject, with parameters as AsyncAPI has them."""
+        """Return the subject, with parameters in AsyncAPI's notation."""
         return self.subject.replace("<", "{").replace(">", "}")
 
 
 def channels(schemas: Schemas) -> Iterator[Channel]:
-    """All of them, in the order of the table."""
+    """Yield all channels, in the order of the table."""
     rows = {row.pattern: row for row in TABLE}
     for (service, verb), (asked, answered) in REQUESTS.items():
         yield _request(schemas, rows[f"rpc.{service}.<verb>"], f"rpc.{service}.{verb}", asked, answered)
@@ -170,13 +170,16 @@ def _of_relays(schemas: Schemas, rows: dict[str, Row]) -> Iterator[Channel]:
         kinds.append(
             Message(f"relay.{key_of(event)}", _said(event), payload, ({**example, "relay": _STAMP},))
         )
-    void = _text("relay.void", "A number whose relay is not to get through any more.")
+    void = _text("relay.void", "A number whose relay must not be delivered any more.")
     yield Channel(rows[subject], subject, (*kinds, void))
     state = "relay.<callcore>.<call>.-.-.-.state"
     yield Channel(rows[state], state, (_model(schemas, "relay.state", StateAnnouncement),))
     receipt = "receipt.<gateway>.<session>.<number>"
     error = merged(
-        schemas.parts["Error"], "RelayRefused", "Why it does not get there.", event={"type": "string"}
+        schemas.parts["Error"],
+        "RelayRefused",
+        "Reason why the relay is not delivered.",
+        event={"type": "string"},
     )
     refusal = {
         "code": "receiver_not_found",
@@ -189,11 +192,16 @@ def _of_relays(schemas: Schemas, rows: dict[str, Row]) -> Iterator[Channel]:
         receipt,
         (
             Message("receipt.refused", "Refused.", schemas.add("RelayRefused", error), (refusal,)),
-            _text("receipt.taken", "The peer's gateway has it; or, with NATS's status 503, nobody took it."),
+            _text(
+                "receipt.taken",
+                "The peer's gateway has the relay; or, with NATS's status 503, no owner received it.",
+            ),
         ),
     )
     yield Channel(rows["acks.<gateway>"], "acks.<gateway>", (_model(schemas, "acks", relays.Acks),))
-    yield Channel(rows["doubt"], "doubt", (_text("doubt", "Somebody was cut off."),))
+    yield Channel(
+        rows["doubt"], "doubt", (_text("doubt", "A connection to NATS was lost; its relays are suspect."),)
+    )
 
 
 def _said(event: Event) -> str:
@@ -208,7 +216,7 @@ def _deliveries(schemas: Schemas) -> Iterator[Message]:
             schema, example = merged(schema, "", "", relay=_RELAY), {**example, "relay": _STAMP}
             name = f"Delivered{event.name.title()}"
         elif event is Event.JOINED:
-            continue  # a gateway says that by itself
+            continue  # the gateway itself sends this event
         else:
             schema, example = schemas.bare(STORED[event]), MODELS[STORED[event]]
             name = STORED[event].__name__
@@ -220,7 +228,7 @@ def _deliveries(schemas: Schemas) -> Iterator[Message]:
         "required": ["id", "seq"],
         "additionalProperties": False,
     }
-    text = "`settled`, at gateway `-`: for no client; once it is stored, so is all that was sent before."
+    text = "`settled`, at gateway `-`: for no client; once it is stored, so are all messages before it."
     yield Message("deliver.settled", text, mark, ({"id": "ZD3WKMf0ezstlt23108kBQ", "seq": 0},))
     number: Schema = {"type": "integer", "minimum": 0}
     numbered: Schema = {
@@ -229,7 +237,7 @@ def _deliveries(schemas: Schemas) -> Iterator[Message]:
         "required": ["run", "number", "at"],
         "additionalProperties": False,
     }
-    text = "`mark`, at gateway `-`: for no client; one a second, numbered, so that a gap in what is stored shows."
+    text = "`mark`, at gateway `-`: for no client; one a second, numbered, so that a gap in the stream is detected."
     yield Message("deliver.mark", text, numbered, ({"run": "ZD3WKMf0ezstlt23108kBQ", "number": 7, "at": AT},))
 
 
@@ -239,19 +247,19 @@ def _of_services(schemas: Schemas, rows: dict[str, Row]) -> Iterator[Channel]:
     yes_or_no = _text(
         "control.socket.answer", "Yes; or no: nothing, or a time in milliseconds.", "yes", "1795000000000"
     )
-    for what, text in (("lives", "it answers a ping"), ("heard", "it has heard of its resume token")):
+    for what, text in (("lives", "it answers a ping"), ("heard", "it has confirmed its resume token")):
         question = f"control.<gateway>.<session>.{what}"
         asked = _text(f"control.{what}", f"The socket's id, and in how many ms {text}.", "xHc2pQw0AAAB 1000")
         yield Channel(rows[question], question, (asked,), (yes_or_no,))
     alive = "control.<gateway>.-.alive"
-    yes = _text("control.alive.answer", "It works.")
-    yield Channel(rows[alive], alive, (_text("control.alive", "Nothing but the question."),), (yes,))
+    yes = _text("control.alive.answer", "The gateway is alive.")
+    yield Channel(rows[alive], alive, (_text("control.alive", "Empty."),), (yes,))
     heard = "heard.<session>"
-    asked = _text("heard", "The greatest `seq` that the client has got.", str(SEQ))
+    asked = _text("heard", "The greatest `seq` that the client has received.", str(SEQ))
     yield Channel(rows[heard], heard, (asked,), (_model(schemas, "heard.answer", relays.RelaysHeard),))
     for what, model in (("call.<call>", events.CallEvent), ("user.<user>", events.UserEvent)):
         subject = f"event.{what}.<what>"
-        once = _header("Nats-Msg-Id", "The same for the same happening, however often it is told.")
+        once = _header("Nats-Msg-Id", "Id of the event, the same when it is redelivered.")
         yield Channel(rows[subject], subject, (_model(schemas, f"event.{what[:4]}", model, once),))
     schedule = {
         **_header("Nats-Schedule", "When, as `@at <time>`."),
@@ -272,7 +280,7 @@ def _of_services(schemas: Schemas, rows: dict[str, Row]) -> Iterator[Channel]:
         yield Channel(rows[subject], subject, (message, off) if when == "set" else (message,))
     live = "live.<service>.<instance>"
     yield Channel(rows[live], live, (_model(schemas, "live", liveness.Beat),))
-    yield Channel(rows["rollcall"], "rollcall", (_text("rollcall", "Nothing but the question."),))
+    yield Channel(rows["rollcall"], "rollcall", (_text("rollcall", "Empty."),))
 
 
 def _stored(schemas: Schemas, rows: dict[str, Row]) -> Iterator[Channel]:

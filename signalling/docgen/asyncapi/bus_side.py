@@ -1,4 +1,4 @@
-"""``docs/asyncapi/nats.json``: what passes on the bus."""
+"""Generate ``docs/asyncapi/nats.json``: the messages on the bus."""
 
 import re
 from typing import Any
@@ -22,24 +22,24 @@ works, `docs/subjects.md` lists the subjects, streams and buckets. Generated fro
 _PARAMETERS = {
     "callcore": "Instance of call control.",
     "call": "Id of a call, encoded.",
-    "user": "User, encoded; `-` for nobody.",
+    "user": "User, encoded; `-` for none.",
     "caller": "User who rings, encoded.",
     "callee": "User who is rung, encoded.",
     "session": "Id of a session; `-` for none.",
     "to": "The peer, encoded.",
-    "kind": "What it is.",
+    "kind": "Kind of the relay.",
     "gateway": "Instance of a gateway.",
-    "number": "Number of the relay, `-`, and marks: a digit that tells tries apart, then letters.",
+    "number": "Number of the relay, `-`, and flags: a digit that distinguishes attempts, then letters.",
     "event": "Name of the Socket.IO event.",
-    "what": "What has happened.",
-    "id": "What it is about: a call (`ring`), a session (`grace`), a gateway (`lease`).",
+    "what": "Kind of the event.",
+    "id": "Subject of the deadline: a call (`ring`), a session (`grace`), a gateway (`lease`).",
     "service": "`callcore`, `presence` or `gateway`.",
-    "instance": "Its name.",
+    "instance": "Name of the instance.",
 }
 
 
 def document() -> dict[str, Any]:
-    """The document."""
+    """Return the document."""
     schemas = Schemas(sent=True)
     add_errors(schemas)
     made: dict[str, Any] = {}

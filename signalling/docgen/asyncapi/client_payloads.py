@@ -1,4 +1,4 @@
-"""What the messages between clients and gateways are, for :mod:`signalling.docgen.asyncapi.client_side`."""
+"""Describe the payloads between clients and gateways, for :mod:`signalling.docgen.asyncapi.client_side`."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ SEQUENCED = (
     Event.ENDED,
     *RELAYED,
 )
-"""The events of the server that carry ``seq``."""
+"""The server events that carry ``seq``."""
 
 SEQ_SCHEMA: Schema = {
     "type": "integer",
@@ -37,16 +37,16 @@ _ACKED: dict[Event, type[Wire] | None] = {
     Event.ICE_SERVERS: client.IceServers,
     Event.REFRESH: client.Refreshed,
 }
-"""What is in an acknowledgement besides ``ok``; ``None`` for the call's id."""
+"""Fields of an acknowledgement besides ``ok``; ``None`` for the call's id."""
 
 
 def key_of(event: Event) -> str:
-    """What an event is called in keys, which may have no colon."""
+    """Return the name of an event for use in keys, which cannot contain a colon."""
     return event.replace(":", ".")
 
 
 def sent(schemas: Schemas, model: type[Wire]) -> Schema:
-    """What a client sends. Of candidates JSON schemas can say more than the model's."""
+    """Return the schema of a client event. For candidates it is stricter than the model's own."""
     if model is not client.Candidate:
         return schemas.of(model)
     batch = {"required": ["candidates"], "properties": {"candidates": {"type": "array"}}}
@@ -56,7 +56,7 @@ def sent(schemas: Schemas, model: type[Wire]) -> Schema:
 
 
 def told(schemas: Schemas, event: Event) -> tuple[Schema, dict[str, Any]]:
-    """What the server says by an event, and an example."""
+    """Return the schema of a server event, and an example."""
     if event in RELAYED:
         schema, example = relayed(schemas, event)
         return _sequenced(schemas, f"Peer{INBOUND[event].__name__}", schema), {**example, "seq": SEQ}
@@ -76,7 +76,7 @@ def _sequenced(schemas: Schemas, name: str, schema: Schema) -> Schema:
 
 
 def relayed(schemas: Schemas, event: Event) -> tuple[Schema, dict[str, Any]]:
-    """What a relay is when it leaves its gateway: without ``to``, with the call; and an example."""
+    """Return the schema of a relay that its gateway publishes, without ``to`` and with the call; and an example."""
     schema, example = schemas.bare(INBOUND[event], sent=False), MODELS[INBOUND[event]]
     fields = {key: field for key, field in schema["properties"].items() if key not in ("to", "callId")}
     fields["callId"] = {"type": "string"}
@@ -105,7 +105,7 @@ REFUSED = {
 
 
 def acked(schemas: Schemas, event: Event) -> tuple[Schema, dict[str, Any]]:
-    """What an event is answered with when it was done, and an example."""
+    """Return the schema of the acknowledgement of a successful event, and an example."""
     name = f"{INBOUND[event].__name__}Done"
     if event in RELAYED:
         queued = {**_OK, "description": "It waits for the peer, who is about to reconnect."}
@@ -138,7 +138,7 @@ def _when(cls: type[Exception]) -> str:
 
 
 def _error() -> Schema:
-    """What a refusal says, in acknowledgements, in ``error`` and on the bus."""
+    """Return the schema of an error, in acknowledgements, in ``error`` and on the bus."""
     return {
         "type": "object",
         "title": "Error",
@@ -146,7 +146,7 @@ def _error() -> Schema:
         "properties": {
             "code": {"$ref": REF + "ErrorCode"},
             "message": {"type": "string", "description": "For people."},
-            "retryable": {"type": "boolean", "description": "Whether the same may work later."},
+            "retryable": {"type": "boolean", "description": "True if a retry may succeed later."},
             "callId": {"type": "string", "description": "The call that it is about, if it names one."},
             "retryAfterMs": {
                 "type": "integer",

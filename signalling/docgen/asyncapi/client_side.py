@@ -1,4 +1,4 @@
-"""``docs/asyncapi/socketio.json``: what a Socket.IO client sends and is sent, from :mod:`shared.contracts.client`."""
+"""Generate ``docs/asyncapi/socketio.json``: the events of Socket.IO clients, from :mod:`shared.contracts.client`."""
 
 from typing import Any
 
@@ -10,56 +10,56 @@ from signalling.docgen.asyncapi.examples import MODELS
 from signalling.docgen.asyncapi.schemas import Schema, Schemas
 
 _ABOUT = """\
-What a client of HelloTalk signalling sees. `docs/protocol.md` is the text to this: when which event is sent, what it
-brings about, how a session is resumed. Generated from `shared/contracts/client.py` by `python -m signalling.docgen`.
+Describes the interface for clients of HelloTalk signalling. `docs/protocol.md` explains it: when each event is sent,
+what it causes, how a session is resumed. Generated from `shared/contracts/client.py` by `python -m signalling.docgen`.
 
-- The application is a gateway: it *receives* what clients send, and *sends* what they are to hear.
+- The application is a gateway: it *receives* what clients send, and *sends* what they receive.
 - A channel is the name of a Socket.IO event in the namespace `/`. Its message is the first argument.
-- Each event may carry a Socket.IO acknowledgement; the reply of an operation is what it is answered with.
-  A refusal is told in it and, the same, as `error`.
-- What `user:join` takes may come in the handshake instead, as the `auth` of the connection:
+- Each event may carry a Socket.IO acknowledgement; the reply of an operation is that acknowledgement.
+  The gateway sends an error in it, and the same error as the event `error`.
+- The client may send the fields of `user:join` in the handshake instead, as the `auth` of the connection:
   `io(url, {auth: {userId, …}})`.
-- Unknown keys are ignored by the server; a client is to ignore those that it does not know.
+- The server ignores unknown keys, and so must a client.
 """
 
 _TOLD = {
-    Event.JOIN: "Join as a user, or go on with a session",
-    Event.INITIATE: "Call somebody",
+    Event.JOIN: "Join as a user, or resume a session",
+    Event.INITIATE: "Call a user",
     Event.ACCEPT: "Accept a call",
     Event.REJECT: "Reject a call",
     Event.OFFER: "An SDP offer for the peer",
     Event.ANSWER: "An SDP answer for the peer; while the call rings it accepts it",
     Event.CANDIDATE: "ICE candidates for the peer",
     Event.END: "End a call",
-    Event.STATUS: "Ask whether a user is online",
-    Event.ICE_SERVERS: "Ask for ICE servers with fresh credentials",
-    Event.REFRESH: "Show a fresh token, so that the session goes on",
+    Event.STATUS: "Request whether a user is online",
+    Event.ICE_SERVERS: "Request ICE servers with fresh credentials",
+    Event.REFRESH: "Send a fresh token, so that the session continues",
 }
-"""What a client wants by an event."""
+"""Summaries of the client events."""
 
 _HEARD = {
-    Event.JOINED: "This socket speaks for a session now",
-    Event.INCOMING: "Somebody calls",
+    Event.JOINED: "This socket is bound to a session",
+    Event.INCOMING: "A user calls",
     Event.INITIATED: "The call rings",
     Event.ACCEPTED: "The call is accepted",
     Event.REJECTED: "The call is rejected",
     Event.OFFER: "An SDP offer of the peer, as it was sent",
     Event.ANSWER: "An SDP answer of the peer, as it was sent",
     Event.CANDIDATE: "ICE candidates of the peer, as they were sent",
-    Event.ENDED: "The call is over",
-    Event.STATUS: "The answer to `user:status`",
-    Event.ICE_SERVERS: "The answer to `ice:servers`",
-    Event.REFRESH: "The answer to `user:refresh`",
+    Event.ENDED: "The call has ended",
+    Event.STATUS: "Reply to `user:status`",
+    Event.ICE_SERVERS: "Reply to `ice:servers`",
+    Event.REFRESH: "Reply to `user:refresh`",
     Event.REPLACED: "Another socket took this session over; the connection is closed",
-    Event.EXPIRED: "The client's token has run out, and the session with it; the connection is closed",
-    Event.DRAINING: "This server stops; come back to another",
-    Event.ERROR: "Something that the client sent was refused",
+    Event.EXPIRED: "The client's token has expired, and the session with it; the connection is closed",
+    Event.DRAINING: "This server stops; reconnect to another",
+    Event.ERROR: "The server refused an event of the client",
 }
-"""What the server tells by an event."""
+"""Summaries of the server events."""
 
 
 def document() -> dict[str, Any]:
-    """The document."""
+    """Return the document."""
     schemas, messages = Schemas(), _Messages()
     payloads.add_errors(schemas)
     messages.add("refusal", "Refused", "It was not done.", payloads.refusal(), payloads.REFUSED)
@@ -139,7 +139,7 @@ def _id(event: Event) -> str:
 
 
 class _Messages:
-    """The messages of the document, by their keys."""
+    """Collects the messages of the document by key."""
 
     def __init__(self) -> None:
         self.parts: dict[str, Any] = {}

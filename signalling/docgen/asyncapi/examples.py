@@ -1,4 +1,4 @@
-"""One message of each kind, as it may be seen: alice@1 calls bob, between two gateways."""
+"""Give one example of each kind of message: alice@1 calls bob, between two gateways."""
 
 from typing import Any
 
@@ -162,4 +162,4 @@ _MADE: tuple[Wire, ...] = (
 MODELS: dict[type[Wire], dict[str, Any]] = {
     type(message): message.model_dump(mode="json", by_alias=True, exclude_none=True) for message in _MADE
 }
-"""Model → its JSON, absent fields left out."""
+"""Maps a model to the JSON of its example, without absent fields."""

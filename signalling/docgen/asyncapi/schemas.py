@@ -1,4 +1,4 @@
-"""JSON schemas of the wire models, as components of an AsyncAPI document: in draft 7, of which that is a superset."""
+"""Convert wire models to JSON schemas (draft 7) as components of an AsyncAPI document."""
 
 import re
 from typing import Any
@@ -11,9 +11,9 @@ REF = "#/components/schemas/"
 
 
 class Schemas:
-    """The schemas that one document uses, each there once.
+    """Collects the schemas of one document, each once.
 
-    ``sent``: of messages that we make, which leave out what is not there; clients may also say ``null``.
+    ``sent``: True for messages of the server, which omit absent fields; clients may also send ``null``.
     """
 
     def __init__(self, *, sent: bool = False) -> None:
@@ -21,12 +21,12 @@ class Schemas:
         self._sent = sent
 
     def of(self, model: type[Wire], *, sent: bool | None = None, name: str | None = None) -> Schema:
-        """A reference to the schema of ``model``, by a ``name`` of its own if it has one."""
+        """Return a reference to the schema of ``model``, under ``name`` if given."""
         schema = self.bare(model, sent=sent)
         return self.add(name or model.__name__, {**schema, "title": name} if name else schema)
 
     def bare(self, model: type[Wire], *, sent: bool | None = None) -> Schema:
-        """The schema of ``model`` itself; what it refers to is added."""
+        """Return the schema of ``model`` itself, and add the schemas that it references."""
         schema = model.model_json_schema(by_alias=True, ref_template=REF + "{model}")
         sent = self._sent if sent is None else sent
         for name, part in schema.pop("$defs", {}).items():
@@ -35,14 +35,14 @@ class Schemas:
         return tidy
 
     def add(self, name: str, schema: Schema) -> Schema:
-        """A reference to a schema of that name. Raises ``ValueError`` if another one has it."""
+        """Return a reference to a schema of that name. Raises ``ValueError`` if the name has another schema."""
         if self.parts.setdefault(name, schema) != schema:
             raise ValueError(f"two schemas are named {name}")
         return {"$ref": REF + name}
 
 
 def merged(schema: Schema, title: str, description: str, **more: Schema) -> Schema:
-    """An object with more keys, all of which are always there."""
+    """Return an object schema with more keys, all of them required."""
     return {
         **schema,
         "title": title,
@@ -53,7 +53,7 @@ def merged(schema: Schema, title: str, description: str, **more: Schema) -> Sche
 
 
 def _tidy(schema: Any, *, sent: bool) -> Any:
-    """Draft 7, without what pydantic adds of its own accord: titles of fields, defaults that are ``null``."""
+    """Return a draft 7 schema without what pydantic adds: titles of fields, defaults that are ``null``."""
     if isinstance(schema, list):
         return [_tidy(part, sent=sent) for part in schema]
     if not isinstance(schema, dict):
@@ -89,6 +89,6 @@ def _field(schema: Schema, *, optional: bool, sent: bool) -> Schema:
 
 
 def plain(docstring: str) -> str:
-    """A docstring as Markdown."""
+    """Return a docstring as Markdown."""
     text = re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"`\1`", docstring)
     return "\n\n".join(" ".join(part.split()) for part in re.split(r"\n\s*\n", text.replace("``", "`")))
