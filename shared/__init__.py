@@ -1,1 +1,1 @@
-"""What the three services have in common: the wire, the bus, and how a process starts and stops."""
+"""Share between the three services: the wire, the bus, and how a process starts and stops."""

@@ -1,10 +1,10 @@
-"""Time, in the units that the wire uses."""
+"""Read the time, in the units that the wire uses."""
 
 import time
 
 
 def now_ms() -> int:
-    """Milliseconds since the Unix epoch."""
+    """Return milliseconds since the Unix epoch."""
     return time.time_ns() // 1_000_000
 
 
@@ -13,7 +13,7 @@ SEQ_STEP = 16
 
 
 def now_seq() -> int:
-    """The ``seq`` of now: microseconds since the epoch."""
+    """Return the ``seq`` of now: microseconds since the epoch."""
     return time.time_ns() // 1000
 
 
@@ -30,6 +30,6 @@ class SeqClock:
         self._last = 0
 
     def next(self) -> int:
-        """The next ``seq``, greater than all before it."""
+        """Return the next ``seq``, greater than all before it."""
         self._last = max(self._last + SEQ_STEP, now_seq())
         return self._last

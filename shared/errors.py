@@ -1,4 +1,4 @@
-"""Every error a client can be told, as a class with a stable code. The protocol's error table, in code.
+"""Define every error that a client can receive: a class with a stable code for each row of the protocol's table.
 
 ``code`` is for programs and never changes; ``message`` keeps the old server's wording where it had one.
 """
@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 
 class SignallingError(Exception):
-    """Base of all refusals. Raise a subclass; the gateway turns it into an ``error`` event and acknowledgement."""
+    """Base of all refusals. Raise a subclass; the gateway sends it as an ``error`` event and acknowledgement."""
 
     code: ClassVar[str]
     default: ClassVar[str]
@@ -22,7 +22,7 @@ class SignallingError(Exception):
         self.retry_after_ms = retry_after_ms
 
     def to_wire(self) -> dict[str, Any]:
-        """``{code, message, retryable}`` and, where known, ``callId`` and ``retryAfterMs``."""
+        """Return ``{code, message, retryable}`` and, where known, ``callId`` and ``retryAfterMs``."""
         wire: dict[str, Any] = {"code": self.code, "message": self.message, "retryable": self.retryable}
         if self.call_id is not None:
             wire["callId"] = self.call_id
@@ -32,7 +32,7 @@ class SignallingError(Exception):
 
     @staticmethod
     def from_wire(wire: dict[str, Any]) -> "SignallingError":
-        """The error that another service sent; an unknown code reads as :class:`Unavailable`."""
+        """Return the error that another service sent; an unknown code reads as :class:`Unavailable`."""
         code = wire.get("code", "")
         if code == FirstRefused.code:
             return FirstRefused(wire.get("first") or {}, wire.get("also") or [])
@@ -65,7 +65,7 @@ class Unauthorized(SignallingError):
 
 
 class TokenExpired(SignallingError):
-    """The token is good but for its time: the client gets a fresh one from its own server, and comes again."""
+    """The token has expired: the client gets a fresh one from its own server, and joins again."""
 
     code, default = "token_expired", "Token expired"
 
@@ -101,7 +101,7 @@ class InvalidState(SignallingError):
 
 
 class ReceiverNotFound(SignallingError):
-    """Relay to somebody who is not the peer in a call with the sender."""
+    """Relay to a user that is not the peer in a call with the sender."""
 
     code, default = "receiver_not_found", "Receiver not found"
 
@@ -123,29 +123,29 @@ class Unavailable(SignallingError):
 
 
 class Late(Unavailable):
-    """The asker has stopped waiting, so nobody was told of what was done. A server gives no answer to such a request.
+    """The requester has stopped waiting, so a server does not answer such a request, and sends no client the result.
 
-    The asker asks elsewhere, and there it is told.
+    The requester tries another instance, which answers and sends it.
     """
 
 
 class NotSent(Unavailable):
-    """Nobody can have got what was asked: nothing has happened, and nothing will."""
+    """No instance can have received the request: nothing has happened, and nothing will."""
 
 
 class JoinAlone(Unavailable):
-    """A join of several in one request that has to wait for a gateway: it is to be asked for by itself.
+    """A join of a batch has to wait for a gateway, so it needs a request of its own.
 
-    Said by presence to gateways, never to clients.
+    Presence sends it to gateways, never to clients.
     """
 
     code = "join_alone"
 
 
 class FirstRefused(Unavailable):
-    """Of several joins in one request the first is refused. Said by presence to gateways, never to clients.
+    """The first join of a batch is refused. Presence sends it to gateways, never to clients.
 
-    ``first``: its error, as on the wire. ``also``: what became of the others, in their order, each the JSON of a
+    ``first``: its error, as on the wire. ``also``: the outcomes of the other joins, in their order, each the JSON of a
     :class:`shared.contracts.presence.AlsoJoined`.
     """
 
@@ -157,7 +157,7 @@ class FirstRefused(Unavailable):
         self.also = also
 
     def to_wire(self) -> dict[str, Any]:
-        """Add both to what every error says."""
+        """Add both to the fields of every error."""
         return {**super().to_wire(), "first": self.first, "also": self.also}
 
 

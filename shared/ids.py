@@ -1,4 +1,4 @@
-"""Ids: minting our own, and carrying foreign ones safely through NATS subjects and keys."""
+"""Mint ids, and encode foreign ones for NATS subjects and keys."""
 
 import os
 import re
@@ -13,7 +13,7 @@ _ESCAPED = re.compile(rb"=([0-9A-F]{2})")
 
 
 def new_id() -> str:
-    """A fresh id of 128 random bits: 22 characters of ``[A-Za-z0-9_-]``, safe in subjects and keys as it is."""
+    """Return a fresh id of 128 random bits: 22 characters of ``[A-Za-z0-9_-]``, safe in subjects and keys as it is."""
     return b2a_base64(os.urandom(16), newline=False)[:22].translate(_URL_SAFE).decode()
 
 
@@ -26,16 +26,16 @@ def random_tokens() -> Iterator[str]:
 
 
 def could_be_minted(text: str) -> bool:
-    """Whether a client's word may be an id of ours. Others name nothing, and need not go any further."""
+    """Return True if a text from a client may be an id of ours. Any other names nothing and needs no look-up."""
     return len(text) <= 64 and _SAFE.fullmatch(text) is not None
 
 
 @lru_cache(maxsize=16_384)
 def encode(text: str) -> str:
-    """One subject token (or key part) for any text.
+    """Encode any text as one subject token (or key part).
 
     Bytes of the UTF-8 form outside ``[A-Za-z0-9_-]`` become ``=XX``; ``user123`` stays readable. The mapping is
-    one to one, so two different texts never meet in one subject. A character can take up to 12 bytes.
+    one to one, so two different texts never share a subject. A character can take up to 12 bytes.
 
     Raises ``ValueError`` for an empty text or one with a lone surrogate.
     """
@@ -48,7 +48,7 @@ def encode(text: str) -> str:
 
 @lru_cache(maxsize=16_384)
 def decode(token: str) -> str:
-    """The text that :func:`encode` turned into ``token``. Raises ``ValueError`` if there is none."""
+    """Return the text that :func:`encode` encodes as ``token``. Raises ``ValueError`` if there is none."""
     if _SAFE.fullmatch(token):
         return token
     text = _ESCAPED.sub(lambda m: bytes([int(m[1], 16)]), token.encode("ascii")).decode("utf-8")

@@ -1,8 +1,8 @@
-"""Every NATS subject, bucket and stream of the system: built here, parsed here, documented from here.
+"""Build, parse and document every NATS subject, key, bucket and stream of the system.
 
 Identity and routing are in the subject, the payload is the client-visible JSON. Ids from outside are encoded with
-:func:`shared.ids.encode`; ids of our own (sessions, instances, calls) are token-safe as minted. A client's word for
-a call (``callId``) counts as foreign. ``docs/subjects.md`` is generated from :data:`TABLE`.
+:func:`shared.ids.encode`; ids of our own (sessions, instances, calls) are token-safe as minted. A ``callId`` from a
+client counts as foreign. ``docs/subjects.md`` is generated from :data:`TABLE`.
 """
 
 from enum import IntFlag
@@ -16,7 +16,7 @@ NOBODY = "-"
 """Stands for the user and session of a message that no client sent. ``encode`` never yields it for a minted id."""
 
 RING = "ring"
-"""The kind of deadline that ends a call which nobody answers; its id is the call's."""
+"""The kind of deadline that ends an unanswered call; its id is the call's."""
 
 GRACE = "grace"
 """The kind of deadline that ends a session whose transport broke; its id is the session's, its payload the user."""
@@ -25,16 +25,16 @@ LEASE = "lease"
 """The kind of deadline that a gateway keeps moving ahead while it lives; its id is the gateway's."""
 
 STATE = "state"
-"""The kind of a relay message by which one callcore tells another what a call has become."""
+"""The kind of a relay message by which one callcore sends the owner of a call its new state."""
 
 REPLACED = "replaced"
-"""The order that another socket speaks for a session now."""
+"""The order to close a socket because another one has taken over its session."""
 
 ALIVE = "alive"
 LIVES, HEARD = "lives", "heard"
-"""Questions about a socket: whether it answers a ping, whether it has answered the one behind ``user:joined``."""
+"""Questions about a socket: does it answer a ping, and has it answered the ping behind ``user:joined``?"""
 YES, GONE = b"yes", b"gone"
-"""The question whether a gateway is there."""
+"""Answers to these questions."""
 
 BUCKET_SESSIONS = "sessions"
 BUCKET_CALLS = "calls"
@@ -49,7 +49,7 @@ LIVE = "live.*.*"
 # --- reply subjects -------------------------------------------------------------------------------------------
 
 ZONE_NATS = "nats"
-"""The zone of what NATS itself answers: no user may publish to its reply subjects."""
+"""The zone of requests that NATS itself answers: no user may publish to its reply subjects."""
 
 _ZONES = {
     "rpc.presence": "presence",
@@ -59,7 +59,7 @@ _ZONES = {
 
 
 def zone_of(subject: str) -> str:
-    """The NATS user that answers a request at ``subject``: the third token of its reply subject."""
+    """Return the NATS user that answers a request at ``subject``: the third token of its reply subject."""
     if subject.startswith("$"):
         return ZONE_NATS
     if subject.startswith("rpc."):
@@ -71,26 +71,26 @@ def zone_of(subject: str) -> str:
 
 
 def rpc(service: str, verb: str) -> str:
-    """A request to a service's queue group. ``service``: ``presence``, ``calls``, or ``policy``, which is not ours."""
+    """Return the subject of a request to the queue group of a service: ``presence``, ``calls`` or ``policy``."""
     return f"rpc.{service}.{verb}"
 
 
 def rpc_at(service: str, verb: str, instance: str) -> str:
-    """The same to one instance by name."""
+    """Return the subject of a request to one instance of a service by name."""
     return f"rpc.{service}.{verb}.{instance}"
 
 
 def verb_of(subject: str) -> str:
-    """``rpc.<service>.<verb>`` of a request, whether to any instance or to one by name."""
+    """Return ``rpc.<service>.<verb>`` of a request to any instance or to one by name."""
     return ".".join(subject.split(".", 3)[:3])
 
 
 def is_rpc(subject: str) -> bool:
-    """Whether it is a request to a service, ours or not."""
+    """Return True if a subject is that of a request to a service, the policy service included."""
     return subject.startswith("rpc.")
 
 
-# --- relays: gateway → the callcore in charge of the call ---------------------------------------------------------
+# --- relays: gateway → the owner of the call ----------------------------------------------------------------------
 
 
 class RelaySubject(NamedTuple):
@@ -105,22 +105,22 @@ class RelaySubject(NamedTuple):
 
 
 def relay(callcore: str, call: str, user: str, session: str, to: str, kind: str) -> str:
-    """One offer, answer or candidate of ``session`` of ``user`` for ``to``. ``kind`` is the client event's name."""
+    """Return the subject of a relay from ``session`` of ``user`` to ``to``. ``kind``: the client event's name."""
     return f"relay.{callcore}.{encode(call)}.{encode(user)}.{session}.{encode(to)}.{kind}"
 
 
 def relay_state(callcore: str, call: str) -> str:
-    """Tells the callcore in charge of the call's lane what the call has become; payload: the record and revision."""
+    """Return the subject that sends the owner of a call its new state; payload: the record and revision."""
     return f"relay.{callcore}.{call}.{NOBODY}.{NOBODY}.{NOBODY}.{STATE}"
 
 
 def relay_all(callcore: str) -> str:
-    """What a callcore instance subscribes to."""
+    """Return the subject of all relays to a callcore instance, for its subscription."""
     return f"relay.{callcore}.>"
 
 
 def parse_relay(subject: str) -> RelaySubject:
-    """The tokens of a relay subject. Raises ``ValueError`` (wrong count) for anything else."""
+    """Return the tokens of a relay subject. Raises ``ValueError`` (wrong count) for anything else."""
     _, callcore, call, user, session, to, kind = subject.split(".")
     return _new(RelaySubject, (callcore, call, user, session, to, kind))
 
@@ -135,13 +135,13 @@ class RelayFlags(IntFlag):
     """
 
     FOLLOWS = 1
-    """``f``: the relay numbered before it is not acknowledged yet, so that one must have been passed on first."""
+    """``f``: the relay numbered before it is not acknowledged yet, so callcore must pass that one on first."""
     STARTS = 2
-    """``s``: the relay of the number before it never reaches the receiver, so that one is not to be waited for."""
+    """``s``: the relay of the number before it never reaches the receiver, so callcore does not wait for it."""
     REDELIVER = 4
-    """``a``: its delivery may be lost, so it is to be passed on even if that was done."""
+    """``a``: its delivery may be lost, so callcore passes it on even if it has done so before."""
     WANTS_RECEIPT = 8
-    """``w``: the receiving gateway is to send its receipt."""
+    """``w``: the sending gateway wants a receipt from the receiving gateway."""
     DELIVERY = 16
     """``l``: the message is the delivery that callcore made of the relay."""
 
@@ -191,17 +191,17 @@ class ReceiptSubject(NamedTuple):
 
     @property
     def last(self) -> int:
-        """The number of the last relay in the message."""
+        """Return the number of the last relay in the message."""
         return self.number + self.more
 
     @property
     def flags_text(self) -> str:
-        """Attempt and flags as they stand in the subject."""
+        """Return attempt and flags as they stand in the subject."""
         return f"{self.attempt}{_FLAG_TEXTS[self.flags]}"
 
 
 def receipt(gateway: str, session: str, number: int, attempt: int = 0, flags: int = 0, more: int = 0) -> str:
-    """The reply subject of a relay of ``session``. ``attempt``, ``flags``: see :class:`ReceiptSubject`.
+    """Return the reply subject of a relay of ``session``. ``attempt``, ``flags``: see :class:`ReceiptSubject`.
 
     ``more``: how many follow it in the same message, see :func:`shared.contracts.relays.apart`.
 
@@ -220,18 +220,18 @@ def receipt_wanted(subject: str) -> bool:
 
 
 def receipt_all(gateway: str) -> str:
-    """What a gateway subscribes to."""
+    """Return the subject of all receipts for a gateway, for its subscription."""
     return f"receipt.{gateway}.*.*"
 
 
 def parse_receipt(subject: str) -> tuple[str, int]:
-    """``(session, number)`` of a receipt subject."""
+    """Return ``(session, number)`` of a receipt subject."""
     receipt = receipt_of(subject)
     return receipt.session, receipt.number
 
 
 def receipt_of(subject: str) -> ReceiptSubject:
-    """All of a receipt subject. Raises ``ValueError`` for anything else."""
+    """Return all parts of a receipt subject. Raises ``ValueError`` for anything else."""
     _, gateway, session, rest = subject.split(".")
     number, _, text = rest.partition("-")
     first, more, count = number.partition("+")
@@ -240,38 +240,38 @@ def receipt_of(subject: str) -> ReceiptSubject:
 
 
 def acks(gateway: str) -> str:
-    """Tells a gateway which of its relays have been passed on; payload: :class:`shared.contracts.relays.Acks`."""
+    """Return the subject of acknowledgements to a gateway; payload: :class:`shared.contracts.relays.Acks`."""
     return f"acks.{gateway}"
 
 
 DOUBT = "doubt"
-"""Somebody has lost its connection to NATS: what was on its way to or from it may not have arrived."""
+"""Suspect loss: a service lost its connection to NATS, so messages to or from it may not have arrived."""
 
 
 # --- deliveries: one client-visible event to one session ----------------------------------------------------------
 
 
 def deliver(gateway: str, session: str, event: str) -> str:
-    """``event`` (a Socket.IO event name) for the socket of ``session`` on ``gateway``; captured by DELIVER."""
+    """Return the subject of ``event`` (Socket.IO) for ``session`` on ``gateway``; DELIVER captures it."""
     return f"deliver.{gateway}.{session}.{event}"
 
 
 def deliver_all(gateway: str) -> str:
-    """What a gateway subscribes to."""
+    """Return the subject of all deliveries to a gateway, for its subscription."""
     return f"deliver.{gateway}.>"
 
 
 def mailbox(session: str) -> str:
-    """Everything ever sent to a session, whichever gateway it was on: a filter on the stream DELIVER."""
+    """Return a filter on the stream DELIVER for all messages of a session, at any gateway."""
     return f"deliver.*.{session}.>"
 
 
 SETTLED = "settled"
-"""The event of a letter that is for nobody to hear."""
+"""The event of a mailbox message that gateways do not send to any client."""
 
 
 def settled(session: str) -> str:
-    """Sent by a gateway into a mailbox that it reads: what was handed out before is stored when this is there."""
+    """Return the subject at which a gateway ends a mailbox that it reads: earlier messages are stored before it."""
     return deliver(NOBODY, session, SETTLED)
 
 
@@ -280,56 +280,56 @@ MARK = "mark"
 
 
 def mark(run: str, part: int) -> str:
-    """Put by call control into the stream DELIVER, once a second. ``part``: so that no subject has too many of them."""
+    """Return the subject of a mark of callcore, one a second. ``part``: limits the marks of one subject."""
     return deliver(NOBODY, f"{run}-{part}", MARK)
 
 
 def marks() -> str:
-    """All marks: a filter on the stream DELIVER."""
+    """Return a filter on the stream DELIVER for all marks."""
     return deliver(NOBODY, "*", MARK)
 
 
 def parse_deliver(subject: str) -> tuple[str, str]:
-    """``(session, event)`` of a deliver subject."""
+    """Return ``(session, event)`` of a deliver subject."""
     _, _, session, event = subject.split(".")
     return session, event
 
 
 def control(gateway: str, session: str, what: str) -> str:
-    """An order to a gateway about one of its sessions. ``what``: ``replaced``; payload: the socket's id."""
+    """Return the subject of an order or question about one session of a gateway; payload: the socket's id."""
     return f"control.{gateway}.{session}.{what}"
 
 
 def alive(gateway: str) -> str:
-    """A question to a gateway, about none of its sessions: it answers with nothing as long as it works."""
+    """Return the subject of a liveness request to a gateway, which gives an empty answer while it works."""
     return control(gateway, NOBODY, ALIVE)
 
 
 def control_all(gateway: str) -> str:
-    """What a gateway subscribes to."""
+    """Return the subject of all orders and questions to a gateway, for its subscription."""
     return f"control.{gateway}.*.*"
 
 
 def parse_control(subject: str) -> tuple[str, str]:
-    """``(session, what)`` of a control subject."""
+    """Return ``(session, what)`` of a control subject."""
     _, _, session, what = subject.split(".")
     return session, what
 
 
 HEARD_ALL = "heard.*"
-"""What a gateway subscribes to."""
+"""The requests of :func:`heard` for all sessions; every gateway subscribes to it."""
 
 
 def heard(session: str) -> str:
-    """A question to all gateways: which relays the client of ``session`` had got.
+    """Return the subject of a request to all gateways: which relays had the client of ``session`` received?
 
-    Payload: the greatest ``seq`` that it had got.
+    Payload: the greatest ``seq`` that the client had received.
     """
     return f"heard.{session}"
 
 
 def heard_session(subject: str) -> str:
-    """The session that is asked about."""
+    """Return the session of a subject of :func:`heard`."""
     return subject.partition(".")[2]
 
 
@@ -337,12 +337,12 @@ def heard_session(subject: str) -> str:
 
 
 def event_call(call: str, what: str) -> str:
-    """``what`` happened to a call: ``initiated``, ``accepted``, ``rejected``, ``ended``."""
+    """Return the subject of an event of a call. ``what``: ``initiated``, ``accepted``, ``rejected``, ``ended``."""
     return f"event.call.{call}.{what}"
 
 
 def event_user(user: str, what: str) -> str:
-    """``what`` happened to a session of a user: ``joined``, ``lost`` (its transport), ``resumed``, ``left``."""
+    """Return the subject of an event of a session: ``joined``, ``lost`` (its transport), ``resumed``, ``left``."""
     return f"event.user.{encode(user)}.{what}"
 
 
@@ -350,22 +350,22 @@ def event_user(user: str, what: str) -> str:
 
 
 def deadline_set(kind: str, id_: str) -> str:
-    """Where a scheduled message rests until its time. ``kind``: :data:`RING`, :data:`GRACE`, :data:`LEASE`."""
+    """Return the subject of a deadline that is not due. ``kind``: :data:`RING`, :data:`GRACE`, :data:`LEASE`."""
     return f"deadline.set.{kind}.{id_}"
 
 
 def deadline_due(kind: str, id_: str) -> str:
-    """Where it appears when its time has come; one shared consumer hands it to one live instance."""
+    """Return the subject of a due deadline; a shared consumer hands it to one live instance."""
     return f"deadline.due.{kind}.{id_}"
 
 
 def deadline_due_all(kind: str) -> str:
-    """All due deadlines of a kind: what its shared consumer filters."""
+    """Return the filter of the shared consumer of a kind: all its due deadlines."""
     return f"deadline.due.{kind}.*"
 
 
 def parse_deadline(subject: str) -> tuple[str, str]:
-    """``(kind, id)`` of a due deadline."""
+    """Return ``(kind, id)`` of a due deadline."""
     _, _, kind, id_ = subject.split(".")
     return kind, id_
 
@@ -374,17 +374,17 @@ def parse_deadline(subject: str) -> tuple[str, str]:
 
 
 def live(service: str, instance: str) -> str:
-    """The beat of one instance, every second; payload: version and start time."""
+    """Return the subject of the heartbeat of one instance, every second; payload: version and start time."""
     return f"live.{service}.{instance}"
 
 
 def live_all(service: str) -> str:
-    """The beats of all instances of a service."""
+    """Return the subject of the heartbeats of all instances of a service."""
     return f"live.{service}.*"
 
 
 def parse_live(subject: str) -> tuple[str, str]:
-    """``(service, instance)`` of a beat."""
+    """Return ``(service, instance)`` of a heartbeat."""
     _, service, instance = subject.split(".")
     return service, instance
 
@@ -393,32 +393,32 @@ def parse_live(subject: str) -> tuple[str, str]:
 
 
 def key_user(user: str) -> str:
-    """``user.<user>``: in bucket ``sessions`` the user's sessions, in bucket ``calls`` the call that holds them."""
+    """Return ``user.<user>``: a user's sessions in bucket ``sessions``, the reservation in bucket ``calls``."""
     return f"user.{encode(user)}"
 
 
 def key_user_all() -> str:
-    """A filter on the keys of all users."""
+    """Return a filter on the keys of all users."""
     return "user.*"
 
 
 def key_call(call: str) -> str:
-    """``call.<call>`` in bucket ``calls``: the record of a call. ``call`` may be a client's word."""
+    """Return ``call.<call>`` in bucket ``calls``: the record of a call. ``call`` may come from a client."""
     return f"call.{encode(call)}"
 
 
 def key_rings(role: str, user: str) -> str:
-    """``caller.<user>``, ``callee.<user>`` in bucket ``calls``: when the user may ring, or be rung, next."""
+    """Return ``caller.<user>`` or ``callee.<user>`` in bucket ``calls``: the next time to ring or be rung."""
     return f"{role}.{encode(user)}"
 
 
 def key_joins(user: str) -> str:
-    """``joins.<user>`` in bucket ``sessions``: when the user, who joins often, may join next."""
+    """Return ``joins.<user>`` in bucket ``sessions``: when a user that joins often may join next."""
     return f"joins.{encode(user)}"
 
 
 def key_pair(caller: str, callee: str) -> str:
-    """``pair.<caller>=0A<callee>`` in bucket ``calls``: the caller's rings that the callee did not answer.
+    """Return ``pair.<caller>=0A<callee>`` in bucket ``calls``: the caller's rings that the callee did not answer.
 
     One token; a line feed, which no user id has, is between the two ids.
     """
@@ -426,28 +426,28 @@ def key_pair(caller: str, callee: str) -> str:
 
 
 def key_at(gateway: str, session: str, user: str) -> str:
-    """``at.<gateway>.<session>.<user>`` in bucket ``sessions``: the session is, or was of late, at that gateway."""
+    """Return ``at.<gateway>.<session>.<user>`` in bucket ``sessions``: the session is or was at that gateway."""
     return f"at.{gateway}.{session}.{encode(user)}"
 
 
 def key_at_all(gateway: str) -> str:
-    """A filter on the keys of one gateway's sessions."""
+    """Return a filter on the keys of one gateway's sessions."""
     return f"at.{gateway}.*.*"
 
 
 def parse_key_at(key: str) -> tuple[str, str]:
-    """``(session, user)`` of such a key."""
+    """Return ``(session, user)`` of a key of :func:`key_at`."""
     _, _, session, user = key.split(".")
     return session, decode(user)
 
 
 def key_gateway(gateway: str) -> str:
-    """``gateway.<gateway>`` in bucket ``sessions``: the gateway counts as alive."""
+    """Return ``gateway.<gateway>`` in bucket ``sessions``: the lease of a gateway."""
     return f"gateway.{gateway}"
 
 
 def parse_key(key: str) -> tuple[str, str]:
-    """``(kind, id)`` of a key, the id decoded."""
+    """Return ``(kind, id)`` of a key, the id decoded."""
     kind, token = key.split(".")
     return kind, decode(token)
 
@@ -484,109 +484,110 @@ TABLE: tuple[Row, ...] = (
         "rpc.calls.<verb>.<callcore>",
         "request",
         "callcore",
-        "the callcore in charge of the call",
-        "initiate, happen: a deed passed on to where the call's relays run",
+        "the callcore that owns the call",
+        "initiate, happen: a command that another callcore forwards to the owner of the call",
     ),
     Row(
         "rpc.policy.may_call",
         "request",
         "callcore",
         "a policy service, if there is one",
-        "whether `caller` may ring `callee`; answered with `allowed`",
+        "asks if `caller` may ring `callee`; answered with `allowed`",
     ),
     Row(
         "rpc.policy.may_see",
         "request",
         "presence",
         "a policy service, if there is one",
-        "whether `asker` may know if `user` is online; answered with `allowed`",
+        "asks if `asker` may see the status of `user`; answered with `allowed`",
     ),
     Row(
         "relay.<callcore>.<call>.<user>.<session>.<to>.<kind>",
         "publish with receipt subject",
         "gateway",
-        "the callcore in charge of the call",
-        "call:offer, call:answer, ice:candidate; payload: what the peer is to see, without seq, with its stamp; "
-        "candidates that leave together are one message, each on a line of its own",
+        "the callcore that owns the call",
+        "call:offer, call:answer, ice:candidate; payload: the event for the peer, without seq, with its stamp; "
+        "candidates sent in one batch are one message, each on a line of its own",
     ),
     Row(
         "relay.<callcore>.<call>.-.-.-.state",
         "publish",
         "callcore",
-        "the callcore in charge of the call",
-        "what the call has become, so that relays need not read it",
+        "the callcore that owns the call",
+        "the new state of the call, so that relays need not read its record",
     ),
     Row(
         "receipt.<gateway>.<session>.<number>",
         "publish",
         "callcore, gateway, nats-server",
         "the sending gateway",
-        "what became of a relay: refused, taken by the peer's gateway, or no such instance",
+        "outcome of a relay: refused, received by the peer's gateway, or no such instance",
     ),
     Row(
         "acks.<gateway>",
         "publish",
         "callcore, gateway",
         "the sending gateway",
-        "which relays have been passed on, and which are missed",
+        "acknowledges relays that were passed on, and names those that are missing",
     ),
     Row(
         "doubt",
         "publish",
         "callcore, gateway",
         "callcore, gateway",
-        "somebody was cut off from NATS: relays of the last seconds are sent again, and turns of calls told again",
+        "suspect loss: a service lost its connection to NATS; gateways retransmit relays of the last seconds, "
+        "callcore redelivers call events",
     ),
     Row(
         "deliver.<gateway>.<session>.<event>",
         "publish, captured by memory stream DELIVER",
         "callcore",
         "gateway",
-        "one client-visible event to one session, or candidates that came together, each on a line of its own; "
-        "`deliver.-.<session>.settled` is for no client, gateways see by it that what came before is stored; "
-        "`deliver.-.<run>.mark` neither, call control numbers it, so that it shows if nothing was stored for a while",
+        "one client-visible event to one session, or a batch of candidates, each on a line of its own; "
+        "`deliver.-.<session>.settled` shows a gateway that earlier messages are stored, clients do not get it; "
+        "`deliver.-.<run>.mark` is numbered by callcore, and a missing number shows a time without storage",
     ),
-    Row("control.<gateway>.<session>.replaced", "publish", "presence", "gateway", "close the socket named"),
+    Row("control.<gateway>.<session>.replaced", "publish", "presence", "gateway", "close the named socket"),
     Row(
         "control.<gateway>.<session>.lives",
         "request",
         "presence",
         "gateway",
-        "whether the socket named answers a ping in so many milliseconds; if not, when it last did",
+        "asks if the named socket answers a ping within the given milliseconds; if not, when it last did",
     ),
     Row(
         "control.<gateway>.<session>.heard",
         "request",
         "presence",
         "gateway",
-        "whether the socket named has answered the ping that followed its resume token",
+        "asks if the named socket has answered the ping that followed its resume token",
     ),
     Row(
         "control.<gateway>.-.alive",
         "request",
         "presence",
         "gateway",
-        "whether it works; asked before it is given up",
+        "asks if the gateway works, before presence ends its lease",
     ),
     Row(
         "heard.<session>",
         "request",
         "gateway",
         "every gateway; the one that wrote to the client answers",
-        "which relays a client had got when it got a `seq`; asked where its mailbox is lost",
+        "asks which relays a client had received up to a given `seq`, if its mailbox is lost",
     ),
     Row(
         "event.call.<call>.<what>",
         "JetStream stream EVENTS",
         "callcore",
-        "whoever wants to know",
+        "consumers that the operator runs",
         "a call's life",
     ),
     Row(
         "event.user.<user>.<what>",
         "JetStream stream EVENTS",
         "presence",
-        "whoever wants to know",
+        "consumers that the operator runs",
         "joined, lost, resumed, left",
     ),
     Row(
@@ -594,7 +595,7 @@ TABLE: tuple[Row, ...] = (
         "scheduled message in DEADLINES",
         "callcore, presence",
         "nats-server",
-        "a timer: ring (a call nobody answers), grace (a session nobody resumes), lease (a gateway that is silent)",
+        "a timer: ring (an unanswered call), grace (a session that is not resumed), lease (a silent gateway)",
     ),
     Row(
         "deadline.due.<kind>.<id>",
@@ -608,9 +609,9 @@ TABLE: tuple[Row, ...] = (
         "publish",
         "callcore, presence, gateway",
         "gateway, callcore, signalling monitor",
-        "alive; every second",
+        "heartbeat, every second",
     ),
-    Row("rollcall", "publish", "anyone", "callcore, presence, gateway", "asks for a beat at once"),
+    Row("rollcall", "publish", "any service", "callcore, presence, gateway", "asks for a heartbeat at once"),
     Row(
         "$KV.sessions.user.<user>",
         "key in bucket sessions",
@@ -623,14 +624,14 @@ TABLE: tuple[Row, ...] = (
         "key in bucket sessions",
         "presence",
         "presence",
-        "which sessions to look after when the gateway dies",
+        "the sessions for which presence starts the grace period when the gateway dies",
     ),
     Row(
         "$KV.sessions.joins.<user>",
         "key in bucket sessions, with a TTL",
         "presence",
         "presence",
-        "when a user who joins often may join next",
+        "when a user that joins often may join next",
     ),
     Row(
         "$KV.sessions.gateway.<gateway>",
@@ -644,27 +645,27 @@ TABLE: tuple[Row, ...] = (
         "key in bucket calls",
         "callcore",
         "callcore, presence",
-        "the call that holds a user",
+        "the reservation of a user: its call",
     ),
     Row(
         "$KV.calls.call.<call>",
         "key in bucket calls",
         "callcore",
         "callcore, presence",
-        "the record of a call; presence reads whether it has ended",
+        "the record of a call; presence reads if it has ended",
     ),
     Row(
         "$KV.calls.caller.<user>, $KV.calls.callee.<user>",
         "key in bucket calls, with a TTL",
         "callcore",
         "callcore",
-        "when the user may ring next, or be rung next",
+        "when the user may ring or be rung next",
     ),
     Row(
         "$KV.calls.pair.<caller>=0A<callee>",
         "key in bucket calls, with a TTL",
         "callcore",
         "callcore",
-        "rings in a row that the callee did not answer",
+        "consecutive rings that the callee did not answer",
     ),
 )

@@ -16,8 +16,8 @@ EVENTS_MAX, SECONDS_MAX = 999_999, 99_999
 class Rate:
     """``events`` at once; each comes back after its share of ``seconds``. In settings: ``events/seconds``.
 
-    It is kept by one number for each who has it: when the next event is allowed (a token bucket told by the time at
-    which it has a token, so that looking is a comparison, and counting an addition).
+    Its state is one number for each client: when the next event is allowed. So a check of this token bucket is a
+    comparison, and a count is an addition.
     """
 
     events: int
@@ -28,12 +28,12 @@ class Rate:
 
     @property
     def interval(self) -> float:
-        """Seconds after which one more is allowed."""
+        """Return the seconds after which one more event is allowed."""
         return self.seconds / self.events
 
     @property
     def slack(self) -> float:
-        """How long after its last event a client that had a full bucket could have sent all of them at once."""
+        """Return how many seconds after its last event a client with a full bucket could have sent all at once."""
         return self.seconds - self.interval
 
     def after(self, allowed_at: float, now: float) -> float:

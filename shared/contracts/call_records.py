@@ -1,4 +1,4 @@
-"""The record of a call, and the messages about it between callcore instances."""
+"""Define the record of a call, and the messages about it between callcore instances."""
 
 from enum import StrEnum
 from typing import Any, NamedTuple

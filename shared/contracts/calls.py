@@ -1,4 +1,4 @@
-"""Call control: requests to it. Every one says who asks: the user and session that the gateway vouches for."""
+"""Define the requests to callcore. Each names the user and session that caused it, checked by the gateway."""
 
 from typing import Any, ClassVar, Literal
 
@@ -17,7 +17,7 @@ class ByClient(Request):
     session: str
     gateway: str
     settle: bool = False
-    """Do nothing; but if this very request was done before, tell everybody once more what came of it."""
+    """True if callcore is to do nothing new: if it did this very request before, it redelivers the call events."""
 
 
 class InitiateRequest(ByClient):
@@ -72,7 +72,7 @@ class FindRequest(ByClient):
 class AttachedRequest(ByClient):
     """``rpc.calls.attached``: a session of a busy user joined or moved to this address. Ring it, or move the call.
 
-    ``resumed``: its client knows what it was sent, so a call that rings need not be told again.
+    ``resumed``: True if its client has the messages of its mailbox, so a ringing call is not redelivered.
     """
 
     resumed: bool = False
@@ -98,7 +98,7 @@ class AttachedReply(Wire):
 class LeftRequest(ByClient):
     """``rpc.calls.left``: a session of a busy user is gone. ``reason``: ``hangup`` or ``connection_lost``.
 
-    ``call``: the call that held the user when presence looked.
+    ``call``: the call for which the user was reserved when presence read it.
     """
 
     reason: Reason
@@ -117,7 +117,7 @@ class Reservation(Wire):
 
 
 class CallState(Wire):
-    """What others than call control may read of ``call.<call>`` in bucket ``calls``."""
+    """The fields of ``call.<call>`` in bucket ``calls`` that other services than callcore may read."""
 
     ENDED: ClassVar[str] = "ended"
 

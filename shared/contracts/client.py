@@ -1,4 +1,4 @@
-"""What a client may send and what it may be sent: the first two tables of the protocol.
+"""Define the events that clients send and receive: the first two tables of the protocol.
 
 Keys of the old HelloTalk server keep their names and shapes; everything else is an addition.
 """
@@ -16,7 +16,7 @@ CANDIDATE_MAX_BYTES = 2 * 1024
 CANDIDATES_MAX = 64
 METADATA_MAX_BYTES = 4 * 1024
 TOKEN_MAX = 8 * 1024
-"""Characters of a token that says who a client is."""
+"""Characters of a token that authenticates a client."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ class IceQuery(Wire):
 
 
 class Relayed(Wire):
-    """What offers, answers and candidates have in common. ``from`` must be the sender."""
+    """Base of offers, answers and candidates. ``from`` must be the sender."""
 
     from_: Annotated[UserId, Field(alias="from")]
     to: UserId
@@ -187,7 +187,7 @@ class Candidate(Relayed):
         return self
 
     def dump(self) -> bytes:
-        """The JSON of this message as it was given: a ``candidate`` that is ``null`` is there."""
+        """Return the JSON of this message as it was given, a ``candidate`` that is ``null`` included."""
         return self.model_dump_json(by_alias=True, exclude_unset=True).encode()
 
 
@@ -211,7 +211,7 @@ INBOUND: dict[Event, type[Wire]] = {
 
 
 class ResumeOffer(Wire):
-    """How to come back: present ``token`` within ``windowSeconds`` after the transport broke."""
+    """The offer of a resume: the client sends ``token`` within ``windowSeconds`` after its transport broke."""
 
     token: str
     window_seconds: int
@@ -229,7 +229,7 @@ class CurrentCall(Wire):
 class Joined(Wire):
     """``user:joined``; ``socketId`` equals ``socket.id``, ``iceExpiresAt`` is there if ``iceServers`` expire.
 
-    ``tokenSeconds``: how long the client's token holds, where it needs one. Not a time, as its clock may be wrong.
+    ``tokenSeconds``: how long the client's token is valid, if it needs one. No time, as its clock may be wrong.
     ``call``: the call that the session is in, if there is one. A call that rings here comes as ``call:incoming``.
     """
 
@@ -245,7 +245,7 @@ class Joined(Wire):
 
 
 class StoredIncoming(Wire):
-    """``call:incoming`` on the bus and in mailboxes; the gateway adds what is left of the time as it writes it."""
+    """``call:incoming`` on the bus and in mailboxes; the gateway adds the time left when it writes it."""
 
     from_: Annotated[str, Field(alias="from")]
     call_type: CallType
@@ -261,7 +261,7 @@ class Incoming(StoredIncoming):
 
 
 class StoredInitiated(Wire):
-    """``call:initiated`` on the bus and in mailboxes; the gateway adds what is left of the time as it writes it."""
+    """``call:initiated`` on the bus and in mailboxes; the gateway adds the time left when it writes it."""
 
     call_id: str
     to: str
@@ -306,7 +306,7 @@ class Status(Wire):
 
 
 class Refreshed(Wire):
-    """``user:refresh``, answered; ``tokenSeconds``: how long the token holds, where one is needed."""
+    """``user:refresh``, answered; ``tokenSeconds``: how long the token is valid, if one is needed."""
 
     token_seconds: int | None = None
 
@@ -319,7 +319,7 @@ class IceServers(Wire):
 
 
 class SessionOver(Wire):
-    """``session:replaced`` and ``session:expired``: the session is not this socket's any more, which is closed."""
+    """``session:replaced`` and ``session:expired``: this socket has lost its session, and the gateway closes it."""
 
     session_id: str
 
@@ -367,4 +367,4 @@ STORED: dict[Event, type[Wire]] = {
     Event.INCOMING: StoredIncoming,
     Event.INITIATED: StoredInitiated,
 }
-"""The same as call control sends it to gateways, and as a mailbox keeps it."""
+"""The same events as callcore sends them to gateways, and as mailboxes store them."""

@@ -1,4 +1,4 @@
-"""What is recorded in the stream ``EVENTS``, for whoever wants to know. No metadata, no addresses."""
+"""Define the records of the stream ``EVENTS``, for consumers that the operator runs. No metadata, no addresses."""
 
 from shared.contracts.client import CallType
 from shared.contracts.wire import Millis, Wire

@@ -1,4 +1,4 @@
-"""The beat by which instances of a service know of each other."""
+"""Define the heartbeat by which instances of a service know of each other."""
 
 from shared.contracts.wire import Millis, Wire
 

@@ -1,4 +1,4 @@
-"""Presence: requests to it, and the record of a user's sessions, which it alone writes and call control reads."""
+"""Define the requests to presence, and the record of a user's sessions. Presence writes it, callcore reads it."""
 
 from typing import Any
 
@@ -8,16 +8,16 @@ from shared.contracts.wire import DeviceId, Millis, Reason, UserId, Wire
 LEASE_SECONDS = 6.0
 """A gateway that has not renewed its lease for this long counts as dead."""
 RENEW_SECONDS = 2.0
-"""How often a gateway renews it."""
+"""Seconds between two renewals of a lease."""
 
 
 class Session(Wire):
     """One device of a user, as long as it is joined or may be resumed.
 
-    ``gateway`` and ``socket`` say where it is, or was last. ``lost_at``: since when its transport is gone; the session
-    is in its grace then. ``spent``: tokens of before, from the one by which it was resumed last on; good for a client
-    that was gone before it heard of a later one. ``alternates``: tokens of other answers to joins of this very socket,
-    as good as ``resume_token``: the gateway may have taken any of them.
+    ``gateway`` and ``socket``: where it is, or was last. ``lost_at``: when its transport broke; the session is then in
+    its grace period. ``spent``: earlier tokens, from the one of its last resume on. They are valid for a client that
+    disconnected before it received a later one. ``alternates``: tokens of other answers to joins of this very socket.
+    They are as good as ``resume_token``, because the gateway may have used any of these answers.
 
     Tokens are stored as ``s1:`` and the SHA-256 in hex; a value without ``s1:`` is a clear token of an older release.
     """
@@ -45,7 +45,7 @@ class CountRequest(Request):
 
 
 class CountReply(Wire):
-    """``users``: those with a session, also one in its grace; some who left seconds ago are still in it."""
+    """``users``: how many have a session, grace periods included; users that left seconds ago may be counted."""
 
     users: int
 
@@ -66,9 +66,9 @@ class JoinRequest(Request):
 
 
 class JoinsRequest(JoinRequest):
-    """The same, for several who join at one gateway in one moment. ``also``: the others, none of whom resumes.
+    """Batch the joins of one event-loop tick at one gateway. ``also``: the others, none with a resume.
 
-    An answer that says nothing of them does not mean that they have not joined: each is to be asked for alone then.
+    An answer without ``also`` does not mean that they have not joined: the gateway then asks for each alone.
     ``outcomes``: True if the gateway reads :class:`shared.errors.FirstRefused`.
     """
 
@@ -79,9 +79,8 @@ class JoinsRequest(JoinRequest):
 class JoinReply(Wire):
     """The session the socket now speaks for. ``resumed``: it is the one that ``resume`` named.
 
-    ``continued``: the session was there before, at another socket. ``lost_at``: since when that one was gone, where it
-    was known to be. ``busy``: a call holds the user, so the gateway tells call control (``rpc.calls.attached``) that
-    the session is here.
+    ``continued``: the session existed before, at another socket. ``lost_at``: when that socket was lost, if presence
+    knew. ``busy``: the user is reserved for a call, so the gateway sends callcore ``rpc.calls.attached``.
     """
 
     session: str
@@ -95,14 +94,14 @@ class JoinReply(Wire):
 
 
 class AlsoJoined(Wire):
-    """What became of one of the others: ``reply``, or ``error`` as in :class:`shared.contracts.rpc.Reply`."""
+    """The outcome of one other join of a batch: ``reply``, or ``error`` as in :class:`shared.contracts.rpc.Reply`."""
 
     reply: JoinReply | None = None
     error: dict[str, Any] | None = None
 
 
 class JoinsReply(JoinReply):
-    """``also``: what became of the others, in their order."""
+    """The answer to a batch. ``also``: the outcomes of the other joins, in their order."""
 
     also: tuple[AlsoJoined, ...] | None = None
 
@@ -110,7 +109,7 @@ class JoinsReply(JoinReply):
 class LeaveRequest(Request):
     """``rpc.presence.leave``. ``socket`` guards against a leave that comes after the session moved on.
 
-    ``reason`` is what a peer in a call is told: ``hangup`` for a client that left, ``connection_lost`` for one
+    ``reason`` is the one that a peer in a call receives: ``hangup`` for a client that left, ``connection_lost`` for one
     whose transport broke.
     """
 
@@ -122,10 +121,10 @@ class LeaveRequest(Request):
 
 
 class LostRequest(Request):
-    """``rpc.presence.lost``: the transport of ``socket`` broke; its session begins its grace.
+    """``rpc.presence.lost``: the transport of ``socket`` broke; its session's grace period begins.
 
     ``socket`` guards against a message that comes after the session moved on. ``session``: ``None`` if the gateway
-    never heard which one it is. ``unheard``: the client may not know of its resume token.
+    never received its id. ``unheard``: True if the client may not have received its resume token.
     """
 
     user: UserId
@@ -136,7 +135,7 @@ class LostRequest(Request):
 
 
 class ReassertRequest(Request):
-    """``rpc.presence.reassert``: a session that presence may have given up, or forgotten, is at this socket.
+    """``rpc.presence.reassert``: this socket has a session that presence may have ended or lost.
 
     ``resume_token``: the clear token, which presence stores hashed.
     """
@@ -150,23 +149,23 @@ class ReassertRequest(Request):
 
 
 class ReassertReply(Wire):
-    """``moved``: another socket speaks for the session by now."""
+    """``moved``: True if another socket has taken over the session."""
 
     moved: bool
 
 
 class RenewRequest(Request):
-    """``rpc.presence.renew``: the gateway lives; every :data:`RENEW_SECONDS`. ``leaving``: it says goodbye."""
+    """``rpc.presence.renew``: the gateway lives; every :data:`RENEW_SECONDS`. ``leaving``: True if it stops."""
 
     gateway: str
     leaving: bool = False
 
 
 class RenewReply(Wire):
-    """``known``: presence knew of the gateway. If not, it has given up or forgotten its sessions: reassert them.
+    """``known``: True if presence had a lease of the gateway. If not, the gateway reasserts its sessions.
 
-    ``since``: when the lease began (ms), which tells one lease from the next also if the answer to the first renewal
-    got lost. ``None`` from a presence that does not know it, and for ``leaving``.
+    ``since``: when the lease began (ms). It distinguishes one lease from the next even if the answer to the first
+    renewal got lost. ``None`` from a presence that does not know it, and for ``leaving``.
     """
 
     known: bool
@@ -184,7 +183,7 @@ class Lease(Wire):
 
 
 class StatusRequest(Request):
-    """``rpc.presence.status``; answered with :class:`shared.contracts.client.Status`. ``asker``: who wants to know."""
+    """``rpc.presence.status``; answered with :class:`shared.contracts.client.Status`. ``asker``: the user that asks."""
 
     user: UserId
     asker: UserId

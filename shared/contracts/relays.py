@@ -1,10 +1,10 @@
-"""Relays between services: the stamp by which copies of one are known, and the acknowledgements.
+"""Define stamps, batches and acknowledgements of relays between services.
 
-A relay may be passed on twice, because whoever passed it on died before saying so. So each carries the sending session
-and its number as the last key of its JSON, also in the mailbox: ``"relay":"<session>.<number>"``. Gateways take it out
-before a client sees it.
+A relay may be passed on twice, because a callcore may stop before it acknowledges. So each carries the sending session
+and its number as the last key of its JSON, also in the mailbox: ``"relay":"<session>.<number>"``. Gateways remove it
+before a client sees it, and drop copies by it.
 
-Candidates that leave a gateway together travel in one message, each on a line of its own; no JSON here has line breaks.
+Candidates that a gateway sends as a batch are one message, each on a line of its own; no JSON here has line breaks.
 """
 
 from collections.abc import Iterator
@@ -23,12 +23,11 @@ _new = tuple.__new__  # a named tuple's own takes three times as long
 
 
 class Acks(Wire):
-    """``acks.<gateway>``. ``by``: the instance that says so. Calls are subject tokens.
+    """``acks.<gateway>``. ``by``: the callcore instance that sends it. Calls are subject tokens.
 
-    ``done``: (session, call, number, attempt): of what was sent that time (a digit), this relay and all before it need
-    not be sent any more; number 0 says only that they have come. ``gaps``: (session,
-    call): a relay came before its turn and was dropped. ``lost``: sessions of whose relays one did not arrive although
-    it was acknowledged.
+    ``done``: (session, call, number, attempt): of this attempt (a digit), the relay and all before it need no
+    retransmission; number 0 says only that they were received. ``gaps``: (session, call): callcore dropped a relay
+    that came out of order. ``lost``: sessions with a relay that was acknowledged but did not arrive.
     """
 
     by: str
@@ -38,7 +37,7 @@ class Acks(Wire):
 
 
 class RelaysHeard(Wire):
-    """The answer to ``heard.<session>``: the relays that a client had got.
+    """The answer to ``heard.<session>``: the relays that a client had received.
 
     ``relays``: sending session → number of its last one.
     """
@@ -47,12 +46,12 @@ class RelaysHeard(Wire):
 
 
 def stamp(payload: bytes, session: str, number: int) -> bytes:
-    """``payload`` (a JSON object that is not empty) with its stamp."""
+    """Return ``payload`` (a JSON object that is not empty) with its stamp."""
     return b'%b,"relay":"%b.%d"}' % (payload[:-1], session.encode(), number)
 
 
 class Stamped(NamedTuple):
-    """What a stamp says, and the payload as the client is to see it."""
+    """The parsed stamp of a relay, and the payload without it, as the client receives it."""
 
     session: str
     number: int
@@ -60,7 +59,7 @@ class Stamped(NamedTuple):
 
 
 def stamped(payload: bytes) -> Stamped | None:
-    """A relay taken apart, as it was sent or with ``seq`` behind; ``None`` for one without a stamp."""
+    """Return the stamp and bare payload of a relay, with ``seq`` or without; ``None`` if it has no stamp."""
     at = payload.rfind(_KEY)
     if at < 0:
         return None
@@ -71,7 +70,7 @@ def stamped(payload: bytes) -> Stamped | None:
 
 
 def apart(reply: str, payload: bytes) -> Iterator[tuple[str, bytes]]:
-    """The relays of one message as if each had come by itself: its receipt subject, and its payload."""
+    """Split a batch into relays: yield the receipt subject and payload of each."""
     gateway, session, number, attempt, flags, more = subjects.receipt_of(reply)
     if not more:
         yield reply, payload
@@ -82,7 +81,7 @@ def apart(reply: str, payload: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def without_first(reply: str, payload: bytes, count: int) -> tuple[str, bytes]:
-    """What is left of a message of several relays without the first of them: its receipt subject, and its payload."""
+    """Return the receipt subject and payload of a batch without its first ``count`` relays."""
     gateway, session, number, attempt, _, more = subjects.receipt_of(reply)
     # The flags are those of the first relay. One that follows a relay that was passed on has this flag and no other.
     left = subjects.receipt(gateway, session, number + count, attempt, subjects.FOLLOWS, more - count)

@@ -1,7 +1,7 @@
-"""The envelope of every request between services.
+"""Define the envelope of every request between services.
 
-A request carries an id, which stays the same when it is tried again on another instance, and how long its asker waits
-for the answer: a service that reads it later does not act on it, and tells nobody of what it did too late.
+A request carries an id, which stays the same when it is tried again on another instance. It also carries how long the
+requester waits: a service that reads it later does not act on it, and does not answer.
 """
 
 from typing import Annotated, Any
@@ -14,8 +14,8 @@ from shared.contracts.wire import Millis, Wire
 class Request(Wire):
     """Base of all requests. ``attempt``: 2 when it is tried again.
 
-    ``expires_at``: when the asker stops waiting, in milliseconds since the epoch. ``left_ms``: how long that is, from
-    when it was sent on. See :mod:`shared.messaging.time_budget`.
+    ``expires_at``: when the requester stops waiting, in milliseconds since the epoch. ``left_ms``: milliseconds from
+    sending until then. See :mod:`shared.messaging.time_budget`.
     """
 
     request_id: Annotated[str, Field(min_length=1, max_length=64)]
@@ -33,4 +33,4 @@ class Reply(Wire):
 
 
 class Done(Wire):
-    """The result of a request that has nothing to tell."""
+    """The result of a request without data."""

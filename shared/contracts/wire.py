@@ -1,4 +1,4 @@
-"""The base of every wire model, and the field types they share."""
+"""Define the base of every wire model, and the field types they share."""
 
 import json
 import unicodedata
@@ -25,7 +25,7 @@ class Wire(BaseModel):
     )
 
     def dump(self) -> bytes:
-        """The JSON of this message, absent fields left out. A model to which ``null`` means something overrides it."""
+        """Return the JSON of this message, without absent fields. Models in which ``null`` matters override it."""
         return self.model_dump_json(by_alias=True, exclude_none=True).encode()
 
 
@@ -36,7 +36,7 @@ def _printable(text: str) -> str:
 
 
 def json_size(value: Any) -> int:
-    """Bytes of the compact JSON of ``value``."""
+    """Return the bytes of the compact JSON of ``value``."""
     return len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass"))
 
 
@@ -45,7 +45,7 @@ TOO_LARGE = "too_large"
 
 
 def at_most(name: str, limit: int) -> AfterValidator:
-    """A bound on the JSON size of a field, in bytes: ``limit``, or less if the context of validation says so."""
+    """Return a validator of the JSON size of a field: at most ``limit`` bytes, or less by the validation context."""
 
     def check(value: Any, info: ValidationInfo) -> Any:
         most = limit if info.context is None else min(limit, getattr(info.context, name))
@@ -74,7 +74,7 @@ CallId = _Text
 DeviceId = _Text
 
 Reason = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]{1,32}$")]
-"""Why a call ended: one of the protocol's reasons or a client's own word."""
+"""Why a call ended: one of the protocol's reasons or one that a client chose."""
 
 Millis = Annotated[int, Field(ge=0)]
 """Milliseconds since the Unix epoch."""

@@ -1,6 +1,6 @@
-"""The mailbox of a session: sending into it, and reading back what was sent.
+"""Send messages to the mailbox of a session, and read them back.
 
-What is sent to a session is captured by the memory stream ``DELIVER`` as it passes, whichever gateway it goes to.
+The memory stream ``DELIVER`` captures every message to a session, at any gateway.
 """
 
 import asyncio
@@ -26,14 +26,14 @@ READ_MAX = 4_096
 READ_SECONDS = 2.0
 _BATCH = 256
 _FULL = 0.9
-"""A stream that is fuller than this may have dropped messages for want of room."""
+"""The share of its room from which on a stream may have dropped messages."""
 _LOOK_SECONDS = 1.0
 _LOOK_AGAIN_SECONDS = 0.02
 _NOT_FOUND = 10037
 
 
 class NotStored(Unavailable):
-    """The stream answers, and has not stored what was sent to it: other letters may be missing, too."""
+    """The stream answers, but has not stored a message that was sent: other messages may be missing, too."""
 
 
 class MailboxMessage(NamedTuple):
@@ -44,12 +44,12 @@ class MailboxMessage(NamedTuple):
 
     @property
     def seq(self) -> int:
-        """Its ``seq``, which is the last key of every letter."""
+        """Return its ``seq``, which is the last key of every message."""
         return seq_of(self.payload)
 
     @property
     def call(self) -> str:
-        """The call of a turn, see :func:`call_of`."""
+        """Return the call of a call event, see :func:`call_of`."""
         return call_of(self.payload)
 
 
@@ -57,13 +57,13 @@ _CALL_ID = b'"callId":"'
 
 
 def call_of(payload: bytes) -> str:
-    """Return the call of a turn that call control made: its first key of that name, as no text has a bare quote."""
+    """Return the call of a call event: the first ``callId``, because no JSON string has a bare quote in it."""
     start = payload.index(_CALL_ID) + len(_CALL_ID)
     return payload[start : payload.index(b'"', start)].decode()
 
 
 def seq_of(payload: bytes) -> int:
-    """The ``seq`` of a delivered payload. Raises ``ValueError`` if it has none."""
+    """Return the ``seq`` of a delivered payload. Raises ``ValueError`` if it has none."""
     return int(payload[payload.rindex(b":") + 1 : -1])
 
 
@@ -75,49 +75,49 @@ class MailboxPublisher:
         self._seq = SeqClock()
 
     def deliver(self, gateway: str, session: str, event: str, payload: bytes, reply: str = "") -> bytes:
-        """Send ``payload`` with a fresh ``seq``; what was sent.
+        """Send ``payload`` with a fresh ``seq``. Returns the message that was sent.
 
         ``payload``: a JSON object that is not empty, or several, each on a line of its own and with its own ``seq``.
         ``reply``: the receipt subject that the gateway answers on. Raises :class:`shared.errors.Unavailable`.
         """
         if LINE in payload:
             lines = payload.split(LINE)
-            letter = LINE.join([b'%b,"seq":%d}' % (line[:-1], self._seq.next()) for line in lines])
+            message = LINE.join([b'%b,"seq":%d}' % (line[:-1], self._seq.next()) for line in lines])
         else:
-            letter = b'%b,"seq":%d}' % (payload[:-1], self._seq.next())
+            message = b'%b,"seq":%d}' % (payload[:-1], self._seq.next())
         head = traces.active.head() if traces.active is not None else b""
-        self._bus.publish(subjects.deliver(gateway, session, event), letter, reply, head)
-        return letter
+        self._bus.publish(subjects.deliver(gateway, session, event), message, reply, head)
+        return message
 
-    def again(self, gateway: str, session: str, event: str, letter: bytes) -> None:
-        """Send once more what was sent. Raises :class:`shared.errors.Unavailable`."""
-        self._bus.publish(subjects.deliver(gateway, session, event), letter)
+    def again(self, gateway: str, session: str, event: str, message: bytes) -> None:
+        """Redeliver a message that :meth:`deliver` returned. Raises :class:`shared.errors.Unavailable`."""
+        self._bus.publish(subjects.deliver(gateway, session, event), message)
 
 
 def settle(bus: Bus, session: str) -> MailboxMessage:
-    """Put something at the end of a mailbox, for :func:`read` to wait for. Raises :class:`Unavailable`."""
-    letter = MailboxMessage(subjects.SETTLED, b'{"id":"%b","seq":0}' % new_id().encode())
-    bus.publish(subjects.settled(session), letter.payload)
-    return letter
+    """Send a last message to a mailbox, for :func:`read` to wait for. Raises :class:`Unavailable`."""
+    message = MailboxMessage(subjects.SETTLED, b'{"id":"%b","seq":0}' % new_id().encode())
+    bus.publish(subjects.settled(session), message.payload)
+    return message
 
 
 async def read(
     bus: Bus, session: str, *, since_ms: int = 0, limit: int = READ_MAX, upto: MailboxMessage | None = None
 ) -> list[MailboxMessage]:
-    """What was sent to a session from ``since_ms`` (ms since the epoch) on, oldest first, as far as the stream reaches.
+    """Return the stored messages of a session from ``since_ms`` (ms since the epoch) on, oldest first.
 
-    At most ``limit`` letters, or a few more where several came together: the oldest ones. ``upto``: what :func:`settle`
-    has put there; it is waited for. Most of it comes in batches from any replica, which may be behind; the end is asked
-    of the stream's leader. Raises :class:`Unavailable`.
+    At most ``limit`` messages, the oldest ones, or a few more if the last is a batch. ``upto``: the message that
+    :func:`settle` returned; the read waits for it. Most messages come in batches from any replica, which may be
+    behind; the last ones are read from the stream's leader. Raises :class:`Unavailable`.
     """
     until = time.monotonic() + READ_SECONDS
-    letters: list[MailboxMessage] = []
+    messages: list[MailboxMessage] = []
     where: dict[str, Any] = {"start_time": _time(since_ms)} if since_ms else {"seq": 1}
-    while len(letters) < limit:
+    while len(messages) < limit:
         query = {
             "next_by_subj": subjects.mailbox(session),
             **where,
-            "batch": min(_BATCH, limit - len(letters)),
+            "batch": min(_BATCH, limit - len(messages)),
         }
         *batch, end = await bus.request_many(
             f"$JS.API.DIRECT.GET.{subjects.STREAM_DELIVER}",
@@ -131,16 +131,16 @@ async def read(
             break
         for msg in batch:
             headers = msg.headers or {}
-            letters += _letters(headers["Nats-Subject"], msg.data)
+            messages += _messages(headers["Nats-Subject"], msg.data)
             where = {"seq": int(headers["Nats-Sequence"]) + 1}
-    while len(letters) < limit:
+    while len(messages) < limit:
         query = {"next_by_subj": subjects.mailbox(session), **where}
         answer = await streams.api(
             bus, f"STREAM.MSG.GET.{subjects.STREAM_DELIVER}", query, timeout=READ_SECONDS
         )
         if error := answer.get("error"):
             if error.get("err_code") == _NOT_FOUND:
-                if upto is None or upto in letters:
+                if upto is None or upto in messages:
                     break
                 if time.monotonic() > until:
                     bus.full.refuse(
@@ -151,30 +151,30 @@ async def read(
                 continue
             raise Unavailable(f"stream {subjects.STREAM_DELIVER}: {error.get('description')}")
         message = answer["message"]
-        letters += _letters(message["subject"], b64decode(message.get("data", "")))
+        messages += _messages(message["subject"], b64decode(message.get("data", "")))
         where = {"seq": message["seq"] + 1}
     if bus.full and upto is not None:
         bus.full.stored(subjects.STREAM_DELIVER)
-    return [letter for letter in letters if letter.event != subjects.SETTLED]
+    return [message for message in messages if message.event != subjects.SETTLED]
 
 
-def crowded(letters: list[MailboxMessage], after: int = 0) -> bool:
+def crowded(messages: list[MailboxMessage], after: int = 0) -> bool:
     """Return True if messages later than the ``seq`` ``after`` may have been evicted.
 
     A subject evicts its oldest message. So once one that is later than ``after`` is gone, all that its subject keeps
     are later, too: :data:`shared.nats.streams.MAILBOX_MAX` of one event.
     """
-    counts = Counter(letter.event for letter in letters if letter.seq > after)
+    counts = Counter(message.event for message in messages if message.seq > after)
     return any(count >= streams.MAILBOX_MAX for count in counts.values())
 
 
-def _letters(subject: str, data: bytes) -> list[MailboxMessage]:
+def _messages(subject: str, data: bytes) -> list[MailboxMessage]:
     _, event = subjects.parse_deliver(subject)
     return [MailboxMessage(event, line) for line in data.split(LINE)]
 
 
 class MailboxReach:
-    """Tells how far back mailboxes are complete. Reads the stream at most once a second."""
+    """Computes how far back mailboxes are complete. Reads the stream at most once a second."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
@@ -184,13 +184,13 @@ class MailboxReach:
         self._looking = asyncio.Lock()
 
     def lossy(self) -> None:
-        """Note that the stream does not store what is sent now: what is older is not known to be complete."""
+        """Note that the stream does not store messages now, so that earlier ones are not known to be complete."""
         self._lossy_until = int(time.time() * 1000)
 
     async def covers(self, since_ms: int) -> bool:
         """True if every message after ``since_ms`` is stored, but for those past the stream's age.
 
-        What is older than that has been read or given up: it is kept for longer than a session may be resumed.
+        Older messages are not needed, because the stream keeps them for longer than a session may be resumed.
         Raises :class:`Unavailable`.
         """
         async with self._looking:

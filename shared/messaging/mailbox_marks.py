@@ -1,7 +1,7 @@
 """Detect that the stream ``DELIVER`` stored nothing for a while, also if no client resumed meanwhile.
 
 The stream acknowledges nothing, so a sender does not learn that it is full, or without a leader. Each callcore puts a
-numbered mark into it every second. Where a number is missing, what was sent around it may be missing, too.
+numbered mark into it every second. Where a number is missing, messages sent around it may be missing, too.
 """
 
 import asyncio
@@ -103,7 +103,7 @@ class Marks:
         if number < expected:
             return
         if number > expected:
-            # What was sent before the stream was made is known to be missing. A run whose first mark is older than the
+            # Messages from before the stream was made are known to be missing. A run whose first mark is older than the
             # stream keeps looks the same; that costs nothing, because no session may be resumed from so long ago.
             is_first = run not in self._numbers and 0 <= at - self._created <= _SOON_MS
             end = self._created if is_first else at

@@ -23,7 +23,7 @@ log = logs.get(__name__)
 
 BEAT_SECONDS = 1.0
 SILENT_SECONDS = 3.5
-"""An instance that has not been heard for this long counts as gone: three beats and a bit."""
+"""An instance without a heartbeat for this long counts as gone: three beats and a margin."""
 
 OWNERS_MAX = 10_000
 """Keys whose instance is remembered until an instance comes or goes; past it all are hashed anew."""
@@ -70,7 +70,7 @@ class Beacon:
 
 
 class Membership:
-    """The live instances of the services named. ``generation`` grows whenever the answer may have changed."""
+    """Tracks the live instances of the named services. ``generation`` grows whenever the answer may have changed."""
 
     def __init__(self, bus: Bus, *services: str) -> None:
         self._bus = bus
@@ -158,7 +158,7 @@ class Membership:
 
     def _expire(self) -> None:
         if not self._bus.connected:
-            # Nobody can be heard; who is there shows after the reconnect.
+            # No heartbeat can arrive; those after the reconnect show which instances are alive.
             now = time.monotonic()
             for heard in self._heard.values():
                 heard.update(dict.fromkeys(heard, now))

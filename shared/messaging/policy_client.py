@@ -31,14 +31,14 @@ class PolicyClient:
         )
 
     async def may_call(self, caller: str, callee: str, *, within: float = TIMEOUT_SECONDS) -> bool:
-        """Return whether ``caller`` may ring ``callee``. ``within``: seconds, at most :data:`TIMEOUT_SECONDS`.
+        """Return True if ``caller`` may ring ``callee``. ``within``: seconds, at most :data:`TIMEOUT_SECONDS`.
 
-        Raises :class:`Unavailable` where only an answer would do.
+        Raises :class:`Unavailable` without an answer where the mode is ``required``.
         """
         return await self._ask("may_call", MayCall(caller=caller, callee=callee), within)
 
     async def may_see(self, asker: str, user: str, *, within: float = TIMEOUT_SECONDS) -> bool:
-        """Return whether ``asker`` may know if ``user`` is online. Parameters and errors: :meth:`may_call`."""
+        """Return True if ``asker`` may know that ``user`` is online. Parameters and errors: :meth:`may_call`."""
         return await self._ask("may_see", MaySee(asker=asker, user=user), within)
 
     async def _ask(self, verb: str, question: MayCall | MaySee, within: float) -> bool:

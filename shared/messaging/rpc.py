@@ -1,4 +1,4 @@
-"""Requests between services: a client that retries, and a server on ``nats.micro`` endpoints."""
+"""Send requests between services with retries, and serve them on ``nats.micro`` endpoints."""
 
 import asyncio
 import time
@@ -57,12 +57,13 @@ class RpcClient:
         at: str | None = None,
         timeout: float | None = None,
     ) -> R:
-        """Send ``request`` and return what was answered. ``at``: to this instance, which is tried once.
+        """Send ``request`` and return the answer. ``at``: the instance to send to, with one try only.
 
         ``timeout``: seconds for one try, instead of the client's own: within a request, a
         :func:`shared.messaging.time_budget.share`.
-        Both tries carry the same request id, so that the second is no second deed. Raises the :class:`SignallingError`
-        that was answered; if nothing was, :class:`NotSent` where nobody can have got it, else :class:`Unavailable`.
+        Both tries carry the same request id, so a service does not execute the command twice. Raises the
+        :class:`SignallingError` of the answer. Without an answer it raises :class:`NotSent` if no instance can have
+        received the request, else :class:`Unavailable`.
         """
         subject = subjects.rpc(service, verb) if at is None else subjects.rpc_at(service, verb, at)
         tries = TRIES if at is None else 1
@@ -98,8 +99,8 @@ class RpcClient:
 class RequestStats:
     """Counts the requests to an endpoint since the start, by outcome.
 
-    ``ok``: done. ``refused``: answered with an error that is the asker's affair. ``errors``: with one that is ours.
-    ``late``: not answered, because nobody waited any more. ``took``: how long each took, in seconds.
+    ``ok``: done. ``refused``: answered with an error of the requester. ``errors``: with one of the service.
+    ``late``: not answered, because the requester had stopped waiting. ``took``: how long each took, in seconds.
     """
 
     requests: int = 0
@@ -110,7 +111,7 @@ class RequestStats:
     took: Histogram = field(default_factory=Histogram)
 
     def told(self) -> dict[str, float]:
-        """``data`` of the endpoint in the answers to ``$SRV.STATS``; ``seconds``: all of them together."""
+        """Return ``data`` of the endpoint for ``$SRV.STATS``; ``seconds``: the sum over all requests."""
         return {
             "requests": self.requests,
             "refused": self.refused,
@@ -134,10 +135,10 @@ class RpcServer:
 
     @classmethod
     async def open(cls, bus: Bus, name: str, instance: str, version: str) -> "RpcServer":
-        """One that ``$SRV.PING``, ``INFO`` and ``STATS`` find as ``name``, with the instance in its metadata."""
+        """Return a server that ``$SRV.PING``, ``INFO`` and ``STATS`` list by ``name``; metadata: the instance."""
         tallies: dict[str, RequestStats] = {}
 
-        def told(endpoint: EndpointStats) -> dict[str, Any]:
+        def stats_of(endpoint: EndpointStats) -> dict[str, Any]:
             tally = tallies[endpoint.name]
             endpoint.num_requests, endpoint.num_errors = tally.requests, tally.errors
             endpoint.processing_time = int(tally.took.sum * 1e9)
@@ -145,7 +146,7 @@ class RpcServer:
             return tally.told()
 
         service = await add_service(
-            bus.client, name=name, version=version, metadata={"instance": instance}, stats_handler=told
+            bus.client, name=name, version=version, metadata={"instance": instance}, stats_handler=stats_of
         )
         return cls(bus, service, tallies)
 
@@ -183,7 +184,7 @@ class RpcServer:
             accept(subject, micro.reply_of(request), request.data, b"")
 
         await self._service.add_endpoint(name=name, handler=early, subject=subject, queue_group=QUEUE_GROUP)
-        # micro lists the endpoint and its tally; its own way to a handler costs more than most answers.
+        # micro lists the endpoint and its stats; its own dispatch costs more than most answers.
         self._bus.take_directly(micro.subscriptions(self._service)[-1], accept)
 
     @property
@@ -225,7 +226,7 @@ class RpcServer:
             answer = _refusal(BadRequest("Malformed request"))
         except Late:
             tally.late += 1
-            return  # nobody waits any more: whoever asked has asked elsewhere
+            return  # no answer, because the requester has gone to another instance
         except SignallingError as error:
             if error.retryable:
                 tally.errors += 1
@@ -234,7 +235,7 @@ class RpcServer:
             answer = _refusal(error)
         except Exception:
             tally.errors += 1
-            # A defect of ours: told to the operator in full, to the client as "try again".
+            # A defect: the log gets the traceback, the client gets a retryable error.
             log.exception("request failed", subject=subject)
             answer = _refusal(Unavailable())
         finally:
@@ -246,7 +247,7 @@ class RpcServer:
             return
         try:
             self._bus.publish(reply, answer)
-        except Unavailable:  # NATS went away between: the asker tries again
+        except Unavailable:  # the connection was lost meanwhile: the requester tries again
             log.warning("answer not sent", subject=subject)
 
     async def stop(self, timeout: float) -> None:

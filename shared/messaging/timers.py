@@ -1,4 +1,4 @@
-"""Deadlines: timers that nats-server keeps, so that they fire whichever instance has died.
+"""Set and take deadlines: timers that nats-server keeps, so that they fire after an instance has died.
 
 A deadline is a scheduled message; at its time it goes to one live instance of the service that keeps its kind, through
 a shared consumer, and to another if that one does not acknowledge. Late ones, e.g. after everything was down, fire at
@@ -63,9 +63,9 @@ def set_deadline(bus: Bus, kind: str, id_: str, at_ms: int, payload: bytes = b""
 
 
 def cancel_deadline(bus: Bus, kind: str, id_: str) -> None:
-    """Let a deadline that is set not fire. It may fire all the same, so that must do no harm: nobody waits for this."""
+    """Cancel a deadline, without waiting for NATS. It may fire all the same, so that must do no harm."""
     with suppress(Unavailable):
-        # What comes instead of it is no deadline, and goes after a second, which is the least that there is.
+        # Its replacement is no deadline, and expires after a second, the shortest TTL of NATS.
         bus.publish(subjects.deadline_set(kind, id_), head=_CANCELLED)
 
 

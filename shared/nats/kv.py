@@ -1,5 +1,7 @@
-"""JetStream key-value buckets, with the three things that nats-py's own do not give together: a TTL on every write,
-an expected revision on every write, and reads that may not be stale.
+"""Read and write JetStream key-value buckets.
+
+They combine three things that nats-py's own do not: a TTL on every write, an expected revision on every write, and
+reads that are not stale.
 
 A bucket is the stream ``KV_<bucket>``; the ``nats kv`` command reads it.
 """
@@ -46,7 +48,7 @@ R = TypeVar("R")
 
 
 class Conflict(Exception):
-    """The key is not at the expected revision: somebody else wrote. Read again and decide again."""
+    """The key is not at the expected revision, because another instance wrote. Read and decide again."""
 
 
 class NoBucket(Unavailable):
@@ -74,7 +76,7 @@ def _as_it_is(entry: Entry) -> Entry:
 class Bucket:
     """One bucket. Each operation is sent when it is called; awaiting it returns its result.
 
-    ``timeout``: seconds for each; all raise :class:`Unavailable` when it is over.
+    ``timeout``: seconds for each; all raise :class:`Unavailable` after it.
     """
 
     def __init__(self, bus: Bus, name: str, *, timeout: float = 2.0) -> None:
@@ -152,7 +154,7 @@ class Bucket:
 
         if fresh and not self._alone():
             return ask_leader()
-        # Nobody there: the stream's leader, who answers for its bucket, knows whether there is one.
+        # No replica responds: the stream's leader knows if the bucket exists.
         return self._bus.ask(
             self._directly + key,
             b"",
@@ -205,7 +207,7 @@ class Bucket:
         """Write if the key is still at ``revision`` (:data:`ABSENT` for none); returns the new revision.
 
         ``ttl``: whole seconds after which the entry goes by itself. Raises :class:`Conflict`. After
-        :class:`Unavailable` it is not known whether the write happened.
+        :class:`Unavailable` the write may have happened.
         """
         more = "" if ttl is None else f"Nats-TTL: {ttl}s\r\n"
         return self._write(key, value, f"Nats-Expected-Last-Subject-Sequence: {revision}\r\n{more}")

@@ -101,7 +101,7 @@ class PendingRequest(asyncio.Future[R]):
     def fail(self, error: Exception) -> None:
         """Have ``error`` raised where the request is awaited, if it is."""
         self.set_exception(error)
-        self.exception()  # else asyncio complains where nobody awaits it
+        self.exception()  # else asyncio logs an exception that is not awaited
 
 
 class PendingRequests(PendingRequest[list[Reply]]):

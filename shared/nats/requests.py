@@ -60,7 +60,7 @@ class Requests:
         head: bytes = b"",
         nobody_there: Callable[[], PendingRequest[R]] | None = None,
     ) -> PendingRequest[R]:
-        """Send a request now, once. ``read``: turns ``(data, head)`` of the answer into the result.
+        """Send a request now, once. ``read``: makes the result of ``(data, head)`` of the answer.
 
         Awaiting it raises :class:`Unavailable` if no answer comes within ``timeout`` seconds. It raises
         :class:`NotSent` if NATS is away, or if no service subscribes and there is no ``nobody_there``.

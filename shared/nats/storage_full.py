@@ -1,4 +1,4 @@
-"""The streams of JetStream that refuse to store for want of room."""
+"""Track the JetStream streams that refuse writes because they are full."""
 
 import time
 from collections import Counter
@@ -55,14 +55,14 @@ class StorageFull:
             log.info("jetstream stores again", stream=stream)
 
     def streams(self) -> tuple[str, ...]:
-        """The streams that are full, sorted."""
+        """Return the streams that are full, sorted."""
         now = time.monotonic()
         for stream in [stream for stream, until in self._until.items() if until < now]:
             del self._until[stream]
         return tuple(sorted(self._until))
 
     def reasons(self) -> list[str]:
-        """The same in words, for ``/readyz``."""
+        """Return a text for each full stream, for ``/readyz``."""
         return reasons(self.streams())
 
     def stop(self) -> None:
@@ -71,5 +71,5 @@ class StorageFull:
 
 
 def reasons(streams: tuple[str, ...]) -> list[str]:
-    """Say for each of these streams that it is full."""
+    """Return a text for each of these streams: it is full."""
     return [f"JetStream is full: {stream}" for stream in streams]

@@ -95,7 +95,7 @@ async def ensure_events(bus: Bus, *, replicas: int, max_age_hours: int, max_mb: 
             "num_replicas": replicas,
             "max_age": max_age_hours * 3600 * SECOND_NS,
             "max_bytes": max_mb * MB,
-            # So that nobody pushes out the history of others: of one user and kind, or one call.
+            # Of one user and kind, or one call: so that no user evicts the records of others.
             "max_msgs_per_subject": EVENTS_PER_SUBJECT,
             "discard": "old",
             "allow_direct": True,

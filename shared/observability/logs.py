@@ -103,6 +103,6 @@ def _quickly(
 
 
 def get(name: str) -> structlog.typing.FilteringBoundLogger:
-    """A logger; bind ``user``, ``session`` and ``call`` to it where they are known."""
+    """Return a logger; bind ``user``, ``session`` and ``call`` to it where they are known."""
     logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(name)
     return logger

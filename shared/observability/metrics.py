@@ -155,7 +155,7 @@ def with_zeros(names: Iterable[Any], counts: Mapping[Any, int]) -> dict[Any, int
 
 
 async def serve(host: str, port: int, registry: CollectorRegistry) -> web.AppRunner:
-    """``GET /metrics`` on a port of its own, which nobody publishes by publishing a service. Port 0: none.
+    """Serve ``GET /metrics`` on a port of its own, so that publishing a service does not publish it. Port 0: none.
 
     ``cleanup()`` the runner to stop it. Raises ``OSError`` for a port that is taken.
     """

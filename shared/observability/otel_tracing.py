@@ -2,9 +2,9 @@
 
 Other modules use :mod:`shared.observability.traces`.
 
-A root is an event of a client (or something that happens to a call by itself). Whatever is done because of it and
-awaits an answer over NATS is a span below it, in whichever service. It is handed on in the header ``traceparent`` of
-requests and of deliveries; unless it is sampled, no message has any. No span says who the users are.
+A root is a client's event, or a change of a call without a request. Each request over NATS that it causes, in any
+service, is a span below it. Requests and deliveries of a sampled trace carry the header ``traceparent``; other messages
+have no such header. No span names users.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ log = logs.get(__name__)
 R = TypeVar("R")
 
 HEADER = "traceparent"
-"""That of W3C's Trace Context: version, trace, span, flags."""
+"""The header of W3C's Trace Context: version, trace, span, flags."""
 SPANS_MAX = 2_048
 """Spans that may wait to be sent; past it the oldest are dropped."""
 BATCH_MAX = 512
@@ -62,16 +62,16 @@ _TRACEPARENT = re.compile(rb"^traceparent: ?00-([0-9a-f]{32})-([0-9a-f]{16})-([0
 _END = b"\r\n"
 _COME_AGAIN = (429, 502, 503, 504)
 _TOKENS = {"rpc": 3, "$KV": 3, "event": 2, "deadline": 3}
-"""How much of a subject names what is done there; behind that come ids."""
+"""First token of a subject → how many tokens name the operation; ids follow."""
 
 
 class Tracer:
     """Makes spans and sends them to ``endpoint``, from a thread of its own."""
 
     def __init__(self, endpoint: str, ratio: float, service: str, instance: str, version: str) -> None:
-        # It would say of each span that there is no room for it; _Exporter says once a minute why.
+        # OpenTelemetry would log each span without room; _Exporter logs the reason once a minute.
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
-        told = {
+        names = {
             "service.namespace": "hellotalk-signalling",
             "service.name": service,
             "service.instance.id": instance,
@@ -80,7 +80,7 @@ class Tracer:
         self._sampler = TraceIdRatioBased(ratio)
         self._provider = TracerProvider(
             sampler=ParentBased(self._sampler),
-            resource=Resource.create(told),
+            resource=Resource.create(names),
             id_generator=_Ids(),
             shutdown_on_exit=False,
         )
@@ -95,7 +95,7 @@ class Tracer:
         self._tracer = self._provider.get_tracer("signalling", version)
 
     def close(self, timeout: float) -> None:
-        """Send what is waiting, ``timeout`` seconds at most; what then is not sent is lost."""
+        """Send the spans that wait, ``timeout`` seconds at most; drop those not sent by then."""
         closing = threading.Thread(target=self._provider.shutdown, daemon=True)
         closing.start()
         closing.join(timeout)
@@ -103,22 +103,22 @@ class Tracer:
     # --- roots ----------------------------------------------------------------------------------------------------
 
     def event(self, name: str, call: str | None) -> "_Scope":
-        """An event of a client, about ``call`` if it names one: below what brought that call about."""
+        """Start the span of a client's event, in the trace of ``call`` if it names one."""
         return self._scope(name, SpanKind.SERVER, self._of_call(call), {"call.id": call} if call else None)
 
     def happening(self, name: str, call: str) -> "_Scope":
-        """Something that happens to a call and that no request brings."""
+        """Start the span of a change of a call without a request, such as a timeout."""
         return self._scope(name, SpanKind.INTERNAL, self._of_call(call), {"call.id": call})
 
     def call_id(self) -> str:
-        """An id for a call that the event in hand brings about: that of its trace, which is as random."""
+        """Return an id for the call that the current event creates: the id of its trace, which is as random."""
         span = trace.get_current_span()
         call = urlsafe_b64encode(span.get_span_context().trace_id.to_bytes(16)).decode().rstrip("=")
         span.set_attribute("call.id", call)
         return call
 
     def _of_call(self, call: str | None) -> otel.Context:
-        """Below the root of a call's trace, whose id follows from the call's, as does whether it is sampled."""
+        """Return the context below the root of a call's trace; the call's id gives its id and the sampling decision."""
         id_ = trace_of(call) if call is not None else None
         if id_ is None:
             return otel.Context()
@@ -126,28 +126,28 @@ class Tracer:
         flags = TraceFlags(TraceFlags.SAMPLED if sampled else TraceFlags.DEFAULT)
         return _below(SpanContext(id_, _root_of(id_), is_remote=True, trace_flags=flags))
 
-    # --- what follows from them -----------------------------------------------------------------------------------
+    # --- spans below them -----------------------------------------------------------------------------------------
 
     def sampled(self) -> bool:
         """True if the current context belongs to a sampled trace."""
         return trace.get_current_span().is_recording()
 
     def head(self) -> bytes:
-        """The NATS headers of a message whose receiver is to go on with the trace; empty if there is nothing to."""
+        """Return the NATS headers that continue the trace at the receiver; empty if it is not sampled."""
         span = trace.get_current_span()
         return _head_of(span) if span.is_recording() else b""
 
     def asking(self, subject: str, asking: asyncio.Future[Any], head: bytes) -> bytes:
-        """A request that is about to be sent: of NATS itself, or by it of a service, which is told the span.
+        """Start the span of a request to NATS or to a service. ``asking``: ends the span when it is done.
 
-        Returns the NATS headers that it is to have, instead of ``head``.
+        Returns the NATS headers to send instead of ``head``: for a service with the span.
         """
         span = self._tracer.start_span(_family(subject), None, SpanKind.CLIENT)
         asking.add_done_callback(partial(_answered, span))
         return _head_of(span, head) if subjects.is_rpc(subject) else head
 
     async def answer(self, name: str, head: bytes, answering: Awaitable[R]) -> R:
-        """Await ``answering``, what a request asks for, below the span that ``head``, its NATS headers, tell of."""
+        """Await the handler of a request, ``answering``, below the span in ``head``, its NATS headers."""
         above = _parsed(head)
         if above is None:
             return await answering
@@ -155,7 +155,7 @@ class Tracer:
             return await answering
 
     def delivery(self, event: str, head: bytes) -> "_Scope":
-        """Writing an event to the socket of a client, below the span that ``head``, its NATS headers, tell of."""
+        """Start the span of writing an event to a client's socket, below the span in ``head``, its NATS headers."""
         return self._scope(f"deliver {event}", SpanKind.CONSUMER, _parsed(head) or otel.Context(), None)
 
     def _scope(
@@ -169,7 +169,7 @@ class Tracer:
 
 
 class _Scope:
-    """A span that is the current one while the scope lasts.
+    """Makes a span the current one while the scope lasts.
 
     OpenTelemetry's own writes the texts and tracebacks of exceptions into spans, in which there may be user ids.
     """
@@ -196,7 +196,7 @@ class _Scope:
 def _fail(span: Span, error: BaseException) -> None:
     refusal = error if isinstance(error, SignallingError) else None
     span.set_attribute("error.type", refusal.code if refusal else type(error).__name__)
-    if refusal is None or refusal.retryable:  # else it is the client's affair
+    if refusal is None or refusal.retryable:  # else it is an error of the client
         span.set_status(Status(StatusCode.ERROR))
 
 
@@ -208,15 +208,15 @@ def _answered(span: Span, asking: asyncio.Future[Any]) -> None:
 
 
 def _head_of(span: Span, head: bytes = b"") -> bytes:
-    """``head``, and the span for who receives it."""
+    """Return ``head`` with the header of the span for the receiver."""
     at = span.get_span_context()
     lines = head.removesuffix(_END) or b"NATS/1.0\r\n"
-    told = f"{HEADER}: 00-{at.trace_id:032x}-{at.span_id:016x}-{at.trace_flags:02x}\r\n"
-    return lines + told.encode() + _END
+    line = f"{HEADER}: 00-{at.trace_id:032x}-{at.span_id:016x}-{at.trace_flags:02x}\r\n"
+    return lines + line.encode() + _END
 
 
 class _Ids(RandomIdGenerator):
-    """The first span of a trace has the first half of the trace's id, so that who knows that can go on below it."""
+    """Gives the first span of a trace the first half of the trace's id, so that others can add spans below it."""
 
     def __init__(self) -> None:
         self._begun: int | None = None
@@ -235,7 +235,7 @@ class _Ids(RandomIdGenerator):
 
 
 class _Exporter(SpanExporter):
-    """Sends, and says once in a while that it does not work.
+    """Exports spans over HTTP, and logs failures at most once in :data:`SAY_SECONDS`.
 
     OpenTelemetry's own needs `requests`, which gateways would then import with Engine.IO, traces or not.
     """
@@ -263,7 +263,7 @@ class _Exporter(SpanExporter):
         return SpanExportResult.FAILURE
 
     def _send(self, body: bytes, timeout: float) -> tuple[str, bool]:
-        """One try: why it failed, empty if it did not, and whether another may do better."""
+        """Try once. Returns the reason of a failure (empty: none), and True if another try may succeed."""
         request = Request(self._endpoint, body, {"Content-Type": "application/x-protobuf"})  # noqa: S310 (http)
         try:
             with urlopen(request, timeout=timeout):  # noqa: S310
@@ -279,7 +279,7 @@ class _Exporter(SpanExporter):
 
 
 def _root_of(trace_id: int) -> int:
-    """The id of a trace's first span."""
+    """Return the id of a trace's first span."""
     return trace_id >> 64
 
 
@@ -288,7 +288,7 @@ def _below(span: SpanContext) -> otel.Context:
 
 
 def _parsed(head: bytes) -> otel.Context | None:
-    """Below the span that NATS headers tell of, if they do."""
+    """Return the context below the span in NATS headers; ``None`` if there is none."""
     found = _TRACEPARENT.search(head)
     if found is None:
         return None

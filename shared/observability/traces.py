@@ -1,10 +1,10 @@
-"""Traces: what one event of a client sets off in all services, as spans of OpenTelemetry.
+"""Trace the requests that one client's event causes in all services, as spans of OpenTelemetry.
 
 Off unless ``TRACES_ENDPOINT`` is set. Then :data:`active` is ``None``, nothing of OpenTelemetry is imported, and one
 look at :data:`active` is all that a message costs. Where it is set, see :mod:`shared.observability.otel_tracing`.
 
-The trace of a call has the call's id, so that whoever knows the one can look up the other, and services agree about
-what is sampled without telling each other (``docs/adr/0015-a-trace-for-each-call.md``).
+The trace of a call has the call's id, so that an operator can look up one by the other. Services also agree about
+sampling without a message (``docs/adr/0015-a-trace-for-each-call.md``).
 """
 
 import binascii
@@ -27,7 +27,7 @@ def switch_on(endpoint: str, ratio: float, service: str, instance: str, version:
 
 
 def switch_off(timeout: float) -> None:
-    """Send what is waiting, ``timeout`` seconds at most. Nothing happens where traces are off."""
+    """Send the spans that wait, ``timeout`` seconds at most. Does nothing if traces are off."""
     global active
     if active is not None:
         active.close(timeout)
@@ -35,7 +35,7 @@ def switch_off(timeout: float) -> None:
 
 
 def trace_of(call: str) -> int | None:
-    """The id of a call's trace: the 128 bits of the call's id. ``None`` for a text that is no id of a call."""
+    """Return the id of a call's trace: the 128 bits of the call's id; ``None`` for a text that is no id of a call."""
     try:
         bits = urlsafe_b64decode(call + "==") if len(call) == 22 else b""
     except (ValueError, binascii.Error):

@@ -1,1 +1,1 @@
-"""A service process: settings, start and stop, health, process metrics."""
+"""Run a service process: settings, start and stop, health, process metrics."""

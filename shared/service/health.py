@@ -13,9 +13,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def add_routes(app: web.Application, check: Check, impaired: Check = list) -> None:
-    """``GET /healthz`` is 200 as long as the loop turns; ``GET /readyz`` is 503 with the reasons while not ready.
+    """Add ``GET /healthz``, 200 while the event loop runs, and ``GET /readyz``, 503 with the reasons while not ready.
 
-    ``impaired``: what else is wrong, though the service is ready. It is told in the answer only.
+    ``impaired``: other faults of a ready service, which only the answer lists.
     """
 
     async def healthz(_: web.Request) -> web.Response:

@@ -1,4 +1,4 @@
-"""The metrics that every service has: NATS, requests, the store, the event loop."""
+"""Declare the metrics that every service has: NATS, requests, the store, the event loop."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -82,8 +82,8 @@ LIMITS_HIT = counter(
 )
 REQUESTS = counter(
     "signalling_requests_total",
-    "Requests that came to callcore or presence. outcome: ok; refused, the client's affair; error, ours; late, nobody "
-    "waited any more.",
+    "Requests to callcore or presence. outcome: ok; refused, an error of the client; error, of the service; late, "
+    "the requester had stopped waiting.",
     "verb",
     "outcome",
 )

@@ -26,7 +26,7 @@ TRACES_SECONDS = 2.0
 
 
 def distribution_version() -> str:
-    """The installed version of this distribution."""
+    """Return the installed version of this distribution."""
     try:
         return version("hellotalk-signalling")
     except PackageNotFoundError:

@@ -17,13 +17,13 @@ PLAIN = {
     "int_parsing": "must be a whole number",
     "float_parsing": "must be a number",
 }
-"""Errors of Pydantic that are told in other words than its own."""
+"""Errors of Pydantic that get a text of our own."""
 EXIT_USAGE = 2
 """Exit status of a service whose settings are wrong."""
 
 
 def readable(file: Path | None) -> Path | None:
-    """A validator: the file is there, and a text."""
+    """Validate that the file exists and is a text."""
     try:
         if file is not None:
             file.read_text()
@@ -100,7 +100,7 @@ class ServiceSettings(BaseSettings):
 
 
 class BackendSettings(ServiceSettings):
-    """Settings that presence and call control share: no clients, but health, and the stream ``EVENTS``."""
+    """Settings that presence and callcore share: health, and the stream ``EVENTS``."""
 
     health_port: int = Field(
         default=0, ge=0, le=65535, description="Port for `/healthz` and `/readyz`. 0: none."
@@ -127,7 +127,7 @@ def split(value: object) -> object:
 
 
 def load(cls: type[S]) -> S:
-    """The settings from environment and ``.env``; on a wrong value, one line a key on stderr and exit status 2."""
+    """Return the settings from environment and ``.env``. A wrong value: one line a key on stderr, exit status 2."""
     try:
         return cls()
     except ValidationError as error:
@@ -137,7 +137,7 @@ def load(cls: type[S]) -> S:
 
 
 def explain(error: ValidationError) -> list[str]:
-    """One line a wrong key: the key, the value it has, and what is allowed. Keys that do not go together: only why."""
+    """Return a line for each wrong key: its name, its value and what is allowed. For keys that conflict: the reason."""
     lines = []
     for item in error.errors(include_url=False):
         if not item["loc"]:

@@ -1,4 +1,4 @@
-"""The private parts of nats-py that this program uses; no other module reaches into them.
+"""Wrap the private parts of nats-py that this program uses; no other module uses them.
 
 A test (tests/unit/shared/test_compat.py) fails with the name of each attribute that an upgrade of nats-py takes away.
 """
