@@ -67,10 +67,10 @@ class Service:
 
     def kill(self) -> None:
         """SIGKILL, and wait until the process is gone."""
+        self.killed = True  # before it is gone: a supervisor must not start it again meanwhile
         self.signal(signal.SIGKILL)
         assert self._process is not None
         self._process.wait(STOP_SECONDS)
-        self.killed = True
 
     def wait(self) -> int:
         """The exit status of a process that is about to end."""
