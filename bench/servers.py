@@ -29,7 +29,10 @@ _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT")
 _NATS = """\
 import sys
 from pathlib import Path
-from signalling.run.nats_server import EmbeddedNats
+try:
+    from signalling.run.nats_server import EmbeddedNats
+except ModuleNotFoundError:  # a tree from before the package
+    from signalling.nats_server import EmbeddedNats
 server = EmbeddedNats(Path(sys.argv[1]), die_with_parent=True)
 server.start()
 print(server.url, server.pid, flush=True)
