@@ -94,7 +94,7 @@ class SendBuffer:
             else:
                 self._looked = 0
 
-    # --- transitions that change the relays kept---------------------------------------------------------------
+    # --- transitions that change the relays kept ---------------------------------------------------------------
 
     def add(
         self,
