@@ -29,7 +29,8 @@ class Change(Protocol):
     """The outcome of a decision. ``record``: the record to write."""
 
     @property
-    def record(self) -> Sessions | None: ...
+    def record(self) -> Sessions | None:
+        """Return the record to write; ``None`` for nothing to write."""
 
 
 C = TypeVar("C", bound=Change)

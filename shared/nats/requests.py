@@ -19,7 +19,8 @@ R = TypeVar("R")
 class Publish(Protocol):
     """Sends a message: :meth:`shared.nats.connection.Bus.publish`."""
 
-    def __call__(self, subject: str, payload: bytes, reply: str, head: bytes, /) -> object: ...
+    def __call__(self, subject: str, payload: bytes, reply: str, head: bytes, /) -> object:
+        """Publish a message. ``head``: its NATS headers, encoded."""
 
 
 class Requests:

@@ -110,6 +110,7 @@ class Parts(Collector):
         self._reads = reads
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]:
+        """Yield each metric with its current value."""
         for metric, read in self._reads.items():
             yield _family(metric, read())
 

@@ -33,6 +33,7 @@ class Timeline(ModalScreen[None]):
         self._call = call
 
     def compose(self) -> ComposeResult:
+        """Make the widgets."""
         with VerticalScroll(id="timeline"):
             yield Static("…", id="moments", markup=False)
         yield Footer()
@@ -88,6 +89,7 @@ class Monitor(App[None]):
         self._view: Snapshot | None = None
 
     def compose(self) -> ComposeResult:
+        """Make the widgets."""
         yield Static("looking …", id="summary", markup=False)
         yield Static("", id="nats", markup=False)
         yield Static("", id="rates", markup=False)

@@ -23,7 +23,8 @@ class Announce(Protocol):
 
     def __call__(
         self, call: Call, revision: int, *, born: bool = False, rings: Address | None = None
-    ) -> None: ...
+    ) -> None:
+        """Announce the state that is stored as ``revision``."""
 
 
 class Notifier:

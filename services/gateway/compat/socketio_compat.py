@@ -42,6 +42,7 @@ class OneRoomManager(socketio.AsyncManager):  # type: ignore[misc]  # untyped
     """Keep all clients in one room. With a room for each, leaving takes time in proportion to the number of clients."""
 
     async def pre_connect(self, eio_sid: str, namespace: str) -> str | None:
+        """Return the id of a socket that connects; ``None`` if its connection has one in the namespace."""
         sid: str = self.server.eio.generate_id()
         try:
             self.basic_enter_room(sid, namespace, None, eio_sid=eio_sid)

@@ -14,6 +14,7 @@ class LibraryLogger(logging.LoggerAdapter[logging.Logger]):
         super().__init__(logging.getLogger(name), {})
 
     def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        """Log errors of the library as debug, those with a traceback as errors, and nothing else."""
         if kwargs.get("exc_info"):
             self.logger.error(msg, *args, **kwargs)
         elif level >= logging.ERROR:

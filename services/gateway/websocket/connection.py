@@ -225,11 +225,13 @@ class WebSocket(asyncio.Protocol):
         return True
 
     def pause_writing(self) -> None:
+        """Queue what is sent from now on: the client does not read fast enough."""
         self._writing_paused = True
         if self._transport is not None and self._queue.websocket is self:
             self._queue.buffer_filled(self, self._transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
+        """Send what is queued: the client has read enough."""
         self._writing_paused = False
         self._queue.buffer_drained(self)
         self.send_queued()
@@ -237,6 +239,7 @@ class WebSocket(asyncio.Protocol):
     # --- reading ----------------------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
+        """Parse bytes from the client; :meth:`received` gets the messages."""
         if self._parser is not None:
             self._parser.feed_data(data)
 

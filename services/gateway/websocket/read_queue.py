@@ -50,9 +50,11 @@ class ReadQueue(WebSocketDataQueue):
             self._initialize()
 
     def feed_data(self, data: Any, size: int) -> None:
+        """Pass a message of the parser on."""
         self._receiver.received(data, size)
 
     def set_exception(self, exc: BaseException, exc_cause: BaseException | None = None) -> None:
+        """Report bytes that are no websocket frames."""
         self._receiver.broken(exc)
 
     def put(self, message: Any, size: int) -> None:

@@ -125,6 +125,7 @@ def acked(schemas: Schemas, event: Event) -> tuple[Schema, dict[str, Any]]:
 
 
 def add_errors(schemas: Schemas) -> None:
+    """Add the schemas of errors and of their codes."""
     rows = "".join(f"| `{code}` | {cls.default} | {_when(cls)} |\n" for code, cls in BY_CODE.items())
     table = f"For programs; never changes.\n\n| code | message | when |\n|---|---|---|\n{rows}"
     schemas.add(
@@ -159,6 +160,7 @@ def _error() -> Schema:
 
 
 def refusal() -> Schema:
+    """Return the schema of an acknowledgement that refuses."""
     return {
         "type": "object",
         "title": "Refusal",
