@@ -611,7 +611,7 @@ TABLE: tuple[Row, ...] = (
         "gateway, callcore, signalling monitor",
         "heartbeat, every second",
     ),
-    Row("rollcall", "publish", "any service", "callcore, presence, gateway", "asks for a heartbeat at once"),
+    Row("rollcall", "publish", "anyone", "callcore, presence, gateway", "asks for a heartbeat at once"),
     Row(
         "$KV.sessions.user.<user>",
         "key in bucket sessions",

@@ -196,7 +196,8 @@ async def test_after_the_window_it_is_over(stage: Stage) -> None:
     begun = time.monotonic()
     await tear(bob)
     await alice.expect("call:ended", callId=call, by=bob.user, reason="connection_lost", timeout=PATIENCE)
-    assert WINDOW - 0.1 < time.monotonic() - begun < WINDOW + 3
+    # On a busy machine one request on the way may be tried again, after two seconds.
+    assert WINDOW - 0.1 < time.monotonic() - begun < WINDOW + 5
     again = await stage.socket("bob'", gateway=0)
     joined = await again.join(bob.user, resume=resume(bob))
     assert not joined["resumed"] and joined["sessionId"] != bob.session
