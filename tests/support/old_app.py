@@ -236,7 +236,8 @@ async def both_hang_up_at_once(open_: Open) -> None:
     for app in (alice, bob):
         ended = await app.nth("call:ended")
         assert ended["callId"] == call
-        assert set(await app.told_errors()) <= {"Call not found or expired"}
+        told = await app.told_errors()
+        assert set(told) <= {"Call not found or expired"}, told
         assert await app.count("call:ended") == 1
     await free(alice, bob)
     await talk(bob, alice)
