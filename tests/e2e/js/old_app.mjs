@@ -62,6 +62,7 @@ export class OldApp {
 
   // Old apps clean up at once, and again when the server tells of the end.
   end(callId = this.callId ?? this.ringing?.callId) {
+    if (callId == null) return; // the server has told of the end: the app shows no button any more
     this.#emit("call:end", { callId });
     this.ending = true;
     this.clear();
