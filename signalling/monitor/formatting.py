@@ -20,7 +20,7 @@ SHOWN = frozenset((
     "session", "sessionId", "gateway", "seq", "ok", "code", "retryable", "resumed", "leaving", "version", "sockets",
     "createdAt", "acceptedAt", "endedAt", "at",
 ))
-SKIPPED = frozenset(("requestId", "expiresAt", "attempt", "relay", "socket", "revision", "born"))
+SKIPPED = frozenset(("requestId", "expiresAt", "leftMs", "attempt", "relay", "socket", "revision", "born"))
 """Keys that are not shown."""
 # fmt: on
 SECRET = frozenset(

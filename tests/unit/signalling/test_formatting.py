@@ -59,7 +59,9 @@ def test_a_field_that_is_not_known_is_told_by_its_size(value: object) -> None:
 
 
 def test_a_yes_or_no_is_told_as_it_is() -> None:
-    assert "settle=false" in shown("rpc.calls.accept", {"user": "ann", "settle": False})
+    line = shown("rpc.calls.accept", {"user": "ann", "settle": False, "leftMs": 1900})
+    assert "settle=false" in line
+    assert "leftMs" not in line, "the time budget is of the envelope"
 
 
 def test_what_is_no_object_is_told_by_its_size() -> None:
