@@ -11,7 +11,7 @@ log = logs.get(__name__)
 LOG_SECONDS = 10.0
 """Least time between two log lines about failures of one task."""
 STOP_SECONDS = 5.0
-"""How long a task may take to end once it is cancelled."""
+"""Seconds for a cancelled task to end."""
 _CANCEL_AGAIN_SECONDS = 0.05
 
 

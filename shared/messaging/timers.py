@@ -29,7 +29,7 @@ _ACK_WAIT_SECONDS = 5
 _FETCH = 64
 _FETCH_SECONDS = 5.0
 _TTL_SECONDS = 600
-"""How long a deadline that fired waits for an instance to take it."""
+"""Seconds that a fired deadline waits for an instance to take it."""
 _PAUSE_SECONDS = 1.0
 _SET_SECONDS = 2.0
 _CANCELLED = head_of({"Nats-TTL": "1s"})

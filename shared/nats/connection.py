@@ -67,9 +67,9 @@ class Bus(Publisher):
         self.errors: Counter[str] = Counter()
         """Errors of nats-py by kind: ``slow_consumer``, a message dropped because too many waited, or ``other``."""
         self.hung = 0
-        """How often NATS did not answer although the connection was open."""
+        """Count of hangs: NATS did not answer although the connection was open."""
         self.broken = client.broken
-        """How often a task of the client ended unexpectedly: see :mod:`shared.nats.compat.client`."""
+        """Count of client tasks that ended unexpectedly: see :mod:`shared.nats.compat.client`."""
 
     @classmethod
     async def connect(

@@ -10,7 +10,7 @@ log = logs.get(__name__)
 
 EVERY_SECONDS = 0.25
 LATE_SECONDS = 0.6
-"""How long a pong may take. With the time between two pings it is less than a second."""
+"""Seconds within which a pong has to come. With the time between two pings it is less than a second."""
 
 
 class HangDetector:

@@ -39,7 +39,7 @@ _ROLLUP = "Nats-Rollup: sub\r\n"
 _BEYOND = 2**31 - 1
 """An offset past all keys: the server then says how many there are and lists none."""
 LOOK_SECONDS = 10.0
-"""How often a bucket's number of replicas is read. Until then a bucket that gets replicas counts as having none."""
+"""Seconds between two reads of a bucket's number of replicas. Until then a bucket that gets replicas counts as having none."""
 
 _LOST_RACE = Backoff(first=0.004, longest=0.1, jitter=0.75)
 """Before a lost race is run again. Forty attempts take about two seconds."""
@@ -90,7 +90,7 @@ class Bucket:
         self._alone_until = 0.0
         self.name = name
         self.took = {"read": Histogram(), "write": Histogram()}
-        """How long answers took, in seconds."""
+        """Duration of operations, in seconds."""
         self.conflicts = 0
         """Writes refused because the revision had changed, and decisions made again for that."""
         self.retries = 0

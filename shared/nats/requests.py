@@ -11,7 +11,7 @@ from shared.observability import traces
 from shared.subjects import zone_of
 
 LATE_SECONDS = 0.05
-"""How often requests are checked for their timeout."""
+"""Seconds between two checks of requests for their timeout."""
 
 R = TypeVar("R")
 

@@ -11,7 +11,7 @@ from shared.observability.log_throttle import LogThrottle
 log = logs.get(__name__)
 
 REMEMBERED_SECONDS = 10.0
-"""How long a stream counts as full after a refusal, if nothing is stored in it meanwhile."""
+"""Seconds for which a stream counts as full after a refusal, if nothing is stored in it meanwhile."""
 WANT_OF_ROOM = frozenset({10002, 10023, 10028, 10047, 10077, 10122})
 """Error codes of nats-server: the limits of an account, of the server's memory and disk, and of the stream."""
 

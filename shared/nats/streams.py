@@ -25,7 +25,7 @@ _API_SECONDS = 5.0
 EVENTS_PER_SUBJECT = 1000
 """Records of one kind that ``EVENTS`` keeps of a user or a call; oldest out first."""
 MAKE_SECONDS = 30.0
-"""How long a cluster may take to elect the leader that makes streams."""
+"""Seconds for a cluster to elect the leader that makes streams."""
 _BACKOFF = Backoff(first=0.5, longest=0.5, jitter=0.9)
 SAY_SECONDS = 10.0
 """Least time between two log lines with the same reason."""

@@ -25,7 +25,7 @@ from shared.observability import response_headers
 FAST_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 """Bounds for what takes milliseconds when all is well."""
 STOP_SECONDS = 1.0
-"""How long a stop waits for an answer that is under way."""
+"""Seconds that a stop waits for an answer under way."""
 
 
 class Histogram:

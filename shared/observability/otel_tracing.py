@@ -50,9 +50,9 @@ SPANS_MAX = 2_048
 BATCH_MAX = 512
 """Spans that are sent at once."""
 SEND_SECONDS = 1.0
-"""How often spans are exported."""
+"""Seconds between two exports of spans."""
 TRY_SECONDS = 5.0
-"""How long an export may take, retries included, before its spans are dropped."""
+"""Seconds for an export, retries included, before its spans are dropped."""
 AGAIN_SECONDS = 1.0
 """The pause before an export is tried again."""
 SAY_SECONDS = 60.0

@@ -22,7 +22,7 @@ EXIT_UNAVAILABLE = 69
 """Exit status of a service that could not start, e.g. because NATS does not answer."""
 
 TRACES_SECONDS = 2.0
-"""How long sending the last spans may take."""
+"""Seconds for sending the last spans."""
 
 
 def distribution_version() -> str:

@@ -85,7 +85,7 @@ async def test_clients_that_stop_reading_and_send_pongs(clusters: Clusters, boun
     deaf = [Deaf(f"deaf{n}-{token}") for n in range(CLIENTS)]
     again: list[RawClient] = []
     least = CLIENTS - (SHARE_MB << 20) // (OFFERS * OFFER_BYTES) if bound == "share" else CLIENTS
-    """How many connections have to be broken."""
+    """Connections to break."""
     try:
         for clients, gateway in ((callers, 0), (deaf, 1)):
             for client in clients:
