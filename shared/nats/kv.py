@@ -39,7 +39,7 @@ _ROLLUP = "Nats-Rollup: sub\r\n"
 _BEYOND = 2**31 - 1
 """An offset past all keys: the server then says how many there are and lists none."""
 LOOK_SECONDS = 10.0
-"""Seconds between two reads of a bucket's number of replicas. Until then a bucket that gets replicas counts as having none."""
+"""Seconds between two reads of a bucket's number of replicas. Until then one that gets replicas counts as without."""
 
 _LOST_RACE = Backoff(first=0.004, longest=0.1, jitter=0.75)
 """Before a lost race is run again. Forty attempts take about two seconds."""
