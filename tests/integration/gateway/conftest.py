@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -18,8 +19,10 @@ from shared.clock import now_ms
 from shared.contracts.liveness import Beat
 from shared.messaging.membership import Beacon
 from shared.nats.connection import Bus
+from signalling.run.nats_server import EmbeddedNats
 from tests.support.cluster import free_port
 from tests.support.raw_client import RawClient
+from tests.support.two_gateways import System
 
 GATEWAY = "gw-test"
 ACK_SECONDS = 1.0
@@ -170,3 +173,14 @@ def quiet(caplog: pytest.LogCaptureFixture) -> Any:
         if r.exc_info or "never retrieved" in r.getMessage()
     ]
     assert not alarms
+
+
+@pytest_asyncio.fixture
+async def system(nats_server: EmbeddedNats, tmp_path: Path) -> AsyncIterator[System]:
+    """Real processes instead of a gateway in this one."""
+    system = System(nats_server, tmp_path)
+    try:
+        await system.start()
+        yield system
+    finally:
+        await system.stop()

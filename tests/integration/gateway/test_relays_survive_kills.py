@@ -1,86 +1,19 @@
 """A stream of relays in both directions while a callcore or NATS dies: each gets there once, and in order."""
 
 import asyncio
-import itertools
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
-import pytest_asyncio
-from nats.aio.msg import Msg
 
-from shared import subjects
-from shared.nats.connection import Bus
-from signalling.run.nats_server import EmbeddedNats
-from tests.support.cluster import Gateway
 from tests.support.raw_client import RawClient
-from tests.support.service_process import Service
+from tests.support.two_gateways import PATIENCE, System, differences
 
 pytestmark = pytest.mark.timeout(120)
 
 PAIRS = 4
 EVERY_SECONDS = 0.01
-PATIENCE = 30.0
-
-
-class System:
-    """Two gateways, two callcores and a presence, each a process of its own."""
-
-    def __init__(self, nats: EmbeddedNats, folder: Path) -> None:
-        self.nats = nats
-        env = {
-            "NATS_URL": nats.url,
-            "LOG_FORMAT": "json",
-            "LOG_LEVEL": "info",
-            "DRAIN_SECONDS": "0",
-            "RATE_LIMIT": "off",  # more candidates than a call may have
-        }
-        self.gateways = [Gateway(f"gw-{n}", env, folder) for n in (1, 2)]
-        self.callcores = [Service("callcore", f"cc-{n}", env, folder) for n in (1, 2)]
-        self.services = [*self.gateways, *self.callcores, Service("presence", "pr-1", env, folder)]
-
-    async def start(self) -> None:
-        for service in self.services:
-            service.start()
-        await self._all_heard()
-        async with asyncio.timeout(PATIENCE):
-            for gateway in self.gateways:
-                while not await asyncio.to_thread(gateway.ready):
-                    await asyncio.sleep(0.05)
-
-    async def _all_heard(self) -> None:
-        """Wait for every callcore and presence: one that starts later makes streams anew that a test has deleted."""
-        silent = {service.name for service in self.services if service not in self.gateways}
-        bus = await Bus.connect(self.nats.url, name="test")
-        changed = asyncio.Event()
-
-        async def on_beat(msg: Msg) -> None:
-            silent.discard(subjects.parse_live(msg.subject)[1])
-            changed.set()
-
-        try:
-            await bus.subscribe(subjects.live("*", "*"), on_beat)
-            async with asyncio.timeout(PATIENCE):
-                while silent:
-                    changed.clear()
-                    await changed.wait()
-        finally:
-            await bus.close()
-
-    async def stop(self) -> None:
-        await asyncio.gather(*(asyncio.to_thread(service.stop) for service in self.services))
-
-
-@pytest_asyncio.fixture
-async def system(nats_server: EmbeddedNats, tmp_path: Path) -> AsyncIterator[System]:
-    system = System(nats_server, tmp_path)
-    try:
-        await system.start()
-        yield system
-    finally:
-        await system.stop()
 
 
 class Talk:
@@ -112,19 +45,13 @@ class Talk:
         for receiver, sent in zip(self.sides, reversed(self._sent), strict=True):
             got = await receiver.inbox.expect_many("ice:candidate", sent, timeout=PATIENCE)
             numbers = [message["candidate"]["n"] for message in got]
-            assert numbers == list(range(sent)), _differences(numbers, sent)
+            assert numbers == list(range(sent)), differences(numbers, sent)
             assert not any("relay" in message for message in got)
             seqs = [message["seq"] for message in got]
             assert seqs == sorted(set(seqs))
         for client in self.sides:
             await client.quiet()
             await client.close()
-
-
-def _differences(numbers: list[int], sent: int) -> str:
-    missing = sorted(set(range(sent)) - set(numbers))
-    wrong = [(a, b) for a, b in itertools.pairwise(numbers) if b != a + 1]
-    return f"of {sent}: {len(missing)} missing {missing[:20]}, steps that are none {wrong[:20]}"
 
 
 async def _talk(system: System, number: int) -> Talk:

@@ -5,30 +5,18 @@ The sender's gateway sends relays of the last seconds again, because they may ha
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from signalling.run.nats_server import EmbeddedNats
-from tests.integration.gateway.test_relays_survive_kills import PATIENCE, System
 from tests.support.raw_client import RawClient
+from tests.support.two_gateways import PATIENCE, System
 
 pytestmark = pytest.mark.timeout(120)
 
 SENT = 20
 MORE = 5
-
-
-@pytest_asyncio.fixture
-async def system(nats_server: EmbeddedNats, tmp_path: Path) -> AsyncIterator[System]:
-    system = System(nats_server, tmp_path)
-    try:
-        await system.start()
-        yield system
-    finally:
-        await system.stop()
 
 
 @pytest_asyncio.fixture

@@ -4,7 +4,6 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,24 +12,13 @@ import pytest_asyncio
 from shared import subjects
 from shared.nats import streams
 from shared.nats.connection import Bus
-from signalling.run.nats_server import EmbeddedNats
-from tests.integration.gateway.test_relays_survive_kills import System, _differences
 from tests.support.raw_client import RawClient
+from tests.support.two_gateways import System, differences
 
 pytestmark = pytest.mark.timeout(120)
 
 ROUNDS = 30
 PATIENCE = 20.0
-
-
-@pytest_asyncio.fixture
-async def system(nats_server: EmbeddedNats, tmp_path: Path) -> AsyncIterator[System]:
-    system = System(nats_server, tmp_path)
-    try:
-        await system.start()
-        yield system
-    finally:
-        await system.stop()
 
 
 Clients = Callable[[str], RawClient]
@@ -130,7 +118,7 @@ async def test_a_client_torn_away_while_it_resumes_misses_nothing(system: System
         bob.learn(now)
     assert not alice.inbox.seen("error"), alice.inbox.seen("error")[:3]
     await alice.settle()  # what she has sent before was read
-    assert bob.heard == list(range(sent)), (_differences(bob.heard, sent), history)
+    assert bob.heard == list(range(sent)), (differences(bob.heard, sent), history)
     assert unheard >= 5, "some were to be gone before they heard"
     await alice.ok("call:end", {"callId": call})
     await now.expect("call:ended")

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -28,6 +28,8 @@ KERNEL_KB = 512
 QUICK = {"drain_seconds": 0}
 LONG = {"ping_interval_seconds": 60, "ping_timeout_seconds": 60, **QUICK}
 
+T = TypeVar("T")
+
 
 @pytest.fixture
 def hits(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
@@ -36,32 +38,29 @@ def hits(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return found
 
 
-@pytest.fixture
-def sending(monkeypatch: pytest.MonkeyPatch) -> list[Sender]:
-    """The one of the gateway, once it has started."""
-    made: list[Sender] = []
-    init = Sender.__init__
+def _made(monkeypatch: pytest.MonkeyPatch, cls: type[T]) -> list[T]:
+    """Return a list to which each new instance of ``cls`` is added."""
+    made: list[T] = []
+    init = cls.__init__
 
-    def note(self: Sender, *args: Any, **kwargs: Any) -> None:
+    def note(self: T, *args: Any, **kwargs: Any) -> None:
         made.append(self)
         init(self, *args, **kwargs)
 
-    monkeypatch.setattr(Sender, "__init__", note)
+    monkeypatch.setattr(cls, "__init__", note)
     return made
+
+
+@pytest.fixture
+def sending(monkeypatch: pytest.MonkeyPatch) -> list[Sender]:
+    """The sender of the gateway, once it has started."""
+    return _made(monkeypatch, Sender)
 
 
 @pytest.fixture
 def total(monkeypatch: pytest.MonkeyPatch) -> list[UnreadTotal]:
-    """The one of the gateway, once it has started."""
-    made: list[UnreadTotal] = []
-    init = UnreadTotal.__init__
-
-    def note(self: UnreadTotal, *args: Any, **kwargs: Any) -> None:
-        made.append(self)
-        init(self, *args, **kwargs)
-
-    monkeypatch.setattr(UnreadTotal, "__init__", note)
-    return made
+    """The total of the gateway, once it has started."""
+    return _made(monkeypatch, UnreadTotal)
 
 
 async def narrow(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
